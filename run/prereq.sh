@@ -1,0 +1,46 @@
+# shellcheck shell=bash
+# Sourced. `require java mvn cargo ...` names EVERY missing program at once, each with the line
+# that installs it on Debian or Ubuntu, and exits 1; it installs nothing itself.
+
+# The line that installs program $1.
+install_line() {
+  local sudo='sudo '
+  if ((EUID == 0)); then sudo=''; fi
+  local apt="${sudo}apt-get install -y"
+  case $1 in
+    cargo | rustc | rustup)
+      echo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" ;;
+    java) echo "$apt openjdk-17-jre-headless   # or any later release" ;;
+    mvn) echo "$apt maven" ;;
+    cc | gcc) echo "$apt gcc libc6-dev" ;;
+    ss) echo "$apt iproute2" ;;
+    setsid | flock) echo "$apt util-linux" ;;
+    ps | free) echo "$apt procps" ;;
+    docker) echo "$apt docker.io docker-compose-v2   # or https://docs.docker.com/engine/install/" ;;
+    go) echo "$apt golang-go" ;;
+    *) echo "$apt $1" ;;
+  esac
+}
+
+# Major release of the Java on the PATH, 0 if it does not say.
+java_release() {
+  local text
+  text=$(java -version 2>&1) || true
+  if [[ $text =~ version\ \"(1\.)?([0-9]+) ]]; then echo "${BASH_REMATCH[2]}"; else echo 0; fi
+}
+
+require() {
+  local program missing=()
+  for program in "$@"; do
+    if ! command -v "$program" >/dev/null; then
+      missing+=("$(printf '  %-12s %s' "$program" "$(install_line "$program")")")
+    elif [[ $program == java ]] && (($(java_release) < 17)); then # Kafka 4 runs on 17 and later
+      missing+=("$(printf '  %-12s %s' 'java >= 17' "$(install_line java)")")
+    fi
+  done
+  if ((${#missing[@]} > 0)); then
+    printf '%s: %s missing; on Debian or Ubuntu:\n' "${0##*/}" "${#missing[@]}" >&2
+    printf '%s\n' "${missing[@]}" >&2
+    exit 1
+  fi
+}
