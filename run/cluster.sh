@@ -1,0 +1,450 @@
+#!/usr/bin/env bash
+# Three real Kafka brokers (KRaft, combined roles) on loopback: Docker where an engine answers,
+# else JVMs from Maven Central jars. `up` leaves nothing half started, `down` leaves nothing.
+# No remembered pid is ever signalled, and only a folder with our marker is ever deleted.
+# It builds nothing and tunes no host setting. Logs go to stderr, answers to stdout.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=${here%/*}
+# shellcheck source=run/prereq.sh
+source "$here/prereq.sh"
+# shellcheck source=run/kafka/jvm.sh
+source "$here/kafka/jvm.sh"
+# shellcheck source=run/kafka/docker.sh
+source "$here/kafka/docker.sh"
+export TZ=UTC # for our log lines and the brokers'
+
+# shellcheck disable=SC2034 # CLI_WITHIN_S is for the two files sourced above
+readonly UP_WITHIN_S=60 STOP_WITHIN_S=30 CLI_WITHIN_S=20
+readonly MARKER=backpressure-lab.cluster # its presence makes a folder ours to delete
+
+usage() {
+  cat <<'TEXT'
+usage: run/cluster.sh VERB [OPTIONS]
+
+  up                    start three brokers, make the topic, print the bootstrap list
+  down                  kill the brokers and delete their data; leaves nothing
+  status                one line a broker; exit 0 when all three are up, else 1
+  brokers               print the bootstrap list
+  kill N                signal 9 to broker N (1, 2 or 3)
+  stop N                orderly stop of broker N
+  start N               start broker N again, wait until it accepts connections
+  topic create NAME [--partitions N]     (replication 3; waits until it is in sync)
+  topic delete NAME
+  topic list
+
+options of every verb:
+  --data DIR            data folder (default: .cluster beside run/)
+  -h, --help            this text
+options of up (a cluster that is up remembers them):
+  --topic NAME          topic to make (default events); '' makes none
+  --partitions N        its partitions (default 12), 1 to 1000
+  --version X.Y.Z       Kafka release, 3.9.x or 4.x (default: the one pinned in run/kafka/pom.xml)
+  --port P              brokers on 127.0.0.1:P to P+2, controllers on P+100 to P+102
+                        (default 19092), 1024 to 65433
+  --mode MODE           auto, docker or jvm (default auto: docker where an engine answers)
+  --min-disk SIZE       free space wanted under the data folder (default 2GiB); e.g. 512MiB
+
+exit: 0 done, 1 failed or not up, 2 wrong usage
+TEXT
+}
+
+# --- saying things ---------------------------------------------------------------------------
+log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
+die() { printf 'cluster.sh: %s\n' "$*" >&2; exit 1; }
+misuse() { printf 'cluster.sh: %s (see run/cluster.sh --help)\n' "$*" >&2; exit 2; }
+now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
+
+# --- flags -----------------------------------------------------------------------------------
+# Fills verb, args[] and the opt_* variables; an option that was not given stays unset.
+parse() {
+  args=()
+  while (($# > 0)); do
+    case $1 in
+      -h | --help) usage; exit 0 ;;
+      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
+      --data | --topic | --partitions | --version | --port | --mode | --min-disk)
+        (($# > 1)) || misuse "$1 needs a value"
+        local name=${1#--}
+        printf -v "opt_${name//-/_}" '%s' "$2"
+        shift 2 ;;
+      -*) misuse "unknown option '$1'" ;;
+      *) args+=("$1"); shift ;;
+    esac
+  done
+  ((${#args[@]} > 0)) || misuse "no verb given; allowed: up down status brokers kill stop start topic"
+  verb=${args[0]}
+  args=("${args[@]:1}")
+}
+
+# whole VALUE MIN MAX: is VALUE a whole number in that range?
+whole() { [[ $1 =~ ^[1-9][0-9]{0,6}$ ]] && (($1 >= $2 && $1 <= $3)); }
+
+check_values() {
+  [[ ${opt_data-.} ]] || misuse "--data '': not a folder; allowed: a path"
+  [[ ${opt_data-} != *[,\\$'\n']* ]] ||
+    misuse "--data '$opt_data': Kafka cannot use this path; allowed: one without comma, backslash or newline"
+  whole "${opt_partitions-12}" 1 1000 ||
+    misuse "--partitions '$opt_partitions': allowed: a whole number, 1 to 1000"
+  whole "${opt_port-19092}" 1024 65433 ||
+    misuse "--port '$opt_port': allowed: a whole number, 1024 to 65433"
+  [[ ${opt_version-4.0.0} =~ ^(3\.9|4\.[0-9]+)\.[0-9]+$ ]] ||
+    misuse "--version '$opt_version': allowed: 3.9.x or 4.x.y, such as 3.9.2"
+  [[ ${opt_mode-auto} =~ ^(auto|docker|jvm)$ ]] ||
+    misuse "--mode '$opt_mode': allowed: auto, docker, jvm"
+  [[ ${opt_min_disk-2GiB} =~ ^[0-9]{1,6}([KMGT]iB)?$ ]] ||
+    misuse "--min-disk '$opt_min_disk': allowed: bytes or a size such as 512MiB, 2GiB"
+  [[ -z ${opt_topic-} ]] || check_topic --topic "$opt_topic"
+}
+
+check_topic() {
+  [[ $2 =~ ^[A-Za-z0-9._-]{1,249}$ && ! $2 =~ ^\.{1,2}$ ]] ||
+    misuse "$1 '$2': allowed: 1 to 249 letters, digits, '.', '_', '-'"
+}
+
+check_broker() {
+  [[ ${#args[@]} == 1 && ${args[0]} =~ ^[123]$ ]] ||
+    misuse "$verb '${args[*]-}': allowed: one broker, 1, 2 or 3"
+}
+
+check_topic_verb() {
+  case ${args[0]-}/${#args[@]} in
+    create/2 | delete/2) check_topic "topic ${args[0]}" "${args[1]}" ;;
+    list/1) ;;
+    *) misuse "topic '${args[*]-}': allowed: create NAME, delete NAME, list" ;;
+  esac
+}
+
+# An option that its verb would ignore is a mistake: the caller means another cluster.
+check_options() {
+  [[ $verb != up ]] || return 0
+  local name
+  for name in topic version port mode min_disk; do
+    [[ -z "$(declare -p "opt_$name" 2>/dev/null)" ]] ||
+      misuse "--${name/_/-} is an option of 'up', not of '$verb'; allowed here: --data"
+  done
+  [[ -z ${opt_partitions-} || $verb/${args[0]-} == topic/create ]] ||
+    misuse "--partitions is an option of 'up' and 'topic create', not of '$verb'"
+}
+
+# --- the data folder: marker and remembered settings -------------------------------------------
+is_cluster() { [[ -f $data/$MARKER ]]; }
+
+# setting KEY: the remembered value. The marker is read, never executed.
+setting() { sed -n "s/^$1=//p" "$data/$MARKER"; }
+
+load() {
+  mode=$(setting mode) version=$(setting version) port=$(setting port)
+  topic=$(setting topic) partitions=$(setting partitions) cluster_id=$(setting cluster_id)
+}
+
+save() {
+  printf '%s=%s\n' mode "$mode" version "$version" port "$port" topic "$topic" \
+    partitions "$partitions" cluster_id "$cluster_id" >"$data/$MARKER.new"
+  mv -f "${data:?}/$MARKER"{.new,}
+}
+
+need_cluster() {
+  is_cluster || die "no cluster in $data: start one with 'run/cluster.sh up --data $data'"
+  load
+}
+
+broker_port() { echo $((port + $1 - 1)); }
+bootstrap() { printf '127.0.0.1:%s,127.0.0.1:%s,127.0.0.1:%s\n' "$port" $((port + 1)) $((port + 2)); }
+answers() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; } # does a listener accept on port $1?
+
+# --- waiting -------------------------------------------------------------------------------------
+broker_died() {
+  log error broker_failed "broker=$1 reason=$2"
+  echo "cluster.sh: last log lines of broker $1:" >&2
+  "${mode}_tail" "$1"
+  die "broker $1 $3 (folder: $data)"
+}
+
+# wait_up N SINCE_MS: until broker N accepts connections, at most UP_WITHIN_S after SINCE_MS.
+wait_up() {
+  local end=$(($2 + UP_WITHIN_S * 1000))
+  until "${mode}_ready" "$1"; do
+    [[ $("${mode}_pid" "$1") ]] || broker_died "$1" exited 'ended while starting'
+    (($(now_ms) < end)) ||
+      broker_died "$1" timeout "accepts no connection after $UP_WITHIN_S s"
+    sleep 0.1
+  done
+  log info broker_up "broker=$1 pid=$("${mode}_pid" "$1") port=$(broker_port "$1") ms=$(($(now_ms) - $2))"
+}
+
+wait_gone() { # N SECONDS
+  local end=$(($(now_ms) + $2 * 1000))
+  while [[ $("${mode}_pid" "$1") ]]; do
+    (($(now_ms) < end)) || return 1
+    sleep 0.05
+  done
+}
+
+# make_topic NAME PARTITIONS SINCE_MS: creates it if need be and waits until each partition has
+# a leader and 3 replicas in sync. Creating fails until all three brokers have registered.
+make_topic() {
+  local end=$(($3 + UP_WITHIN_S * 1000)) out count ready made=
+  while :; do
+    if [[ ! $made ]]; then
+      if out=$("${mode}_topics" --create --if-not-exists --topic "$1" --partitions "$2" \
+        --replication-factor 3 --config min.insync.replicas=2 2>&1); then made=1; fi
+    fi
+    if [[ $made ]] && out=$("${mode}_topics" --describe --topic "$1" 2>&1); then
+      count=$(grep -c 'Leader:' <<<"$out" || true)
+      ready=$(grep -cE 'Leader: [123]\b.*Isr: [123],[123],[123]\b' <<<"$out" || true)
+      if ((count == $2 && ready == $2)); then break; fi
+      ((count == 0 || count == $2)) ||
+        die "topic $1 exists with $count partitions, not $2: 'run/cluster.sh topic delete $1 --data $data' first"
+    fi
+    if (($(now_ms) >= end)); then
+      printf '%s\n' "$out" >&2
+      die "topic $1 is not in sync after $UP_WITHIN_S s; Kafka's last words are above"
+    fi
+    sleep 0.2
+  done
+  log info topic_ready "topic=$1 partitions=$2 in_sync_replicas=3 ms=$(($(now_ms) - $3))"
+}
+
+# --- the verbs -----------------------------------------------------------------------------------
+choose_mode() {
+  if [[ $mode == docker ]]; then
+    docker_answers || die "--mode docker: no Docker engine with the compose plugin answers ('docker info', 'docker compose version'); start it, or use --mode jvm"
+  elif [[ $mode == auto ]]; then
+    if docker_answers; then mode=docker; else mode=jvm; fi
+  fi
+}
+
+check_disk() {
+  local want free at=$data
+  while [[ ! -d $at ]]; do at=$(dirname "$at"); done
+  want=$(numfmt --from=auto "${min_disk%B}")
+  free=$(($(df -Pk "$at" | awk 'NR == 2 { print $4 }') * 1024))
+  ((free >= want)) ||
+    die "not enough disk for $data: $(numfmt --to=iec-i --suffix=B "$free") free, $(numfmt --to=iec-i --suffix=B "$want") needed; free some, choose another --data, or lower --min-disk"
+}
+
+check_ports() { # BROKER...
+  local n p holder busy=()
+  for n in "$@"; do
+    for p in $((port + n - 1)) $((port + n + 99)); do
+      [[ $mode == jvm || $p -lt $((port + 100)) ]] || continue
+      if answers "$p"; then
+        holder=$({ ss -Hltnp "sport = :$p" 2>/dev/null || true; } | grep -o '"[^"]*",pid=[0-9]*' | head -n 1 || true)
+        busy+=("$p (${holder:-holder unknown})")
+      fi
+    done
+  done
+  ((${#busy[@]} == 0)) || die "port in use on 127.0.0.1: ${busy[*]}; free it or choose another --port"
+}
+
+# Runs when `up` or `start` ends early: stops what it started; deletes a folder it made itself,
+# unless it failed, when the logs are worth keeping.
+undo() {
+  local code=$? n
+  trap '' INT TERM HUP
+  if [[ ${filling-} ]]; then rm -rf -- "$filling"; fi
+  jobs -p | xargs -r kill -KILL 2>/dev/null || true # one forked but not yet tagged
+  for n in ${launched[@]+"${launched[@]}"}; do
+    "${mode}_signal" KILL "$n" || true
+    wait_gone "$n" 5 || true
+    log warn broker_undone "broker=$n reason=up_did_not_finish"
+  done
+  if [[ ${fresh-} ]] && ((code > 128)); then
+    remove_all
+    log warn interrupted "data=$data removed=yes"
+  fi
+  exit "$code"
+}
+
+guard() {
+  launched=()
+  trap undo EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap 'exit 129' HUP
+}
+
+launch() {
+  launched+=("$1") # first, so that an interrupt in between finds it
+  "${mode}_launch" "$1"
+  log info broker_starting "broker=$1 mode=$mode version=$version port=$(broker_port "$1")"
+}
+
+up() {
+  local since n dead=()
+  since=$(now_ms)
+  min_disk=${opt_min_disk-2GiB}
+  if is_cluster; then
+    load
+    if [[ ${opt_mode-auto} == auto ]]; then opt_mode=$mode; fi
+    [[ ${opt_version-$version} == "$version" && ${opt_port-$port} == "$port" && $opt_mode == "$mode" ]] ||
+      die "the cluster in $data is mode=$mode version=$version port=$port: 'run/cluster.sh down --data $data' first, or choose another --data"
+    topic=${opt_topic-$topic} partitions=${opt_partitions-$partitions}
+  else
+    [[ ! -e $data ]] || { [[ -d $data ]] && [[ -z $(ls -A "$data") ]]; } ||
+      die "--data $data exists and is no cluster's folder: choose another, or an empty one"
+    mode=${opt_mode-auto} port=${opt_port-19092} topic=${opt_topic-events}
+    partitions=${opt_partitions-12} version=${opt_version-$(pinned_version)}
+    cluster_id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | tr -d '=')
+    choose_mode
+    check_disk
+    fresh=yes
+  fi
+  prepare
+  for n in 1 2 3; do
+    if [[ -z $("${mode}_pid" "$n") ]]; then dead+=("$n"); fi
+  done
+  check_ports ${dead[@]+"${dead[@]}"}
+
+  guard
+  if [[ $mode == jvm ]]; then fetch_jars; fi
+  mkdir -p "$data"
+  save
+  for n in ${dead[@]+"${dead[@]}"}; do launch "$n"; done
+  for n in 1 2 3; do wait_up "$n" "$since"; done
+  if [[ $topic ]]; then make_topic "$topic" "$partitions" "$since"; fi
+  trap - EXIT
+  log info "$( ((${#dead[@]} > 0)) && echo cluster_up || echo cluster_already_up)" \
+    "mode=$mode version=$version brokers=$(bootstrap) data=$data started=${#dead[@]} ms=$(($(now_ms) - since))"
+  bootstrap
+}
+
+pinned_version() { sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$here/kafka/pom.xml"; }
+
+# What the mode's functions need, for a cluster whose settings are loaded.
+prepare() {
+  if [[ $mode == docker ]]; then require docker; return; fi
+  require java setsid
+  jars=${XDG_CACHE_HOME:-$HOME/.cache}/backpressure-lab/kafka-$version
+}
+
+# Kills every broker of this folder and deletes what `up` made there, the marker last, so that
+# an interrupted `down` can be run again. Foreign files, and then the folder, are left alone.
+remove_all() {
+  local n
+  if [[ ${mode-jvm} == docker ]]; then compose down -v -t 0 --remove-orphans >&2; fi
+  for n in 1 2 3; do jvm_signal KILL "$n"; done
+  for n in 1 2 3; do
+    mode=jvm wait_gone "$n" 10 || die "broker $n (pid $(jvm_pid "$n")) does not die: is it another user's?"
+  done
+  if [[ -d $data ]]; then
+    rm -rf -- "${data:?}"/broker-{1,2,3} "${data:?}/$MARKER"{.new,}
+    rmdir -- "$data" || log warn folder_kept "data=$data reason=other_files_in_it"
+  fi
+}
+
+down() {
+  local since found
+  since=$(now_ms)
+  if is_cluster; then
+    load
+  elif [[ -e $data ]]; then
+    die "--data $data is no cluster's folder: nothing is deleted"
+  else
+    found=$(jvm_pids 1; jvm_pids 2; jvm_pids 3)
+    if [[ -z $found ]]; then log info cluster_already_down "data=$data"; return; fi
+  fi
+  remove_all
+  log info cluster_down "data=$data ms=$(($(now_ms) - since))"
+}
+
+status() {
+  local n pid state rss all=0
+  need_cluster
+  for n in 1 2 3; do
+    pid=$("${mode}_pid" "$n") state=down rss=0
+    if [[ $pid ]]; then
+      rss=$(awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$pid/status" 2>/dev/null || true)
+      if "${mode}_ready" "$n"; then state=up; else state=starting; fi
+    fi
+    [[ $state == up ]] || all=1
+    echo "broker=$n state=$state pid=${pid:--} port=$(broker_port "$n") rss_mib=${rss:--}"
+  done
+  return $all
+}
+
+kill_broker() {
+  need_cluster
+  local pid since
+  since=$(now_ms) pid=$("${mode}_pid" "$1")
+  if [[ -z $pid ]]; then log info broker_already_down "broker=$1"; return; fi
+  "${mode}_signal" KILL "$1"
+  wait_gone "$1" 10 || die "broker $1 (pid $pid) does not die: is it another user's?"
+  log info broker_killed "broker=$1 pid=$pid signal=9 ms=$(($(now_ms) - since))"
+}
+
+stop_broker() {
+  need_cluster
+  local pid since
+  since=$(now_ms) pid=$("${mode}_pid" "$1")
+  if [[ -z $pid ]]; then log info broker_already_down "broker=$1"; return; fi
+  "${mode}_signal" TERM "$1"
+  if wait_gone "$1" "$STOP_WITHIN_S"; then
+    log info broker_stopped "broker=$1 pid=$pid ms=$(($(now_ms) - since))"
+  else
+    log warn broker_stop_overdue "broker=$1 pid=$pid after_s=$STOP_WITHIN_S then=kill"
+    kill_broker "$1"
+  fi
+}
+
+start_broker() {
+  need_cluster
+  prepare
+  local since
+  since=$(now_ms)
+  if [[ $("${mode}_pid" "$1") ]]; then
+    log info broker_already_started "broker=$1"
+    wait_up "$1" "$since"
+    return
+  fi
+  check_ports "$1"
+  guard
+  if [[ $mode == jvm ]]; then fetch_jars; fi
+  launch "$1"
+  wait_up "$1" "$since"
+  trap - EXIT
+}
+
+topics() {
+  local since out
+  since=$(now_ms)
+  need_cluster
+  prepare
+  case ${args[0]} in
+    create) make_topic "${args[1]}" "${opt_partitions-12}" "$since" ;;
+    delete)
+      out=$("${mode}_topics" --delete --if-exists --topic "${args[1]}" 2>&1) ||
+        die "topic ${args[1]} is not deleted: $out"
+      log info topic_deleted "topic=${args[1]} ms=$(($(now_ms) - since))" ;;
+    list)
+      out=$("${mode}_topics" --list --exclude-internal 2>&1) || die "topics are not listed: $out"
+      if [[ $out ]]; then printf '%s\n' "$out"; fi ;;
+  esac
+}
+
+main() {
+  parse "$@"
+  check_values
+  data=$(realpath -m -- "${opt_data-$root/.cluster}")
+  case $verb in
+    kill | start | stop) check_broker ;;
+    up | down | status | brokers) ((${#args[@]} == 0)) || misuse "$verb takes no '${args[0]}'" ;;
+    topic) check_topic_verb ;;
+    *) misuse "unknown verb '$verb'; allowed: up down status brokers kill stop start topic" ;;
+  esac
+  check_options
+  case $verb in
+    up) up ;;
+    down) down ;;
+    status) status ;;
+    brokers) need_cluster; bootstrap ;;
+    kill) kill_broker "${args[0]}" ;;
+    stop) stop_broker "${args[0]}" ;;
+    start) start_broker "${args[0]}" ;;
+    topic) topics ;;
+  esac
+}
+
+main "$@"
