@@ -1,0 +1,120 @@
+//! The shell around every binary: argv in the lab's documented spellings → argh → exit code.
+//!
+//! argh takes `--flag value` only; users also write `--flag=value` and `-flag=value`, so argv is
+//! normalised once, here. It deliberately knows no flag by name.
+
+use std::process::ExitCode;
+
+use argh::{EarlyExit, FromArgs};
+
+use crate::failure::Failure;
+use crate::logging;
+
+/// Rewrites `-flag`, `-flag=value` and `--flag=value` to the one spelling argh takes,
+/// `--flag value`. Everything after a bare `--`, negative numbers and single-letter flags pass
+/// untouched.
+pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut verbatim = false;
+    for arg in args {
+        if verbatim || arg == "--" {
+            verbatim = true;
+            out.push(arg);
+            continue;
+        }
+        let Some(rest) = long_flag(&arg) else {
+            out.push(arg);
+            continue;
+        };
+        match rest.split_once('=') {
+            Some((name, value)) => {
+                out.push(format!("--{name}"));
+                out.push(value.to_owned());
+            }
+            None => out.push(format!("--{rest}")),
+        }
+    }
+    out
+}
+
+/// The part after the dashes when `arg` is a long flag in any spelling (`-queue`, `--queue=x`).
+fn long_flag(arg: &str) -> Option<&str> {
+    let rest = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'))?;
+    let name = rest.split('=').next().unwrap_or(rest);
+    let mut chars = name.chars();
+    let is_name = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+        && name.len() > 1
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    is_name.then_some(rest)
+}
+
+/// Parses the process's arguments, starts logging, runs `run` and maps its end to an exit code.
+pub fn main<T: FromArgs>(run: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode {
+    logging::start();
+    let Ok(args) =
+        std::env::args_os().map(std::ffi::OsString::into_string).collect::<Result<Vec<_>, _>>()
+    else {
+        eprintln!("error: an argument is not UTF-8; flags and values must be");
+        return ExitCode::from(2);
+    };
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_default();
+    let program = program.rsplit('/').next().unwrap_or_default().to_owned();
+    let args = normalise(args);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let parsed = match T::from_args(&[&program], &args) {
+        Ok(parsed) => parsed,
+        Err(EarlyExit { output, status: Ok(()) }) => {
+            println!("{output}");
+            return ExitCode::SUCCESS;
+        }
+        Err(EarlyExit { output, status: Err(()) }) => {
+            eprintln!("error: {}\nRun `{program} --help` for the flags.", output.trim_end());
+            return ExitCode::from(2);
+        }
+    };
+    match run(parsed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            if matches!(failure, Failure::Usage(_)) {
+                eprintln!("Run `{program} --help` for the flags.");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+/// The flag's value, else the environment variable's, else `default`.
+pub fn or_env(flag: Option<String>, variable: &str, default: &str) -> String {
+    flag.or_else(|| std::env::var(variable).ok().filter(|v| !v.is_empty()))
+        .unwrap_or_else(|| default.to_owned())
+}
+
+/// Default of `--brokers`, where `run/cluster.sh up` listens.
+pub const DEFAULT_BROKERS: &str = "127.0.0.1:19092,127.0.0.1:19093,127.0.0.1:19094";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        normalise(line.split(' ').map(str::to_owned))
+    }
+
+    #[test]
+    fn every_documented_spelling_means_the_same() {
+        for line in ["-queue=bounded", "--queue=bounded", "--queue bounded", "-queue bounded"] {
+            assert_eq!(words(line), ["--queue", "bounded"], "{line}");
+        }
+    }
+
+    #[test]
+    fn values_that_look_like_flags_survive() {
+        assert_eq!(words("--rate -5"), ["--rate", "-5"]);
+        assert_eq!(words("--note a=b"), ["--note", "a=b"]);
+        assert_eq!(words("-- -queue=x"), ["--", "-queue=x"]);
+        assert_eq!(words("-h"), ["-h"]);
+        assert_eq!(words("--eq=a=b"), ["--eq", "a=b"]);
+    }
+}

@@ -1,0 +1,127 @@
+//! HTTP serving for every binary: tiny_http behind a guard.
+//!
+//! tiny_http answers; the guard in front of it accepts, reads a whole request within a deadline
+//! and a size, and hands on only what is well formed (see `guard`). Handlers see bytes that were
+//! already checked.
+
+mod guard;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// A whole request: its head was checked and its body read before the handler sees it.
+#[derive(Debug)]
+pub struct Request {
+    /// `GET`, `POST`, …
+    pub method: String,
+    /// The path without the query: `/metrics`.
+    pub path: String,
+    /// The query without the `?`; empty when there is none.
+    pub query: String,
+    /// Header values by lower-case name.
+    pub headers: HashMap<String, String>,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+/// What a handler answers.
+#[derive(Debug)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// Further headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// Plain text; a newline is appended.
+    pub fn text(status: u16, text: impl std::fmt::Display) -> Self {
+        Self::bytes(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
+    }
+
+    /// A value as JSON.
+    pub fn json(status: u16, value: &impl serde::Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(body) => Self::bytes(status, "application/json", body),
+            Err(e) => Self::text(500, format_args!("cannot write JSON: {e}")),
+        }
+    }
+
+    /// Any bytes.
+    pub fn bytes(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self { status, content_type, headers: Vec::new(), body }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+/// The bounds of one server. Memory is at most `connections_max × (head_bytes_max +
+/// body_bytes_max)`, threads `connections_max + 2 × handlers + 3`.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Requests handled at once; a request that finds no free handler within `handler_wait` is
+    /// answered 503.
+    pub handlers: usize,
+    /// How long a request may wait for a handler.
+    pub handler_wait: Duration,
+    /// Open connections; one more is answered 503 and closed.
+    pub connections_max: usize,
+    /// Request line and headers; more is answered 431.
+    pub head_bytes_max: usize,
+    /// Body; more is answered 413.
+    pub body_bytes_max: usize,
+    /// From the first byte of a request to its last; slower is answered 408.
+    pub request_deadline: Duration,
+    /// How long a kept-alive connection may stay idle.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handlers: 4,
+            handler_wait: Duration::from_secs(10),
+            connections_max: 64,
+            head_bytes_max: 16 << 10,
+            body_bytes_max: 64 << 10,
+            request_deadline: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Answers a request; called on one of the server's handler threads.
+pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
+
+/// A running server; it stops and joins its threads when dropped.
+pub struct Server {
+    running: guard::Running,
+}
+
+impl Server {
+    /// Listens on `listen` (port 0 picks one) and serves until dropped.
+    ///
+    /// # Errors
+    /// When the address cannot be bound: the message names it and what to do.
+    pub fn start(listen: SocketAddr, limits: Limits, handler: Handler) -> Result<Self, Failure> {
+        guard::start(listen, limits, handler).map(|running| Self { running })
+    }
+
+    /// The address that is listened on, with the port that was picked.
+    pub fn addr(&self) -> SocketAddr {
+        self.running.addr()
+    }
+}

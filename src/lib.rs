@@ -1,0 +1,16 @@
+//! The backpressure lab: a Kafka → processor → sink pipeline whose sink is slower than its
+//! source on purpose, with the instruments that show where the difference goes.
+//!
+//! ARCHITECTURE.md is the map. Binaries in `src/bin/` are shells around this library: flags →
+//! settings → one call → exit code.
+
+pub mod cli;
+pub mod clock;
+pub mod event;
+pub mod failure;
+pub mod http;
+pub mod logging;
+pub mod sink;
+pub mod telemetry;
+pub mod threads;
+pub mod units;

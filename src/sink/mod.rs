@@ -1,0 +1,10 @@
+//! Both ends of the sink contract.
+//!
+//! - `wire`    what travels: paths, the batch frame, the answer
+//! - `bucket`  the token bucket that makes the sink slower than its source
+//! - `ledger`  the ground truth: ids delivered, duplicates, order per key
+//! - `server`  the sink itself
+//! - `client`  one worker's way to the sink: post, retry, give back what was not acked
+//! - `workers` the threads that take events from the queue, batch them and wait for the ack
+
+pub mod wire;

@@ -1,0 +1,286 @@
+//! Every metric's name, unit and meaning, once. Stages hold the handles and count; nothing else
+//! names a metric. Prometheus conventions: base units, `_total` for counters.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::failure::Failure;
+
+/// A registry and its text form.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// An empty registry with the process's own figures (`process_resident_memory_bytes`, …).
+    pub fn new() -> Result<Self, Failure> {
+        let metrics = Self::default();
+        metrics.register(prometheus::process_collector::ProcessCollector::for_self())?;
+        Ok(metrics)
+    }
+
+    /// Registers a collector and hands it back.
+    pub fn add<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, Failure> {
+        self.register(collector.clone())?;
+        Ok(collector)
+    }
+
+    fn register(&self, collector: impl Collector + 'static) -> Result<(), Failure> {
+        self.registry
+            .register(Box::new(collector))
+            .map_err(|e| Failure::Failed(format!("cannot register a metric: {e}")))
+    }
+
+    /// The Prometheus text format.
+    pub fn text(&self) -> Result<Vec<u8>, Failure> {
+        let mut out = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut out)
+            .map_err(|e| Failure::Failed(format!("cannot write the metrics: {e}")))?;
+        Ok(out)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Failure> {
+        self.add(IntCounter::new(name, help).map_err(Failure::failed)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Failure> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels).map_err(Failure::failed)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<Gauge, Failure> {
+        self.add(Gauge::new(name, help).map_err(Failure::failed)?)
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> Result<IntGauge, Failure> {
+        self.add(IntGauge::new(name, help).map_err(Failure::failed)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, Failure> {
+        self.add(GaugeVec::new(Opts::new(name, help), labels).map_err(Failure::failed)?)
+    }
+
+    fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Failure> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels).map_err(Failure::failed)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, Failure> {
+        // 1 ms to 524 s, doubling: an overloaded unbounded queue holds events for minutes.
+        let buckets = prometheus::exponential_buckets(0.001, 2.0, 20).map_err(Failure::failed)?;
+        let opts = HistogramOpts::new(name, help).buckets(buckets);
+        self.add(Histogram::with_opts(opts).map_err(Failure::failed)?)
+    }
+}
+
+/// What the producer counts.
+#[derive(Clone)]
+pub struct ProducerMetrics {
+    /// Events acknowledged by the brokers.
+    pub sent: IntCounter,
+    /// Events due by the schedule so far.
+    pub due: IntGauge,
+    /// Rate that the schedule (and a slow-source lease) asks for now, events/s.
+    pub target_rate: Gauge,
+    /// Rate acknowledged over the last second, events/s.
+    pub achieved_rate: Gauge,
+    /// Due and not yet acknowledged.
+    pub backlog: IntGauge,
+    /// Rate of the slow-source lease in force, events/s; -1 when there is none.
+    pub lease_rate: Gauge,
+    /// Produce requests that failed and were sent again.
+    pub retries: IntCounter,
+    /// Due → acknowledged by the brokers.
+    pub latency: Histogram,
+}
+
+impl ProducerMetrics {
+    /// Registers the producer's metrics.
+    pub fn register(m: &Metrics) -> Result<Self, Failure> {
+        Ok(Self {
+            sent: m.counter("producer_events_sent_total", "Events acknowledged by the brokers")?,
+            due: m.int_gauge("producer_events_due", "Events due by the schedule so far")?,
+            target_rate: m.gauge("producer_target_rate", "Rate asked for now, events/s")?,
+            achieved_rate: m.gauge("producer_achieved_rate", "Rate acknowledged, events/s")?,
+            backlog: m.int_gauge("producer_backlog_events", "Events due and not acknowledged")?,
+            lease_rate: m.gauge(
+                "producer_lease_rate",
+                "Rate of the slow-source lease, events/s; -1 without one",
+            )?,
+            retries: m.counter("producer_retries_total", "Produce requests sent again")?,
+            latency: m.histogram("producer_latency_seconds", "Due to acknowledged by brokers")?,
+        })
+    }
+}
+
+/// What the processor counts.
+#[derive(Clone)]
+pub struct ProcessorMetrics {
+    /// Fetch requests answered by a broker.
+    pub polls: IntCounter,
+    /// Records taken from the log.
+    pub fetched: IntCounter,
+    /// Largest time between two of the seat's polls so far, s.
+    pub poll_gap: Gauge,
+    /// Events in the queue.
+    pub queue_depth: IntGauge,
+    /// The queue's limit; -1 when it has none.
+    pub queue_capacity: IntGauge,
+    /// Events that entered the queue.
+    pub enqueued: IntCounter,
+    /// Events acknowledged by the sink.
+    pub acked: IntCounter,
+    /// Events dropped at a full queue, by reason and class.
+    pub shed: IntCounterVec,
+    /// Records that are no event, by reason.
+    pub invalid: IntCounterVec,
+    /// Fetched events given up because their partition was revoked or the run stopped; they are
+    /// still in the log and will be fetched again.
+    pub returned: IntCounter,
+    /// Offsets that retention deleted before they were fetched.
+    pub lost: IntCounter,
+    /// Times the group took the partitions away because the member was too slow.
+    pub evictions: IntCounter,
+    /// Assignments and revocations.
+    pub rebalances: IntCounter,
+    /// Partitions held now.
+    pub partitions: IntGauge,
+    /// Commits by result: ok, refused, failed.
+    pub commits: IntCounterVec,
+    /// Committable offset by partition: all below it is acked.
+    pub committable: IntGaugeVec,
+    /// Fetches that failed and were tried again.
+    pub fetch_retries: IntCounter,
+    /// Sink calls by result: ok, retried, rejected.
+    pub sink_calls: IntCounterVec,
+    /// Rate granted to the producer by slow-source, events/s; -1 when there is none.
+    pub granted_rate: Gauge,
+    /// Due → acknowledged by the sink.
+    pub end_to_end: Histogram,
+    /// p50, p99, p99.9 and the largest of the last 10 s, by stage, s.
+    pub latency_quantiles: GaugeVec,
+}
+
+impl ProcessorMetrics {
+    /// Registers the processor's metrics.
+    pub fn register(m: &Metrics) -> Result<Self, Failure> {
+        Ok(Self {
+            polls: m.counter("processor_polls_total", "Fetch requests answered by a broker")?,
+            fetched: m.counter("processor_events_fetched_total", "Records taken from the log")?,
+            poll_gap: m.gauge(
+                "processor_poll_gap_seconds",
+                "Largest time between two polls of the group seat",
+            )?,
+            queue_depth: m.int_gauge("processor_queue_depth", "Events in the queue")?,
+            queue_capacity: m.int_gauge("processor_queue_capacity", "Its limit; -1 without")?,
+            enqueued: m.counter("processor_events_enqueued_total", "Events queued")?,
+            acked: m.counter("processor_events_acked_total", "Events acked by the sink")?,
+            shed: m.counters(
+                "processor_events_shed_total",
+                "Events dropped at a full queue",
+                &["reason", "class"],
+            )?,
+            invalid: m.counters(
+                "processor_events_invalid_total",
+                "Records that are no event",
+                &["reason"],
+            )?,
+            returned: m.counter(
+                "processor_events_returned_total",
+                "Fetched events given up on revoke or stop; still in the log",
+            )?,
+            lost: m.counter(
+                "processor_events_lost_total",
+                "Offsets deleted by retention before they were fetched",
+            )?,
+            evictions: m.counter(
+                "processor_evictions_total",
+                "Times the group took the partitions away from a slow member",
+            )?,
+            rebalances: m.counter("processor_rebalances_total", "Assignments and revocations")?,
+            partitions: m.int_gauge("processor_partitions", "Partitions held now")?,
+            commits: m.counters("processor_commits_total", "Offset commits", &["result"])?,
+            committable: m.int_gauges(
+                "processor_committable_offset",
+                "All offsets below it are acked",
+                &["partition"],
+            )?,
+            fetch_retries: m.counter("processor_fetch_retries_total", "Fetches tried again")?,
+            sink_calls: m.counters(
+                "processor_sink_calls_total",
+                "Calls of the sink",
+                &["result"],
+            )?,
+            granted_rate: m.gauge(
+                "processor_granted_rate",
+                "Rate granted to the producer, events/s; -1 without slow-source",
+            )?,
+            end_to_end: m.histogram("end_to_end_latency_seconds", "Due to acked by the sink")?,
+            latency_quantiles: m.gauges(
+                "latency_quantile_seconds",
+                "Quantiles of the last 10 s; stage end_to_end is the sum of the others",
+                &["stage", "quantile"],
+            )?,
+        })
+    }
+}
+
+/// What the sink counts.
+#[derive(Clone)]
+pub struct SinkMetrics {
+    /// Requests acknowledged.
+    pub writes: IntCounter,
+    /// Events acknowledged.
+    pub events: IntCounter,
+    /// Events whose id was delivered before.
+    pub duplicates: IntCounter,
+    /// First deliveries with a lower id than their key's last.
+    pub order_violations: IntCounter,
+    /// Requests refused, by status.
+    pub rejected: IntCounterVec,
+    /// The rate limit in force, tokens/s.
+    pub rate_limit: Gauge,
+    /// Requests waiting for their tokens.
+    pub waiting: IntGauge,
+}
+
+impl SinkMetrics {
+    /// Registers the sink's metrics.
+    pub fn register(m: &Metrics) -> Result<Self, Failure> {
+        Ok(Self {
+            writes: m.counter("sink_writes_total", "Requests acknowledged")?,
+            events: m.counter("sink_events_total", "Events acknowledged")?,
+            duplicates: m.counter("sink_duplicates_total", "Events delivered before")?,
+            order_violations: m.counter(
+                "sink_order_violations_total",
+                "First deliveries with a lower id than their key's last",
+            )?,
+            rejected: m.counters("sink_rejected_total", "Requests refused", &["status"])?,
+            rate_limit: m.gauge("sink_rate_limit", "The limit in force, tokens/s")?,
+            waiting: m.int_gauge("sink_waiting_requests", "Requests waiting for tokens")?,
+        })
+    }
+}
+
+/// What the watch exports.
+#[derive(Clone)]
+pub struct WatchMetrics {
+    /// Log end offset less committed offset.
+    pub lag: IntGaugeVec,
+}
+
+impl WatchMetrics {
+    /// Registers the watch's metrics.
+    pub fn register(m: &Metrics) -> Result<Self, Failure> {
+        Ok(Self {
+            lag: m.int_gauges(
+                "kafka_consumergroup_lag",
+                "Log end offset less committed offset",
+                &["consumergroup", "topic", "partition"],
+            )?,
+        })
+    }
+}

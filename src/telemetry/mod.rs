@@ -1,0 +1,5 @@
+//! The instruments.
+//!
+//! - `metrics` every metric's name, once
+
+pub mod metrics;

@@ -1,0 +1,188 @@
+//! Named OS threads that are joined, and the one stop signal they all watch.
+//!
+//! Invariant: a thread that panics stops the whole pipeline with exit code 1; it is never a
+//! silent hole in it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::failure::Failure;
+
+/// A stop signal shared by clone: once set it stays set, and every waiter wakes.
+///
+/// It is a channel that closes, so `select!` can wait on [`Stop::channel`] beside others.
+#[derive(Clone)]
+pub struct Stop {
+    closes: Receiver<()>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    /// Dropped to close the channel.
+    open: Option<Sender<()>>,
+    failure: Option<String>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let (open, closes) = bounded(0);
+        let state = State { open: Some(open), failure: None };
+        Self { closes, state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl Stop {
+    /// Asks every holder to end its work in order.
+    pub fn set(&self) {
+        self.state.lock().open = None;
+    }
+
+    /// As [`Stop::set`], and the run ends with `why` and exit code 1. The first reason is kept.
+    pub fn fail(&self, why: impl Into<String>) {
+        let why = why.into();
+        log::error!(why = why.as_str(); "stopping");
+        let mut state = self.state.lock();
+        state.failure.get_or_insert(why);
+        state.open = None;
+    }
+
+    /// Whether the signal is set.
+    pub fn is_set(&self) -> bool {
+        self.state.lock().open.is_none()
+    }
+
+    /// Waits at most `time`; true when the signal is set.
+    pub fn wait(&self, time: Duration) -> bool {
+        matches!(self.closes.recv_timeout(time), Err(RecvTimeoutError::Disconnected))
+    }
+
+    /// A channel that closes when the signal is set, for `select!`.
+    pub fn channel(&self) -> &Receiver<()> {
+        &self.closes
+    }
+
+    /// `Err` when some thread failed.
+    pub fn outcome(&self) -> Result<(), Failure> {
+        match &self.state.lock().failure {
+            Some(why) => Err(Failure::Failed(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the signal on SIGINT and SIGTERM; a second one ends the process at once.
+    pub fn on_signals(&self) -> Result<(), Failure> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+            .map_err(|e| Failure::Failed(format!("cannot watch SIGINT and SIGTERM: {e}")))?;
+        let stop = self.clone();
+        spawn("signals", move || {
+            for (seen, signal) in signals.forever().enumerate() {
+                let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
+                if seen > 0 {
+                    log::warn!(signal = name; "second signal, ending at once");
+                    std::process::exit(128 + signal);
+                }
+                log::info!(signal = name; "stopping in order");
+                stop.set();
+            }
+        })
+        .map(drop)
+    }
+}
+
+/// Starts a detached named thread.
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, Failure> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|e| Failure::Failed(format!("cannot start thread {name}: {e}")))
+}
+
+/// Threads that belong together: joined when dropped, and a panic in one stops them all.
+#[derive(Default)]
+pub struct Crew {
+    stop: Stop,
+    members: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    /// A crew that reports its members' panics to `stop`.
+    pub fn new(stop: Stop) -> Self {
+        Self { stop, members: Vec::new() }
+    }
+
+    /// Starts a named member. Its body ends by itself when the signal is set or its channel
+    /// closes; an `Err` stops the run with that failure.
+    pub fn spawn(
+        &mut self,
+        name: &str,
+        body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let stop = self.stop.clone();
+        let label = name.to_owned();
+        let member = spawn(name, move || match std::panic::catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => stop.fail(failure.to_string()),
+            Err(panic) => stop.fail(format!("thread {label} panicked: {}", message(&*panic))),
+        })?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    /// Waits for every member to end.
+    pub fn join(&mut self) {
+        for member in self.members.drain(..) {
+            // The body catches its own panic; a join error has nothing to add.
+            let _caught_inside = member.join();
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panicking_member_stops_the_run_and_names_itself() {
+        let stop = Stop::default();
+        let mut crew = Crew::new(stop.clone());
+        crew.spawn("bad", || panic!("boom")).expect("thread");
+        crew.join();
+        assert!(stop.is_set());
+        let why = stop.outcome().expect_err("a panic is a failure").to_string();
+        assert!(why.contains("bad") && why.contains("boom"), "{why}");
+    }
+
+    #[test]
+    fn set_wakes_a_waiter_and_stays_set() {
+        let stop = Stop::default();
+        assert!(!stop.wait(Duration::from_millis(1)));
+        let other = stop.clone();
+        let waiter = spawn("waiter", move || other.wait(Duration::from_secs(60))).expect("thread");
+        stop.set();
+        assert!(waiter.join().expect("no panic"));
+        assert!(stop.is_set() && stop.outcome().is_ok());
+    }
+}

@@ -1,0 +1,101 @@
+//! The one spelling of quantities in flags: time `20ms`, `90s`, `30m`; sizes `512`, `64KiB`;
+//! rates are events/s as plain numbers. Each parser's error says what it expected.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// A time such as `20ms`, `90s`, `1m30s`; at most 365 days.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    let time = if text == "0" {
+        Duration::ZERO
+    } else {
+        humantime::parse_duration(text)
+            .map_err(|e| format!("expected a time such as 20ms, 90s or 30m ({e})"))?
+    };
+    if time > YEAR {
+        return Err("expected a time of at most 365d".into());
+    }
+    Ok(time)
+}
+
+/// A time as `duration` takes it, but not 0.
+pub fn duration_above_zero(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("expected a time above 0 such as 20ms, 90s or 30m".into()),
+        time => Ok(time),
+    }
+}
+
+/// A size in bytes such as `512`, `64KiB` or `1MiB`; at most 1 TiB.
+pub fn size(text: &str) -> Result<u64, String> {
+    let bytes = text
+        .parse::<bytesize::ByteSize>()
+        .map_err(|e| format!("expected a size such as 512, 64KiB or 1MiB ({e})"))?
+        .as_u64();
+    if bytes > 1 << 40 {
+        return Err("expected a size of at most 1TiB".into());
+    }
+    Ok(bytes)
+}
+
+/// A rate in events/s, finite, above 0 and at most 1e9.
+pub fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(rate),
+        _ => Err("expected a rate in events/s above 0 and at most 1000000000".into()),
+    }
+}
+
+/// A rate as `rate` takes it, or 0: nothing is let through.
+pub fn rate_or_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(0.0),
+        _ => rate(text).map_err(|_| "expected a rate in events/s from 0 to 1000000000".to_owned()),
+    }
+}
+
+/// A count of at least 1.
+pub fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a whole number of at least 1".into())
+}
+
+/// A duration as people write it, rounded to what matters: `90s` not `90.000012s`.
+pub fn show(time: Duration) -> String {
+    let rounded = if time >= Duration::from_secs(10) {
+        Duration::from_secs(time.as_secs_f64().round() as u64)
+    } else if time >= Duration::from_millis(10) {
+        Duration::from_millis(time.as_millis() as u64)
+    } else {
+        Duration::from_micros(time.as_micros() as u64)
+    };
+    humantime::format_duration(rounded).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documented_examples_parse() {
+        assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("30m"), Ok(Duration::from_secs(1800)));
+        assert_eq!(size("512"), Ok(512));
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(rate("8000"), Ok(8000.0));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_was_expected() {
+        for bad in ["", "-1", "nan", "inf", "1e10", "x"] {
+            assert!(rate(bad).is_err(), "{bad}");
+            assert!(rate_or_zero(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "20", "-5s", "10 parsecs", "400d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(count("0").is_err());
+        assert!(size("-1").is_err());
+    }
+}
