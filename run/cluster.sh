@@ -245,11 +245,14 @@ undo() {
   local code=$? n
   trap '' INT TERM HUP
   if [[ ${filling-} ]]; then rm -rf -- "$filling"; fi
-  jobs -p | xargs -r kill -KILL 2>/dev/null || true # one forked but not yet tagged
+  {
+    jobs -p | xargs -r kill -KILL || true # one that is forked but not tagged yet
+    for n in ${launched[@]+"${launched[@]}"}; do "${mode}_signal" KILL "$n" || true; done
+    wait || true
+  } 2>/dev/null # bash reports each job that was killed
   for n in ${launched[@]+"${launched[@]}"}; do
-    "${mode}_signal" KILL "$n" || true
-    wait_gone "$n" 5 || true
-    log warn broker_undone "broker=$n reason=up_did_not_finish"
+    wait_gone "$n" 5 || log warn broker_left "broker=$n pid=$("${mode}_pid" "$n")"
+    log warn broker_undone "broker=$n reason=${verb}_did_not_finish"
   done
   if [[ ${fresh-} ]] && ((code > 128)); then
     remove_all
@@ -273,7 +276,7 @@ launch() {
 }
 
 up() {
-  local since n dead=()
+  local since launch_ms n dead=()
   since=$(now_ms)
   min_disk=${opt_min_disk-2GiB}
   if is_cluster; then
@@ -302,9 +305,10 @@ up() {
   if [[ $mode == jvm ]]; then fetch_jars; fi
   mkdir -p "$data"
   save
+  launch_ms=$(now_ms) # fetching jars does not count against the brokers
   for n in ${dead[@]+"${dead[@]}"}; do launch "$n"; done
-  for n in 1 2 3; do wait_up "$n" "$since"; done
-  if [[ $topic ]]; then make_topic "$topic" "$partitions" "$since"; fi
+  for n in 1 2 3; do wait_up "$n" "$launch_ms"; done
+  if [[ $topic ]]; then make_topic "$topic" "$partitions" "$launch_ms"; fi
   trap - EXIT
   log info "$( ((${#dead[@]} > 0)) && echo cluster_up || echo cluster_already_up)" \
     "mode=$mode version=$version brokers=$(bootstrap) data=$data started=${#dead[@]} ms=$(($(now_ms) - since))"

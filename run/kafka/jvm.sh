@@ -24,8 +24,9 @@ fetch_jars() {
   mkdir -p "$cache"
   filling=$(mktemp -d "$jars.XXXXXX")
   log info jars_fetching "version=$version dir=$jars"
-  mvn -B -q -Dstyle.color=never -f "$here/kafka/pom.xml" "-Dkafka.version=$version" \
-    dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$filling" >&2 ||
+  mvn -B -q -f "$here/kafka/pom.xml" "-Dkafka.version=$version" dependency:copy-dependencies \
+    -DincludeScope=runtime "-DoutputDirectory=$filling" 2>&1 |
+    sed -n 's/\x1b\[[0-9;]*m//g; /./p' >&2 || # Maven colours even what it does not say
     die "Maven could not supply Kafka $version (its own words are above): try another --version, or 'run/cluster.sh up' without one"
   chmod 755 "$filling"
   if ! mv -T "$filling" "$jars" 2>/dev/null; then
@@ -78,6 +79,9 @@ jvm_launch() {
   # shellcheck disable=SC2016 # expanded by the inner bash
   setsid bash -c '
     dir=$1 id=$2; shift 2
+    for fd in /proc/$$/fd/*; do # a lock or a pipe of the caller must not live on in a broker
+      ((${fd##*/} < 3)) || eval "exec ${fd##*/}>&-"
+    done
     [[ -f $dir/data/meta.properties ]] ||
       "$@" -Xmx128m -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format \
         --cluster-id "$id" --config "$dir/server.properties" || exit 1
