@@ -4,6 +4,7 @@
 //! and a size, and hands on only what is well formed (see `guard`). Handlers see bytes that were
 //! already checked.
 
+pub mod client;
 mod guard;
 
 use std::collections::HashMap;
