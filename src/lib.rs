@@ -4,6 +4,8 @@
 //! ARCHITECTURE.md is the map. Binaries in `src/bin/` are shells around this library: flags →
 //! settings → one call → exit code.
 
+pub mod backoff;
+pub mod brokers;
 pub mod cli;
 pub mod clock;
 pub mod event;

@@ -1,0 +1,200 @@
+//! The brokers: who leads what, and clients that move bytes.
+//!
+//! - `wire`  one question to one broker, bounded in time (crate `kafka-protocol`)
+//! - here    the topic's view, a data client for one broker, and what went wrong in our words
+//!
+//! Crate `kafka` has no connect timeout, keeps failed sockets and empties its metadata when a
+//! refresh fails, so it is used for Fetch and Produce alone, one client a broker, thrown away
+//! after any error. Everything else is asked here, over a connection of its own.
+
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka::client::KafkaClient;
+
+use crate::backoff::Backoff;
+use crate::failure::Failure;
+use crate::threads::Stop;
+
+/// The bootstrap list.
+#[derive(Debug, Clone)]
+pub struct Brokers {
+    hosts: Arc<[String]>,
+}
+
+/// Why the brokers could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// No broker of the list answered. Worth waiting for.
+    #[error("no broker answers at {hosts}: {last}; check --brokers and that the cluster is up")]
+    Unreachable {
+        /// The bootstrap list.
+        hosts: String,
+        /// What the last one tried said.
+        last: String,
+    },
+    /// The broker no longer speaks the versions crate `kafka` sends (KIP-896). Waiting is no help.
+    #[error(
+        "broker {host} is too new for the data plane: it takes Fetch from version {fetch_min}, \
+         crate `kafka` sends version 0 (removed in Kafka 4.0, KIP-896); use a 3.9.x broker"
+    )]
+    TooNew {
+        /// The broker's address.
+        host: String,
+        /// Lowest Fetch version it takes.
+        fetch_min: i16,
+    },
+    /// The topic does not exist.
+    #[error("topic {topic} does not exist on {host}; create it or check --topic")]
+    MissingTopic {
+        /// The topic.
+        topic: String,
+        /// The broker that said so.
+        host: String,
+    },
+    /// The client of crate `kafka` failed.
+    #[error("broker {host}: {what}")]
+    Client {
+        /// The broker's address.
+        host: String,
+        /// The crate's words.
+        what: String,
+    },
+}
+
+impl BrokerError {
+    /// Whether the same question may have an answer later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Client { .. })
+    }
+}
+
+/// One topic as the brokers describe it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TopicView {
+    /// Leader of each partition, by broker id; `None` while there is none.
+    pub leaders: BTreeMap<i32, Option<i32>>,
+    /// `host:port` of each live broker.
+    pub addresses: BTreeMap<i32, String>,
+}
+
+impl TopicView {
+    /// Partitions that broker `id` leads.
+    pub fn led_by(&self, id: i32) -> impl Iterator<Item = i32> + '_ {
+        self.leaders.iter().filter(move |(_, l)| **l == Some(id)).map(|(p, _)| *p)
+    }
+
+    /// The address of the partition's leader.
+    pub fn leader_address(&self, partition: i32) -> Option<&str> {
+        let leader = (*self.leaders.get(&partition)?)?;
+        self.addresses.get(&leader).map(String::as_str)
+    }
+}
+
+impl Brokers {
+    /// Reads a list such as `127.0.0.1:19092,127.0.0.1:19093`.
+    pub fn parse(list: &str) -> Result<Self, Failure> {
+        let hosts: Vec<String> =
+            list.split(',').map(str::trim).filter(|h| !h.is_empty()).map(str::to_owned).collect();
+        let bad = hosts.iter().find(|host| {
+            let port = host
+                .rsplit_once(':')
+                .and_then(|(name, port)| (!name.is_empty()).then(|| port.parse::<u16>().ok())?);
+            port.is_none_or(|p| p == 0)
+        });
+        match bad {
+            _ if hosts.is_empty() => {
+                Err(Failure::flag("--brokers", list, "expected host:port[,host:port…]"))
+            }
+            Some(bad) => Err(Failure::flag(
+                "--brokers",
+                bad,
+                "expected host:port with a port from 1 to 65535",
+            )),
+            None => Ok(Self { hosts: hosts.into() }),
+        }
+    }
+
+    /// The list as librdkafka's `bootstrap.servers` takes it.
+    pub fn list(&self) -> String {
+        self.hosts.join(",")
+    }
+
+    /// Asks the brokers in turn, from position `first` of the list, for the topic's partitions.
+    pub fn describe(&self, topic: &str, first: usize) -> Result<TopicView, BrokerError> {
+        let mut last = String::from("the list is empty");
+        let n = self.hosts.len();
+        for host in self.hosts.iter().cycle().skip(first % n.max(1)).take(n) {
+            match wire::metadata(host, topic) {
+                Ok(view) => return view,
+                Err(e) => last = format!("{host}: {e}"),
+            }
+        }
+        Err(BrokerError::Unreachable { hosts: self.list(), last })
+    }
+
+    /// Waits, with backoff and a log line a try, until the topic is there and every partition has
+    /// a leader. Ends early with `Ok(None)` when `stop` is set.
+    ///
+    /// # Errors
+    /// What no waiting cures: a broker that is too new, a topic that does not exist.
+    pub fn await_topic(&self, topic: &str, stop: &Stop) -> Result<Option<TopicView>, BrokerError> {
+        let mut backoff = Backoff::standard();
+        for attempt in 0.. {
+            let why = match self.describe(topic, attempt) {
+                Ok(view) if view.leaders.values().all(Option::is_some) => return Ok(Some(view)),
+                Ok(_) => "a partition has no leader yet".to_owned(),
+                Err(e) if e.is_passing() => e.to_string(),
+                Err(e) => return Err(e),
+            };
+            log::warn!(topic = topic, why = why.as_str(); "waiting for the brokers");
+            if stop.wait(backoff.wait()) {
+                break;
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A fresh client of crate `kafka` that talks to one broker.
+///
+/// It loads the topic's metadata from that broker, so a later fetch or produce goes to the
+/// partitions' leaders as this broker knows them: pass only partitions that it leads.
+pub fn data_client(address: &str, topic: &str) -> Result<KafkaClient, BrokerError> {
+    let failed = |what: String| BrokerError::Client { host: address.to_owned(), what };
+    // A connection of crate `kafka` waits without limit for a host that is cut off; ours does not.
+    wire::api_versions(address).map_err(|e| failed(e.to_string()))??;
+    let mut client = KafkaClient::new(vec![address.to_owned()]);
+    client.set_client_id("backpressure-lab".to_owned());
+    client.load_metadata(&[topic]).map_err(|e| failed(e.to_string()))?;
+    Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_list_is_refused_with_the_part_that_is_wrong() {
+        for (list, part) in [
+            ("", "--brokers"),
+            ("localhost", "localhost"),
+            ("a:1,b:99999", "b:99999"),
+            (":9092", ":9092"),
+        ] {
+            let why = Brokers::parse(list).expect_err(list).to_string();
+            assert!(why.contains(part), "{list}: {why}");
+        }
+        assert_eq!(Brokers::parse("a:1, b:2,").expect("fine").list(), "a:1,b:2");
+    }
+
+    #[test]
+    fn nobody_there_says_whom_it_asked() {
+        // Port 1 on loopback refuses at once.
+        let why = Brokers::parse("127.0.0.1:1").expect("fine").describe("t", 0);
+        let why = why.expect_err("nobody listens").to_string();
+        assert!(why.contains("127.0.0.1:1") && why.contains("--brokers"), "{why}");
+    }
+}
