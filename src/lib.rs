@@ -11,6 +11,7 @@ pub mod clock;
 pub mod event;
 pub mod failure;
 pub mod http;
+pub mod load;
 pub mod logging;
 pub mod sink;
 pub mod telemetry;

@@ -1,0 +1,310 @@
+//! When each event is due: the open model. A schedule of rates becomes a piecewise linear curve
+//! from time to events due, and back.
+//!
+//! Invariant: event `n` is due at or before `now` exactly when `n < due_count(now)`; neither ever
+//! goes back. Nothing here waits, sends or knows an event: a backlog is a number, since an event
+//! is a pure function of its id. Time is a parameter, µs since the epoch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::units;
+
+/// Offered rate from one moment to another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Step {
+    /// Events/s; 0 is a gap.
+    rate: f64,
+    /// `None`, in the last step only: until the schedule's end.
+    length_us: Option<i64>,
+}
+
+/// Rates over time and where they end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    steps: Vec<Step>,
+    /// The sum of the steps, or `--duration` if that is shorter.
+    length_us: Option<i64>,
+    count_max: Option<u64>,
+}
+
+impl Schedule {
+    /// One rate, events/s, without end.
+    pub fn constant(rate: f64) -> Self {
+        Self { steps: vec![Step { rate, length_us: None }], length_us: None, count_max: None }
+    }
+
+    /// Ends the schedule after `length`, if it does not end before.
+    #[must_use]
+    pub fn lasting(mut self, length: Duration) -> Self {
+        let length_us = micros(length);
+        self.length_us = Some(self.length_us.map_or(length_us, |own| own.min(length_us)));
+        self
+    }
+
+    /// Ends the schedule after `count` events, if it does not end before.
+    #[must_use]
+    pub fn counting(mut self, count: u64) -> Self {
+        self.count_max = Some(count);
+        self
+    }
+
+    /// How long it runs, µs; `None` without end or when only a count ends it.
+    pub fn length_us(&self) -> Option<i64> {
+        self.length_us
+    }
+
+    /// The step's rate `at_us` after the start; 0 past the end.
+    fn rate_at(&self, at_us: i64) -> f64 {
+        if self.length_us.is_some_and(|end| at_us >= end) {
+            return 0.0;
+        }
+        let mut from = 0;
+        for step in &self.steps {
+            match step.length_us {
+                Some(length) if at_us >= from + length => from += length,
+                _ => return step.rate,
+            }
+        }
+        0.0
+    }
+
+    /// The moments after the start at which the rate may change, in order.
+    fn edges(&self) -> impl Iterator<Item = i64> + '_ {
+        let edges = self.steps.iter().scan(0, |at, step| {
+            *at += step.length_us?;
+            Some(*at)
+        });
+        edges.chain(self.length_us)
+    }
+}
+
+impl std::str::FromStr for Schedule {
+    type Err = String;
+
+    /// `rate:time` steps: `1500:60s,8000:10m`; the last may omit its time.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut steps = Vec::new();
+        let mut total_us = Some(0);
+        for part in text.split(',') {
+            let why = |e: String| format!("step {} ({part:?}): {e}", steps.len() + 1);
+            let Some(before) = total_us else {
+                return Err(format!("step {}: only the last step may omit its time", steps.len()));
+            };
+            let (rate, length) = match part.trim().split_once(':') {
+                Some((rate, time)) => (rate, Some(units::duration_above_zero(time).map_err(why)?)),
+                None => (part.trim(), None),
+            };
+            let rate = units::rate_or_zero(rate).map_err(why)?;
+            let length_us = length.map(micros);
+            total_us = length_us.map(|length| before + length);
+            steps.push(Step { rate, length_us });
+        }
+        if steps.iter().all(|step| step.rate == 0.0) {
+            return Err("expected at least one step with a rate above 0".into());
+        }
+        Ok(Self { steps, length_us: total_us, count_max: None })
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    // `units::duration` allows a year, 3.2e13 µs.
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4)
+}
+
+/// A height this close to a whole number of events is that number: f64 rounding, no more.
+const SNAP: f64 = 1e-6;
+/// How far above the last event due a new knot lies at least: well above [`SNAP`], too little to
+/// delay anything, and still an f64 of its own at 10^12 events.
+const NUDGE: f64 = 1e-3;
+
+/// From here on the curve rises with `rate`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Knot {
+    at_us: i64,
+    /// Events due before this knot; event `n` belongs to the last knot with `due <= n`.
+    due: f64,
+    rate: f64,
+}
+
+/// A snapshot of what is due when, with the changes that are known to come. Events are counted
+/// from 0, whatever their ids.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// In order of time and of `due`; never empty.
+    knots: Vec<Knot>,
+    count_max: u64,
+}
+
+impl Curve {
+    /// When event `n` is due, µs since the epoch; `None` if the curve never reaches it. `n` must
+    /// not be below the cursor that the curve was trimmed to.
+    pub fn due_at(&self, n: u64) -> Option<i64> {
+        let after = self.knots.partition_point(|knot| knot.due <= n as f64);
+        let knot = self.knots.get(after.checked_sub(1)?)?;
+        if knot.rate == 0.0 || n >= self.count_max {
+            return None;
+        }
+        let wait_us = ((n as f64 - knot.due) / knot.rate * 1e6).ceil() as i64;
+        let at_us = knot.at_us.saturating_add(wait_us);
+        // Rounding must not carry an event past the knot that ends its segment.
+        Some(self.knots.get(after).map_or(at_us, |next| at_us.min(next.at_us)))
+    }
+
+    /// How many events are due at `now_us`.
+    pub fn due_count(&self, now_us: i64) -> u64 {
+        let after = self.knots.partition_point(|knot| knot.at_us <= now_us);
+        let mut count = match after.checked_sub(1).and_then(|i| self.knots.get(i)) {
+            Some(knot) => knot.due_by(now_us) as u64,
+            None => self.knots.first().map_or(0.0, |first| first.due.ceil()) as u64,
+        };
+        // The estimate is within an event of the truth, which is what `due_at` says.
+        while self.due_at(count).is_some_and(|at| at <= now_us) {
+            count += 1;
+        }
+        let floor = self.knots.first().map_or(0.0, |first| first.due.ceil()) as u64;
+        while count > floor && self.due_at(count - 1).is_none_or(|at| at > now_us) {
+            count -= 1;
+        }
+        count
+    }
+}
+
+impl Knot {
+    /// The curve's height at `at_us`, whole where it is whole but for rounding.
+    fn due_by(&self, at_us: i64) -> f64 {
+        let due = self.due + (at_us - self.at_us) as f64 * self.rate / 1e6;
+        if (due - due.round()).abs() < SNAP { due.round().max(self.due) } else { due }
+    }
+}
+
+/// A ceiling on the rate for a while.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lease {
+    /// Events/s.
+    pub rate: f64,
+    /// µs since the epoch.
+    pub expires_us: i64,
+}
+
+/// The schedule as it runs: it started at a moment, a slow-source lease may hold it down, and it
+/// may be stopped early.
+///
+/// Under a lease the rate is the lower of schedule and lease. When the lease ends the schedule's
+/// rate is back; what it held back is not made up for, since the source was slowed, not queued.
+#[derive(Debug)]
+pub struct Pacer {
+    schedule: Schedule,
+    start_us: i64,
+    stop_us: Option<i64>,
+    lease: Option<Lease>,
+    curve: Arc<Curve>,
+    /// The curve without any lease.
+    unleased: Curve,
+}
+
+impl Pacer {
+    /// Starts `schedule` at `start_us`.
+    pub fn new(schedule: Schedule, start_us: i64) -> Self {
+        let count_max = schedule.count_max.unwrap_or(u64::MAX);
+        let curve = Curve { knots: Vec::new(), count_max };
+        let (unleased, curve) = (curve.clone(), Arc::new(curve));
+        let mut pacer = Self { schedule, start_us, stop_us: None, lease: None, curve, unleased };
+        pacer.unleased.knots = pacer.knots_from(start_us, 0.0);
+        pacer.curve = Arc::new(pacer.unleased.clone());
+        pacer
+    }
+
+    /// What is due when, as known now.
+    pub fn curve(&self) -> Arc<Curve> {
+        Arc::clone(&self.curve)
+    }
+
+    /// Holds the rate down from `now_us` on; replaces an earlier lease. Events below `slowest`
+    /// will not be asked for again.
+    pub fn grant(&mut self, lease: Lease, now_us: i64, slowest: u64) {
+        self.change(now_us, slowest, |pacer| pacer.lease = Some(lease));
+    }
+
+    /// Ends the lease, if there is one.
+    pub fn end_lease(&mut self, now_us: i64, slowest: u64) {
+        self.change(now_us, slowest, |pacer| pacer.lease = None);
+    }
+
+    /// Ends the schedule at `now_us`: nothing more becomes due.
+    pub fn stop(&mut self, now_us: i64, slowest: u64) {
+        self.change(now_us, slowest, |pacer| pacer.stop_us = Some(now_us));
+    }
+
+    /// Whether nothing more can become due after `now_us`.
+    pub fn ended(&self, now_us: i64) -> bool {
+        let length = self.schedule.length_us.map(|length| self.start_us + length);
+        self.stop_us.into_iter().chain(length).any(|end| now_us >= end)
+            || self.curve.due_count(now_us) >= self.curve.count_max
+    }
+
+    /// The schedule's rate at `now_us`, events/s; 0 once it has ended.
+    pub fn schedule_rate(&self, now_us: i64) -> f64 {
+        if self.ended(now_us) { 0.0 } else { self.schedule.rate_at(now_us - self.start_us) }
+    }
+
+    /// The lease in force at `now_us`.
+    pub fn lease(&self, now_us: i64) -> Option<Lease> {
+        self.lease.filter(|lease| now_us < lease.expires_us)
+    }
+
+    /// What is offered at `now_us`, events/s: the lower of schedule and lease.
+    pub fn rate(&self, now_us: i64) -> f64 {
+        if self.ended(now_us) { 0.0 } else { self.offered(now_us) }
+    }
+
+    /// Events that the schedule alone would have made due by `now_us` and leases held back.
+    pub fn held_back(&self, now_us: i64) -> u64 {
+        let at_us = self.stop_us.map_or(now_us, |stop| stop.min(now_us));
+        self.unleased.due_count(at_us).saturating_sub(self.curve.due_count(now_us))
+    }
+
+    /// Redraws the curve after `now_us`; what is already due stays as it is.
+    fn change(&mut self, now_us: i64, slowest: u64, apply: impl FnOnce(&mut Self)) {
+        let now_us = now_us.max(self.start_us);
+        let count = self.curve.due_count(now_us) as f64;
+        apply(self);
+        let mut past = self.curve.knots.clone();
+        past.truncate(past.partition_point(|knot| knot.at_us <= now_us));
+        let height = past.last().map_or(0.0, |knot| knot.due_by(now_us));
+        // Rounding must move neither the last event due nor the next one across the new knot.
+        let height = height.min(count).max(if count > 0.0 { count - 1.0 + NUDGE } else { 0.0 });
+        past.drain(..past.partition_point(|knot| knot.due <= slowest as f64).saturating_sub(1));
+        past.extend(self.knots_from(now_us, height));
+        self.curve = Arc::new(Curve { knots: past, count_max: self.curve.count_max });
+    }
+
+    /// The knots from `from_us` to the end, if `due` events are due there.
+    fn knots_from(&self, from_us: i64, due: f64) -> Vec<Knot> {
+        let expires = self.lease.map(|lease| lease.expires_us);
+        let edges = self.schedule.edges().map(|at| self.start_us + at);
+        let mut edges: Vec<i64> = edges.chain(expires).filter(|&at| at > from_us).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        let mut knot = Knot { at_us: from_us, due, rate: self.offered(from_us) };
+        let mut knots = vec![knot];
+        for at_us in edges {
+            knot = Knot { at_us, due: knot.due_by(at_us), rate: self.offered(at_us) };
+            knots.push(knot);
+        }
+        knots
+    }
+
+    /// As [`Pacer::rate`], but without the count's limit: the curve is made from it.
+    fn offered(&self, at_us: i64) -> f64 {
+        if self.stop_us.is_some_and(|stop| at_us >= stop) {
+            return 0.0;
+        }
+        let rate = self.schedule.rate_at(at_us - self.start_us);
+        self.lease(at_us).map_or(rate, |lease| lease.rate.min(rate))
+    }
+}
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;
