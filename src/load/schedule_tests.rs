@@ -155,9 +155,12 @@ proptest! {
 /// A schedule of 8,000/s for 10 s is 80,000 events, not 79,999 and not 80,001.
 #[test]
 fn a_schedule_ends_after_exactly_rate_times_time() {
-    for (text, total) in
-        [("8000:10s", 80_000), ("1500:60s,8000:10m", 4_890_000), ("0.3:10s", 3), ("100:1s,0:5s", 100)]
-    {
+    for (text, total) in [
+        ("8000:10s", 80_000),
+        ("1500:60s,8000:10m", 4_890_000),
+        ("0.3:10s", 3),
+        ("100:1s,0:5s", 100),
+    ] {
         let schedule = schedule(text);
         let end = START_US + schedule.length_us().expect("it ends");
         let pacer = Pacer::new(schedule, START_US);

@@ -1,0 +1,265 @@
+//! What tests on the real cluster share: where it is, topics of their own, what a log holds, and
+//! binaries that do not outlive their test.
+//!
+//! Without `LAB_BROKERS` a test fails with what to do; it never skips itself.
+#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+
+use std::future::Future;
+use std::pin::pin;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use backpressure_lab::brokers::Brokers;
+use backpressure_lab::clock;
+use backpressure_lab::threads::Stop;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+
+/// How long anything on the cluster may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The cluster's bootstrap list.
+pub fn brokers() -> String {
+    std::env::var("LAB_BROKERS").unwrap_or_else(|_| {
+        panic!("LAB_BROKERS is not set: these tests need a cluster, run them through run/test.sh")
+    })
+}
+
+fn config() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers());
+    config
+}
+
+/// A topic of the test's own; deleted when dropped.
+pub struct Topic {
+    /// Its name: the test's, made unique.
+    pub name: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+}
+
+/// One record as the log holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Key bytes, if any.
+    pub key: Option<Vec<u8>>,
+    /// Value bytes, if any.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Topic {
+    /// Makes a topic with replication 3 and waits until every partition has a leader.
+    pub fn create(test: &str, partitions: i32) -> Self {
+        let name = format!("{test}-{}-{}", std::process::id(), clock::now_us());
+        let admin: AdminClient<_> = config().create().expect("an admin client");
+        let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(3))
+            .set("min.insync.replicas", "2");
+        let made = block_on(admin.create_topics([&new], &options())).expect("an answer");
+        assert!(made.iter().all(Result::is_ok), "topic {name} is not made: {made:?}");
+        let topic = Self { name, partitions };
+        let brokers = Brokers::parse(&brokers()).expect("LAB_BROKERS is a broker list");
+        let end = Instant::now() + PATIENCE;
+        // Brokers learn of a new topic one after the other.
+        while !matches!(brokers.await_topic(&topic.name, &Stop::default()), Ok(Some(_))) {
+            assert!(Instant::now() < end, "topic {} does not appear", topic.name);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        topic
+    }
+
+    /// Every record that the log holds now, partition after partition, in order.
+    pub fn records(&self) -> Vec<Record> {
+        let consumer: BaseConsumer = config()
+            .set("group.id", "unused")
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("a consumer");
+        let mut records = Vec::new();
+        for partition in 0..self.partitions {
+            let (low, high) = consumer
+                .fetch_watermarks(&self.name, partition, PATIENCE)
+                .expect("the log's first and last offset");
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&self.name, partition, Offset::Offset(low)).expect("valid");
+            consumer.assign(&list).expect("an assignment");
+            let end = Instant::now() + PATIENCE;
+            let mut next = low;
+            while next < high {
+                assert!(Instant::now() < end, "{}-{partition} stops at {next}", self.name);
+                let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+                let message = message.expect("a record");
+                if message.partition() != partition {
+                    continue; // fetched ahead for the assignment before
+                }
+                next = message.offset() + 1;
+                records.push(Record {
+                    partition,
+                    offset: message.offset(),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                });
+            }
+        }
+        records
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        let Ok(admin) = config().create::<AdminClient<_>>() else { return };
+        let deleted = block_on(admin.delete_topics(&[&self.name], &options()));
+        if !matches!(&deleted, Ok(all) if all.iter().all(Result::is_ok)) {
+            eprintln!("topic {} is not deleted: {deleted:?}", self.name);
+        }
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
+}
+
+/// Waits for a future on this thread; rdkafka's own thread wakes it.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(out) => return out,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// A binary of the lab under test, killed when dropped. Its stdout and stderr are gathered.
+pub struct Running {
+    child: Child,
+    stdout: Gathered,
+    stderr: Gathered,
+}
+
+/// What an ended binary said.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All of stdout.
+    pub stdout: String,
+    /// All of stderr.
+    pub stderr: String,
+}
+
+type Text = Arc<std::sync::Mutex<String>>;
+
+struct Gathered {
+    text: Text,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Gathered {
+    fn from(mut pipe: impl std::io::Read + Send + 'static) -> Self {
+        let text = Text::default();
+        let into = Arc::clone(&text);
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = pipe.read(&mut bytes) {
+                into.lock().expect("no panic").push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
+        Self { text, reader: Some(reader) }
+    }
+
+    fn whole(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
+        self.so_far()
+    }
+
+    fn so_far(&self) -> String {
+        self.text.lock().expect("no panic").clone()
+    }
+}
+
+impl Running {
+    /// Starts a binary, such as `env!("CARGO_BIN_EXE_producer")`, with the cluster's brokers and
+    /// no other `LAB_*` of the caller's.
+    pub fn start<S: AsRef<std::ffi::OsStr>>(binary: &str, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new(binary);
+        for name in ["LAB_SINK", "LAB_TOKEN", "LAB_LOG"] {
+            command.env_remove(name);
+        }
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{binary}: {e}"));
+        let stdout = Gathered::from(child.stdout.take().expect("piped"));
+        let stderr = Gathered::from(child.stderr.take().expect("piped"));
+        Self { child, stdout, stderr }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.stderr.so_far()
+    }
+
+    /// Waits until its log holds `text`; fails with the log when it ends or takes too long.
+    pub fn await_log(&mut self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            let ended = self.child.try_wait().expect("a status");
+            assert!(
+                ended.is_none() && Instant::now() < end,
+                "no {text:?} in the log ({ended:?}):\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Sends a signal, such as `libc::SIGTERM`.
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        // SAFETY: kill takes any pid; ours is a child that was not waited for, so it is not reused.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "cannot signal {pid}");
+    }
+
+    /// Waits for its end; fails with its log when it takes longer than `within`.
+    pub fn end(mut self, within: Duration) -> Ended {
+        let end = Instant::now() + within;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a status") {
+                break status;
+            }
+            assert!(Instant::now() < end, "still running after {within:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        Ended { status, stdout: self.stdout.whole(), stderr: self.stderr.whole() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _already_ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
