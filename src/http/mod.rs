@@ -1,11 +1,19 @@
 //! HTTP serving for every binary: tiny_http behind a guard.
 //!
 //! tiny_http answers; the guard in front of it accepts, reads a whole request within a deadline
-//! and a size, and hands on only what is well formed (see `guard`). Handlers see bytes that were
-//! already checked.
+//! and a size, and hands on only what is well formed. Handlers see bytes that were already
+//! checked.
+//!
+//! - `guard`      the public listener: accepts, bounds the connections, stops in order
+//! - `connection` one client: a request in, an answer out, each within its deadline
+//! - `head`       what a request's head must look like
+//! - `upstream`   tiny_http and the handler threads
 
 pub mod client;
+mod connection;
 mod guard;
+mod head;
+mod upstream;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -69,8 +77,9 @@ impl Response {
     }
 }
 
-/// The bounds of one server. Memory is at most `connections_max × (head_bytes_max +
-/// body_bytes_max)`, threads `connections_max + 2 × handlers + 3`.
+/// The bounds of one server. Requests take at most `connections_max × (2 × head_bytes_max +
+/// body_bytes_max)` bytes beside the handlers' own copies; threads are at most `connections_max +
+/// 2 × handlers + 1`, and five more a handler while the server starts.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Requests handled at once; a request that finds no free handler within `handler_wait` is
@@ -78,7 +87,9 @@ pub struct Limits {
     pub handlers: usize,
     /// How long a request may wait for a handler.
     pub handler_wait: Duration,
-    /// Open connections; one more is answered 503 and closed.
+    /// Open connections. One more takes the place of the one that has gone longest without a
+    /// whole request, so that idle and slow clients lock nobody out; when all are busy it is
+    /// answered 503 and closed.
     pub connections_max: usize,
     /// Request line and headers; more is answered 431.
     pub head_bytes_max: usize,
