@@ -2,9 +2,15 @@
 //!
 //! - `wire`    what travels: paths, the batch frame, the answer
 //! - `bucket`  the token bucket that makes the sink slower than its source
+//! - `gate`    holds a request until its tokens are there: the bucket, the clock and the faults
+//! - `control` what chaos may do to the rate, and until when
 //! - `ledger`  the ground truth: ids delivered, duplicates, order per key
 //! - `server`  the sink itself
 //! - `client`  one worker's way to the sink: post, retry, give back what was not acked
 //! - `workers` the threads that take events from the queue, batch them and wait for the ack
 
+pub mod bucket;
+pub mod control;
+pub mod gate;
+pub mod ledger;
 pub mod wire;

@@ -1,0 +1,315 @@
+//! What chaos may do to the sink's rate, and until when.
+//!
+//! Invariant: a fault always carries its end, and the sink itself ends it; a chaos that is
+//! interrupted, killed or cut off cannot leave the sink slow. One fault at a time: a later one
+//! takes the place of the one before. Pure state: time is a parameter, `gate` keeps it.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// Largest rate that can be asked for, tokens/s: the limit of `--rate-limit` too.
+const RATE_MAX: f64 = 1e9;
+
+/// Longest fault: a day is longer than any experiment, and an end to every mistake.
+pub const FAULT_MAX: Duration = Duration::from_secs(86_400);
+
+/// The body of `POST /control`: `{"do":"stall","rate":200,"for":"90s"}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Command {
+    /// Sets the base rate, which holds whenever no fault does.
+    Rate {
+        /// Tokens/s, above 0.
+        rate: f64,
+    },
+    /// Lowers (or raises) the rate for a time.
+    Stall {
+        /// Tokens/s; 0 is a pause.
+        rate: f64,
+        /// How long, at most [`FAULT_MAX`].
+        #[serde(rename = "for", with = "written")]
+        time: Duration,
+    },
+    /// Lets nothing through for a time.
+    Pause {
+        /// How long, at most [`FAULT_MAX`].
+        #[serde(rename = "for", with = "written")]
+        time: Duration,
+    },
+    /// Ends the fault now.
+    Restore {
+        /// End it only if it is this one; without it, whichever there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<u64>,
+    },
+}
+
+/// Times travel as they are written in flags: `90s`.
+mod written {
+    use super::Duration;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub fn serialize<S: Serializer>(time: &Duration, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(&humantime::format_duration(*time))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        crate::units::duration_above_zero(&text).map_err(D::Error::custom)
+    }
+}
+
+/// The answer to `GET /control` and `POST /control`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The rate when nothing disturbs, tokens/s.
+    pub base_rate: f64,
+    /// The rate now, tokens/s.
+    pub rate: f64,
+    /// What disturbs now.
+    pub fault: Option<FaultStatus>,
+    /// Requests that wait for their tokens.
+    pub waiting: usize,
+}
+
+/// A fault as seen from outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FaultStatus {
+    /// Names it in [`Command::Restore`]; counts from 1.
+    pub id: u64,
+    /// `stall` or `pause`.
+    pub kind: String,
+    /// The rate while it lasts, tokens/s.
+    pub rate: f64,
+    /// Seconds from its start to its end.
+    pub for_seconds: f64,
+    /// Seconds left.
+    pub left_seconds: f64,
+}
+
+/// A fault planned for later, by the sink's own flags.
+#[derive(Debug, Clone, Copy)]
+pub struct Scheduled {
+    /// When it starts.
+    pub at: Instant,
+    /// Tokens/s while it lasts.
+    pub rate: f64,
+    /// How long it lasts.
+    pub time: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    id: u64,
+    rate: f64,
+    since: Instant,
+    until: Instant,
+}
+
+/// Base rate, fault and schedule.
+#[derive(Debug)]
+pub struct Control {
+    base_rate: f64,
+    fault: Option<Fault>,
+    scheduled: Option<Scheduled>,
+    faults: u64,
+}
+
+/// A change of the rate in force.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Change {
+    /// When it was due.
+    pub at: Instant,
+    /// Tokens/s from then on.
+    pub rate: f64,
+    /// What happened, for the log.
+    pub what: &'static str,
+}
+
+impl Control {
+    /// A sink of `base_rate` tokens/s.
+    pub fn new(base_rate: f64, scheduled: Option<Scheduled>) -> Self {
+        Self { base_rate, fault: None, scheduled, faults: 0 }
+    }
+
+    /// The rate in force, tokens/s.
+    pub fn rate(&self) -> f64 {
+        self.fault.map_or(self.base_rate, |fault| fault.rate)
+    }
+
+    /// When the rate changes by itself next.
+    pub fn next_change(&self) -> Option<Instant> {
+        let end = self.fault.map(|fault| fault.until);
+        let start = self.scheduled.map(|scheduled| scheduled.at);
+        end.into_iter().chain(start).min()
+    }
+
+    /// The earliest change that is due by `now`; call it until there is none.
+    pub fn advance(&mut self, now: Instant) -> Option<Change> {
+        let at = self.next_change().filter(|at| *at <= now)?;
+        let what = match self.scheduled {
+            Some(stall) if stall.at == at => {
+                self.scheduled = None;
+                self.begin(stall.rate, stall.time, at);
+                "scheduled stall begins"
+            }
+            _ => {
+                self.fault = None;
+                "fault ends, base rate restored"
+            }
+        };
+        Some(Change { at, rate: self.rate(), what })
+    }
+
+    /// Does what `command` says at `now`.
+    ///
+    /// # Errors
+    /// When a rate or a time is outside its range: the message names it.
+    pub fn apply(&mut self, command: &Command, now: Instant) -> Result<Change, String> {
+        let what = match *command {
+            Command::Rate { rate } => {
+                if !(rate > 0.0 && rate <= RATE_MAX) {
+                    return Err(format!("rate {rate}: from above 0 to {RATE_MAX} events/s"));
+                }
+                self.base_rate = rate;
+                "base rate set"
+            }
+            Command::Stall { rate, time } => {
+                if !(0.0..=RATE_MAX).contains(&rate) {
+                    return Err(format!("rate {rate}: from 0 to {RATE_MAX} events/s"));
+                }
+                self.begin(rate, checked(time)?, now);
+                "stall begins"
+            }
+            Command::Pause { time } => {
+                self.begin(0.0, checked(time)?, now);
+                "pause begins"
+            }
+            Command::Restore { fault } => {
+                self.fault = self.fault.filter(|current| fault.is_some_and(|id| id != current.id));
+                "restore asked for"
+            }
+        };
+        Ok(Change { at: now, rate: self.rate(), what })
+    }
+
+    /// How things stand at `now`.
+    pub fn status(&self, now: Instant, waiting: usize) -> Status {
+        let fault = self.fault.map(|fault| FaultStatus {
+            id: fault.id,
+            kind: if fault.rate > 0.0 { "stall" } else { "pause" }.to_owned(),
+            rate: fault.rate,
+            for_seconds: (fault.until - fault.since).as_secs_f64(),
+            left_seconds: fault.until.saturating_duration_since(now).as_secs_f64(),
+        });
+        Status { base_rate: self.base_rate, rate: self.rate(), fault, waiting }
+    }
+
+    fn begin(&mut self, rate: f64, time: Duration, since: Instant) {
+        self.faults += 1;
+        self.fault = Some(Fault { id: self.faults, rate, since, until: since + time });
+    }
+}
+
+fn checked(time: Duration) -> Result<Duration, String> {
+    if time.is_zero() || time > FAULT_MAX {
+        return Err(format!(
+            "for {}: from above 0 to {}",
+            humantime::format_duration(time),
+            humantime::format_duration(FAULT_MAX)
+        ));
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn command() -> impl Strategy<Value = Command> {
+        let time = || (1u64..100).prop_map(Duration::from_secs);
+        // Quarters are exact in text: JSON is not the place for the last bit of a rate.
+        let rate = || (1u32..40_000).prop_map(|quarters| f64::from(quarters) / 4.0);
+        prop_oneof![
+            rate().prop_map(|rate| Command::Rate { rate }),
+            (rate(), time()).prop_map(|(rate, time)| Command::Stall { rate, time }),
+            time().prop_map(|time| Command::Pause { time }),
+            proptest::option::of(0u64..20).prop_map(|fault| Command::Restore { fault }),
+        ]
+    }
+
+    proptest! {
+        /// Prevents a sink that stays slow: whatever was asked for and in which order, once no
+        /// one asks any more the base rate is back after the longest time that was asked for.
+        #[test]
+        fn every_fault_ends_by_itself(
+            commands in proptest::collection::vec((command(), 0u64..50), 0..40),
+        ) {
+            let mut now = Instant::now();
+            let stall = Scheduled { at: now + Duration::from_secs(30), rate: 7.0,
+                time: Duration::from_secs(60) };
+            let mut control = Control::new(2_000.0, Some(stall));
+            for (command, pass) in &commands {
+                let change = control.apply(command, now).expect("all in range");
+                prop_assert_eq!(change.rate, control.rate());
+                now += Duration::from_secs(*pass);
+                while let Some(change) = control.advance(now) {
+                    prop_assert!(change.at <= now);
+                }
+            }
+            while control.advance(now + Duration::from_secs(100 + 90)).is_some() {}
+            prop_assert_eq!(control.rate(), control.base_rate);
+            prop_assert_eq!(control.next_change(), None);
+        }
+
+        #[test]
+        fn commands_travel_as_json(command in command()) {
+            let text = serde_json::to_string(&command).expect("json");
+            prop_assert_eq!(serde_json::from_str::<Command>(&text).expect("json"), command);
+        }
+    }
+
+    #[test]
+    fn a_late_restore_does_not_end_somebody_elses_fault() {
+        let now = Instant::now();
+        let mut control = Control::new(2_000.0, None);
+        let pause = |s| Command::Pause { time: Duration::from_secs(s) };
+        control.apply(&pause(5), now).expect("in range");
+        control.apply(&pause(9), now).expect("in range");
+        control.apply(&Command::Restore { fault: Some(1) }, now).expect("in range");
+        assert_eq!(control.status(now, 0).fault.map(|f| f.id), Some(2));
+        control.apply(&Command::Restore { fault: Some(2) }, now).expect("in range");
+        assert_eq!(control.rate(), 2_000.0);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_value_and_range() {
+        let now = Instant::now();
+        let mut control = Control::new(2_000.0, None);
+        let time = Duration::from_secs(1);
+        for rate in [-1.0, f64::NAN, f64::INFINITY, 2e9] {
+            let why = control.apply(&Command::Stall { rate, time }, now).expect_err("refused");
+            assert!(why.contains(&rate.to_string()) && why.contains("1000000000"), "{why}");
+            assert!(control.apply(&Command::Rate { rate }, now).is_err());
+        }
+        assert!(control.apply(&Command::Rate { rate: 0.0 }, now).is_err());
+        for time in [Duration::ZERO, FAULT_MAX + time] {
+            let why = control.apply(&Command::Pause { time }, now).expect_err("refused");
+            assert!(why.contains("1day"), "{why}");
+        }
+        assert_eq!(control.rate(), 2_000.0);
+        for text in [
+            "{}",
+            "[]",
+            r#"{"do":"melt"}"#,
+            r#"{"do":"pause"}"#,
+            r#"{"do":"pause","for":30}"#,
+            r#"{"do":"pause","for":"0s"}"#,
+            r#"{"do":"stall","rate":1,"for":"1s","x":1}"#,
+        ] {
+            assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
+        }
+    }
+}

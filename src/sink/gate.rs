@@ -1,0 +1,212 @@
+//! Holds a request until its tokens are there: the one place where the bucket, the clock and the
+//! faults meet, under one small mutex.
+//!
+//! Invariant: whoever takes the lock first applies the rate changes that are due, each at the
+//! instant it was due, so a late thread bends no rate. A change wakes everyone who waits to plan
+//! anew. A request that is let go without its tokens is never acked.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::bucket::{Bucket, Due, Place};
+use super::control::{Change, Command, Control, Scheduled, Status};
+use crate::telemetry::metrics::SinkMetrics;
+
+/// What a refused request is told when nobody knows when tokens come.
+const RETRY_DEFAULT: Duration = Duration::from_secs(1);
+
+/// What happens to a request whose tokens are not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLimit {
+    /// It waits: costs its caller time and a connection.
+    Delay,
+    /// It is answered 429 with the time to wait: costs its caller another call.
+    Reject,
+}
+
+/// What a request costs and how long it may take.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Tokens of a call, whatever is in it.
+    pub call_cost: f64,
+    /// Tokens of each event.
+    pub event_cost: f64,
+    /// What happens at the limit.
+    pub on_limit: OnLimit,
+    /// What each call takes besides its wait for tokens.
+    pub latency: Duration,
+    /// Requests that may wait at once; one more is refused as busy.
+    pub waiting_max: usize,
+}
+
+/// Why a request was let go without its tokens, and when to come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The limit is reached and the sink rejects.
+    Limit(Duration),
+    /// Too many wait.
+    Busy(Duration),
+    /// The sink stops.
+    Stopping,
+}
+
+/// See the module.
+pub struct Gate {
+    terms: Terms,
+    metrics: SinkMetrics,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    bucket: Bucket,
+    control: Control,
+    waiting: usize,
+    closed: bool,
+}
+
+type Guard<'a> = MutexGuard<'a, State>;
+
+impl Gate {
+    /// A gate of `rate` tokens/s from `now`, with a bucket as in [`Bucket::new`].
+    pub fn new(
+        terms: Terms,
+        rate: f64,
+        burst: Option<f64>,
+        stall: Option<Scheduled>,
+        metrics: SinkMetrics,
+        now: Instant,
+    ) -> Self {
+        let bucket = Bucket::new(rate, burst, now);
+        let control = Control::new(rate, stall);
+        metrics.rate_limit.set(rate);
+        let state = Mutex::new(State { bucket, control, waiting: 0, closed: false });
+        Self { terms, metrics, state, changed: Condvar::new() }
+    }
+
+    /// Waits until a request of `events` events is served: its tokens paid, its latency over.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it was not served and must not be acked.
+    pub fn pass(&self, events: usize) -> Result<(), Refusal> {
+        let cost = self.terms.call_cost + self.terms.event_cost * events as f64;
+        let (mut state, now) = self.lock();
+        if state.closed {
+            return Err(Refusal::Stopping);
+        }
+        if state.waiting >= self.terms.waiting_max {
+            // They leave one after the other until all are served: the first place is free after
+            // about its share of that time.
+            let drained = state.bucket.drained(now);
+            let all = state.wait_for(drained, now);
+            return Err(Refusal::Busy(all.div_f64(state.waiting.max(1) as f64)));
+        }
+        let place = match self.terms.on_limit {
+            OnLimit::Delay => state.bucket.claim(cost, now),
+            OnLimit::Reject => match state.bucket.try_claim(cost, now) {
+                Ok(place) => place,
+                Err(due) => return Err(Refusal::Limit(state.wait_for(due, now))),
+            },
+        };
+        if self.terms.latency.is_zero() && state.bucket.due(place, now) == Due::Now {
+            return Ok(());
+        }
+        state.waiting += 1;
+        self.metrics.waiting.set(state.waiting as i64);
+        let served =
+            self.wait_for_tokens(&mut state, place).and_then(|()| self.wait_latency(&mut state));
+        state.waiting -= 1;
+        self.metrics.waiting.set(state.waiting as i64);
+        served
+    }
+
+    fn wait_for_tokens(&self, state: &mut Guard<'_>, place: Place) -> Result<(), Refusal> {
+        loop {
+            let now = Instant::now();
+            self.apply_due(state, now);
+            match state.bucket.due(place, now) {
+                Due::Now => return Ok(()),
+                _ if state.closed => return Err(Refusal::Stopping),
+                Due::At(at) => drop(self.changed.wait_until(state, at)),
+                Due::Unknown => self.changed.wait(state),
+            }
+        }
+    }
+
+    fn wait_latency(&self, state: &mut Guard<'_>) -> Result<(), Refusal> {
+        let over = Instant::now() + self.terms.latency;
+        while Instant::now() < over {
+            if state.closed {
+                return Err(Refusal::Stopping);
+            }
+            self.changed.wait_until(state, over);
+        }
+        Ok(())
+    }
+
+    /// Does what chaos asks for, and tells how things stand after it.
+    ///
+    /// # Errors
+    /// As [`Control::apply`].
+    pub fn command(&self, command: &Command) -> Result<Status, String> {
+        let (mut state, now) = self.lock();
+        let change = state.control.apply(command, now)?;
+        self.enact(&mut state, change);
+        Ok(state.control.status(now, state.waiting))
+    }
+
+    /// How things stand.
+    pub fn status(&self) -> Status {
+        let (state, now) = self.lock();
+        state.control.status(now, state.waiting)
+    }
+
+    /// Applies the changes that come by themselves when they are due, until the gate is closed.
+    pub fn keep_time(&self) {
+        let mut state = self.state.lock();
+        while !state.closed {
+            self.apply_due(&mut state, Instant::now());
+            match state.control.next_change() {
+                Some(at) => drop(self.changed.wait_until(&mut state, at)),
+                None => self.changed.wait(&mut state),
+            }
+        }
+    }
+
+    /// Lets everyone who waits go unserved, and everyone who comes later.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The state with every change applied that is due, and the time at which that is so.
+    fn lock(&self) -> (Guard<'_>, Instant) {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        self.apply_due(&mut state, now);
+        (state, now)
+    }
+
+    fn apply_due(&self, state: &mut State, now: Instant) {
+        while let Some(change) = state.control.advance(now) {
+            self.enact(state, change);
+        }
+    }
+
+    fn enact(&self, state: &mut State, change: Change) {
+        state.bucket.set_rate(change.rate, change.at);
+        self.metrics.rate_limit.set(change.rate);
+        self.changed.notify_all();
+        log::info!(rate = change.rate, waiting = state.waiting; "{}", change.what);
+    }
+}
+
+impl State {
+    /// Time until `due`, or until the rate changes by itself if that is sooner.
+    fn wait_for(&self, due: Due, now: Instant) -> Duration {
+        let due = if let Due::At(at) = due { Some(at) } else { None };
+        let at = due.into_iter().chain(self.control.next_change()).min();
+        at.map_or(RETRY_DEFAULT, |at| at.saturating_duration_since(now))
+    }
+}
