@@ -1,6 +1,8 @@
 //! The HTTP server over real sockets: what tiny_http alone would do wrong, and what a client can
 //! do to it. Times are asserted as ratios or with a margin of at least 10 over what is expected.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;

@@ -8,7 +8,10 @@
 //! - `connection` one client: a request in, an answer out, each within its deadline
 //! - `head`       what a request's head must look like
 //! - `upstream`   tiny_http and the handler threads
+//! - `access`     who may use control and pprof
+//! - `client`     the other end
 
+pub mod access;
 pub mod client;
 mod connection;
 mod guard;
@@ -19,6 +22,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use access::Access;
 
 use crate::failure::Failure;
 

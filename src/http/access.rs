@@ -1,0 +1,199 @@
+//! Who may use an endpoint that changes or reveals something: control and pprof.
+//!
+//! With a token, whoever sends it. Without one, only the machine itself: the server must listen
+//! on loopback, and a web page that a local browser shows must not be able to drive it, neither
+//! from another origin nor by rebinding a DNS name to 127.0.0.1. It deliberately does not guard
+//! `/metrics`, `/healthz` and the data path.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use subtle::ConstantTimeEq;
+
+use super::{Request, Response};
+use crate::failure::Failure;
+
+/// The token's environment variable; `--token-file` comes first.
+const TOKEN_VARIABLE: &str = "LAB_TOKEN";
+/// Shorter tokens can be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// The token from `--token-file`, else from `LAB_TOKEN`, else none.
+///
+/// # Errors
+/// [`Failure::Usage`] when the file cannot be read or the token is no token.
+pub fn token(file: Option<&Path>) -> Result<Option<String>, Failure> {
+    let (source, text) = match file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Failure::flag("--token-file", file.display(), &e.to_string()))?;
+            (format!("--token-file {}", file.display()), text)
+        }
+        None => match std::env::var(TOKEN_VARIABLE) {
+            Ok(text) if !text.is_empty() => (TOKEN_VARIABLE.to_owned(), text),
+            _ => return Ok(None),
+        },
+    };
+    let token = text.trim();
+    if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Failure::Usage(format!(
+            "{source}: a token is at least {TOKEN_BYTES_MIN} visible ASCII characters"
+        )));
+    }
+    Ok(Some(token.to_owned()))
+}
+
+/// The rule of one server. It has no `Debug`, so that the token cannot get into a log.
+#[derive(Clone)]
+pub struct Access {
+    token: Option<String>,
+}
+
+impl Access {
+    /// The rule for a server that listens on `listen`.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] when it listens beyond loopback without a token.
+    pub fn new(listen: SocketAddr, token: Option<String>) -> Result<Self, Failure> {
+        if token.is_none() && !listen.ip().is_loopback() {
+            return Err(Failure::Usage(format!(
+                "--listen {listen} is open to other machines, so control and profiles need a \
+                 token: give --token-file or {TOKEN_VARIABLE}, or listen on 127.0.0.1"
+            )));
+        }
+        Ok(Self { token })
+    }
+
+    /// Lets the request pass, or says what to answer it.
+    ///
+    /// # Errors
+    /// The answer to a request that may not pass: 401 or 403.
+    pub fn check(&self, request: &Request) -> Result<(), Response> {
+        match &self.token {
+            Some(token) => bearer(request)
+                .is_some_and(|given| given.as_bytes().ct_eq(token.as_bytes()).into())
+                .then_some(())
+                .ok_or_else(|| {
+                    Response::text(401, "send the lab's token: Authorization: Bearer …")
+                        .with_header("WWW-Authenticate", "Bearer")
+                }),
+            None => same_site(request).map_err(|why| Response::text(403, why)),
+        }
+    }
+}
+
+fn bearer(request: &Request) -> Option<&str> {
+    let (scheme, token) = request.headers.get("authorization")?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// What a browser cannot be made to send by a page from elsewhere. A client that is no browser
+/// sends a `Host` of its own making and no `Origin`.
+fn same_site(request: &Request) -> Result<(), &'static str> {
+    let header = |name: &str| request.headers.get(name).map(String::as_str);
+    let host = header("host").unwrap_or_default();
+    if !host.is_empty() && !is_local(host) {
+        return Err("the Host header is neither localhost nor an IP address");
+    }
+    if header("origin").is_some_and(|origin| origin.strip_prefix("http://") != Some(host)) {
+        return Err("the request comes from another origin");
+    }
+    match header("sec-fetch-site") {
+        None | Some("same-origin" | "none") => Ok(()),
+        Some(_) => Err("the request comes from another site"),
+    }
+}
+
+/// `localhost` or an IP address, with or without a port: no DNS name that could be rebound.
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn request(headers: &[(&str, &str)]) -> Request {
+        Request {
+            method: "POST".into(),
+            path: "/control".into(),
+            query: String::new(),
+            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            body: Vec::new(),
+        }
+    }
+
+    fn status(access: &Access, headers: &[(&str, &str)]) -> u16 {
+        access.check(&request(headers)).map_or_else(|refusal| refusal.status, |()| 200)
+    }
+
+    #[test]
+    fn beyond_loopback_nothing_starts_without_a_token() {
+        for open in ["0.0.0.0:9900", "[::]:9900", "10.0.0.1:9900"] {
+            let open: SocketAddr = open.parse().expect("address");
+            let failure = Access::new(open, None).err().expect("refused").to_string();
+            assert!(failure.contains("--token-file") && failure.contains("LAB_TOKEN"), "{failure}");
+            assert!(Access::new(open, Some(TOKEN.into())).is_ok());
+        }
+        assert!(Access::new("127.0.0.1:0".parse().expect("address"), None).is_ok());
+        assert!(Access::new("[::1]:0".parse().expect("address"), None).is_ok());
+    }
+
+    #[test]
+    fn with_a_token_only_the_token_passes() {
+        let listen = "127.0.0.1:0".parse().expect("address");
+        let access = Access::new(listen, Some(TOKEN.into())).expect("valid");
+        let with = |value: &str| status(&access, &[("host", "a"), ("authorization", value)]);
+        assert_eq!(with(&format!("Bearer {TOKEN}")), 200);
+        assert_eq!(with(&format!("bearer  {TOKEN} ")), 200);
+        for wrong in ["", "Bearer", "Bearer 0123456789abcde", "Bearer 0123456789abcdeff", TOKEN] {
+            assert_eq!(with(wrong), 401, "{wrong}");
+        }
+        assert_eq!(with(&format!("Basic {TOKEN}")), 401);
+        assert_eq!(status(&access, &[("host", "localhost")]), 401);
+    }
+
+    #[test]
+    fn without_a_token_no_web_page_can_drive_it() {
+        let access = Access::new("127.0.0.1:0".parse().expect("address"), None).expect("valid");
+        for host in ["127.0.0.1:9900", "localhost:9900", "LOCALHOST", "[::1]:9900", "[::1]", "::1"]
+        {
+            assert_eq!(status(&access, &[("host", host)]), 200, "{host}");
+        }
+        for host in ["evil.example:9900", "localhost.evil.example", "127.0.0.1.evil.example:80"] {
+            assert_eq!(status(&access, &[("host", host)]), 403, "{host}");
+        }
+        let from = |origin| status(&access, &[("host", "localhost:9900"), ("origin", origin)]);
+        assert_eq!(from("http://localhost:9900"), 200);
+        for origin in
+            ["null", "http://evil.example", "http://localhost:8080", "https://localhost:9900"]
+        {
+            assert_eq!(from(origin), 403, "{origin}");
+        }
+        let site = |site| status(&access, &[("host", "localhost"), ("sec-fetch-site", site)]);
+        assert_eq!((site("none"), site("cross-site"), site("same-site")), (200, 403, 403));
+    }
+
+    #[test]
+    fn a_token_file_is_trimmed_and_a_weak_token_refused() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("token");
+        std::fs::write(&path, format!("{TOKEN}\n")).expect("written");
+        assert_eq!(token(Some(&path)).expect("valid").as_deref(), Some(TOKEN));
+        for weak in ["", "short", "sixteen bytes and"] {
+            std::fs::write(&path, weak).expect("written");
+            let failure = token(Some(&path)).expect_err("refused");
+            assert!(matches!(failure, Failure::Usage(_)), "{failure}");
+            assert!(weak.is_empty() || !failure.to_string().contains(weak), "{failure}");
+        }
+        assert!(token(Some(&dir.path().join("none"))).is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! The standard HdrHistogram interval log: one line a stage and second, tagged with the stage,
+//! values in µs, times in s since the epoch.
+//!
+//! Invariant: a second is written with one call, so a `kill -9` leaves at most one cut line at
+//! the end, which reading ignores and appending removes. Any HdrHistogram tool reads the file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::interval_log::{
+    IntervalLogHistogram, IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
+};
+use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
+
+use super::latency::Stage;
+use crate::failure::Failure;
+
+/// An interval log that grows by a line a stage at a time.
+pub(super) struct Writer {
+    path: PathBuf,
+    file: File,
+    serializer: V2DeflateSerializer,
+}
+
+impl Writer {
+    /// Opens `path`, keeping what whole lines it has.
+    pub fn append(path: &Path) -> Result<Self, Failure> {
+        Self::open(path).map_err(|e| failure("open", path, e))
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let whole = whole_lines(&text).len() as u64;
+        file.set_len(whole)?;
+        file.seek(io::SeekFrom::Start(whole))?;
+        let serializer = V2DeflateSerializer::new();
+        let mut writer = Self { path: path.to_owned(), file, serializer };
+        if whole == 0 {
+            let mut header = Vec::new();
+            IntervalLogWriterBuilder::new()
+                .add_comment("[Latency by stage (the tag), in microseconds]")
+                .with_start_time(SystemTime::now())
+                .begin_log_with(&mut header, &mut writer.serializer)?;
+            writer.file.write_all(&header)?;
+        }
+        Ok(writer)
+    }
+
+    /// Appends the interval between two times (µs since the epoch), stages in the order of
+    /// [`Stage::ALL`].
+    pub fn write(
+        &mut self,
+        start_us: i64,
+        end_us: i64,
+        stages: &[Histogram<u32>; 5],
+    ) -> Result<(), Failure> {
+        let start = Duration::from_micros(start_us.try_into().unwrap_or(0));
+        let length = Duration::from_micros(end_us.saturating_sub(start_us).try_into().unwrap_or(0));
+        let mut lines = Vec::new();
+        let written = IntervalLogWriterBuilder::new()
+            .begin_log_with(&mut lines, &mut self.serializer)
+            .map_err(io::Error::other)
+            .and_then(|mut log| {
+                Stage::ALL.iter().zip(stages).try_for_each(|(stage, histogram)| {
+                    log.write_histogram(histogram, start, length, Tag::new(stage.name()))
+                        .map_err(io::Error::other)
+                })
+            });
+        written
+            .and_then(|()| self.file.write_all(&lines))
+            .map_err(|e| failure("write", &self.path, e))
+    }
+}
+
+/// One stage of one interval.
+pub struct Interval {
+    /// The stage that its tag names.
+    pub stage: Stage,
+    /// When it began, µs since the epoch; the file keeps whole ms.
+    pub start_us: i64,
+    /// How long it lasted.
+    pub length: Duration,
+    /// Latencies, µs.
+    pub latencies: Histogram<u64>,
+}
+
+/// Reads an interval log. Intervals with a tag that is no stage are left out.
+///
+/// # Errors
+/// When the file cannot be read or a line that is not its cut end is malformed.
+pub fn read(path: &Path) -> Result<Vec<Interval>, Failure> {
+    let text = std::fs::read(path).map_err(|e| failure("read", path, e))?;
+    let mut deserializer = Deserializer::new();
+    let mut intervals = Vec::new();
+    for entry in IntervalLogIterator::new(whole_lines(&text)) {
+        match entry {
+            Ok(LogEntry::Interval(line)) => {
+                intervals.extend(
+                    interval(&line, &mut deserializer).map_err(|e| failure("read", path, e))?,
+                );
+            }
+            Ok(LogEntry::StartTime(_) | LogEntry::BaseTime(_)) => {}
+            Err(e) => return Err(failure("read", path, format!("malformed line: {e:?}"))),
+        }
+    }
+    Ok(intervals)
+}
+
+fn interval(
+    line: &IntervalLogHistogram<'_>,
+    deserializer: &mut Deserializer,
+) -> Result<Option<Interval>, String> {
+    let tag = line.tag().map(|tag| tag.as_str());
+    let Some(stage) = Stage::ALL.into_iter().find(|stage| tag == Some(stage.name())) else {
+        return Ok(None);
+    };
+    let bytes = STANDARD.decode(line.encoded_histogram()).map_err(|e| e.to_string())?;
+    let latencies = deserializer.deserialize(&mut bytes.as_slice()).map_err(|e| e.to_string())?;
+    let start_us = i64::try_from(line.start_timestamp().as_micros()).unwrap_or(i64::MAX);
+    Ok(Some(Interval { stage, start_us, length: line.duration(), latencies }))
+}
+
+/// Everything that `stage` saw in the intervals that began within `from_us..to_us` (µs since the
+/// epoch): the same counts as if it had been recorded in one.
+pub fn merge(intervals: &[Interval], stage: Stage, from_us: i64, to_us: i64) -> Histogram<u64> {
+    let mut merged = super::latency::empty();
+    for interval in intervals {
+        if interval.stage == stage && (from_us..to_us).contains(&interval.start_us) {
+            // It grows to whatever range the source has.
+            let _never_refused = merged.add(&interval.latencies);
+        }
+    }
+    merged
+}
+
+fn whole_lines(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    text.get(..end).unwrap_or_default()
+}
+
+fn failure(what: &str, path: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::Failed(format!("cannot {what} the latency log {}: {why}", path.display()))
+}

@@ -1,0 +1,326 @@
+//! Where the time of each event goes: stages that add up to the end-to-end latency.
+//!
+//! Each worker records into its own histograms, so the lock is never contended but for the swap
+//! once a second. The reporter shows the last ten seconds as gauges and, when asked, appends each
+//! second to an `.hlog` (see `hlog`), from which any window can be merged again exactly. It
+//! deliberately keeps no totals: the log is the record.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use prometheus::GaugeVec;
+
+use super::hlog;
+use crate::clock;
+use crate::failure::Failure;
+use crate::threads::Stop;
+
+/// Largest latency told apart, µs: one hour. A longer one counts as this.
+pub const LATENCY_US_MAX: u64 = 3_600_000_000;
+/// Three digits: a quantile is at most 0.1 % off.
+const DIGITS: u8 = 3;
+/// One interval; what a `kill -9` can lose.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Intervals behind the gauges.
+const WINDOW_INTERVALS: usize = 10;
+/// Quantiles shown, as the label spells them.
+const QUANTILES: [(f64, &str); 4] = [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999"), (1.0, "1")];
+
+/// A part of an event's way; the last is the whole of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Due to fetched: the producer, the brokers, the consumer lag.
+    Log,
+    /// Fetched to taken by a worker: the queue's sojourn time.
+    Queue,
+    /// Taken to posted: waiting for the batch to fill, and for a retry.
+    Batch,
+    /// Posted to acked: the sink.
+    Sink,
+    /// Due to acked: the sum of the others.
+    EndToEnd,
+}
+
+impl Stage {
+    /// All stages, the sum last.
+    pub const ALL: [Self; 5] = [Self::Log, Self::Queue, Self::Batch, Self::Sink, Self::EndToEnd];
+
+    /// The `stage` label and the tag in the `.hlog`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Queue => "queue",
+            Self::Batch => "batch",
+            Self::Sink => "sink",
+            Self::EndToEnd => "end_to_end",
+        }
+    }
+}
+
+/// When an event passed each boundary, µs since the epoch.
+#[derive(Debug, Clone, Copy)]
+pub struct StageTimes {
+    /// The schedule wanted it sent.
+    pub due_us: i64,
+    /// It came out of the log.
+    pub fetched_us: i64,
+    /// A worker took it from the queue.
+    pub taken_us: i64,
+    /// The call that was acked began.
+    pub posted_us: i64,
+    /// The sink acked it.
+    pub acked_us: i64,
+}
+
+impl StageTimes {
+    /// µs by stage, in the order of [`Stage::ALL`]. A clock of another machine that runs ahead
+    /// makes a stage 0, never negative, and the last is always the sum of the others.
+    pub fn by_stage(&self) -> [u64; 5] {
+        let between = |from: i64, to: i64| u64::try_from(to.saturating_sub(from)).unwrap_or(0);
+        let log = between(self.due_us, self.fetched_us);
+        let queue = between(self.fetched_us, self.taken_us);
+        let batch = between(self.taken_us, self.posted_us);
+        let sink = between(self.posted_us, self.acked_us);
+        let sum = log.saturating_add(queue).saturating_add(batch).saturating_add(sink);
+        [log, queue, batch, sink, sum]
+    }
+}
+
+/// One histogram a stage. `u32` counts: an interval is a second.
+type Stages = [Histogram<u32>; 5];
+
+#[allow(clippy::expect_used, reason = "new takes 0 to 5 digits, and 3 is a constant")]
+pub(super) fn empty<T: hdrhistogram::Counter>() -> Histogram<T> {
+    // It grows to the largest value met: most never need the hour's worth of buckets.
+    Histogram::new(DIGITS).expect("3 digits")
+}
+
+fn empty_stages() -> Stages {
+    std::array::from_fn(|_| empty())
+}
+
+/// The recorders of all workers.
+#[derive(Clone)]
+pub struct Latency {
+    recorders: Vec<Recorder>,
+}
+
+/// One worker's own histograms.
+#[derive(Clone)]
+pub struct Recorder(Arc<Mutex<Stages>>);
+
+impl Latency {
+    /// A recorder for each of `workers`.
+    pub fn new(workers: usize) -> Self {
+        let recorder = || Recorder(Arc::new(Mutex::new(empty_stages())));
+        Self { recorders: (0..workers).map(|_| recorder()).collect() }
+    }
+
+    /// The recorder of worker `n`; workers beyond the number given to [`Latency::new`] share.
+    ///
+    /// # Panics
+    /// When there are no recorders.
+    pub fn recorder(&self, n: usize) -> Recorder {
+        let recorder = self.recorders.iter().cycle().nth(n % self.recorders.len().max(1));
+        #[allow(clippy::expect_used, reason = "a pipeline without workers is a broken invariant")]
+        recorder.expect("latency is recorded by at least one worker").clone()
+    }
+}
+
+impl Recorder {
+    /// Counts one acked event.
+    pub fn record(&self, times: &StageTimes) {
+        let mut stages = self.0.lock();
+        for (stage, us) in stages.iter_mut().zip(times.by_stage()) {
+            // It grows to what it is given, and that has a limit: it cannot refuse.
+            let _never_refused = stage.record(us.min(LATENCY_US_MAX));
+        }
+    }
+}
+
+/// Value (µs) and count of each filled bucket: a second's histogram in a few KiB.
+type Sparse = Vec<(u64, u32)>;
+
+/// Collects what the recorders hold, once a second.
+pub struct Reporter {
+    latency: Latency,
+    log: Option<hlog::Writer>,
+    /// Changes places with each recorder's histograms in turn.
+    spare: Stages,
+    /// All recorders together, for one interval.
+    interval: Stages,
+    interval_start_us: i64,
+    window: VecDeque<[Sparse; 5]>,
+    merged: Histogram<u64>,
+}
+
+impl Reporter {
+    /// A reporter over `latency`; `log` is the `.hlog` to append to, opened here.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for writing.
+    pub fn new(latency: Latency, log: Option<&Path>) -> Result<Self, Failure> {
+        Ok(Self {
+            latency,
+            log: log.map(hlog::Writer::append).transpose()?,
+            spare: empty_stages(),
+            interval: empty_stages(),
+            interval_start_us: clock::now_us(),
+            window: VecDeque::with_capacity(WINDOW_INTERVALS),
+            merged: empty(),
+        })
+    }
+
+    /// Reports each second until `stop`, and once more then; set it after the last event is
+    /// recorded.
+    ///
+    /// # Errors
+    /// When the `.hlog` cannot be written: a run without its record proves nothing.
+    pub fn run(&mut self, gauges: &GaugeVec, stop: &Stop) -> Result<(), Failure> {
+        loop {
+            let stopping = stop.wait(INTERVAL);
+            self.collect(clock::now_us())?;
+            self.show(gauges);
+            if stopping {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what was recorded since the last call as the interval that ends now.
+    fn collect(&mut self, now_us: i64) -> Result<(), Failure> {
+        for recorder in &self.latency.recorders {
+            std::mem::swap(&mut *recorder.0.lock(), &mut self.spare);
+            for (all, one) in self.interval.iter_mut().zip(&mut self.spare) {
+                let _never_refused = all.add(&*one);
+                one.reset();
+            }
+        }
+        if let Some(log) = &mut self.log {
+            log.write(self.interval_start_us, now_us, &self.interval)?;
+        }
+        if self.window.len() == WINDOW_INTERVALS {
+            self.window.pop_front();
+        }
+        self.window.push_back(std::array::from_fn(|stage| {
+            let buckets = self.interval.get(stage).into_iter().flat_map(Histogram::iter_recorded);
+            buckets.map(|b| (b.value_iterated_to(), b.count_at_value())).collect()
+        }));
+        self.interval.iter_mut().for_each(Histogram::reset);
+        self.interval_start_us = now_us;
+        Ok(())
+    }
+
+    /// Sets the gauges from the window. A stage that nothing passed has none: 0 would be a lie.
+    fn show(&mut self, gauges: &GaugeVec) {
+        for (n, stage) in Stage::ALL.iter().enumerate() {
+            self.merged.reset();
+            let buckets = self.window.iter().filter_map(|interval| interval.get(n)).flatten();
+            for &(us, count) in buckets {
+                let _never_refused = self.merged.record_n(us, u64::from(count));
+            }
+            for (quantile, label) in QUANTILES {
+                let labels = [stage.name(), label];
+                if self.merged.is_empty() {
+                    // There may have been none to remove.
+                    let _absent = gauges.remove_label_values(&labels);
+                } else {
+                    let us = self.merged.value_at_quantile(quantile);
+                    gauges.with_label_values(&labels).set(us as f64 / 1e6);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn times(at: [i64; 5]) -> StageTimes {
+        let [due_us, fetched_us, taken_us, posted_us, acked_us] = at;
+        StageTimes { due_us, fetched_us, taken_us, posted_us, acked_us }
+    }
+
+    proptest! {
+        #[test]
+        fn in_order_the_sum_is_acked_less_due(mut at in proptest::array::uniform5(0i64..1 << 60)) {
+            at.sort_unstable();
+            prop_assert_eq!(times(at).by_stage()[4], (at[4] - at[0]) as u64);
+        }
+
+        // Stages that do not add up send the reader looking for time that was never spent.
+        #[test]
+        fn the_stages_sum_to_the_whole(at: [i64; 5]) {
+            let [log, queue, batch, sink, whole] = times(at).by_stage();
+            let sum = [log, queue, batch, sink].iter().fold(0u64, |sum, us| sum.saturating_add(*us));
+            prop_assert_eq!(sum, whole);
+        }
+    }
+
+    fn gauges() -> GaugeVec {
+        GaugeVec::new(prometheus::Opts::new("q", "q"), &["stage", "quantile"]).expect("valid")
+    }
+
+    #[test]
+    fn gauges_show_the_last_ten_intervals_of_all_workers_and_then_nothing() {
+        let latency = Latency::new(2);
+        let mut reporter = Reporter::new(latency.clone(), None).expect("no file");
+        let gauges = gauges();
+        let shown = |stage: &str, q: &str| gauges.with_label_values(&[stage, q]).get();
+        for n in 0..100 {
+            let us = if n < 99 { 10_000 } else { 2_000_000 };
+            latency.recorder(n % 2).record(&times([0, 0, us, us, us + 1_000]));
+        }
+        reporter.collect(1_000_000).expect("no file");
+        reporter.show(&gauges);
+        let near = |value: f64, expected: f64| (value / expected - 1.0).abs() < 0.002;
+        assert!(near(shown("queue", "0.5"), 0.010), "{}", shown("queue", "0.5"));
+        assert!(near(shown("queue", "1"), 2.0), "{}", shown("queue", "1"));
+        assert!(near(shown("end_to_end", "0.5"), 0.011));
+        for second in 2..12 {
+            reporter.collect(second * 1_000_000).expect("no file");
+        }
+        reporter.show(&gauges);
+        assert!(prometheus::core::Collector::collect(&gauges)[0].get_metric().is_empty());
+    }
+
+    #[test]
+    fn any_window_of_the_log_is_merged_exactly() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("latency.hlog");
+        let latency = Latency::new(1);
+        let record = |us: i64| latency.recorder(0).record(&times([0, us, us, us, us]));
+        let t0 = 1_700_000_000_000_000;
+        let mut reporter = Reporter::new(latency.clone(), Some(&path)).expect("file");
+        reporter.interval_start_us = t0;
+        for second in 1..=5 {
+            (0..second * 10).for_each(|_| record(second * 1_000));
+            record(10 * 3_600_000_000);
+            reporter.collect(t0 + second * 1_000_000).expect("written");
+        }
+        drop(reporter);
+        // A kill -9 in the middle of a line, then a restart on the same file.
+        let mut text = std::fs::read_to_string(&path).expect("written");
+        text.push_str("Tag=log,1700000005.000,1.0");
+        std::fs::write(&path, &text).expect("written");
+        assert_eq!(hlog::read(&path).expect("readable").len(), 25);
+        let mut again = Reporter::new(latency.clone(), Some(&path)).expect("file");
+        again.interval_start_us = t0 + 6_000_000;
+        record(6_000);
+        again.collect(t0 + 7_000_000).expect("written");
+
+        let intervals = hlog::read(&path).expect("readable");
+        let merged = hlog::merge(&intervals, Stage::Log, t0 + 1_000_000, t0 + 4_000_000);
+        assert_eq!(merged.len(), 20 + 30 + 40 + 3);
+        assert_eq!(merged.count_between(1_990, 2_010), 20);
+        assert_eq!(merged.count_between(3_990, 4_010), 40);
+        assert!(merged.max() >= LATENCY_US_MAX, "a latency beyond the range is kept at its end");
+        assert_eq!(hlog::merge(&intervals, Stage::EndToEnd, 0, i64::MAX).len(), 156);
+    }
+}
