@@ -164,8 +164,7 @@ mod tests {
     #[test]
     fn without_a_token_no_web_page_can_drive_it() {
         let access = Access::new("127.0.0.1:0".parse().expect("address"), None).expect("valid");
-        for host in ["127.0.0.1:9900", "localhost:9900", "LOCALHOST", "[::1]:9900", "[::1]", "::1"]
-        {
+        for host in ["127.0.0.1:9900", "localhost:9900", "LOCALHOST", "[::1]:9900", "[::1]"] {
             assert_eq!(status(&access, &[("host", host)]), 200, "{host}");
         }
         for host in ["evil.example:9900", "localhost.evil.example", "127.0.0.1.evil.example:80"] {
