@@ -140,9 +140,14 @@ impl Curve {
     /// When event `n` is due, µs since the epoch; `None` if the curve never reaches it. `n` must
     /// not be below the cursor that the curve was trimmed to.
     pub fn due_at(&self, n: u64) -> Option<i64> {
+        if n < self.count_max { self.reaches(n) } else { None }
+    }
+
+    /// When the curve's height is `n`, whatever the count's limit.
+    fn reaches(&self, n: u64) -> Option<i64> {
         let after = self.knots.partition_point(|knot| knot.due <= n as f64);
         let knot = self.knots.get(after.checked_sub(1)?)?;
-        if knot.rate == 0.0 || n >= self.count_max {
+        if knot.rate == 0.0 {
             return None;
         }
         let wait_us = ((n as f64 - knot.due) / knot.rate * 1e6).ceil() as i64;
@@ -241,6 +246,15 @@ impl Pacer {
         let length = self.schedule.length_us.map(|length| self.start_us + length);
         self.stop_us.into_iter().chain(length).any(|end| now_us >= end)
             || self.curve.due_count(now_us) >= self.curve.count_max
+    }
+
+    /// How long the schedule has run by `now_us`, s: up to its end and no longer. A count ends it
+    /// when the event after the last would be due, so that events ÷ time is its rate.
+    pub fn ran_s(&self, now_us: i64) -> f64 {
+        let length = self.schedule.length_us.map(|length| self.start_us + length);
+        let count = self.curve.reaches(self.curve.count_max);
+        let end = [self.stop_us, length, count].into_iter().flatten().min();
+        (end.unwrap_or(now_us) - self.start_us) as f64 / 1e6
     }
 
     /// The schedule's rate at `now_us`, events/s; 0 once it has ended.

@@ -1,0 +1,11 @@
+//! `producer`: offers events to a Kafka topic at the rate of a schedule, whatever the brokers do.
+
+use std::process::ExitCode;
+
+use backpressure_lab::cli;
+use backpressure_lab::load::producer;
+use backpressure_lab::load::settings::Flags;
+
+fn main() -> ExitCode {
+    cli::main(|flags: Flags| producer::run(flags.settings()?))
+}

@@ -1,0 +1,268 @@
+//! The producer: runs a schedule to its end, sends what became due, says what became of it.
+//!
+//! Invariant: every id below `first_id + due` is acknowledged, or counted as unsent in the summary
+//! and exit code 1. Ids are dense; the schedule starts when the topic is first seen and from then
+//! on waits for nothing. The summary is one JSON line on stdout, everything else goes to stderr.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::batch::Recipe;
+use super::control;
+use super::cursors::Cursors;
+use super::fleet::{Fleet, View};
+use super::rate::RATE;
+use super::schedule::Pacer;
+use super::sender::{Shared, Tally};
+use super::settings::Settings;
+use crate::clock;
+use crate::failure::Failure;
+use crate::http::{Handler, Limits, Request, Response, Server};
+use crate::telemetry::metrics::{Metrics, ProducerMetrics};
+use crate::threads::Stop;
+use crate::units;
+
+/// How often the gauges, the progress line and the senders are looked after.
+const LOOK: Duration = Duration::from_millis(50);
+/// `producer_achieved_rate` is taken over this long.
+const RATE_WINDOW: Duration = Duration::from_secs(1);
+/// Latencies up to an hour, in µs, to 3 digits: 0.2 MB.
+const LATENCY_MAX_US: u64 = 3_600_000_000;
+
+/// An event acknowledged this long after it was due is on time: the linger and a round trip. The
+/// achieved rate forgives it once, at the end of the run, so that it measures falling behind.
+const ON_TIME: Duration = Duration::from_millis(100);
+
+/// What became of the run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// The topic.
+    pub topic: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Id of the first event; they are dense from here.
+    pub first_id: u64,
+    /// Events that the schedule made due.
+    pub due: u64,
+    /// Events acknowledged by the brokers.
+    pub produced: u64,
+    /// Events acknowledged, by partition.
+    pub partitions: Vec<u64>,
+    /// Events that the schedule alone would have made due and slow-source leases held back.
+    pub held_back: u64,
+    /// How long the schedule ran, s.
+    pub schedule_seconds: f64,
+    /// From the start to the last acknowledgement, s.
+    pub duration_seconds: f64,
+    /// `due` over `schedule_seconds`, events/s.
+    pub target_rate: f64,
+    /// `produced` over the time that it took, events/s: the schedule's, or longer if the last
+    /// acknowledgement came more than 100 ms after its end.
+    pub achieved_rate: f64,
+    /// Median of due → acknowledged, ms.
+    pub latency_p50_ms: f64,
+    /// 99th percentile of due → acknowledged, ms.
+    pub latency_p99_ms: f64,
+    /// Largest due → acknowledged, ms.
+    pub latency_max_ms: f64,
+    /// Produce requests, or partitions of them, that were sent again.
+    pub retries: u64,
+}
+
+/// Runs the producer until its schedule ends or SIGTERM, then sends the backlog.
+///
+/// # Errors
+/// When the topic does not exist, the brokers are too new or refuse the events, the address cannot
+/// be listened on, or events stay unsent for `--drain-timeout`.
+pub fn run(settings: Settings) -> Result<(), Failure> {
+    let stop = Stop::default();
+    stop.on_signals()?;
+    let metrics = Metrics::new()?;
+    let counts = ProducerMetrics::register(&metrics)?;
+    let run = Arc::new(OnceLock::<Arc<Shared>>::new());
+    let server = Server::start(settings.listen, Limits::default(), handler(metrics, &run))?;
+    log::info!(
+        listen = server.addr().to_string().as_str(), topic = settings.topic.as_str(),
+        brokers = settings.brokers.list().as_str(); "producer started"
+    );
+
+    let found = settings.brokers.await_topic(&settings.topic, &stop).map_err(Failure::failed)?;
+    let Some(view) = found else {
+        log::info!("stopped before the topic was found, nothing was sent");
+        return stop.outcome();
+    };
+    let partitions = u32::try_from(view.leaders.len()).map_err(Failure::failed)?;
+    let shared = Arc::new(Shared {
+        topic: settings.topic,
+        recipe: Recipe {
+            seed: settings.seed,
+            first_id: settings.first_id,
+            keys: settings.keys,
+            payload_bytes: settings.payload_bytes,
+            partitions,
+        },
+        acks: settings.acks,
+        linger: settings.linger,
+        pacer: Mutex::new(Pacer::new(settings.schedule, clock::now_us())),
+        cursors: Cursors::new(partitions),
+        view: View::new(view),
+        tally: Mutex::new(Tally {
+            latency_us: Histogram::new_with_max(LATENCY_MAX_US, 3).map_err(Failure::failed)?,
+            last_ack_us: None,
+        }),
+        metrics: counts,
+        done: Stop::default(),
+    });
+    let _set_once = run.set(Arc::clone(&shared));
+    let started_us = clock::now_us();
+    log::info!(partitions = partitions, rate = shared.pacer.lock().rate(started_us); "schedule begins");
+
+    let fleet = Fleet::start(Arc::clone(&shared), settings.brokers, stop.clone())?;
+    follow(&shared, fleet, &stop, settings.drain_timeout)?;
+    shared.done.set();
+
+    let summary = summary(&shared, started_us);
+    println!("{}", serde_json::to_string(&summary).map_err(Failure::failed)?);
+    stop.outcome()?;
+    match summary.due - summary.produced {
+        0 => Ok(()),
+        unsent => Err(Failure::Failed(format!(
+            "{unsent} of {} events are unsent after a drain of {}; are the brokers up? \
+             --drain-timeout waits longer",
+            summary.due,
+            units::show(settings.drain_timeout)
+        ))),
+    }
+}
+
+fn handler(metrics: Metrics, run: &Arc<OnceLock<Arc<Shared>>>) -> Handler {
+    let run = Arc::clone(run);
+    Arc::new(move |request: Request| match request.path.as_str() {
+        RATE => control::answer(run.get().map(Arc::as_ref), &request),
+        "/healthz" => Response::text(200, "ok"),
+        "/metrics" => match metrics.text() {
+            Ok(text) => Response::bytes(200, "text/plain; version=0.0.4", text),
+            Err(e) => Response::text(500, e),
+        },
+        path => Response::text(404, format_args!("no {path} here")),
+    })
+}
+
+/// Looks after the run until everything due is sent or the drain takes too long.
+fn follow(shared: &Shared, mut fleet: Fleet, stop: &Stop, drain: Duration) -> Result<(), Failure> {
+    let mut gauges = Gauges::new();
+    let mut draining: Option<Instant> = None;
+    loop {
+        fleet.look_after()?;
+        let now_us = clock::now_us();
+        let backlog = gauges.update(shared, now_us);
+        if stop.outcome().is_err() {
+            return Ok(());
+        }
+        if stop.is_set() && draining.is_none() {
+            shared.pacer.lock().stop(now_us, shared.cursors.slowest());
+        }
+        let ended = shared.pacer.lock().ended(now_us);
+        if ended && draining.is_none() {
+            draining = Some(Instant::now());
+            log::info!(backlog = backlog; "schedule ended, sending the backlog");
+        }
+        if ended && (backlog == 0 || draining.is_some_and(|since| since.elapsed() >= drain)) {
+            return Ok(());
+        }
+        match draining {
+            Some(_) => std::thread::sleep(LOOK),
+            None => drop(stop.wait(LOOK)),
+        }
+    }
+}
+
+/// The gauges and the progress line.
+struct Gauges {
+    line: ProgressBar,
+    /// When the achieved rate was last taken, and how much was sent by then.
+    since: (Instant, u64),
+    leased: bool,
+}
+
+impl Gauges {
+    fn new() -> Self {
+        // Drawn to stderr, and only where that is a terminal.
+        let line = ProgressBar::new_spinner();
+        line.set_style(ProgressStyle::default_spinner());
+        Self { line, since: (Instant::now(), 0), leased: false }
+    }
+
+    /// Sets the gauges; returns the backlog.
+    fn update(&mut self, shared: &Shared, now_us: i64) -> u64 {
+        let (due, rate, lease) = {
+            let pacer = shared.pacer.lock();
+            (pacer.curve().due_count(now_us), pacer.rate(now_us), pacer.lease(now_us))
+        };
+        if self.leased && lease.is_none() {
+            log::info!(rate = rate; "lease ended");
+        }
+        self.leased = lease.is_some();
+        let sent: u64 = shared.cursors.acked().iter().sum();
+        let backlog = due.saturating_sub(sent);
+        let metrics = &shared.metrics;
+        metrics.due.set(i64::try_from(due).unwrap_or(i64::MAX));
+        metrics.target_rate.set(rate);
+        metrics.backlog.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+        metrics.lease_rate.set(lease.map_or(-1.0, |lease| lease.rate));
+        let (since, before) = self.since;
+        if since.elapsed() >= RATE_WINDOW {
+            let achieved = (sent - before) as f64 / since.elapsed().as_secs_f64();
+            metrics.achieved_rate.set(achieved);
+            self.since = (Instant::now(), sent);
+        }
+        let achieved = metrics.achieved_rate.get();
+        self.line.set_message(format!(
+            "sent {sent}, target {rate:.0}/s, achieved {achieved:.0}/s, backlog {backlog}"
+        ));
+        self.line.tick();
+        backlog
+    }
+}
+
+impl Drop for Gauges {
+    fn drop(&mut self) {
+        self.line.finish_and_clear();
+    }
+}
+
+fn summary(shared: &Shared, started_us: i64) -> Summary {
+    let now_us = clock::now_us();
+    let (due, held_back, ran_s) = {
+        let pacer = shared.pacer.lock();
+        (pacer.curve().due_count(now_us), pacer.held_back(now_us), pacer.ran_s(now_us))
+    };
+    let partitions = shared.cursors.acked();
+    let produced: u64 = partitions.iter().sum();
+    let tally = shared.tally.lock();
+    let quantile_ms = |q| tally.latency_us.value_at_quantile(q) as f64 / 1e3;
+    let took_s = tally.last_ack_us.map_or(0.0, |last| (last - started_us) as f64 / 1e6);
+    let per_second = |events: u64, s: f64| if s > 0.0 { events as f64 / s } else { 0.0 };
+    Summary {
+        topic: shared.topic.clone(),
+        seed: shared.recipe.seed,
+        first_id: shared.recipe.first_id,
+        due,
+        produced,
+        partitions,
+        held_back,
+        schedule_seconds: ran_s,
+        duration_seconds: took_s,
+        target_rate: per_second(due, ran_s),
+        achieved_rate: per_second(produced, ran_s.max(took_s - ON_TIME.as_secs_f64())),
+        latency_p50_ms: quantile_ms(0.5),
+        latency_p99_ms: quantile_ms(0.99),
+        latency_max_ms: tally.latency_us.max() as f64 / 1e3,
+        retries: shared.metrics.retries.get(),
+    }
+}

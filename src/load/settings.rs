@@ -1,0 +1,272 @@
+//! The producer's flags as they are written, and the settings that they make.
+//!
+//! Invariant: a `Settings` can be run as it is; making one opens nothing.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+use kafka::client::RequiredAcks;
+
+use super::keys::Keys;
+use super::schedule::Schedule;
+use crate::brokers::Brokers;
+use crate::cli;
+use crate::event::{EVENT_BYTES_MAX, HEADER_BYTES};
+use crate::failure::Failure;
+use crate::units;
+
+/// Largest payload: an event with its header stays within [`EVENT_BYTES_MAX`].
+const PAYLOAD_BYTES_MAX: u64 = (EVENT_BYTES_MAX - HEADER_BYTES) as u64;
+/// Longest linger: above it the schedule is a series of bursts.
+const LINGER_MAX: Duration = Duration::from_secs(10);
+/// Up to 2^53 every key is a whole number to Zipf's f64 as well.
+const KEYS_MAX: u64 = 1 << 53;
+/// Steepest skew: with exponent 20 all but one event in a million have key 0.
+const SKEW_MAX: f64 = 20.0;
+/// Ids up to 2^63 leave room for the longest run.
+const FIRST_ID_MAX: u64 = 1 << 63;
+
+/// Offers events to a Kafka topic at the rate of a schedule, whatever the brokers do: what cannot
+/// be sent now is sent later. The same seed gives the same ids, keys and payloads.
+#[derive(FromArgs, Debug)]
+pub struct Flags {
+    /// rate in events/s; or give --schedule
+    #[argh(option, from_str_fn(units::rate))]
+    pub rate: Option<f64>,
+
+    /// rate:time steps such as 1500:60s,8000:10m; the last may omit its time
+    #[argh(option)]
+    pub schedule: Option<Schedule>,
+
+    /// how long to offer events; without it and --count until SIGTERM
+    #[argh(option, from_str_fn(units::duration_above_zero))]
+    pub duration: Option<Duration>,
+
+    /// how many events to offer
+    #[argh(option, from_str_fn(units::count))]
+    pub count: Option<NonZeroUsize>,
+
+    /// bytes of payload (512); an event has 24 more
+    #[argh(option, default = "512", from_str_fn(payload_bytes))]
+    pub msg_size: usize,
+
+    /// seed of keys and payloads (1)
+    #[argh(option, default = "1")]
+    pub seed: u64,
+
+    /// id of the first event (0)
+    #[argh(option, default = "0", from_str_fn(first_id))]
+    pub first_id: u64,
+
+    /// number of keys (10000)
+    #[argh(option, default = "10_000", from_str_fn(keys))]
+    pub keys: u64,
+
+    /// zipf exponent of the keys' frequencies, 0 to 20 (0: uniform)
+    #[argh(option, default = "0.0", from_str_fn(skew))]
+    pub key_skew: f64,
+
+    /// time between two requests to a broker (20ms)
+    #[argh(option, default = "Duration::from_millis(20)", from_str_fn(linger))]
+    pub linger: Duration,
+
+    /// replicas that must have an event: all, 1 or 0 (all)
+    #[argh(option, default = "RequiredAcks::All", from_str_fn(acks))]
+    pub acks: RequiredAcks,
+
+    /// topic to send to (events)
+    #[argh(option, default = "String::from(\"events\")")]
+    pub topic: String,
+
+    /// bootstrap list host:port[,host:port...] (LAB_BROKERS, else where run/cluster.sh listens)
+    #[argh(option)]
+    pub brokers: Option<String>,
+
+    /// address of /metrics, /healthz, /debug/pprof and /rate (127.0.0.1:9901; port 0 picks one)
+    #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9901))")]
+    pub listen: SocketAddr,
+
+    /// file with the token that HTTP callers must show
+    #[argh(option)]
+    pub token_file: Option<PathBuf>,
+
+    /// how long to go on sending the backlog after the schedule's end or SIGTERM (30s)
+    #[argh(option, default = "Duration::from_secs(30)", from_str_fn(units::duration))]
+    pub drain_timeout: Duration,
+}
+
+/// What the producer runs with.
+#[derive(Debug)]
+pub struct Settings {
+    /// What is due when.
+    pub schedule: Schedule,
+    /// Bytes of payload in each event.
+    pub payload_bytes: usize,
+    /// The run's seed.
+    pub seed: u64,
+    /// Id of the first event.
+    pub first_id: u64,
+    /// Which keys there are.
+    pub keys: Keys,
+    /// Time between two requests to a broker.
+    pub linger: Duration,
+    /// Replicas that must have an event.
+    pub acks: RequiredAcks,
+    /// The topic.
+    pub topic: String,
+    /// The bootstrap list.
+    pub brokers: Brokers,
+    /// Where HTTP listens.
+    pub listen: SocketAddr,
+    /// Where the HTTP token is.
+    pub token_file: Option<PathBuf>,
+    /// How long the backlog may take to send once the schedule has ended.
+    pub drain_timeout: Duration,
+}
+
+impl Flags {
+    /// The settings that these flags make.
+    ///
+    /// # Errors
+    /// `Usage` for flags that contradict each other or name nothing usable.
+    pub fn settings(self) -> Result<Settings, Failure> {
+        let schedule = match (self.rate, self.schedule) {
+            (Some(rate), None) => Schedule::constant(rate),
+            (None, Some(schedule)) => schedule,
+            (Some(rate), Some(_)) => {
+                return Err(Failure::flag("--rate", rate, "give either --rate or --schedule"));
+            }
+            (None, None) => {
+                return Err(Failure::Usage("--rate or --schedule is needed: how fast?".into()));
+            }
+        };
+        let schedule = match (self.duration, self.count) {
+            (Some(duration), None) => schedule.lasting(duration),
+            (None, Some(count)) => schedule.counting(count.get() as u64),
+            (None, None) => schedule,
+            (Some(_), Some(count)) => {
+                return Err(Failure::flag("--count", count, "give either --count or --duration"));
+            }
+        };
+        check_topic(&self.topic)?;
+        let brokers = cli::or_env(self.brokers, "LAB_BROKERS", cli::DEFAULT_BROKERS);
+        Ok(Settings {
+            schedule,
+            payload_bytes: self.msg_size,
+            seed: self.seed,
+            first_id: self.first_id,
+            keys: Keys::new(self.keys, self.key_skew)
+                .map_err(|e| Failure::flag("--key-skew", self.key_skew, &e))?,
+            linger: self.linger,
+            acks: self.acks,
+            topic: self.topic,
+            brokers: Brokers::parse(&brokers)?,
+            listen: self.listen,
+            token_file: self.token_file,
+            drain_timeout: self.drain_timeout,
+        })
+    }
+}
+
+/// Kafka's own rule for topic names.
+fn check_topic(topic: &str) -> Result<(), Failure> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let fine = (1..=249).contains(&topic.len()) && topic.chars().all(legal);
+    if fine && topic != "." && topic != ".." {
+        return Ok(());
+    }
+    let allowed = "expected 1 to 249 letters, digits, '.', '_' or '-'";
+    Err(Failure::flag("--topic", format_args!("{topic:?}"), allowed))
+}
+
+fn payload_bytes(text: &str) -> Result<usize, String> {
+    let range = format!("expected a size from 0 to {PAYLOAD_BYTES_MAX} bytes");
+    match units::size(text) {
+        Ok(bytes) if bytes <= PAYLOAD_BYTES_MAX => usize::try_from(bytes).map_err(|_| range),
+        _ => Err(range),
+    }
+}
+
+fn first_id(text: &str) -> Result<u64, String> {
+    let id = text.parse().ok().filter(|id| *id <= FIRST_ID_MAX);
+    id.ok_or_else(|| format!("expected a whole number from 0 to {FIRST_ID_MAX}"))
+}
+
+fn keys(text: &str) -> Result<u64, String> {
+    let keys = text.parse().ok().filter(|keys| (1..=KEYS_MAX).contains(keys));
+    keys.ok_or_else(|| format!("expected a whole number from 1 to {KEYS_MAX}"))
+}
+
+fn skew(text: &str) -> Result<f64, String> {
+    let skew = text.parse().ok().filter(|skew| (0.0..=SKEW_MAX).contains(skew));
+    skew.ok_or_else(|| format!("expected a Zipf exponent from 0 to {SKEW_MAX}"))
+}
+
+fn linger(text: &str) -> Result<Duration, String> {
+    let range = || format!("expected a time from 1ms to {}", units::show(LINGER_MAX));
+    let linger = units::duration(text).map_err(|_| range())?;
+    let fine = (Duration::from_millis(1)..=LINGER_MAX).contains(&linger);
+    if fine { Ok(linger) } else { Err(range()) }
+}
+
+fn acks(text: &str) -> Result<RequiredAcks, String> {
+    match text {
+        "all" | "-1" => Ok(RequiredAcks::All),
+        "1" => Ok(RequiredAcks::One),
+        "0" => Ok(RequiredAcks::None),
+        _ => Err("expected all (or -1), 1 or 0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(line: &str) -> Result<Settings, String> {
+        let args = cli::normalise(line.split_whitespace().map(str::to_owned));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let flags = Flags::from_args(&["producer"], &args).map_err(|e| e.output)?;
+        flags.settings().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let settings = settings("--rate 8000").expect("valid");
+        assert_eq!((settings.payload_bytes, settings.first_id), (512, 0));
+        assert_eq!(settings.linger, Duration::from_millis(20));
+        assert_eq!(settings.topic, "events");
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:9901");
+        assert_eq!(settings.drain_timeout, Duration::from_secs(30));
+        assert_eq!(settings.schedule, Schedule::constant(8000.0));
+    }
+
+    /// A wrong value must end in a message with the flag, the value and what it may be.
+    #[test]
+    fn wrong_values_are_named_with_their_range() {
+        for (line, parts) in [
+            ("--rate -5", ["--rate", "-5", "above 0"]),
+            ("--rate 1 --msg-size 2MB", ["--msg-size", "2MB", "999976"]),
+            ("--rate 1 --keys 0", ["--keys", "0", "from 1 to"]),
+            ("--rate 1 --key-skew nan", ["--key-skew", "nan", "0 to 20"]),
+            ("--rate 1 --linger 0", ["--linger", "0", "1ms to 10s"]),
+            ("--rate 1 --acks 2", ["--acks", "2", "all"]),
+            ("--rate 1 --duration 5", ["--duration", "5", "90s"]),
+            ("--rate 1 --count 0", ["--count", "0", "at least 1"]),
+            ("--rate 1 --topic a/b", ["--topic", "a/b", "249"]),
+            ("--rate 1 --brokers nowhere", ["--brokers", "nowhere", "host:port"]),
+            ("--rate 1 --listen here", ["--listen", "here", "address"]),
+            ("--rate 1 --schedule 5:1s", ["--rate", "1", "--schedule"]),
+            ("--rate 1 --count 5 --duration 1s", ["--count", "5", "--duration"]),
+            ("--schedule 5:1s,x", ["--schedule", "step 2", "rate"]),
+            ("--seed 1", ["--rate", "--schedule", "needed"]),
+        ] {
+            let error = settings(line).expect_err(line);
+            for part in parts {
+                assert!(error.contains(part), "{line}: {error:?} lacks {part:?}");
+            }
+        }
+    }
+}
