@@ -12,9 +12,10 @@ use log::kv::{self, Key, Value, VisitSource};
 /// Starts logging once; later calls do nothing.
 pub fn start() {
     // Crate kafka logs each broken socket at its own level and rdkafka repeats what our own lines
-    // say: both speak up only when asked to.
+    // say: both speak up only when asked to. tiny_http calls the planned end of its accept loop an
+    // error.
     let spec = std::env::var("LAB_LOG")
-        .unwrap_or_else(|_| "info,kafka=off,rdkafka=off,librdkafka=off".to_owned());
+        .unwrap_or_else(|_| "info,kafka=off,rdkafka=off,librdkafka=off,tiny_http=off".to_owned());
     let _already_started = env_logger::Builder::new()
         .parse_filters(&spec)
         .format(|out, record| {

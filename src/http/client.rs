@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Serialize, de::DeserializeOwned};
+
 /// Longest wait for a connection: peers are on loopback or one hop away, and a listener that
 /// does not answer a SYN in this time is down or its backlog is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,4 +23,136 @@ pub fn agent(timeout: Duration) -> ureq::Agent {
         .user_agent(concat!("backpressure-lab/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent()
+}
+
+/// Largest answer that a [`Peer`] reads: control and ledger answers are below 1 KB.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// Another of the lab's binaries, as a caller of its JSON endpoints sees it.
+pub struct Peer {
+    agent: ureq::Agent,
+    base: String,
+    token: Option<String>,
+}
+
+/// Why a call of a [`Peer`] gave no value.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No answer: nothing listens, or it took too long.
+    #[error("no answer from {url}: {why}")]
+    Unreachable {
+        /// What was called.
+        url: String,
+        /// Why there is none.
+        why: String,
+    },
+    /// An answer with another status than 200.
+    #[error("{url} answered {status}: {text}")]
+    Refused {
+        /// What was called.
+        url: String,
+        /// The answer's status.
+        status: u16,
+        /// The answer's words.
+        text: String,
+    },
+    /// An answer that does not read as what was asked for.
+    #[error("{url} answered something else than expected: {why}")]
+    Garbled {
+        /// What was called.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Peer {
+    /// The binary at `url` (`http://127.0.0.1:9900`), called with `token` where there is one,
+    /// each call at most `timeout`.
+    ///
+    /// # Errors
+    /// When `url` is not of that form: the message says what was expected.
+    pub fn new(url: &str, token: Option<String>, timeout: Duration) -> Result<Self, String> {
+        let base = url.trim_end_matches('/');
+        let plain = base.parse::<ureq::http::Uri>().is_ok_and(|uri| {
+            uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none()
+        });
+        if !plain {
+            return Err("expected a URL such as http://127.0.0.1:9900 (no https, no path)".into());
+        }
+        Ok(Self { agent: agent(timeout), base: base.to_owned(), token })
+    }
+
+    /// `GET` of `path`, read as JSON.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.agent.get(&url);
+        if let Some(bearer) = self.bearer() {
+            request = request.header("Authorization", bearer);
+        }
+        read(url, request.call())
+    }
+
+    /// `POST` of `body` as JSON to `path`, the answer read as JSON.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CallError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.agent.post(&url).content_type("application/json");
+        if let Some(bearer) = self.bearer() {
+            request = request.header("Authorization", bearer);
+        }
+        match serde_json::to_vec(body) {
+            Ok(body) => read(url, request.send(&body)),
+            Err(e) => Err(CallError::Garbled { url, why: e.to_string() }),
+        }
+    }
+
+    fn bearer(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {token}"))
+    }
+}
+
+fn read<T: DeserializeOwned>(
+    url: String,
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<T, CallError> {
+    let mut answer = match answer {
+        Ok(answer) => answer,
+        Err(e) => return Err(CallError::Unreachable { url, why: e.to_string() }),
+    };
+    let status = answer.status().as_u16();
+    let body = match answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec() {
+        Ok(body) => body,
+        Err(e) => return Err(CallError::Unreachable { url, why: e.to_string() }),
+    };
+    if status != 200 {
+        let text = String::from_utf8_lossy(&body).trim_end().to_owned();
+        return Err(CallError::Refused { url, status, text });
+    }
+    serde_json::from_slice(&body).map_err(|e| CallError::Garbled { url, why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_base_urls_are_peers() {
+        let peer = |url| Peer::new(url, None, Duration::from_secs(1));
+        for url in ["http://127.0.0.1:9900", "http://sink:9900/", "http://[::1]:9900"] {
+            assert!(peer(url).is_ok(), "{url}");
+        }
+        for url in ["", "127.0.0.1:9900", "https://sink", "http://sink/path", "http://", "sink"] {
+            assert!(peer(url).is_err(), "{url}");
+        }
+    }
 }

@@ -25,6 +25,18 @@ pub enum OnLimit {
     Reject,
 }
 
+impl std::str::FromStr for OnLimit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "delay" => Ok(Self::Delay),
+            "reject" => Ok(Self::Reject),
+            _ => Err("expected delay or reject"),
+        }
+    }
+}
+
 /// What a request costs and how long it may take.
 #[derive(Debug, Clone)]
 pub struct Terms {

@@ -15,6 +15,8 @@ pub const BATCH: &str = "/batch";
 pub const CONTROL: &str = "/control";
 /// Path of the ground truth.
 pub const LEDGER: &str = "/ledger";
+/// Path of the delivered ids: a `roaring::RoaringTreemap` in its portable serialisation.
+pub const LEDGER_IDS: &str = "/ledger/ids";
 
 /// The answer to `/write` and `/batch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
