@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod brokers;
+pub mod chaos;
 pub mod cli;
 pub mod clock;
 pub mod event;

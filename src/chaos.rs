@@ -1,0 +1,140 @@
+//! Faults from outside: asks the sink for one, waits until it is over, and takes it back early
+//! when it is interrupted.
+//!
+//! Invariant: chaos never holds the fault, the sink does, with its end; so nothing that happens
+//! to this process or to the network can leave the sink slow.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::Failure;
+use crate::http::client::{CallError, Peer};
+use crate::sink::control::{Command, Status};
+use crate::sink::wire;
+use crate::threads::Stop;
+use crate::units;
+
+/// Longest wait for the sink's answer: control waits for no tokens.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the progress moves.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The sink's control endpoint as chaos sees it.
+pub struct Chaos {
+    sink: Peer,
+}
+
+impl Chaos {
+    /// Chaos for the sink at `url` (`http://127.0.0.1:9900`).
+    ///
+    /// # Errors
+    /// When the address is no such URL.
+    pub fn new(url: &str, token: Option<String>) -> Result<Self, Failure> {
+        let sink = Peer::new(url, token, CALL_TIMEOUT)
+            .map_err(|why| Failure::flag("--sink", url, &why))?;
+        Ok(Self { sink })
+    }
+
+    /// Asks for `fault` (a stall or a pause of `time`) and stays until it is over. `stop` ends it
+    /// early.
+    ///
+    /// # Errors
+    /// When the sink cannot be reached or refuses, and when `stop` cut the fault short.
+    pub fn hold(&self, fault: &Command, time: Duration, stop: &Stop) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let status = self.command(fault)?;
+        let id = status.fault.as_ref().map(|fault| fault.id);
+        println!("{}", describe(&status));
+        let cut_short = wait(time, stop);
+        let held = units::show(begun.elapsed());
+        let status = self.command(&Command::Restore { fault: id }).map_err(|failure| {
+            let left = units::show(time.saturating_sub(begun.elapsed()));
+            Failure::Failed(format!("{failure}; a sink that runs ends the fault itself in {left}"))
+        })?;
+        println!("{}", describe(&status));
+        if cut_short {
+            return Err(Failure::Failed(format!(
+                "interrupted: the fault lasted {held} of {}; it was taken back",
+                units::show(time)
+            )));
+        }
+        Ok(())
+    }
+
+    /// Ends whatever fault there is.
+    ///
+    /// # Errors
+    /// When the sink cannot be reached or refuses.
+    pub fn restore(&self) -> Result<(), Failure> {
+        println!("{}", describe(&self.command(&Command::Restore { fault: None })?));
+        Ok(())
+    }
+
+    /// Shows how the sink stands.
+    ///
+    /// # Errors
+    /// When the sink cannot be reached or refuses.
+    pub fn status(&self) -> Result<(), Failure> {
+        let status = self.sink.get(wire::CONTROL).map_err(explain)?;
+        println!("{}", describe(&status));
+        Ok(())
+    }
+
+    fn command(&self, command: &Command) -> Result<Status, Failure> {
+        self.sink.post(wire::CONTROL, command).map_err(explain)
+    }
+}
+
+fn explain(error: CallError) -> Failure {
+    let hint = match error {
+        CallError::Unreachable { .. } => {
+            "is the sink running? Name it with --sink or LAB_SINK (default http://127.0.0.1:9900)"
+        }
+        CallError::Refused { status: 401 | 403, .. } => {
+            "give the sink's token with --token-file or LAB_TOKEN"
+        }
+        CallError::Refused { .. } | CallError::Garbled { .. } => "is this address the lab's sink?",
+    };
+    Failure::Failed(format!("{error}; {hint}"))
+}
+
+/// One line for people: `200 tokens/s of 2000: stall 1, 1m 30s of 1m 30s left; 4 requests wait`.
+fn describe(status: &Status) -> String {
+    let fault = status.fault.as_ref().map_or("no fault".to_owned(), |fault| {
+        let [left, time] = [fault.left_seconds, fault.for_seconds]
+            .map(|s| units::show(Duration::try_from_secs_f64(s).unwrap_or_default()));
+        format!("{} {}, {left} of {time} left", fault.kind, fault.id)
+    });
+    let Status { rate, base_rate, waiting, .. } = status;
+    format!("{rate} tokens/s of {base_rate}: {fault}; {waiting} requests wait")
+}
+
+/// Waits for `time`, with a progress bar where a person looks; true when `stop` cut it short.
+fn wait(time: Duration, stop: &Stop) -> bool {
+    let end = Instant::now() + time;
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::new(time.as_millis() as u64).with_style(style())
+    } else {
+        ProgressBar::hidden()
+    };
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        bar.set_position((time - left).as_millis() as u64);
+        if left.is_zero() {
+            bar.finish_and_clear();
+            return false;
+        }
+        if stop.wait(left.min(TICK)) {
+            bar.abandon();
+            return true;
+        }
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("fault {wide_bar} {elapsed} of it, {eta} left, Ctrl-C restores")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
