@@ -12,6 +12,7 @@ pub mod clock;
 pub mod event;
 pub mod failure;
 pub mod http;
+pub mod lab;
 pub mod load;
 pub mod logging;
 pub mod sink;

@@ -1,0 +1,339 @@
+//! `lab watch`: looks at the whole pipeline on a fixed cadence and writes what it saw.
+//!
+//! ```text
+//! kafka thread ─► latest reading ┐
+//! /proc, every /metrics ─────────┴─► sample ─► samples.jsonl, kafka_consumergroup_lag
+//! ```
+//! Invariant: deadlines are absolute (start + n intervals), so a slow look delays itself and never
+//! the ones after it; a deadline that was passed over is counted in the next sample.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::failure::Failure;
+use crate::http::{Limits, Request, Response, Server};
+use crate::lab::lag::LagReader;
+use crate::lab::procs::{self, Watched};
+use crate::lab::samples::{FILE, LogReading, ProcessReading, Sample};
+use crate::lab::scrape::Target;
+use crate::telemetry::metrics::{Metrics, WatchMetrics};
+use crate::threads::{Crew, Stop};
+use crate::units;
+
+/// What to watch, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bootstrap list.
+    pub brokers: String,
+    /// Topic whose ends are read.
+    pub topic: String,
+    /// Group whose committed offsets are read; it is not joined.
+    pub group: String,
+    /// (name, PID).
+    pub processes: Vec<(String, i32)>,
+    /// (name, URL of its `/metrics`).
+    pub metrics: Vec<(String, String)>,
+    /// Folder of `samples.jsonl`; made if need be.
+    pub out: PathBuf,
+    /// Where the watch's own `/metrics` listens; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Time between two samples.
+    pub interval: Duration,
+    /// End by itself when this process is gone; else only SIGINT and SIGTERM end it.
+    pub until_gone: Option<String>,
+}
+
+impl Settings {
+    /// Reads `NAME=VALUE[,NAME=VALUE…]` lists, as `--process` and `--metrics` take them.
+    ///
+    /// # Errors
+    /// When a part has no `=` or an empty side, or a name comes twice.
+    pub fn named(flag: &str, lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
+        let mut out: Vec<(String, String)> = Vec::new();
+        for part in lists.iter().flat_map(|list| list.split(',')) {
+            match part.split_once('=') {
+                Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+                    if out.iter().any(|(taken, _)| taken == name) {
+                        return Err(Failure::flag(flag, part, "this name was given before"));
+                    }
+                    out.push((name.to_owned(), value.to_owned()));
+                }
+                _ => return Err(Failure::flag(flag, part, "expected NAME=VALUE[,NAME=VALUE…]")),
+            }
+        }
+        Ok(out)
+    }
+
+    /// As [`Settings::named`], with PIDs for values.
+    ///
+    /// # Errors
+    /// As [`Settings::named`], and when a value is no PID.
+    pub fn pids(flag: &str, lists: &[String]) -> Result<Vec<(String, i32)>, Failure> {
+        let pid = |(name, value): (String, String)| match value.parse::<i32>() {
+            Ok(pid) if pid > 0 => Ok((name, pid)),
+            _ => Err(Failure::flag(flag, format_args!("{name}={value}"), "expected a PID above 0")),
+        };
+        Self::named(flag, lists)?.into_iter().map(pid).collect()
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let range = Duration::from_millis(100)..=Duration::from_secs(3600);
+        if !range.contains(&self.interval) {
+            let interval = units::show(self.interval);
+            return Err(Failure::flag("--interval", interval, "allowed: 100ms to 1h"));
+        }
+        if let Some(name) = &self.until_gone
+            && !self.processes.iter().any(|(known, _)| known == name)
+        {
+            return Err(Failure::flag("--until-gone", name, "not among the names of --process"));
+        }
+        Ok(())
+    }
+}
+
+/// Samples until it is told to stop.
+///
+/// # Errors
+/// When the settings cannot be used, the folder cannot be written, or the address is taken. What
+/// cannot be *read* is no error: the samples say so.
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    settings.check()?;
+    let stop = Stop::default();
+    stop.on_signals()?;
+    let mut file = SampleFile::open(&settings.out)?;
+    let processes = settings
+        .processes
+        .iter()
+        .map(|(name, pid)| Ok((name.clone(), Watched::open(name, *pid)?)))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    // Half an interval each: /metrics and Kafka are asked side by side.
+    let timeout = (settings.interval / 2).min(Duration::from_secs(1));
+    let targets: Vec<Target> =
+        settings.metrics.iter().map(|(name, url)| Target::new(name, url, timeout)).collect();
+
+    let metrics = Metrics::new()?;
+    let exported = WatchMetrics::register(&metrics)?;
+    let serve = metrics.clone();
+    let server = Server::start(
+        settings.listen,
+        Limits::default(),
+        Arc::new(move |request| answer(&serve, &request)),
+    )?;
+    log::info!(addr = server.addr().to_string(); "listening");
+
+    let latest = Arc::new(Mutex::new(None));
+    let reader = LagReader::new(&settings.brokers, &settings.topic, &settings.group, timeout)?;
+    let mut crew = Crew::new(stop.clone());
+    crew.spawn("kafka", {
+        let (latest, stop, interval) = (latest.clone(), stop.clone(), settings.interval);
+        move || {
+            reader.run(interval, &latest, &stop);
+            Ok(())
+        }
+    })?;
+
+    let watch = Watch { settings, processes, targets, latest, exported };
+    let sampled = watch.sample_until(&stop, &mut file);
+    stop.set();
+    crew.join();
+    sampled?;
+    stop.outcome()
+}
+
+struct Watch<'a> {
+    settings: &'a Settings,
+    processes: Vec<(String, Watched)>,
+    targets: Vec<Target>,
+    latest: Arc<Mutex<Option<Arc<LogReading>>>>,
+    exported: WatchMetrics,
+}
+
+impl Watch<'_> {
+    fn sample_until(&self, stop: &Stop, file: &mut SampleFile) -> Result<(), Failure> {
+        let line = ProgressBar::new_spinner(); // draws on a terminal only
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            line.set_style(style);
+        }
+        let (start, interval) = (Instant::now(), self.settings.interval);
+        let (mut tick, mut missed, mut taken) = (0u32, 0u64, 0u64);
+        let mut before: Option<Sample> = None;
+        loop {
+            let due = start + interval * tick;
+            if stop.wait(due.saturating_duration_since(Instant::now())) {
+                break;
+            }
+            let sample = self.look(due, missed);
+            file.append(&sample)?;
+            taken += 1;
+            line.set_message(progress(self.settings, &sample, before.as_ref(), start.elapsed()));
+            line.tick();
+            if self.gone(&sample) {
+                break;
+            }
+            before = Some(sample);
+            let next = (start.elapsed().as_nanos() / interval.as_nanos()) as u32 + 1;
+            missed = u64::from(next - tick - 1);
+            tick = next;
+        }
+        line.finish_and_clear();
+        log::info!(samples = taken, file = file.path.display().to_string(); "watched");
+        Ok(())
+    }
+
+    /// One look at everything; at most as long as the slowest answer's timeout.
+    fn look(&self, due: Instant, missed: u64) -> Sample {
+        let mut sample = Sample { due_us: clock::at_us(due), missed, ..Sample::default() };
+        sample.late_s = due.elapsed().as_secs_f64();
+        // Memory first: the scrapes below cost the processes a little.
+        for (name, watched) in &self.processes {
+            match watched.read() {
+                Ok(reading) => drop(sample.processes.insert(name.clone(), reading)),
+                Err(why) => sample.unread.push(format!("process {name}: {why}")),
+            }
+        }
+        match procs::host() {
+            Ok(host) => sample.host = Some(host),
+            Err(why) => sample.unread.push(format!("host: {why}")),
+        }
+        let scraped = std::thread::scope(|scope| {
+            let asked: Vec<_> =
+                self.targets.iter().map(|t| (t, scope.spawn(|| t.read()))).collect();
+            asked.into_iter().map(|(t, answer)| (t, answer.join())).collect::<Vec<_>>()
+        });
+        for (target, read) in scraped {
+            match read {
+                Ok(Ok(values)) => drop(sample.metrics.insert(target.name.clone(), values)),
+                Ok(Err(why)) => sample.unread.push(format!("metrics {}: {why}", target.name)),
+                Err(_) => sample.unread.push(format!("metrics {}: panicked", target.name)),
+            }
+        }
+        let reading = self.latest.lock().clone();
+        match reading {
+            Some(reading) => {
+                self.export(&reading);
+                sample.log = Some(LogReading::clone(&reading));
+            }
+            None => sample.unread.push("log: no reading yet".into()),
+        }
+        sample
+    }
+
+    fn export(&self, reading: &LogReading) {
+        for (partition, row) in &reading.partitions {
+            let partition = partition.to_string();
+            let labels = [&self.settings.group, &self.settings.topic, &partition];
+            match row.lag {
+                Some(lag) => self.exported.lag.with_label_values(&labels).set(lag),
+                // An unknown lag is absent, not the last one known. Nothing to remove is fine.
+                None => drop(self.exported.lag.remove_label_values(&labels)),
+            }
+        }
+    }
+
+    fn gone(&self, sample: &Sample) -> bool {
+        let name = self.settings.until_gone.as_ref();
+        name.and_then(|name| sample.processes.get(name))
+            .is_some_and(|reading| matches!(reading, ProcessReading::Gone { .. }))
+    }
+}
+
+fn answer(metrics: &Metrics, request: &Request) -> Response {
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/metrics") => match metrics.text() {
+            Ok(text) => Response::bytes(200, "text/plain; version=0.0.4", text),
+            Err(e) => Response::text(500, e),
+        },
+        ("GET", "/healthz") => Response::text(200, "ok"),
+        ("GET", _) => Response::text(404, "not here; try /metrics or /healthz"),
+        _ => Response::text(405, "only GET"),
+    }
+}
+
+/// `pull 42s · lag 60123 · processor 17 MB · sink 2000/s`
+fn progress(
+    settings: &Settings,
+    now: &Sample,
+    before: Option<&Sample>,
+    elapsed: Duration,
+) -> String {
+    let name = settings.out.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    let mut text = format!("{name} {}s", elapsed.as_secs());
+    if let Some(lag) = now.log.as_ref().and_then(|log| log.lag) {
+        text += &format!(" · lag {lag}");
+    }
+    for name in now.processes.keys() {
+        if let Some(rss) = now.rss_bytes(name) {
+            text += &format!(" · {name} {:.0} MB", rss / 1e6);
+        }
+    }
+    let events = |s: &Sample| s.metric("sink", "sink_events_total");
+    if let Some((a, b)) = before
+        .and_then(|b| Some((b, events(b)?, events(now)?)))
+        .map(|(before, from, to)| (to - from, (now.due_us - before.due_us) as f64 / 1e6))
+    {
+        text += &format!(" · sink {:.0}/s", a / b);
+    }
+    text
+}
+
+struct SampleFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl SampleFile {
+    fn open(dir: &Path) -> Result<Self, Failure> {
+        std::fs::create_dir_all(dir).map_err(|e| {
+            Failure::Failed(format!("--out {}: cannot be made: {e}", dir.display()))
+        })?;
+        let path = dir.join(FILE);
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| {
+            Failure::Failed(format!("--out {}: cannot be written: {e}", path.display()))
+        })?;
+        Ok(Self { file, path })
+    }
+
+    /// One line in one write: a reader never sees half of one, a kill cuts at most the last.
+    fn append(&mut self, sample: &Sample) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(sample).map_err(Failure::failed)?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(|e| {
+            let path = self.path.display();
+            Failure::Failed(format!("{path}: a sample cannot be written: {e}; free some disk"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_and_bad_ones_name_the_part() {
+        let lists = ["a=1,b=2".to_owned(), "c=http://h/m".to_owned()];
+        let named = Settings::named("--metrics", &lists).expect("named");
+        assert_eq!(named.last().expect("three"), &("c".to_owned(), "http://h/m".to_owned()));
+        for bad in ["a", "=1", "a=", "a=1,a=2", "a=1,"] {
+            let why = Settings::named("--metrics", &[bad.to_owned()]).expect_err(bad);
+            assert!(matches!(why, Failure::Usage(_)), "{why}");
+        }
+        let why = Settings::pids("--process", &["sink=-4".to_owned()]).expect_err("negative");
+        assert!(why.to_string().contains("sink=-4"), "{why}");
+    }
+
+    #[test]
+    fn a_full_disk_is_a_clear_error() {
+        let file = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let mut file = SampleFile { file, path: PathBuf::from("run/samples.jsonl") };
+        let why = file.append(&Sample::default()).expect_err("full").to_string();
+        assert!(why.contains("run/samples.jsonl") && why.contains("No space"), "{why}");
+    }
+}
