@@ -7,14 +7,39 @@
 //! - `audit`       the ledger, id by id
 //! - `stats`       lines, rates, means
 //! - `experiments` what is asked, predicted and checked: one file an experiment
-//! - `run_folder`, `charts`, `report`  from a run's files to its verdict
-//! - `host`        what the run ran on
+//! - `plan`        before a run: the prediction, the host
+//! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
 
+pub mod audit;
+pub mod charts;
+pub mod experiments;
 pub mod lag;
 pub mod layout;
 pub mod model;
+pub mod plan;
 pub mod procs;
+pub mod report;
+pub mod run_folder;
 pub mod samples;
 pub mod scrape;
 pub mod stats;
 pub mod watch;
+
+use std::path::Path;
+
+use crate::failure::Failure;
+
+/// Heap bytes of one event with a payload of `payload_bytes` in the processor's queue.
+fn queued_event_bytes(payload_bytes: usize) -> f64 {
+    layout::queued_event_bytes::<[u64; 8]>(payload_bytes)
+}
+
+/// Writes `value` to `path` as JSON that people can read.
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::Failed(format!("{}: cannot be written: {e}", path.display()))
+    };
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| failed(&e))?;
+    text.push('\n');
+    std::fs::write(path, text).map_err(|e| failed(&e))
+}

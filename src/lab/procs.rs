@@ -77,9 +77,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
         let pid = i32::try_from(child.id()).expect("pid");
         let watched = Watched::open("sleep", pid).expect("it runs");
-        assert!(
-            matches!(watched.read(), Ok(ProcessReading::Alive { rss_bytes, .. }) if rss_bytes > 0)
-        );
+        assert!(matches!(watched.read(), Ok(ProcessReading::Alive { .. })));
         child.kill().expect("kill");
         // A zombie first, nothing at all after the wait: gone both times.
         while child.try_wait().expect("wait").is_none() {}

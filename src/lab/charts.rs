@@ -1,0 +1,394 @@
+//! A chart: data in, one SVG out, and a PNG made from that same SVG.
+//!
+//! A chart can be read alone: its title says the finding with figures, axes carry units, what was
+//! predicted is drawn beside what was measured. Colours are Okabe and Ito's, and dash and marker
+//! say the same again, so colour is never the only cue. The font is bundled: the same picture on
+//! a machine without fonts. It decides nothing about what is worth drawing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{FontStyle, TextStyle, register_font};
+use resvg::{tiny_skia, usvg};
+
+use crate::failure::Failure;
+use crate::lab::stats::Series;
+
+const FONT: &str = "DejaVu Sans";
+static FONT_BYTES: &[u8] = include_bytes!("fonts/DejaVuSans.ttf");
+
+/// Size in CSS pixels; the PNG has twice as many each way.
+const SIZE: (u32, u32) = (900, 520);
+const PNG_SCALE: f32 = 2.0;
+const MARGIN: i32 = 14;
+const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+const GREY: RGBColor = RGBColor(0x66, 0x66, 0x66);
+const GRID: RGBColor = RGBColor(0xE4, 0xE4, 0xE4);
+
+/// What a line stands for: decides colour, dash and marker together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ink {
+    /// Measured, first arm: blue, round marks.
+    Blue,
+    /// Measured, second arm: vermilion, triangles.
+    Vermilion,
+    /// Measured, third: green, squares.
+    Green,
+    /// Measured, fourth: purple, crosses.
+    Purple,
+    /// Predicted by the model: black dashes.
+    Predicted,
+    /// A limit or a target: grey dots.
+    Limit,
+}
+
+/// One line of a chart.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// For the legend.
+    pub label: String,
+    /// How it is drawn.
+    pub ink: Ink,
+    /// (x, y), ascending in x.
+    pub points: Series,
+}
+
+/// A stretch of the x axis with a name, such as a load phase.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// Written inside, at the top.
+    pub label: String,
+    /// Where it begins.
+    pub from: f64,
+    /// Where it ends.
+    pub to: f64,
+}
+
+/// A whole chart.
+#[derive(Debug, Clone)]
+pub struct Chart {
+    /// File name without extension.
+    pub name: &'static str,
+    /// The finding, with figures.
+    pub title: String,
+    /// What is drawn, how it was measured.
+    pub subtitle: String,
+    /// With unit.
+    pub x_label: &'static str,
+    /// With unit.
+    pub y_label: &'static str,
+    /// In drawing order.
+    pub lines: Vec<Line>,
+    /// Every other one is shaded.
+    pub spans: Vec<Span>,
+}
+
+impl Chart {
+    /// Writes `NAME.svg` and `NAME.png` into `dir`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), Failure> {
+        let svg = self.svg()?;
+        let png = png(&svg).map_err(|why| self.failed(why))?;
+        for (extension, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
+            let path = dir.join(format!("{}.{extension}", self.name));
+            std::fs::write(&path, bytes).map_err(|e| {
+                Failure::Failed(format!("{}: cannot be written: {e}", path.display()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, why: impl std::fmt::Display) -> Failure {
+        Failure::Failed(format!("chart {}: {why}", self.name))
+    }
+
+    /// The picture as SVG text.
+    ///
+    /// # Errors
+    /// When the drawing library refuses, which no data should bring about.
+    pub fn svg(&self) -> Result<String, Failure> {
+        // Before any text is measured; doing it again changes nothing.
+        register_font(FONT, FontStyle::Normal, FONT_BYTES)
+            .map_err(|_| self.failed("the bundled font is no font"))?;
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+            self.draw(&root).map_err(|e| self.failed(e))?;
+            root.present().map_err(|e| self.failed(e))?;
+        }
+        Ok(svg)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &DrawingArea<DB, Shift>) -> Drawn<DB> {
+        root.fill(&WHITE)?;
+        let mut y = MARGIN;
+        y = paragraph(root, &self.title, text(20.0, INK), y)?;
+        y = paragraph(root, &self.subtitle, text(13.0, GREY), y + 2)?;
+        y = self.legend(root, y + 8)?;
+        let (_, plot) = root.split_vertically(y + 4);
+        self.plot(&plot)
+    }
+
+    /// Swatches with their labels, in as many rows as they need. Gives the next free y.
+    fn legend<DB: DrawingBackend>(
+        &self,
+        root: &DrawingArea<DB, Shift>,
+        top: i32,
+    ) -> Result<i32, DrawingAreaErrorKind<DB::ErrorType>> {
+        const SWATCH: i32 = 34;
+        const ROW: i32 = 21;
+        let (mut x, mut y) = (MARGIN, top);
+        for line in &self.lines {
+            let width = root.estimate_text_size(&line.label, &text(13.0, INK))?.0 as i32;
+            if x > MARGIN && x + SWATCH + 6 + width > SIZE.0 as i32 - MARGIN {
+                (x, y) = (MARGIN, y + ROW);
+            }
+            let middle = y + ROW / 2;
+            let (dash, gap) = line.ink.dash();
+            let stroke = line.ink.stroke();
+            let mut from = x;
+            while from < x + SWATCH {
+                let to = if gap == 0 { x + SWATCH } else { (from + dash).min(x + SWATCH) };
+                root.draw(&PathElement::new(vec![(from, middle), (to, middle)], stroke))?;
+                from = to + gap.max(1);
+            }
+            line.ink.mark(root, (x + SWATCH / 2, middle))?;
+            let left = text(13.0, INK).pos(Pos::new(HPos::Left, VPos::Center));
+            root.draw(&Text::new(line.label.clone(), (x + SWATCH + 6, middle), left))?;
+            x += SWATCH + 6 + width + 22;
+        }
+        Ok(y + ROW)
+    }
+
+    fn plot<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Drawn<DB> {
+        let all = || self.lines.iter().flat_map(|line| &line.points);
+        let x_max = all().map(|p| p.0).fold(1.0, f64::max);
+        let top = all().map(|p| p.1).fold(0.0, f64::max);
+        // Head room for the names of the spans.
+        let y_max = if top > 0.0 { top * 1.12 } else { 1.0 };
+        let mut chart = ChartBuilder::on(area)
+            .margin_right(MARGIN + 12)
+            .margin_bottom(6)
+            .x_label_area_size(46)
+            .y_label_area_size(78)
+            .build_cartesian_2d(0.0..x_max, 0.0..y_max)?;
+        for (at, span) in self.spans.iter().enumerate() {
+            let (from, to) = (span.from.clamp(0.0, x_max), span.to.clamp(0.0, x_max));
+            if at % 2 == 1 {
+                let shade = RGBColor(0xF3, 0xF1, 0xEA).filled();
+                chart.draw_series([Rectangle::new([(from, 0.0), (to, y_max)], shade)])?;
+            }
+        }
+        chart
+            .configure_mesh()
+            .x_desc(self.x_label)
+            .y_desc(self.y_label)
+            .x_labels(10)
+            .y_labels(7)
+            .x_label_formatter(&|x| short(*x))
+            .y_label_formatter(&|y| short(*y))
+            .label_style(text(13.0, INK))
+            .axis_desc_style(text(14.0, INK))
+            .axis_style(GREY)
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .draw()?;
+        for line in &self.lines {
+            let (stroke, points) = (line.ink.stroke(), line.points.iter().copied());
+            match line.ink.dash() {
+                (_, 0) => chart.draw_series(LineSeries::new(points, stroke))?,
+                (dash, gap) => {
+                    chart.draw_series(DashedLineSeries::new(points, dash, gap, stroke))?
+                }
+            };
+        }
+        // Marks over all lines, 12 a line, each line's a little further on than the one before's,
+        // so that lines which lie on each other still show both.
+        let plotting = chart.plotting_area().strip_coord_spec();
+        let (left, upper) = plotting.get_base_pixel();
+        for (at, line) in self.lines.iter().enumerate() {
+            let step = (line.points.len() / 12).max(1);
+            for point in line.points.iter().skip(step * (2 * at + 1) / 6).step_by(step) {
+                let (x, y) = chart.plotting_area().map_coordinate(point);
+                line.ink.mark(&plotting, (x - left, y - upper))?;
+            }
+        }
+        for span in &self.spans {
+            let (from, to) = (span.from.clamp(0.0, x_max), span.to.clamp(0.0, x_max));
+            let style = text(13.0, GREY).pos(Pos::new(HPos::Center, VPos::Top));
+            let (x, _) = chart.plotting_area().map_coordinate(&((from + to) / 2.0, y_max));
+            plotting.draw(&Text::new(span.label.clone(), (x - left, 5), style))?;
+        }
+        Ok(())
+    }
+}
+
+type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
+
+impl Ink {
+    fn colour(self) -> RGBColor {
+        match self {
+            Self::Blue => RGBColor(0x00, 0x72, 0xB2),
+            Self::Vermilion => RGBColor(0xD5, 0x5E, 0x00),
+            Self::Green => RGBColor(0x00, 0x9E, 0x73),
+            Self::Purple => RGBColor(0xCC, 0x79, 0xA7),
+            Self::Predicted => RGBColor(0, 0, 0),
+            Self::Limit => RGBColor(0x77, 0x77, 0x77),
+        }
+    }
+
+    fn stroke(self) -> ShapeStyle {
+        let width = if self == Self::Limit || self == Self::Predicted { 2 } else { 3 };
+        self.colour().stroke_width(width)
+    }
+
+    /// (dash, gap) in pixels; a gap of 0 is a full line.
+    fn dash(self) -> (i32, i32) {
+        match self {
+            Self::Predicted => (9, 6),
+            Self::Limit => (2, 4),
+            _ => (0, 0),
+        }
+    }
+
+    fn mark<DB: DrawingBackend>(self, area: &DrawingArea<DB, Shift>, at: (i32, i32)) -> Drawn<DB> {
+        let fill = self.colour().filled();
+        match self {
+            Self::Blue => area.draw(&Circle::new(at, 5, fill)),
+            Self::Vermilion => area.draw(&TriangleMarker::new(at, 7, fill)),
+            Self::Green => {
+                let corners = [(at.0 - 5, at.1 - 5), (at.0 + 5, at.1 + 5)];
+                area.draw(&Rectangle::new(corners, fill))
+            }
+            Self::Purple => area.draw(&Cross::new(at, 5, self.colour().stroke_width(3))),
+            Self::Predicted | Self::Limit => Ok(()),
+        }
+    }
+}
+
+fn text(size: f64, colour: RGBColor) -> TextStyle<'static> {
+    // plotters writes size / 1.24 into the SVG: sizes here are what the reader gets.
+    TextStyle {
+        font: (FONT, size * 1.24).into_font(),
+        color: colour.to_backend_color(),
+        pos: Pos::new(HPos::Left, VPos::Top),
+    }
+}
+
+/// Draws `words` in as many lines as the width asks for. Gives the next free y.
+fn paragraph<DB: DrawingBackend>(
+    root: &DrawingArea<DB, Shift>,
+    words: &str,
+    style: TextStyle<'_>,
+    mut y: i32,
+) -> Result<i32, DrawingAreaErrorKind<DB::ErrorType>> {
+    let width_max = SIZE.0 - 2 * MARGIN as u32;
+    let height = (style.font.get_size() / 1.24 * 1.3) as i32;
+    let mut line = String::new();
+    for word in words.split_whitespace() {
+        let longer = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
+        if !line.is_empty() && root.estimate_text_size(&longer, &style)?.0 > width_max {
+            root.draw(&Text::new(line, (MARGIN, y), style.clone()))?;
+            y += height;
+            line = word.to_owned();
+        } else {
+            line = longer;
+        }
+    }
+    root.draw(&Text::new(line, (MARGIN, y), style))?;
+    Ok(y + height)
+}
+
+/// `8,000`, `250 k`, `1.5 M`; small numbers with the decimals that they need.
+fn short(value: f64) -> String {
+    let trim = |text: String| match text.split_once('.') {
+        Some(_) => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        None => text,
+    };
+    match value.abs() {
+        v if v >= 1e6 => format!("{} M", trim(format!("{:.2}", value / 1e6))),
+        v if v >= 1e4 => format!("{} k", trim(format!("{:.1}", value / 1e3))),
+        v if v >= 1e3 => super::report::thousands(value),
+        _ => trim(format!("{value:.2}")),
+    }
+}
+
+fn png(svg: &str) -> Result<Vec<u8>, String> {
+    let mut fonts = usvg::fontdb::Database::new();
+    fonts.load_font_data(FONT_BYTES.to_vec());
+    let options = usvg::Options {
+        font_family: FONT.to_owned(),
+        fontdb: Arc::new(fonts),
+        ..usvg::Options::default()
+    };
+    let tree = usvg::Tree::from_str(svg, &options).map_err(|e| e.to_string())?;
+    let (width, height) = (SIZE.0 * PNG_SCALE as u32, SIZE.1 * PNG_SCALE as u32);
+    let mut pixels =
+        tiny_skia::Pixmap::new(width, height).ok_or("a picture of no size was asked for")?;
+    let scale = tiny_skia::Transform::from_scale(PNG_SCALE, PNG_SCALE);
+    resvg::render(&tree, scale, &mut pixels.as_mut());
+    pixels.encode_png().map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart() -> Chart {
+        let line = |label: &str, ink, slope: f64| Line {
+            label: label.to_owned(),
+            ink,
+            points: (0..80).map(|t| (f64::from(t), 15.0 + slope * f64::from(t))).collect(),
+        };
+        Chart {
+            name: "test",
+            title: "A title < with & signs that must be escaped".into(),
+            subtitle: "under it".into(),
+            x_label: "s",
+            y_label: "MB",
+            lines: vec![line("a", Ink::Blue, 0.0), line("b", Ink::Predicted, 3.0)],
+            spans: vec![Span { label: "load".into(), from: 0.0, to: 200.0 }],
+        }
+    }
+
+    #[test]
+    fn both_files_are_written_and_the_png_holds_ink_without_any_system_font() {
+        let dir = tempfile::tempdir().expect("dir");
+        chart().write(dir.path()).expect("written");
+        let svg = std::fs::read_to_string(dir.path().join("test.svg")).expect("svg");
+        assert!(svg.contains("&lt; with &amp; signs"), "{svg}");
+        let png = std::fs::read(dir.path().join("test.png")).expect("png");
+        let pixels = tiny_skia::Pixmap::decode_png(&png).expect("a PNG");
+        assert_eq!((pixels.width(), pixels.height()), (1800, 1040));
+        // The title's rows hold dark pixels: text was really rendered from the bundled font.
+        let title = pixels.pixels().iter().take(1800 * 70);
+        assert!(title.filter(|p| p.red() < 0x60).count() > 500);
+    }
+
+    #[test]
+    fn a_chart_without_data_is_still_a_picture() {
+        let empty = Chart { lines: Vec::new(), spans: Vec::new(), ..chart() };
+        assert!(empty.svg().expect("drawn").contains("</svg>"));
+    }
+
+    #[test]
+    fn figures_are_short_and_keep_their_meaning() {
+        for (value, said) in [
+            (0.0, "0"),
+            (0.25, "0.25"),
+            (64.0, "64"),
+            (2000.0, "2,000"),
+            (250e3, "250 k"),
+            (1.5e6, "1.5 M"),
+            (10e6, "10 M"),
+            (100e3, "100 k"),
+        ] {
+            assert_eq!(short(value), said);
+        }
+    }
+}

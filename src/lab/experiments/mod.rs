@@ -1,0 +1,235 @@
+//! Experiments are declarations: question, what is held, what varies, the arms, the prediction
+//! made before the run, the checks, the charts. One file each; `ALL` is where one is added.
+//!
+//! Invariant: `predict` sees the setup alone, never a measurement; `checks` compares what it said
+//! with what a run folder holds. How a run is started is `run/expN.sh`; how it is written up is
+//! `report`. Neither knows an experiment by name.
+
+pub mod exp2;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::lab::charts::Chart;
+use crate::lab::model::Rates;
+use crate::lab::run_folder::Run;
+
+/// Every experiment that can be reported.
+pub const ALL: &[Experiment] = &[exp2::EXPERIMENT];
+
+/// The declaration.
+pub struct Experiment {
+    /// `exp2`: as in `run/exp2.sh`.
+    pub name: &'static str,
+    /// A few words.
+    pub title: &'static str,
+    /// What the run is to answer.
+    pub question: &'static str,
+    /// What is the same in every arm.
+    pub held: &'static str,
+    /// What the arms differ in.
+    pub varied: &'static str,
+    /// Arms by folder name, in the order of the report.
+    pub arms: &'static [&'static str],
+    /// What the model says before the run.
+    pub predict: fn(&Setup) -> Vec<Prediction>,
+    /// What must hold after it.
+    pub checks: fn(&Run) -> Vec<Check>,
+    /// What the report shows.
+    pub charts: fn(&Run) -> Vec<Chart>,
+    /// What these numbers cannot show.
+    pub limits: &'static str,
+}
+
+/// Finds an experiment.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn named(name: &str) -> Result<&'static Experiment, Failure> {
+    ALL.iter().find(|e| e.name == name).ok_or_else(|| {
+        let names: Vec<&str> = ALL.iter().map(|e| e.name).collect();
+        Failure::flag("--experiment", name, &format!("allowed: {}", names.join(", ")))
+    })
+}
+
+/// What a run is given: all that a prediction may know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// `quick` or `full`.
+    pub form: String,
+    /// (events/s, s) steps of the offered load.
+    pub schedule: Vec<(f64, f64)>,
+    /// The sink's ceiling, events/s.
+    pub ceiling: f64,
+    /// Payload bytes of an event.
+    pub payload_bytes: usize,
+    /// Heap bytes of one queued event, from the layout.
+    pub event_bytes: f64,
+}
+
+impl Setup {
+    /// λ(t).
+    pub fn offered(&self) -> Rates {
+        Rates::schedule(
+            self.schedule.iter().map(|&(rate, s)| (rate, std::time::Duration::from_secs_f64(s))),
+        )
+    }
+
+    /// From when to when the step of highest rate lasts, s from the start, and its rate.
+    pub fn overload(&self) -> Phase {
+        self.phases().max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap_or(Phase::NONE)
+    }
+
+    /// The first step.
+    pub fn baseline(&self) -> Phase {
+        self.phases().next().unwrap_or(Phase::NONE)
+    }
+
+    /// Every step of the schedule.
+    pub fn phases(&self) -> impl Iterator<Item = Phase> + '_ {
+        self.schedule.iter().scan(0.0, |at, &(rate, seconds)| {
+            let from = *at;
+            *at += seconds;
+            Some(Phase { rate, from, to: *at })
+        })
+    }
+}
+
+/// A step of the schedule.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Phase {
+    /// Events/s offered.
+    pub rate: f64,
+    /// Start, s.
+    pub from: f64,
+    /// End, s.
+    pub to: f64,
+}
+
+impl Phase {
+    const NONE: Self = Self { rate: 0.0, from: 0.0, to: 0.0 };
+
+    /// The phase without its first `skip` s, in which the change of load still shows, and without
+    /// its last second, in which the next change may.
+    #[must_use]
+    pub fn settled(self, skip: f64) -> Self {
+        let to = self.to - 1.0;
+        Self { from: (self.from + skip).min(to), to, ..self }
+    }
+}
+
+/// One figure that the model gives before the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// By which checks and charts find it.
+    pub name: String,
+    /// The formula with its figures.
+    pub because: String,
+    /// The figure.
+    pub value: f64,
+    /// Its unit.
+    pub unit: String,
+}
+
+impl Prediction {
+    /// A figure with its formula.
+    pub fn new(name: &str, value: f64, unit: &str, because: String) -> Self {
+        Self { name: name.into(), because, value, unit: unit.into() }
+    }
+}
+
+/// How far the measured figure may be from the predicted one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Margin {
+    /// Off by at most this share of the prediction.
+    Share(f64),
+    /// Off by at most so much, in the figure's unit.
+    Absolute(f64),
+    /// At most the prediction.
+    AtMost,
+    /// At least the prediction.
+    AtLeast,
+}
+
+/// One verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Short, unique.
+    pub name: String,
+    /// What is asked.
+    pub question: String,
+    /// What was predicted or required.
+    pub predicted: f64,
+    /// What was measured; absent when the run does not show it, which is a failure.
+    pub measured: Option<f64>,
+    /// Unit of both.
+    pub unit: String,
+    /// How far they may be apart.
+    pub margin: Margin,
+    /// Whether it holds.
+    pub pass: bool,
+}
+
+impl Check {
+    /// Compares; what was not measured does not pass.
+    pub fn new(
+        name: &str,
+        question: &str,
+        (predicted, margin): (f64, Margin),
+        measured: Option<f64>,
+        unit: &str,
+    ) -> Self {
+        let measured = measured.filter(|m| m.is_finite());
+        let pass = measured.is_some_and(|measured| match margin {
+            Margin::Share(share) => (measured - predicted).abs() <= share * predicted.abs(),
+            Margin::Absolute(by) => (measured - predicted).abs() <= by,
+            Margin::AtMost => measured <= predicted,
+            Margin::AtLeast => measured >= predicted,
+        });
+        Self {
+            name: name.into(),
+            question: question.into(),
+            predicted,
+            measured,
+            unit: unit.into(),
+            margin,
+            pass,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn margins_hold_at_their_edge_and_not_beyond_and_no_measurement_is_no_pass() {
+        let check = |predicted, margin, measured| {
+            Check::new("n", "q", (predicted, margin), measured, "u").pass
+        };
+        assert!(check(100.0, Margin::Share(0.1), Some(110.0)));
+        assert!(!check(100.0, Margin::Share(0.1), Some(111.0)));
+        assert!(!check(100.0, Margin::Share(0.1), Some(80.0)));
+        assert!(check(0.0, Margin::Absolute(1.0), Some(-1.0)));
+        assert!(
+            check(64.0, Margin::AtMost, Some(64.0)) && !check(64.0, Margin::AtMost, Some(64.1))
+        );
+        assert!(check(9.0, Margin::AtLeast, Some(9.0)) && !check(9.0, Margin::AtLeast, Some(8.9)));
+        assert!(!check(100.0, Margin::AtMost, None));
+        assert!(!check(100.0, Margin::AtMost, Some(f64::NAN)));
+    }
+
+    #[test]
+    fn phases_follow_the_schedule() {
+        let setup = Setup {
+            form: "quick".into(),
+            schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
+            ceiling: 2000.0,
+            payload_bytes: 512,
+            event_bytes: 600.0,
+        };
+        assert_eq!(setup.overload(), Phase { rate: 8000.0, from: 20.0, to: 80.0 });
+        assert_eq!(setup.baseline().settled(5.0), Phase { rate: 1500.0, from: 5.0, to: 19.0 });
+    }
+}

@@ -1,0 +1,179 @@
+//! `lab plan`: before a run, writes down what it is given, what the model says about it, and what
+//! it runs on. Nothing is measured yet, so nothing here can be fitted to the result.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::lab::experiments::{self, Prediction, Setup};
+use crate::units;
+
+/// File name inside a run's folder.
+pub const FILE: &str = "plan.json";
+/// File name of the host facts.
+pub const HOST_FILE: &str = "host.json";
+
+/// Flags of `lab plan`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which experiment.
+    pub experiment: String,
+    /// `quick` or `full`.
+    pub form: String,
+    /// `1500:20s,8000:60s`.
+    pub schedule: String,
+    /// The sink's ceiling, events/s.
+    pub ceiling: f64,
+    /// Payload bytes of an event.
+    pub payload_bytes: u64,
+    /// Kafka's release, for the record.
+    pub kafka: String,
+    /// Folder of the source, whose revision is recorded.
+    pub source: PathBuf,
+    /// The run's folder.
+    pub out: PathBuf,
+}
+
+/// What was written down before the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Which experiment.
+    pub experiment: String,
+    /// When this was written.
+    pub written_at: String,
+    /// What the run is given.
+    pub setup: Setup,
+    /// What the model says.
+    pub predictions: Vec<Prediction>,
+}
+
+/// What the run ran on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// When it was looked at.
+    pub date: String,
+    /// Processor model.
+    pub cpu: String,
+    /// Logical cores.
+    pub cores: usize,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Load average of the last minute, before the run.
+    pub load_1m: f32,
+    /// Compiler.
+    pub rustc: String,
+    /// Kafka's release.
+    pub kafka: String,
+    /// Commit of the source; `unknown` outside a git work tree.
+    pub revision: String,
+    /// Whether the source had uncommitted changes.
+    pub dirty: Option<bool>,
+}
+
+/// Writes `plan.json` and `host.json`.
+///
+/// # Errors
+/// When a flag cannot be used, in a debug build, or when the folder cannot be written.
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    if cfg!(debug_assertions) {
+        return Err(Failure::Failed(
+            "this is a debug build: its figures mean nothing; build with --release".into(),
+        ));
+    }
+    let experiment = experiments::named(&settings.experiment)?;
+    if !matches!(settings.form.as_str(), "quick" | "full") {
+        return Err(Failure::flag("--form", &settings.form, "allowed: quick, full"));
+    }
+    let payload_bytes = usize::try_from(settings.payload_bytes).map_err(Failure::failed)?;
+    let setup = Setup {
+        form: settings.form.clone(),
+        schedule: schedule(&settings.schedule)?,
+        ceiling: settings.ceiling,
+        payload_bytes,
+        event_bytes: super::queued_event_bytes(payload_bytes),
+    };
+    let plan = Plan {
+        experiment: experiment.name.into(),
+        written_at: now(),
+        predictions: (experiment.predict)(&setup),
+        setup,
+    };
+    std::fs::create_dir_all(&settings.out)
+        .map_err(|e| Failure::Failed(format!("{}: cannot be made: {e}", settings.out.display())))?;
+    super::write_json(&settings.out.join(HOST_FILE), &host(&settings.kafka, &settings.source))?;
+    super::write_json(&settings.out.join(FILE), &plan)?;
+    for p in &plan.predictions {
+        log::info!(name = p.name.as_str(), value = p.value, unit = p.unit.as_str(); "predicted");
+    }
+    Ok(())
+}
+
+fn schedule(text: &str) -> Result<Vec<(f64, f64)>, Failure> {
+    let step = |part: &str| -> Result<(f64, f64), String> {
+        let (rate, time) = part.split_once(':').ok_or("a step is RATE:TIME")?;
+        Ok((units::rate(rate)?, units::duration_above_zero(time)?.as_secs_f64()))
+    };
+    text.split(',')
+        .map(|part| step(part).map_err(|why| Failure::flag("--schedule", text, &why)))
+        .collect()
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+fn host(kafka: &str, source: &Path) -> Host {
+    let cpu = CpuInfo::current().ok();
+    let status = says("git", source, &["status", "--porcelain"]);
+    Host {
+        date: now(),
+        cpu: cpu.as_ref().and_then(|c| c.model_name(0)).unwrap_or("unknown").to_owned(),
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        memory_bytes: Meminfo::current().map_or(0, |m| m.mem_total),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .map_or_else(|_| "unknown".into(), |text| text.trim().into()),
+        load_1m: LoadAverage::current().map_or(f32::NAN, |l| l.one),
+        rustc: says("rustc", source, &["--version"]).unwrap_or_else(|| "unknown".into()),
+        kafka: kafka.to_owned(),
+        revision: says("git", source, &["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".into()),
+        dirty: status.map(|text| !text.is_empty()),
+    }
+}
+
+/// What a program prints, trimmed; `None` when it is not there or fails.
+fn says(program: &str, dir: &Path, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).current_dir(dir).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+impl Plan {
+    /// The predicted figure `name`; NaN, which no check passes, when the plan has none.
+    pub fn predicted(&self, name: &str) -> f64 {
+        self.predictions.iter().find(|p| p.name == name).map_or(f64::NAN, |p| p.value)
+    }
+
+    /// How long the schedule takes.
+    pub fn length(&self) -> Duration {
+        Duration::from_secs_f64(self.setup.schedule.iter().map(|step| step.1).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_schedule_parses_and_a_bad_step_is_named() {
+        assert_eq!(schedule("1500:60s,8000:10m").ok(), Some(vec![(1500.0, 60.0), (8000.0, 600.0)]));
+        for bad in ["", "1500", "x:60s", "1500:0s", "1500:60s,"] {
+            assert!(matches!(schedule(bad), Err(Failure::Usage(_))), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A finished run, read from its folder: the plan, the host, and for each arm its samples, ledger
+//! and commands. Times are seconds from the producer's first event due, so that arms of one run
+//! lie on one axis.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::failure::Failure;
+use crate::lab::audit::{self, Ledger};
+use crate::lab::experiments::{Experiment, Phase};
+use crate::lab::plan::{self, Host, Plan};
+use crate::lab::samples::{self, ProcessReading, Sample};
+use crate::lab::stats::{self, Series};
+
+/// A run.
+pub struct Run {
+    /// What was written down before it.
+    pub plan: Plan,
+    /// What it ran on.
+    pub host: Host,
+    /// In the experiment's order.
+    pub arms: Vec<Arm>,
+}
+
+/// One arm of a run.
+pub struct Arm {
+    /// Its folder's name.
+    pub name: String,
+    /// Every second of it.
+    pub samples: Vec<Sample>,
+    /// What the audit found; absent when it could not be made.
+    pub ledger: Option<Ledger>,
+    /// The exact commands, one a line.
+    pub commands: String,
+    /// The schedule's start, µs since the epoch.
+    start_us: f64,
+}
+
+impl Run {
+    /// Reads the folder of a run of `experiment`.
+    ///
+    /// # Errors
+    /// When a file that every run has is absent or damaged, or the plan is another experiment's.
+    pub fn read(experiment: &Experiment, dir: &Path) -> Result<Self, Failure> {
+        let plan: Plan = json(&dir.join(plan::FILE))?;
+        if plan.experiment != experiment.name {
+            let dir = dir.display();
+            return Err(Failure::Failed(format!(
+                "{dir} holds a run of {}, not of {}",
+                plan.experiment, experiment.name
+            )));
+        }
+        let arms = experiment.arms.iter().map(|name| Arm::read(&dir.join(name), name));
+        Ok(Self {
+            host: json(&dir.join(plan::HOST_FILE))?,
+            arms: arms.collect::<Result<_, _>>()?,
+            plan,
+        })
+    }
+
+    /// The arm `name`; `None` only for a name that the experiment does not declare.
+    pub fn arm(&self, name: &str) -> Option<&Arm> {
+        self.arms.iter().find(|arm| arm.name == name)
+    }
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    serde_json::from_slice(&bytes).map_err(|e| failed(format!("is damaged: {e}")))
+}
+
+impl Arm {
+    fn read(dir: &Path, name: &str) -> Result<Self, Failure> {
+        let samples = samples::read(&dir.join(samples::FILE))?;
+        let ledger = dir.join(audit::FILE);
+        let start_us = start_us(&samples).ok_or_else(|| {
+            Failure::Failed(format!("{}: the producer sent nothing", dir.display()))
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            samples,
+            ledger: if ledger.exists() { Some(json(&ledger)?) } else { None },
+            commands: std::fs::read_to_string(dir.join("commands.txt")).unwrap_or_default(),
+            start_us,
+        })
+    }
+
+    fn at(&self, us: i64) -> f64 {
+        (us as f64 - self.start_us) / 1e6
+    }
+
+    /// A quantity over time; samples that do not have it are left out.
+    pub fn series(&self, of: impl Fn(&Sample) -> Option<f64>) -> Series {
+        let late = |s: &Sample| self.at(s.due_us) + s.late_s;
+        self.samples.iter().filter_map(|s| Some((late(s), of(s)?))).collect()
+    }
+
+    /// The metric `key` of `source` over time.
+    pub fn metric(&self, source: &str, key: &str) -> Series {
+        self.series(|s| s.metric(source, key))
+    }
+
+    /// Resident bytes of process `name` over time.
+    pub fn rss_bytes(&self, name: &str) -> Series {
+        self.series(|s| s.rss_bytes(name))
+    }
+
+    /// Consumer lag over time, at the times when Kafka was really asked.
+    pub fn lag(&self) -> Series {
+        let mut lag: Series = self
+            .samples
+            .iter()
+            .filter_map(|s| s.log.as_ref())
+            .filter_map(|log| Some((self.at(log.read_us), log.lag? as f64)))
+            .collect();
+        lag.dedup_by_key(|point| point.0); // a sample may carry the reading of the one before
+        lag
+    }
+
+    /// Share of the machine's CPU time that none of the watched processes used, and the share that
+    /// the hypervisor took, from the first of `phase` to its last; 0 to 1.
+    pub fn disturbance(&self, phase: Phase) -> Option<(f64, f64)> {
+        let mut inside = self
+            .samples
+            .iter()
+            .filter(|s| (phase.from..=phase.to).contains(&self.at(s.due_us)) && s.host.is_some());
+        let first = inside.next()?;
+        let last = inside.last()?;
+        let (a, b) = (first.host.as_ref()?, last.host.as_ref()?);
+        let total = b.total_s - a.total_s;
+        let own: f64 = last
+            .processes
+            .iter()
+            .filter_map(|(name, reading)| match (reading, first.processes.get(name)?) {
+                (
+                    ProcessReading::Alive { cpu_s: b, .. },
+                    ProcessReading::Alive { cpu_s: a, .. },
+                ) => Some(b - a),
+                _ => None,
+            })
+            .sum();
+        let others = (b.busy_s - a.busy_s - own).max(0.0);
+        (total > 0.0).then(|| (others / total, (b.steal_s - a.steal_s) / total))
+    }
+
+    /// What a counter gained a second in `phase`.
+    pub fn rate_in(&self, source: &str, key: &str, phase: Phase) -> Option<f64> {
+        stats::overall_rate(&stats::between(&self.metric(source, key), phase.from, phase.to))
+    }
+}
+
+/// When the schedule started: the first sample that saw events due says how many, at which rate.
+fn start_us(samples: &[Sample]) -> Option<f64> {
+    samples.iter().find_map(|s| {
+        let due = s.metric("producer", "producer_events_due").filter(|due| *due > 0.0)?;
+        let rate = s.metric("producer", "producer_target_rate").filter(|rate| *rate > 0.0)?;
+        Some(s.due_us as f64 + s.late_s * 1e6 - due / rate * 1e6)
+    })
+}
