@@ -26,6 +26,7 @@ const PNG_SCALE: f32 = 2.0;
 const MARGIN: i32 = 14;
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GREY: RGBColor = RGBColor(0x66, 0x66, 0x66);
+const SHADE: RGBColor = RGBColor(0xF3, 0xF1, 0xEA);
 const GRID: RGBColor = RGBColor(0xE4, 0xE4, 0xE4);
 
 /// What a line stands for: decides colour, dash and marker together.
@@ -172,16 +173,16 @@ impl Chart {
         // Head room for the names of the spans.
         let y_max = if top > 0.0 { top * 1.12 } else { 1.0 };
         let mut chart = ChartBuilder::on(area)
+            .margin_left(8)
             .margin_right(MARGIN + 12)
             .margin_bottom(6)
             .x_label_area_size(46)
-            .y_label_area_size(78)
+            .y_label_area_size(74)
             .build_cartesian_2d(0.0..x_max, 0.0..y_max)?;
         for (at, span) in self.spans.iter().enumerate() {
             let (from, to) = (span.from.clamp(0.0, x_max), span.to.clamp(0.0, x_max));
             if at % 2 == 1 {
-                let shade = RGBColor(0xF3, 0xF1, 0xEA).filled();
-                chart.draw_series([Rectangle::new([(from, 0.0), (to, y_max)], shade)])?;
+                chart.draw_series([Rectangle::new([(from, 0.0), (to, y_max)], SHADE.filled())])?;
             }
         }
         chart
@@ -218,11 +219,17 @@ impl Chart {
                 line.ink.mark(&plotting, (x - left, y - upper))?;
             }
         }
-        for span in &self.spans {
+        for (at, span) in self.spans.iter().enumerate() {
             let (from, to) = (span.from.clamp(0.0, x_max), span.to.clamp(0.0, x_max));
             let style = text(13.0, GREY).pos(Pos::new(HPos::Center, VPos::Top));
             let (x, _) = chart.plotting_area().map_coordinate(&((from + to) / 2.0, y_max));
-            plotting.draw(&Text::new(span.label.clone(), (x - left, 5), style))?;
+            let (wide, high) = plotting.estimate_text_size(&span.label, &style)?;
+            let (half, x) = (wide as i32 / 2 + 3, x - left);
+            // No grid line runs through the words.
+            let ground = if at % 2 == 1 { SHADE } else { WHITE }.filled();
+            let corners = [(x - half, 4), (x + half, 8 + high as i32)];
+            plotting.draw(&Rectangle::new(corners, ground))?;
+            plotting.draw(&Text::new(span.label.clone(), (x, 5), style))?;
         }
         Ok(())
     }

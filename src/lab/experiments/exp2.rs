@@ -240,7 +240,7 @@ fn charts(run: &Run) -> Vec<Chart> {
         chart(
             "lag",
             format!(
-                "Consumer lag does not tell them apart: {} events in pull, {} in unbounded push",
+                "Lag does not tell pull from unbounded push: {} and {} events at the end",
                 lags.0, lags.1
             ),
             "Log end less committed offset, all partitions. What unbounded push has polled is not acked yet.",
@@ -250,7 +250,7 @@ fn charts(run: &Run) -> Vec<Chart> {
         chart(
             "latency",
             format!(
-                "Nor is it faster: at the end p99 is {} s in pull, {} s in unbounded push",
+                "Unbounded push is no faster: at the end p99 is {} s in pull, {} s in unbounded push",
                 p99.0, p99.1
             ),
             "Due time to acked by the sink, 99th percentile of the last 10 s.",
