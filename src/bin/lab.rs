@@ -67,8 +67,8 @@ struct Watch {
     /// topic (events)
     #[argh(option, default = "String::from(\"events\")")]
     topic: String,
-    /// consumer group, which is not joined (processor)
-    #[argh(option, default = "String::from(\"processor\")")]
+    /// consumer group, which is not joined (lab)
+    #[argh(option, default = "String::from(\"lab\")")]
     group: String,
     /// processes, NAME=PID[,NAME=PID…]; may be repeated
     #[argh(option)]
@@ -100,21 +100,18 @@ struct Audit {
     /// topic (events)
     #[argh(option, default = "String::from(\"events\")")]
     topic: String,
-    /// the processor's group (processor)
-    #[argh(option, default = "String::from(\"processor\")")]
+    /// the processor's group (lab)
+    #[argh(option, default = "String::from(\"lab\")")]
     group: String,
     /// the sink's address (LAB_SINK)
     #[argh(option)]
     sink: Option<String>,
-    /// events acknowledged to the producer
+    /// what the producer printed at its end
     #[argh(option)]
-    produced: u64,
-    /// events that the processor shed (0)
-    #[argh(option, default = "0")]
-    shed: u64,
-    /// records that the processor found to be no event (0)
-    #[argh(option, default = "0")]
-    invalid: u64,
+    producer: PathBuf,
+    /// what the processor printed at its end; without it nothing may have been shed
+    #[argh(option)]
+    processor: Option<PathBuf>,
     /// the ledger's file (ledger.json)
     #[argh(option, default = "PathBuf::from(audit::FILE)")]
     out: PathBuf,
@@ -150,9 +147,8 @@ fn main() -> ExitCode {
             topic: flags.topic,
             group: flags.group,
             sink: or_env(flags.sink, "LAB_SINK", "http://127.0.0.1:9900"),
-            produced: flags.produced,
-            shed: flags.shed,
-            invalid: flags.invalid,
+            producer: flags.producer,
+            processor: flags.processor,
             out: flags.out,
         })
         .map(drop),

@@ -1,8 +1,9 @@
 //! `lab audit`: does every id that was produced have exactly one fate?
 //!
-//! Ids 0 to produced − 1 are held against the sink's bitmap of delivered ids and against the log
-//! from the committed offsets to its end, read record by record. Invariant: an id in neither is
-//! *missing*, and only as many may be missing as the processor counted as shed or invalid.
+//! The ids that the brokers acknowledged to the producer are held against the sink's bitmap of
+//! delivered ids and against the log from the committed offsets to its end, read record by record.
+//! Invariant: an id in neither is *missing*, and only as many may be missing as the processor
+//! counted as shed or invalid.
 //! Delivered and still in the log is allowed (at-least-once): it is counted as `again`.
 //! It changes nothing: it joins no group and commits nothing.
 
@@ -44,12 +45,10 @@ pub struct Settings {
     pub group: String,
     /// The sink's address, `http://127.0.0.1:9900`.
     pub sink: String,
-    /// Events that the producer had acknowledged: ids 0 to this − 1.
-    pub produced: u64,
-    /// Events that the processor counted as shed.
-    pub shed: u64,
-    /// Records that the processor counted as no event.
-    pub invalid: u64,
+    /// The producer's summary.
+    pub producer: PathBuf,
+    /// The processor's summary; without it nothing counts as shed or invalid.
+    pub processor: Option<PathBuf>,
     /// Where the ledger is written.
     pub out: PathBuf,
 }
@@ -57,7 +56,7 @@ pub struct Settings {
 /// Where every id went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// Ids 0 to this − 1 were acknowledged to the producer.
+    /// Ids that were acknowledged to the producer.
     pub produced: u64,
     /// Of these, delivered to the sink.
     pub delivered: u64,
@@ -94,18 +93,18 @@ impl Ledger {
 
     /// Holds the ids against each other; the counts that are not about ids stay 0.
     pub fn of(
-        produced: u64,
+        produced: std::ops::Range<u64>,
         delivered: &RoaringTreemap,
         in_log: &RoaringTreemap,
         shed: u64,
         invalid: u64,
     ) -> Self {
         let mut all = RoaringTreemap::new();
-        all.insert_range(0..produced);
+        all.insert_range(produced);
         let found = delivered | in_log;
         let missing = &all - &found;
         Self {
-            produced,
+            produced: all.len(),
             delivered: (&all & delivered).len(),
             in_log: (&all & in_log).len(),
             again: (delivered & in_log & &all).len(),
@@ -120,12 +119,29 @@ impl Ledger {
     }
 }
 
+/// What the audit needs of the producer's summary.
+#[derive(Deserialize)]
+struct Produced {
+    first_id: u64,
+    produced: u64,
+}
+
+/// What it needs of the processor's.
+#[derive(Deserialize, Default)]
+struct Dropped {
+    shed: u64,
+    invalid: u64,
+}
+
 /// Audits, and writes the ledger whatever it says.
 ///
 /// # Errors
 /// [`Failure::Verdict`] when ids are unaccounted for; [`Failure::Failed`] when the log or the
 /// sink cannot be read to the end: half an audit is none.
 pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
+    let producer: Produced = super::read_json(&settings.producer)?;
+    let dropped: Dropped =
+        settings.processor.as_deref().map(super::read_json).transpose()?.unwrap_or_default();
     let (delivered, duplicates) = delivered(&settings.sink)?;
     let reading =
         LagReader::new(&settings.brokers, &settings.topic, &settings.group, ANSWER_WITHIN)?.read();
@@ -134,7 +150,13 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         duplicates,
         log_records: tail.records,
         log_invalid: tail.invalid,
-        ..Ledger::of(settings.produced, &delivered, &tail.ids, settings.shed, settings.invalid)
+        ..Ledger::of(
+            producer.first_id..producer.first_id + producer.produced,
+            &delivered,
+            &tail.ids,
+            dropped.shed,
+            dropped.invalid,
+        )
     };
     super::write_json(&settings.out, &ledger)?;
     log::info!(
@@ -296,7 +318,7 @@ mod tests {
 
     #[test]
     fn delivered_and_in_the_log_make_all_and_what_is_in_both_is_counted_once() {
-        let ledger = Ledger::of(100, &ids(&[0..60]), &ids(&[50..100]), 0, 0);
+        let ledger = Ledger::of(0..100, &ids(&[0..60]), &ids(&[50..100]), 0, 0);
         assert!(ledger.adds_up());
         assert_eq!((ledger.delivered, ledger.in_log, ledger.again), (60, 50, 10));
         assert_eq!((ledger.missing, ledger.beyond), (0, 0));
@@ -304,7 +326,7 @@ mod tests {
 
     #[test]
     fn one_missing_id_turns_the_ledger_red_and_is_named() {
-        let ledger = Ledger::of(100, &ids(&[0..42, 43..60]), &ids(&[60..100]), 0, 0);
+        let ledger = Ledger::of(0..100, &ids(&[0..42, 43..60]), &ids(&[60..100]), 0, 0);
         assert!(!ledger.adds_up());
         assert_eq!((ledger.missing, ledger.unexplained), (1, 1));
         assert_eq!(ledger.missing_examples, [42]);
@@ -313,13 +335,13 @@ mod tests {
     #[test]
     fn what_was_shed_explains_as_many_missing_and_no_more() {
         let delivered = ids(&[0..90]);
-        assert!(Ledger::of(100, &delivered, &ids(&[]), 10, 0).adds_up());
-        assert_eq!(Ledger::of(100, &delivered, &ids(&[]), 9, 0).unexplained, 1);
+        assert!(Ledger::of(0..100, &delivered, &ids(&[]), 10, 0).adds_up());
+        assert_eq!(Ledger::of(0..100, &delivered, &ids(&[]), 9, 0).unexplained, 1);
     }
 
     #[test]
     fn ids_that_nobody_vouches_for_do_not_fill_a_hole() {
-        let ledger = Ledger::of(100, &ids(&[0..99, 200..205]), &ids(&[]), 0, 0);
+        let ledger = Ledger::of(0..100, &ids(&[0..99, 200..205]), &ids(&[]), 0, 0);
         assert_eq!((ledger.unexplained, ledger.beyond), (1, 5));
     }
 
@@ -330,9 +352,8 @@ mod tests {
             topic: "t".into(),
             group: "g".into(),
             sink: "s".into(),
-            produced: 1,
-            shed: 0,
-            invalid: 0,
+            producer: PathBuf::new(),
+            processor: None,
             out: PathBuf::new(),
         };
         let reading =

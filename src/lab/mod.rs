@@ -43,3 +43,10 @@ fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Failure>
     text.push('\n');
     std::fs::write(path, text).map_err(|e| failed(&e))
 }
+
+/// Reads a JSON file.
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    serde_json::from_slice(&bytes).map_err(|e| failed(format!("is damaged: {e}")))
+}

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::lab::experiments::{Check, Experiment, Margin, named};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
+use crate::telemetry::latency::Stage;
 
 /// A run is void when more than this share of the machine's CPU went to processes that are not
 /// part of it, or this share was stolen by the hypervisor, over one arm.
@@ -333,11 +334,14 @@ fn overload_rate(run: &Run, arm: &Arm, source: &str, key: &str) -> Option<f64> {
     arm.rate_in(source, key, run.plan.setup.overload().settled(SETTLE_S))
 }
 
-fn quantile(run: &Run, arm: &Arm, q: &str, baseline: bool) -> Option<f64> {
+fn quantile(run: &Run, arm: &Arm, q: f64, baseline: bool) -> Option<f64> {
     let setup = &run.plan.setup;
     let phase = if baseline { setup.baseline() } else { setup.overload() };
-    let key = format!("latency_quantile_seconds{{quantile=\"{q}\",stage=\"end_to_end\"}}");
-    stats::between(&arm.metric("processor", &key), phase.from, phase.to).last().map(|p| p.1)
+    arm.latency_in(Stage::EndToEnd, q, phase.settled(SETTLE_S))
+}
+
+fn median_in(run: &Run, arm: &Arm, stage: Stage) -> Option<f64> {
+    arm.latency_in(stage, 0.5, run.plan.setup.overload().settled(SETTLE_S))
 }
 
 /// The table arm × numbers, the same for every experiment.
@@ -366,10 +370,13 @@ const NUMBERS: &[Number] = &[
         stats::max(&a.metric("processor", "processor_queue_depth"))
     }),
     ("largest lag, events", |_, a| stats::max(&a.lag())),
-    ("end-to-end p50 at the end of the baseline, s", |r, a| quantile(r, a, "0.5", true)),
-    ("end-to-end p99 at the end of the baseline, s", |r, a| quantile(r, a, "0.99", true)),
-    ("end-to-end p50 at the end of the overload, s", |r, a| quantile(r, a, "0.5", false)),
-    ("end-to-end p99 at the end of the overload, s", |r, a| quantile(r, a, "0.99", false)),
+    ("end-to-end p50 in the baseline, s", |r, a| quantile(r, a, 0.5, true)),
+    ("end-to-end p99 in the baseline, s", |r, a| quantile(r, a, 0.99, true)),
+    ("end-to-end p50 in the overload, s", |r, a| quantile(r, a, 0.5, false)),
+    ("end-to-end p99 in the overload, s", |r, a| quantile(r, a, 0.99, false)),
+    ("end-to-end p99.9 in the overload, s", |r, a| quantile(r, a, 0.999, false)),
+    ("of that p50, waited in the log, s", |r, a| median_in(r, a, Stage::Log)),
+    ("of that p50, waited in the queue, s", |r, a| median_in(r, a, Stage::Queue)),
     ("largest gap between two polls of the group seat, s", |_, a| {
         stats::max(&a.metric("processor", "processor_poll_gap_seconds"))
     }),

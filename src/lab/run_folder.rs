@@ -4,14 +4,15 @@
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-
 use crate::failure::Failure;
 use crate::lab::audit::{self, Ledger};
 use crate::lab::experiments::{Experiment, Phase};
 use crate::lab::plan::{self, Host, Plan};
+use crate::lab::read_json;
 use crate::lab::samples::{self, ProcessReading, Sample};
 use crate::lab::stats::{self, Series};
+use crate::telemetry::hlog;
+use crate::telemetry::latency::Stage;
 
 /// A run.
 pub struct Run {
@@ -31,6 +32,8 @@ pub struct Arm {
     pub samples: Vec<Sample>,
     /// What the audit found; absent when it could not be made.
     pub ledger: Option<Ledger>,
+    /// Latencies second by second; empty when the processor wrote none.
+    latencies: Vec<hlog::Interval>,
     /// The exact commands, one a line.
     pub commands: String,
     /// The schedule's start, µs since the epoch.
@@ -43,7 +46,7 @@ impl Run {
     /// # Errors
     /// When a file that every run has is absent or damaged, or the plan is another experiment's.
     pub fn read(experiment: &Experiment, dir: &Path) -> Result<Self, Failure> {
-        let plan: Plan = json(&dir.join(plan::FILE))?;
+        let plan: Plan = read_json(&dir.join(plan::FILE))?;
         if plan.experiment != experiment.name {
             let dir = dir.display();
             return Err(Failure::Failed(format!(
@@ -53,7 +56,7 @@ impl Run {
         }
         let arms = experiment.arms.iter().map(|name| Arm::read(&dir.join(name), name));
         Ok(Self {
-            host: json(&dir.join(plan::HOST_FILE))?,
+            host: read_json(&dir.join(plan::HOST_FILE))?,
             arms: arms.collect::<Result<_, _>>()?,
             plan,
         })
@@ -65,23 +68,18 @@ impl Run {
     }
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
-    serde_json::from_slice(&bytes).map_err(|e| failed(format!("is damaged: {e}")))
-}
-
 impl Arm {
     fn read(dir: &Path, name: &str) -> Result<Self, Failure> {
         let samples = samples::read(&dir.join(samples::FILE))?;
-        let ledger = dir.join(audit::FILE);
+        let (ledger, latencies) = (dir.join(audit::FILE), dir.join("latency.hlog"));
         let start_us = start_us(&samples).ok_or_else(|| {
             Failure::Failed(format!("{}: the producer sent nothing", dir.display()))
         })?;
         Ok(Self {
             name: name.to_owned(),
             samples,
-            ledger: if ledger.exists() { Some(json(&ledger)?) } else { None },
+            ledger: if ledger.exists() { Some(read_json(&ledger)?) } else { None },
+            latencies: if latencies.exists() { hlog::read(&latencies)? } else { Vec::new() },
             commands: std::fs::read_to_string(dir.join("commands.txt")).unwrap_or_default(),
             start_us,
         })
@@ -117,6 +115,25 @@ impl Arm {
             .collect();
         lag.dedup_by_key(|point| point.0); // a sample may carry the reading of the one before
         lag
+    }
+
+    /// The quantile `q` of what events of each second waited in `stage`, s.
+    pub fn latency(&self, stage: Stage, q: f64) -> Series {
+        self.latencies
+            .iter()
+            .filter(|i| i.stage == stage && !i.latencies.is_empty())
+            .map(|i| {
+                let end_us = i.start_us + i.length.as_micros() as i64;
+                (self.at(end_us), i.latencies.value_at_quantile(q) as f64 / 1e6)
+            })
+            .collect()
+    }
+
+    /// The quantile `q` of what all events acked in `phase` waited in `stage`, s.
+    pub fn latency_in(&self, stage: Stage, q: f64, phase: Phase) -> Option<f64> {
+        let us = |t: f64| (self.start_us + t * 1e6) as i64;
+        let all = hlog::merge(&self.latencies, stage, us(phase.from), us(phase.to));
+        (!all.is_empty()).then(|| all.value_at_quantile(q) as f64 / 1e6)
     }
 
     /// Share of the machine's CPU time that none of the watched processes used, and the share that

@@ -7,6 +7,7 @@ use crate::lab::model::{self, Rates};
 use crate::lab::report::figure;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
+use crate::telemetry::latency::Stage;
 
 /// Resident memory that the pull arm must stay under, MB.
 const PULL_RSS_MAX_MB: f64 = 64.0;
@@ -210,15 +211,14 @@ fn charts(run: &Run) -> Vec<Chart> {
     rates.push(flat(format!("sink's ceiling, {}/s", figure(setup.ceiling)), setup.ceiling));
     let ratios = per_arm(&|arm| poll_ratio(arm, overload));
 
+    let last = |series: Series| stats::between(&series, 0.0, end).last().map(|p| p.1);
     let mut lag = lines(&|arm| arm.lag());
     lag.push(model("both, predicted", &|t| Some(model::backlog(&offered, &ceiling, t))));
-    let lags = per_arm(&|arm| stats::between(&arm.lag(), 0.0, end).last().map(|p| p.1));
+    let lags = per_arm(&|arm| last(arm.lag()));
 
-    const P99: &str = "latency_quantile_seconds{quantile=\"0.99\",stage=\"end_to_end\"}";
-    let mut waits = lines(&|arm| arm.metric("processor", P99));
+    let mut waits = lines(&|arm| arm.latency(Stage::EndToEnd, 0.99));
     waits.push(model("both, predicted", &|t| model::wait_s(&offered, &ceiling, t)));
-    let p99 =
-        per_arm(&|arm| stats::between(&arm.metric("processor", P99), 0.0, end).last().map(|p| p.1));
+    let p99 = per_arm(&|arm| last(arm.latency(Stage::EndToEnd, 0.99)));
     vec![
         chart(
             "rss",
@@ -253,7 +253,7 @@ fn charts(run: &Run) -> Vec<Chart> {
                 "Unbounded push is no faster: at the end p99 is {} s in pull, {} s in unbounded push",
                 p99.0, p99.1
             ),
-            "Due time to acked by the sink, 99th percentile of the last 10 s.",
+            "Due time to acked by the sink, 99th percentile of each second's.",
             "end-to-end latency p99, s",
             waits,
         ),

@@ -1,0 +1,269 @@
+# shellcheck shell=bash
+# Sourced by run/expN.sh: runs an experiment's arms one after the other on the real cluster.
+#
+#   begin NAME ARGS...     flags, prerequisites, build, cluster
+#   plan FLAGS...          the prediction and the host, written before anything is measured
+#   arm NAME FLAGS...      topic -> sink -> processor(FLAGS) -> producer -> watch; audit; topic away
+#   report                 report.md, verdict.json, charts; the script's exit code
+#
+# It stops what it started, by pid, however it ends, deletes its own topics only, and takes the
+# cluster down only if it brought it up. It decides nothing about what is measured or expected.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=${here%/*}
+# shellcheck source=run/prereq.sh
+source "$here/prereq.sh"
+
+# Seconds: for a program to say where it listens, for the group to hold all partitions, for an
+# orderly stop (the processor drains for at most 10 s and commits), for the stop of a broken run.
+readonly LISTEN_WITHIN_S=20 JOIN_WITHIN_S=40 STOP_WITHIN_S=60 ABORT_WITHIN_S=3
+readonly PARTITIONS=12
+
+declare -A pids=() # of what runs now, by name
+topic='' cluster_is_ours='' experiment=''
+
+log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+misuse() { printf '%s: %s (see run/%s --help)\n' "${0##*/}" "$*" "${0##*/}" >&2; exit 2; }
+
+usage() {
+  cat <<TEXT
+usage: run/$experiment.sh [--quick] [--out DIR] [--data DIR] [--port P]
+
+  --quick      the short form, to be had in five minutes
+  --out DIR    folder of the results (default results/$experiment)
+  --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster)
+  --port P     the cluster's first port (default 19092); both let two runs go side by side
+
+A cluster that is up in --data is used and left up; else one is started and taken down again.
+exit: 0 all checks hold, 1 failed or void, 2 wrong usage, 3 a check fell short
+TEXT
+}
+
+# --- begin -----------------------------------------------------------------------------------
+begin() { # EXPERIMENT ARGS...
+  experiment=$1
+  shift
+  form=full out=$root/results/$experiment data=$root/.cluster
+  local port=()
+  while (($# > 0)); do
+    case $1 in
+      -h | --help) usage; exit 0 ;;
+      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+      --quick) form=quick; shift ;;
+      --out | --data | --port)
+        [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
+        case $1 in
+          --out) out=$(realpath -m -- "$2") ;;
+          --data) data=$(realpath -m -- "$2") ;;
+          --port) port=(--port "$2") ;;
+        esac
+        shift 2 ;;
+      *) misuse "unknown argument '$1'" ;;
+    esac
+  done
+  require cargo cc make java mvn setsid flock ss
+  claim_folder
+  trap clean_up EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap 'exit 129' HUP
+  # From here on paths are as short as they can be, so that commands.txt reads anywhere.
+  cd "$root"
+  out=$(realpath --relative-base="$root" -- "$out")
+  build
+  start_cluster ${port[@]+"${port[@]}"}
+}
+
+# Only a folder that is empty or holds an earlier run of ours is written into, and its earlier run
+# is removed, so that no old figure can be taken for a new one.
+claim_folder() {
+  if [[ -e $out && ! -e $out/plan.json && -n $(ls -A "$out") ]]; then
+    die "--out $out holds something else than a run of this experiment: choose another folder"
+  fi
+  mkdir -p "$out" || die "--out $out cannot be made"
+  [[ -w $out ]] || die "--out $out cannot be written"
+  find "$out" -mindepth 2 -maxdepth 2 -name samples.jsonl -printf '%h\0' | xargs -0r rm -rf --
+  rm -f -- "$out"/{plan,host,verdict}.json "$out"/report.md "$out"/*.svg "$out"/*.png
+}
+
+build() {
+  log info building "command='cargo build --release --locked --bins'"
+  cargo build --release --locked --bins >&2
+  bin=${CARGO_TARGET_DIR:-target}/release
+}
+
+cluster() { "$here/cluster.sh" "$@" --data "$data" 9>&-; }
+
+start_cluster() { # PORT-FLAGS...
+  # One run a cluster at a time: two would measure each other. Our children do not hold the lock.
+  mkdir -p "$(dirname "$data")"
+  exec 9>"$data.lock"
+  flock -n 9 || die "another run uses the cluster in $data: wait for it, or choose --data and --port"
+  if ! cluster brokers >/dev/null 2>&1; then
+    cluster_is_ours=yes
+    local disk=4GiB
+    [[ $form == quick ]] || disk=20GiB # two arms of 8,000/s x 0.56 kB x 3 replicas x 600 s
+    set -- --topic '' --min-disk "$disk" "$@"
+  fi
+  brokers=$(cluster up "$@")
+}
+
+# --- plan --------------------------------------------------------------------------------------
+plan() { # FLAGS OF lab plan...
+  "$bin/lab" plan --experiment "$experiment" --form "$form" --source "$root" \
+    --kafka "$(sed -n 's/^version=//p' "$data/backpressure-lab.cluster")" "$@" "$out"
+}
+
+# --- arm -----------------------------------------------------------------------------------------
+# The load and the sink are the experiment's: arrays load=(producer flags) and sink=(sink flags).
+# shellcheck disable=SC2154
+arm() { # NAME PROCESSOR-FLAGS...
+  local name=$1 dir=$out/$1 at partitions='' end
+  shift
+  mkdir -p "$dir"
+  log info arm_begins "experiment=$experiment arm=$name"
+  topic=$experiment-$name-$$
+  cluster topic create "$topic" --partitions "$PARTITIONS"
+
+  start sink "$bin/sink" --listen 127.0.0.1:0 "${sink[@]}"
+  local sink_at=$address
+  start processor "$bin/processor" --brokers "$brokers" --topic "$topic" --group "$topic" \
+    --sink "http://$sink_at" --listen 127.0.0.1:0 --hlog "$dir/latency.hlog" "$@"
+  local processor_at=$address
+  end=$((SECONDS + JOIN_WITHIN_S))
+  until [[ $partitions == "$PARTITIONS" ]]; do
+    ((SECONDS < end)) || broken processor "holds '$partitions' of $PARTITIONS partitions after $JOIN_WITHIN_S s"
+    alive
+    sleep 0.2
+    partitions=$(metric "$processor_at" processor_partitions)
+  done
+
+  start producer "$bin/producer" --brokers "$brokers" --topic "$topic" --listen 127.0.0.1:0 "${load[@]}"
+  local producer_at=$address watched=() named
+  while read -r named _ at _; do # broker=N state=up pid=P ...
+    if [[ $at == pid=[0-9]* ]]; then watched+=(--process "${named/=/-}=${at#pid=}"); fi
+  done < <(cluster status)
+  for at in sink processor producer; do watched+=(--process "$at=${pids[$at]}"); done
+  start watch "$bin/lab" watch --brokers "$brokers" --topic "$topic" --group "$topic" \
+    "${watched[@]}" --metrics "sink=http://$sink_at/metrics,processor=http://$processor_at/metrics,producer=http://$producer_at/metrics" \
+    --out "$dir" --listen 127.0.0.1:0
+
+  await_producer
+  stop processor
+  # Exit 3, ids missing, is for the report to say.
+  run_and_note "$bin/lab" audit --brokers "$brokers" --topic "$topic" --group "$topic" \
+    --sink "http://$sink_at" --producer "$dir/producer.json" --processor "$dir/processor.json" \
+    --out "$dir/ledger.json" || (($? == 3)) || die "arm $name has no ledger"
+  stop watch
+  stop sink
+  cluster topic delete "$topic"
+  topic=''
+  log info arm_ended "experiment=$experiment arm=$name"
+}
+
+note() { printf '%q ' "$@" | sed 's/ $/\n/' >>"$dir/commands.txt"; }
+run_and_note() { note "$@"; "$@"; }
+
+# start NAME COMMAND...: in a session of its own, so that a Ctrl-C in the terminal reaches this
+# script alone, which then stops things in order. Sets address to where it listens.
+start() {
+  local name=$1 err=$dir/$1.log end=$((SECONDS + LISTEN_WITHIN_S))
+  shift
+  note "$@"
+  if [[ $name == watch && -t 2 ]]; then
+    setsid "$@" </dev/null >"$dir/$name.json" 9>&- & # its progress line is for the terminal
+    pids[$name]=$!
+    return
+  fi
+  setsid "$@" </dev/null >"$dir/$name.json" 2>"$err" 9>&- &
+  pids[$name]=$!
+  until address=$(grep -m 1 -oE '(addr|listen)="?127\.0\.0\.1:[0-9]+' "$err" | grep -oE '127.*'); do
+    alive
+    ((SECONDS < end)) || broken "$name" "does not listen after $LISTEN_WITHIN_S s"
+    sleep 0.05
+  done
+}
+
+# metric ADDRESS NAME: the value of a metric without labels, empty when it cannot be read.
+metric() {
+  {
+    exec 8<>"/dev/tcp/${1%:*}/${1#*:}" &&
+      printf 'GET /metrics HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$1" >&8 &&
+      timeout 2 cat <&8 | sed -n "s/^$2 \([0-9.]*\)\r*$/\1/p"
+  } 2>/dev/null || true
+  exec 8>&-
+}
+
+broken() { # NAME WHAT
+  echo "last lines of $dir/$1.log:" >&2
+  tail -n 15 "$dir/$1.log" >&2 || true
+  die "the $1 $2 (everything it said: $dir/$1.log)"
+}
+
+# Dies when something that should run has ended.
+alive() {
+  local name
+  for name in "${!pids[@]}"; do
+    kill -0 "${pids[$name]}" 2>/dev/null || ended "$name"
+  done
+}
+
+ended() { # NAME
+  local code=0
+  wait "${pids[$1]}" || code=$?
+  unset "pids[$1]"
+  broken "$1" "ended too early, with exit code $code"
+}
+
+await_producer() {
+  local who code=0 name
+  wait -n -p who "${pids[@]}" || code=$?
+  [[ $who == "${pids[producer]}" ]] || for name in "${!pids[@]}"; do
+    if [[ ${pids[$name]} == "$who" ]]; then unset "pids[$name]"; broken "$name" "ended too early, with exit code $code"; fi
+  done
+  unset 'pids[producer]'
+  ((code == 0)) || broken producer "ended with exit code $code"
+}
+
+# stop NAME: SIGTERM, and everything it has to say must have been said with exit code 0.
+stop() {
+  local pid=${pids[$1]} code=0
+  kill -TERM "$pid" 2>/dev/null || ended "$1"
+  await_end "$pid" "$STOP_WITHIN_S" || broken "$1" "did not stop within $STOP_WITHIN_S s of SIGTERM"
+  wait "$pid" || code=$?
+  unset "pids[$1]"
+  ((code == 0)) || broken "$1" "stopped with exit code $code"
+}
+
+await_end() { # PID SECONDS
+  local end=$((SECONDS + $2))
+  while kill -0 "$1" 2>/dev/null; do
+    ((SECONDS <= end)) || return 1
+    sleep 0.05
+  done
+}
+
+# --- report and end ------------------------------------------------------------------------------
+report() { "$bin/lab" report --experiment "$experiment" "$out"; }
+
+clean_up() {
+  local code=$? name
+  trap '' INT TERM HUP # a second Ctrl-C must not leave half of it
+  set +e
+  for name in "${!pids[@]}"; do kill -TERM "${pids[$name]}" 2>/dev/null; done
+  for name in "${!pids[@]}"; do
+    await_end "${pids[$name]}" "$ABORT_WITHIN_S" || kill -KILL "${pids[$name]}" 2>/dev/null
+    wait "${pids[$name]}" 2>/dev/null
+    log warn stopped_early "name=$name pid=${pids[$name]}"
+  done
+  if [[ $cluster_is_ours ]]; then
+    cluster down || code=1
+  elif [[ $topic ]]; then
+    cluster topic delete "$topic" || code=1
+  fi
+  if [[ $code == 130 || $code == 143 || $code == 129 ]]; then log warn interrupted "experiment=$experiment"; fi
+  if flock -n 9 2>/dev/null; then rm -f -- "$data.lock"; fi
+  exit "$code"
+}
