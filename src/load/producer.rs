@@ -22,6 +22,7 @@ use super::sender::{Shared, Tally};
 use super::settings::Settings;
 use crate::clock;
 use crate::failure::Failure;
+use crate::http::access::{self, Access};
 use crate::http::{Handler, Limits, Request, Response, Server};
 use crate::telemetry::metrics::{Metrics, ProducerMetrics};
 use crate::threads::Stop;
@@ -80,12 +81,13 @@ pub struct Summary {
 /// When the topic does not exist, the brokers are too new or refuse the events, the address cannot
 /// be listened on, or events stay unsent for `--drain-timeout`.
 pub fn run(settings: Settings) -> Result<(), Failure> {
+    let access = Access::new(settings.listen, access::token(settings.token_file.as_deref())?)?;
     let stop = Stop::default();
     stop.on_signals()?;
     let metrics = Metrics::new()?;
     let counts = ProducerMetrics::register(&metrics)?;
     let run = Arc::new(OnceLock::<Arc<Shared>>::new());
-    let server = Server::start(settings.listen, Limits::default(), handler(metrics, &run))?;
+    let server = Server::start(settings.listen, Limits::default(), handler(metrics, access, &run))?;
     log::info!(
         listen = server.addr().to_string().as_str(), topic = settings.topic.as_str(),
         brokers = settings.brokers.list().as_str(); "producer started"
@@ -140,10 +142,13 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     }
 }
 
-fn handler(metrics: Metrics, run: &Arc<OnceLock<Arc<Shared>>>) -> Handler {
+fn handler(metrics: Metrics, access: Access, run: &Arc<OnceLock<Arc<Shared>>>) -> Handler {
     let run = Arc::clone(run);
     Arc::new(move |request: Request| match request.path.as_str() {
-        RATE => control::answer(run.get().map(Arc::as_ref), &request),
+        RATE => match access.check(&request) {
+            Ok(()) => control::answer(run.get().map(Arc::as_ref), &request),
+            Err(refusal) => refusal,
+        },
         "/healthz" => Response::text(200, "ok"),
         "/metrics" => match metrics.text() {
             Ok(text) => Response::bytes(200, "text/plain; version=0.0.4", text),

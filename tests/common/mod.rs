@@ -3,6 +3,7 @@
 //!
 //! Without `LAB_BROKERS` a test fails with what to do; it never skips itself.
 #![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::future::Future;
 use std::pin::pin;
@@ -60,10 +61,16 @@ pub struct Record {
 impl Topic {
     /// Makes a topic with replication 3 and waits until every partition has a leader.
     pub fn create(test: &str, partitions: i32) -> Self {
+        Self::create_with(test, partitions, &[])
+    }
+
+    /// As [`Topic::create`], with settings such as `("max.message.bytes", "10000")`.
+    pub fn create_with(test: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let name = format!("{test}-{}-{}", std::process::id(), clock::now_us());
         let admin: AdminClient<_> = config().create().expect("an admin client");
         let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(3))
             .set("min.insync.replicas", "2");
+        let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
         let made = block_on(admin.create_topics([&new], &options())).expect("an answer");
         assert!(made.iter().all(Result::is_ok), "topic {name} is not made: {made:?}");
         let topic = Self { name, partitions };
@@ -200,7 +207,10 @@ impl Gathered {
 impl Running {
     /// Starts a binary, such as `env!("CARGO_BIN_EXE_producer")`, with the cluster's brokers and
     /// no other `LAB_*` of the caller's.
-    pub fn start<S: AsRef<std::ffi::OsStr>>(binary: &str, args: impl IntoIterator<Item = S>) -> Self {
+    pub fn start<S: AsRef<std::ffi::OsStr>>(
+        binary: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
         let mut command = Command::new(binary);
         for name in ["LAB_SINK", "LAB_TOKEN", "LAB_LOG"] {
             command.env_remove(name);

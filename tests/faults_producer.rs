@@ -1,0 +1,170 @@
+//! The producer while brokers die and hang. These tests stop brokers of the shared cluster, so
+//! `run/test.sh` runs this file by itself; `LAB_CLUSTER_DATA` says which cluster it is.
+//!
+//! Resends may leave duplicates in the log (at-least-once); an id that is missing, or that first
+//! appears after a later one of its partition, is a failure.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backpressure_lab::event::Event;
+use backpressure_lab::load::keys;
+use common::{PATIENCE, Running, Topic, brokers};
+use serde_json::Value;
+
+/// One test at a time: each breaks the cluster that they share.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `run/cluster.sh` on the tests' cluster; gives its stdout.
+fn cluster(words: &[&str]) -> String {
+    let data = std::env::var("LAB_CLUSTER_DATA").unwrap_or_else(|_| {
+        panic!("LAB_CLUSTER_DATA is not set: this test stops brokers, run it through run/test.sh")
+    });
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/run/cluster.sh");
+    let out = Command::new(script).args(words).args(["--data", &data]).output().expect("bash");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    // `status` says 1 when a broker is down, which is what these tests are about.
+    assert!(out.status.success() || words == ["status"], "cluster.sh {words:?}: {stderr}");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// The process id of broker `n`.
+fn broker_pid(n: u32) -> i32 {
+    let status = cluster(&["status"]);
+    let line =
+        status.lines().find(|line| line.starts_with(&format!("broker={n} "))).expect("a line");
+    let pid = line.split("pid=").nth(1).and_then(|rest| rest.split(' ').next()).expect("a pid");
+    pid.parse().unwrap_or_else(|_| panic!("broker {n} has no process here: {line}"))
+}
+
+/// Heals broker `n` when the test ends, however it ends.
+struct Healed(u32);
+
+impl Drop for Healed {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // Up or down, it answers again afterwards.
+        let _best_effort = std::panic::catch_unwind(|| {
+            cluster(&["kill", &self.0.to_string()]);
+            cluster(&["start", &self.0.to_string()]);
+        });
+    }
+}
+
+fn start(topic: &Topic, flags: &str) -> Running {
+    let fixed = ["--topic", &topic.name, "--brokers", &brokers(), "--listen", "127.0.0.1:0"];
+    let fixed = fixed.map(str::to_owned);
+    let flags = flags.split(' ').map(str::to_owned);
+    Running::start(env!("CARGO_BIN_EXE_producer"), fixed.into_iter().chain(flags))
+}
+
+/// Every id below `due` is in the log, in the right partition, and first seen in order there.
+/// Gives the number of duplicates.
+fn assert_complete(topic: &Topic, due: u64) -> u64 {
+    let records = topic.records();
+    let mut seen = vec![false; due as usize];
+    let mut last = vec![None; topic.partitions as usize];
+    let mut duplicates = 0;
+    for record in &records {
+        let event = Event::decode(record.value.as_deref().expect("a value")).expect("an event");
+        assert_eq!(record.partition as u32, keys::partition(event.key, topic.partitions as u32));
+        if std::mem::replace(&mut seen[event.id as usize], true) {
+            duplicates += 1;
+            continue;
+        }
+        let before = last[record.partition as usize].replace(event.id);
+        assert!(before < Some(event.id), "{} first appears after {before:?}", event.id);
+    }
+    let missing: Vec<usize> = (0..seen.len()).filter(|id| !seen[*id]).collect();
+    assert!(missing.is_empty(), "{} ids are missing, first {:?}", missing.len(), missing.first());
+    duplicates
+}
+
+fn assert_whole(topic: &Topic, stdout: &str, due: u64) {
+    let summary: Value = serde_json::from_str(stdout).expect("one line of JSON");
+    assert_eq!((summary["due"].as_u64(), summary["produced"].as_u64()), (Some(due), Some(due)));
+    let duplicates = assert_complete(topic, due);
+    eprintln!("duplicates: {duplicates}; {stdout}");
+}
+
+/// kill -9 and restart under load: the backlog is sent in the end and nothing is skipped.
+#[test]
+fn a_broker_killed_and_restarted_costs_no_event() {
+    let _alone = alone();
+    let topic = Topic::create("killed", 12);
+    let _healed = Healed(2);
+    let mut producer = start(&topic, "--rate 4000 --duration 30s");
+    producer.await_log("schedule begins");
+    std::thread::sleep(Duration::from_secs(5));
+    cluster(&["kill", "2"]);
+    producer.await_log("broker lost");
+    std::thread::sleep(Duration::from_secs(8));
+    cluster(&["start", "2"]);
+    let ended = producer.end(2 * PATIENCE);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert_whole(&topic, &ended.stdout, 120_000);
+}
+
+/// A stopped process keeps its sockets open: crate kafka would wait 120 s. The others must go on
+/// meanwhile, and its partitions move to their new leaders long before.
+#[test]
+fn a_broker_that_hangs_holds_up_only_its_own_partitions_and_not_for_long() {
+    let _alone = alone();
+    let topic = Topic::create("hangs", 12);
+    let _healed = Healed(3);
+    let pid = broker_pid(3);
+    let mut producer = start(&topic, "--rate 3000 --duration 40s");
+    producer.await_log("schedule begins");
+    std::thread::sleep(Duration::from_secs(4));
+    // SAFETY: the pid is a broker's that cluster.sh just named.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    std::thread::sleep(Duration::from_secs(25));
+    let hung = producer.log();
+    // SAFETY: as above; a stopped process cannot have ended.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
+    assert!(hung.contains("its connection is given up"), "{hung}");
+    let ended = producer.end(2 * PATIENCE);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    let summary: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    // Its partitions waited for the watchdog (10 s) and a leader (9 s), not for the socket (120 s)
+    // nor for the broker (25 s); the median event did not wait at all.
+    let latency_ms = |field: &str| summary[field].as_f64().expect("a number");
+    assert!(latency_ms("latency_max_ms") < 20_000.0, "{summary}");
+    assert!(latency_ms("latency_p50_ms") < 500.0, "{summary}");
+    assert_whole(&topic, &ended.stdout, 120_000);
+}
+
+/// When no broker is left the drain gives up, says how much is unsent, and fails.
+#[test]
+fn a_drain_that_cannot_end_says_what_is_unsent() {
+    let _alone = alone();
+    let topic = Topic::create("drain", 12);
+    let healed = [Healed(1), Healed(2)];
+    let mut producer = start(&topic, "--rate 1000 --drain-timeout 3s");
+    producer.await_log("schedule begins");
+    std::thread::sleep(Duration::from_secs(2));
+    // With one replica of three left no partition takes acks=all.
+    cluster(&["kill", "1"]);
+    cluster(&["kill", "2"]);
+    std::thread::sleep(Duration::from_secs(2));
+    producer.signal(libc::SIGTERM);
+    let ended = producer.end(Duration::from_secs(15));
+    cluster(&["start", "1"]);
+    cluster(&["start", "2"]);
+    drop(healed);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    let summary: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    let unsent =
+        summary["due"].as_u64().expect("due") - summary["produced"].as_u64().expect("sent");
+    let said = format!("error: {unsent} of ");
+    assert!(unsent > 500 && ended.stderr.contains(&said), "{unsent}: {}", ended.stderr);
+}
