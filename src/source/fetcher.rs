@@ -1,0 +1,360 @@
+//! Moves one broker's records: asks for the next ones, checks that none is missing, hands them
+//! over one by one.
+//!
+//! Invariant: a position advances only past an offset that was handed over, counted as invalid, or
+//! reported as not there. A client that failed is thrown away, never reused. It deliberately knows
+//! nothing of the group, and finds no new leader by itself: it says that it needs one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use kafka::client::fetch::Message;
+use kafka::client::{FetchPartition, KafkaClient};
+use kafka::error::{Error, KafkaCode};
+
+use super::stepper::{Step, Stepper};
+use super::{HandOver, Handed, Holding, Item};
+use crate::brokers::{self, wire};
+use crate::clock;
+use crate::event::Event;
+use crate::logging::Limiter;
+use crate::telemetry::metrics::ProcessorMetrics;
+
+/// How much a fetch asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchSettings {
+    /// Bytes asked for, each partition.
+    pub bytes: i32,
+    /// Largest batch that is fetched whole; a larger one ends the run with its name.
+    pub bytes_max: i32,
+    /// How long the broker may hold an answer back while there is nothing to send.
+    pub wait: Duration,
+}
+
+/// What one turn came to.
+pub enum Turn {
+    /// Records were handed over.
+    Progress,
+    /// There was nothing to fetch.
+    Idle,
+    /// The broker failed or leads no more: back off and renew the metadata.
+    Failed(String),
+    /// The run stops, or this fetcher was given up.
+    Unwanted,
+    /// No waiting cures it: the run must end with this message.
+    Fatal(String),
+}
+
+/// Whether a fetcher is inside a network call, and since when; how its crew gives up on it.
+#[derive(Default)]
+pub struct Busy {
+    /// 0 idle, above 0 busy since that µs, -1 given up.
+    state: AtomicI64,
+}
+
+const IDLE: i64 = 0;
+const GIVEN_UP: i64 = -1;
+
+impl Busy {
+    /// Runs a network call. `None` when the crew gave up meanwhile: the answer must be dropped,
+    /// another fetcher has gone on.
+    fn during<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
+        let since = clock::now_us().max(1);
+        self.state.compare_exchange(IDLE, since, Ordering::SeqCst, Ordering::SeqCst).ok()?;
+        let answer = call();
+        self.state.compare_exchange(since, IDLE, Ordering::SeqCst, Ordering::SeqCst).ok()?;
+        Some(answer)
+    }
+
+    /// Gives the fetcher up when it has been in one call for longer than `limit`.
+    pub fn give_up_after(&self, limit: Duration) -> bool {
+        let since = self.state.load(Ordering::SeqCst);
+        let stuck = since > IDLE && (clock::now_us() - since) as u128 > limit.as_micros();
+        stuck
+            && self
+                .state
+                .compare_exchange(since, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+    }
+}
+
+/// The fetcher of one broker.
+pub struct Fetcher {
+    address: String,
+    topic: Arc<str>,
+    settings: FetchSettings,
+    hand_over: Arc<dyn HandOver>,
+    metrics: ProcessorMetrics,
+    busy: Arc<Busy>,
+    client: Option<KafkaClient>,
+    /// Partitions whose last plain fetch could not be trusted.
+    stepping: BTreeSet<i32>,
+    invalid_lines: Limiter,
+}
+
+impl Fetcher {
+    /// A fetcher of `topic` from the broker at `address`; it connects on its first turn.
+    pub fn new(
+        address: &str,
+        topic: &str,
+        settings: FetchSettings,
+        hand_over: Arc<dyn HandOver>,
+        metrics: ProcessorMetrics,
+        busy: Arc<Busy>,
+    ) -> Self {
+        Self {
+            address: address.to_owned(),
+            topic: topic.into(),
+            settings,
+            hand_over,
+            metrics,
+            busy,
+            client: None,
+            stepping: BTreeSet::new(),
+            invalid_lines: Limiter::per_second(5),
+        }
+    }
+
+    /// Fetches once for each of `holdings`, all led by this broker, and hands the records over.
+    pub fn turn(&mut self, holdings: &[Arc<Holding>]) -> Turn {
+        let mut progress = false;
+        let (stepping, plain): (Vec<_>, Vec<_>) =
+            holdings.iter().cloned().partition(|h| self.stepping.contains(&h.partition));
+        for holding in &stepping {
+            match self.step(holding) {
+                Ok(moved) => progress |= moved,
+                Err(turn) => return turn,
+            }
+        }
+        if !plain.is_empty() {
+            match self.fetch(&plain, self.settings.bytes) {
+                Ok(moved) => progress |= moved,
+                Err(turn) => return turn,
+            }
+        }
+        if progress {
+            for holding in holdings {
+                self.hand_over.fetched(holding);
+            }
+        }
+        if progress { Turn::Progress } else { Turn::Idle }
+    }
+
+    /// One fetch of up to `bytes` a partition. True when records were handed over.
+    fn fetch(&mut self, holdings: &[Arc<Holding>], bytes: i32) -> Result<bool, Turn> {
+        let busy = Arc::clone(&self.busy);
+        let answer = busy.during(|| self.request(holdings, bytes)).ok_or(Turn::Unwanted)?;
+        let responses = match answer {
+            Ok(responses) => responses,
+            Err(Error::UnsupportedCompression | Error::CodecError | Error::InvalidSnappy(_)) => {
+                // The crate fails the whole call and does not say for which partition.
+                self.stepping.extend(holdings.iter().map(|h| h.partition));
+                self.client = None;
+                return Ok(false);
+            }
+            Err(e) => {
+                self.client = None;
+                return Err(Turn::Failed(e.to_string()));
+            }
+        };
+        self.metrics.polls.inc();
+        let mut progress = false;
+        let mut answered = BTreeSet::new();
+        for partition in responses.iter().flat_map(|r| r.topics()).flat_map(|t| t.partitions()) {
+            let Some(holding) = holdings.iter().find(|h| h.partition == partition.partition())
+            else {
+                continue;
+            };
+            answered.insert(holding.partition);
+            match partition.data() {
+                Ok(data) => {
+                    holding.log_ends_at(data.highwatermark_offset());
+                    let moved = self.accept(holding, data.messages())?;
+                    if !moved && data.highwatermark_offset() > holding.position() {
+                        self.stepping.insert(holding.partition);
+                    }
+                    progress |= moved;
+                }
+                Err(e) => self.refused(holding, &e)?,
+            }
+        }
+        match holdings.iter().find(|h| !answered.contains(&h.partition)) {
+            Some(left_out) => {
+                self.client = None;
+                Err(Turn::Failed(format!("partition {} has no leader here", left_out.partition)))
+            }
+            None => Ok(progress),
+        }
+    }
+
+    fn request(
+        &mut self,
+        holdings: &[Arc<Holding>],
+        bytes: i32,
+    ) -> Result<Vec<kafka::client::fetch::Response>, Error> {
+        let client = match &mut self.client {
+            Some(client) => client,
+            empty => {
+                let mut client = brokers::data_client(&self.address, &self.topic)
+                    .map_err(|e| Error::Io(std::io::Error::other(e.to_string())))?;
+                client.set_fetch_max_wait_time(self.settings.wait)?;
+                client.set_fetch_min_bytes(1);
+                empty.insert(client)
+            }
+        };
+        let questions: Vec<FetchPartition<'_>> = holdings
+            .iter()
+            .map(|h| {
+                FetchPartition::new(&self.topic, h.partition, h.position()).with_max_bytes(bytes)
+            })
+            .collect();
+        client.fetch_messages(&questions)
+    }
+
+    /// Hands over the records that follow the position without a gap. True when there was one.
+    fn accept(&mut self, holding: &Arc<Holding>, messages: &[Message<'_>]) -> Result<bool, Turn> {
+        let mut progress = false;
+        for message in messages {
+            let expected = holding.position();
+            if message.offset > expected {
+                // Facts: crate kafka drops what stands before a compressed batch. Never step over
+                // a gap in silence: go on from `expected`, one batch at a time.
+                self.stepping.insert(holding.partition);
+                break;
+            }
+            if message.offset == expected {
+                self.deliver(holding, message)?;
+                progress = true;
+            }
+        }
+        Ok(progress)
+    }
+
+    fn deliver(&mut self, holding: &Arc<Holding>, message: &Message<'_>) -> Result<(), Turn> {
+        if !holding.open(message.offset) {
+            return Ok(());
+        }
+        self.metrics.fetched.inc();
+        let event = match Event::decode(message.value) {
+            Ok(event) => event,
+            Err(why) => {
+                self.invalid(holding.partition, message.offset, why.reason(), 1);
+                holding.done(message.offset);
+                return Ok(());
+            }
+        };
+        let item = Item {
+            event,
+            offset: message.offset,
+            fetched_us: clock::now_us(),
+            holding: Arc::clone(holding),
+        };
+        match self.hand_over.offer(item) {
+            Handed::Taken => Ok(()),
+            Handed::Unwanted => Err(Turn::Unwanted),
+        }
+    }
+
+    fn invalid(&mut self, partition: i32, offset: i64, reason: &str, records: u64) {
+        self.metrics.invalid.with_label_values(&[reason]).inc_by(records);
+        if let Some(suppressed) = self.invalid_lines.allow() {
+            log::warn!(
+                partition = partition, offset = offset, reason = reason, records = records,
+                lines_suppressed = suppressed; "record is no event, counted and passed over"
+            );
+        }
+    }
+
+    fn refused(&mut self, holding: &Holding, error: &Error) -> Result<(), Turn> {
+        if matches!(error, Error::Kafka(KafkaCode::OffsetOutOfRange)) {
+            return self.out_of_range(holding);
+        }
+        self.client = None;
+        Err(Turn::Failed(format!("partition {}: {error}", holding.partition)))
+    }
+
+    /// Retention overtook the position, or the topic was made anew: go on at the log's start.
+    fn out_of_range(&mut self, holding: &Holding) -> Result<(), Turn> {
+        let busy = Arc::clone(&self.busy);
+        let (partition, position) = (holding.partition, holding.position());
+        let earliest = busy
+            .during(|| wire::earliest_offset(&self.address, &self.topic, partition))
+            .ok_or(Turn::Unwanted)?
+            .map_err(|e| Turn::Failed(format!("partition {partition}: earliest offset: {e}")))?;
+        if earliest <= position {
+            return Err(Turn::Fatal(format!(
+                "topic {} partition {partition}: offset {position} is beyond the end of the log \
+                 (which starts at {earliest}): the topic was made anew or truncated; reset the \
+                 group's offsets or use another --group",
+                self.topic
+            )));
+        }
+        let lost = (earliest - position).unsigned_abs();
+        self.metrics.lost.with_label_values(&["retention"]).inc_by(lost);
+        log::error!(
+            topic = self.topic.as_ref(), partition = partition, from = position, to = earliest,
+            events_lost = lost; "retention deleted events before they were fetched"
+        );
+        holding.skip_to(earliest);
+        Ok(())
+    }
+
+    /// One batch at a time, its header read first, until a plain fetch can be trusted again.
+    fn step(&mut self, holding: &Arc<Holding>) -> Result<bool, Turn> {
+        let busy = Arc::clone(&self.busy);
+        let stepper = Stepper { address: &self.address, topic: &self.topic };
+        let (partition, position) = (holding.partition, holding.position());
+        let step = busy
+            .during(|| stepper.next(partition, position, self.settings.bytes_max))
+            .ok_or(Turn::Unwanted)?;
+        match step {
+            Step::End => {
+                self.stepping.remove(&partition);
+                Ok(false)
+            }
+            Step::Gap { to } => {
+                let missing = (to - position).unsigned_abs();
+                self.metrics.lost.with_label_values(&["gap"]).inc_by(missing);
+                log::warn!(
+                    partition = partition, from = position, to = to, offsets = missing;
+                    "the log has no records here (compacted or deleted), going on behind them"
+                );
+                holding.skip_to(to);
+                Ok(true)
+            }
+            Step::Control { to } => {
+                holding.skip_to(to);
+                Ok(true)
+            }
+            Step::Unreadable { codec, to } => {
+                let records = (to - position).unsigned_abs();
+                self.invalid(partition, position, codec, records);
+                holding.skip_to(to);
+                Ok(true)
+            }
+            Step::Batch { bytes, to } => {
+                self.stepping.remove(&partition);
+                let moved = self.fetch(std::slice::from_ref(holding), bytes)?;
+                if !moved && self.stepping.contains(&partition) && holding.position() == position {
+                    return Err(Turn::Fatal(format!(
+                        "topic {} partition {partition} offset {position}: a batch of {bytes} \
+                         bytes up to offset {} cannot be read: it is corrupt",
+                        self.topic,
+                        to - 1
+                    )));
+                }
+                // Offsets that the batch lacks were compacted away.
+                holding.skip_to(to);
+                Ok(true)
+            }
+            Step::TooLarge { bytes } => Err(Turn::Fatal(format!(
+                "topic {} partition {partition} offset {position}: a batch of {bytes} bytes is \
+                 larger than --fetch-bytes-max {}; raise it",
+                self.topic, self.settings.bytes_max
+            ))),
+            Step::Failed(why) => Err(Turn::Failed(why)),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! One partition while this member holds it.
+//!
+//! Invariant: once revoked, no further event of it is sent to the sink, so the new owner's
+//! deliveries do not race with ours. A holding is never revived: a partition that comes back is a
+//! new one, and events of the old one find their own holding revoked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::tracker::Tracker;
+
+/// One partition, from its assignment to its revocation.
+pub struct Holding {
+    /// The partition's number.
+    pub partition: i32,
+    tracker: Mutex<Tracker>,
+    /// The log's end as the last fetch told it.
+    log_end: AtomicI64,
+    /// Signalled when the last open offset is done or the last event in hand is put down.
+    quiet: Condvar,
+    revoked: AtomicBool,
+    /// Events that workers are sending now.
+    in_hand: AtomicUsize,
+}
+
+impl Holding {
+    /// A partition that is fetched from `start` on.
+    pub fn new(partition: i32, start: i64) -> Self {
+        Self {
+            partition,
+            tracker: Mutex::new(Tracker::new(start)),
+            log_end: AtomicI64::new(start),
+            quiet: Condvar::new(),
+            revoked: AtomicBool::new(false),
+            in_hand: AtomicUsize::new(0),
+        }
+    }
+
+    /// The next offset to fetch.
+    pub fn position(&self) -> i64 {
+        self.tracker.lock().next()
+    }
+
+    /// Highest offset below which everything is done: what may be committed.
+    pub fn committable(&self) -> i64 {
+        self.tracker.lock().committable()
+    }
+
+    /// Notes where the log ends.
+    pub fn log_ends_at(&self, offset: i64) {
+        self.log_end.store(offset, Ordering::Relaxed);
+    }
+
+    /// Events between the acked prefix and the log's end: in the log, the queue and in hand.
+    pub fn backlog(&self) -> u64 {
+        let committable = self.committable();
+        u64::try_from(self.log_end.load(Ordering::Relaxed) - committable).unwrap_or(0)
+    }
+
+    /// Opens an offset that was fetched; false when another fetcher already delivered it.
+    pub fn open(&self, offset: i64) -> bool {
+        self.tracker.lock().open(offset)
+    }
+
+    /// Counts offsets below `offset` that hold no event as done.
+    pub fn skip_to(&self, offset: i64) {
+        self.tracker.lock().skip_to(offset);
+    }
+
+    /// The offset is acked, shed or invalid.
+    pub fn done(&self, offset: i64) {
+        let mut tracker = self.tracker.lock();
+        tracker.done(offset);
+        if tracker.open_count() == 0 {
+            self.quiet.notify_all();
+        }
+    }
+
+    /// Whether the partition was taken away.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::SeqCst)
+    }
+
+    /// Asks to send one event to the sink; false when the partition was taken away. True must be
+    /// followed by one [`Holding::put_down`].
+    ///
+    /// The count goes up before the flag is read and [`Holding::revoke`] reads them in the other
+    /// order, so either the sender sees the revocation or the revoker sees the sender.
+    #[must_use]
+    pub fn take_in_hand(&self) -> bool {
+        self.in_hand.fetch_add(1, Ordering::SeqCst);
+        if self.is_revoked() {
+            self.put_down();
+            return false;
+        }
+        true
+    }
+
+    /// The event was acked, or given back unsent.
+    pub fn put_down(&self) {
+        if self.in_hand.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // The lock orders this after a waiter's own check, or the wake-up could be missed.
+            drop(self.tracker.lock());
+            self.quiet.notify_all();
+        }
+    }
+
+    /// The partition is taken away: nothing of it is sent from now on.
+    pub fn revoke(&self) {
+        self.revoked.store(true, Ordering::SeqCst);
+        drop(self.tracker.lock());
+        self.quiet.notify_all();
+    }
+
+    /// Waits until no worker is sending one of its events; false when `deadline` came first.
+    pub fn await_hands_empty(&self, deadline: Instant) -> bool {
+        let mut tracker = self.tracker.lock();
+        while self.in_hand.load(Ordering::SeqCst) > 0 {
+            if self.quiet.wait_until(&mut tracker, deadline).timed_out() {
+                return self.in_hand.load(Ordering::SeqCst) == 0;
+            }
+        }
+        true
+    }
+
+    /// Waits at most `time` until every open offset is done; true when it is, or when the
+    /// partition was taken away.
+    pub fn await_all_done(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let mut tracker = self.tracker.lock();
+        while tracker.open_count() > 0 && !self.is_revoked() {
+            if self.quiet.wait_until(&mut tracker, deadline).timed_out() {
+                break;
+            }
+        }
+        tracker.open_count() == 0 || self.is_revoked()
+    }
+}
+
+/// The partitions held now, shared by seat, fetchers and metrics.
+#[derive(Default, Clone)]
+pub struct Holdings {
+    held: Arc<Mutex<BTreeMap<i32, Arc<Holding>>>>,
+}
+
+impl Holdings {
+    /// Adds a newly assigned partition.
+    pub fn add(&self, holding: Holding) {
+        self.held.lock().insert(holding.partition, Arc::new(holding));
+    }
+
+    /// Takes a revoked partition out; `None` when it was not held.
+    pub fn remove(&self, partition: i32) -> Option<Arc<Holding>> {
+        self.held.lock().remove(&partition)
+    }
+
+    /// The partitions held now.
+    pub fn all(&self) -> Vec<Arc<Holding>> {
+        self.held.lock().values().cloned().collect()
+    }
+
+    /// Events between the acked prefixes and the ends of the logs.
+    pub fn backlog(&self) -> u64 {
+        self.all().iter().map(|h| h.backlog()).sum()
+    }
+
+    /// Those of `partitions` that are held now.
+    pub fn among(&self, partitions: impl Iterator<Item = i32>) -> Vec<Arc<Holding>> {
+        let held = self.held.lock();
+        partitions.filter_map(|p| held.get(&p).cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revoked_partition_sends_nothing_more_and_waits_for_what_is_in_hand() {
+        let holding = Arc::new(Holding::new(3, 100));
+        assert!(holding.open(100) && holding.open(101));
+        assert!(holding.take_in_hand());
+        holding.revoke();
+        assert!(!holding.take_in_hand(), "queued events of a revoked partition are not sent");
+        assert!(!holding.await_hands_empty(Instant::now() + Duration::from_millis(5)));
+        let sender = Arc::clone(&holding);
+        let sender = std::thread::spawn(move || {
+            sender.done(100);
+            sender.put_down();
+        });
+        assert!(holding.await_hands_empty(Instant::now() + Duration::from_secs(30)));
+        assert_eq!(holding.committable(), 101, "what was in hand is acked before the commit");
+        sender.join().expect("no panic");
+    }
+}

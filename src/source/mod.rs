@@ -1,0 +1,57 @@
+//! Where events come from: a seat in the consumer group and the threads that fetch.
+//!
+//! - `tracker`  which offsets of a partition are acked: what may be committed
+//! - `holding`  one partition while this member holds it; revoked once, never revived
+//! - `seat`     the group membership (librdkafka, every partition paused): polls, commits
+//! - `fetcher`  moves one broker's records (crate `kafka`): ask, check for gaps, hand over
+//! - `stepper`  one batch at a time, where a plain fetch cannot go on
+//! - `crew`     one fetcher a broker: starts them, renews the metadata, gives up on stuck ones
+//!
+//! Two clients, one seam: librdkafka holds the seat and fetches nothing; crate `kafka` fetches and
+//! knows nothing of the group. Records of aborted transactions are delivered like any other:
+//! Fetch v0 has no isolation level.
+
+pub mod crew;
+pub mod fetcher;
+pub mod holding;
+pub mod seat;
+mod stepper;
+pub mod tracker;
+
+pub use holding::{Holding, Holdings};
+
+use std::sync::Arc;
+
+use crate::event::Event;
+
+/// An event on its way from the log to the sink.
+///
+/// 64 bytes beside the payload: `event` 40, `offset` 8, `fetched_us` 8, `holding` 8. The model
+/// computes a resident event's cost from this layout.
+pub struct Item {
+    /// The event.
+    pub event: Event,
+    /// Its offset in the partition.
+    pub offset: i64,
+    /// When it was decoded, µs since the epoch.
+    pub fetched_us: i64,
+    /// The partition as this member held it when the event was fetched.
+    pub holding: Arc<Holding>,
+}
+
+/// What became of an event that was handed over.
+pub enum Handed {
+    /// It is the receiver's now.
+    Taken,
+    /// The run stops or the partition was revoked: nothing more is wanted.
+    Unwanted,
+}
+
+/// Takes fetched events one by one; blocking is how it says "not so fast".
+pub trait HandOver: Send + Sync {
+    /// Hands one event over, waiting as long as the policy asks for.
+    fn offer(&self, item: Item) -> Handed;
+
+    /// Called after all of one fetch was handed over; a pull source waits for the acks here.
+    fn fetched(&self, holding: &Holding);
+}

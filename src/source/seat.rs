@@ -1,0 +1,383 @@
+//! The seat in the consumer group: librdkafka joins, beats, rebalances and commits; every partition
+//! is paused, so it fetches nothing.
+//!
+//! Invariant: only the contiguous acked prefix of a partition is committed, on a period, on revoke
+//! and at the end. On revoke, what workers have in hand is finished (bounded), what is queued is
+//! dropped, then the prefix is committed, then the partition moves. The seat's poll is the
+//! `max.poll.interval.ms` clock (KIP-62), so its thread does nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::crew::View;
+use super::{Holding, Holdings};
+use crate::brokers::{Brokers, wire};
+use crate::failure::Failure;
+use crate::telemetry::metrics::ProcessorMetrics;
+
+/// Longest wait for the coordinator to tell the committed offsets.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a partition without a committed offset is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The first offset that is still there.
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+}
+
+/// How the seat is held.
+#[derive(Debug, Clone)]
+pub struct SeatSettings {
+    /// The bootstrap list.
+    pub brokers: Brokers,
+    /// The topic.
+    pub topic: String,
+    /// Kafka's `group.id`.
+    pub group: String,
+    /// Kafka's `max.poll.interval.ms`.
+    pub max_poll_interval: Duration,
+    /// Kafka's `session.timeout.ms`.
+    pub session_timeout: Duration,
+    /// How often the acked prefix is committed.
+    pub commit_interval: Duration,
+    /// How long a revocation waits for what workers have in hand.
+    pub revoke_wait: Duration,
+    /// Where a partition without a committed offset starts.
+    pub from: From,
+}
+
+/// The seat itself; used by one thread.
+pub struct Seat {
+    consumer: BaseConsumer<Context>,
+    settings: SeatSettings,
+    last_poll: Option<Instant>,
+    next_commit: Instant,
+}
+
+struct Context {
+    topic: String,
+    revoke_wait: Duration,
+    holdings: Holdings,
+    metrics: ProcessorMetrics,
+    view: View,
+    /// Assigned, their first offset not yet known.
+    newly: Mutex<BTreeSet<i32>>,
+    /// What the coordinator confirmed.
+    committed: Mutex<BTreeMap<i32, i64>>,
+    /// An asynchronous commit is on its way.
+    committing: AtomicBool,
+}
+
+impl Seat {
+    /// Joins the group.
+    pub fn take(
+        settings: SeatSettings,
+        holdings: Holdings,
+        view: View,
+        metrics: ProcessorMetrics,
+    ) -> Result<Self, Failure> {
+        let context = Context {
+            topic: settings.topic.clone(),
+            revoke_wait: settings.revoke_wait,
+            holdings,
+            metrics,
+            view,
+            newly: Mutex::default(),
+            committed: Mutex::default(),
+            committing: AtomicBool::new(false),
+        };
+        let ms = |time: Duration| time.as_millis().to_string();
+        let consumer: BaseConsumer<Context> = ClientConfig::new()
+            .set("bootstrap.servers", settings.brokers.list())
+            .set("client.id", "backpressure-lab-seat")
+            .set("group.id", &settings.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("max.poll.interval.ms", ms(settings.max_poll_interval))
+            .set("session.timeout.ms", ms(settings.session_timeout))
+            // A third of the session, as Kafka's own default: two beats may be lost.
+            .set("heartbeat.interval.ms", ms(settings.session_timeout / 3))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            // Between assignment and pause a fetch may slip through; keep it to one small one.
+            .set("queued.max.messages.kbytes", "1")
+            .set("fetch.message.max.bytes", "1024")
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("log.connection.close", "false")
+            .set_log_level(RDKafkaLogLevel::Notice)
+            .create_with_context(context)
+            .map_err(|e| Failure::Failed(format!("cannot make the group seat: {e}")))?;
+        consumer
+            .subscribe(&[&settings.topic])
+            .map_err(|e| Failure::Failed(format!("cannot subscribe to {}: {e}", settings.topic)))?;
+        log::info!(group = settings.group.as_str(), topic = settings.topic.as_str(); "joining the group");
+        let next_commit = Instant::now() + settings.commit_interval;
+        Ok(Self { consumer, settings, last_poll: None, next_commit })
+    }
+
+    /// One turn: commit when due, poll for at most `time`, start newly assigned partitions.
+    ///
+    /// The commit comes first: a member that was away for longer than the interval offers it late,
+    /// and hears that it was refused, before it learns of its eviction.
+    pub fn turn(&mut self, time: Duration) {
+        let now = Instant::now();
+        if now >= self.next_commit {
+            self.commit_acked();
+            self.next_commit = now + self.settings.commit_interval;
+        }
+        let context = self.consumer.context();
+        if let Some(before) = self.last_poll.replace(now) {
+            let gap = now.duration_since(before).as_secs_f64();
+            if gap > context.metrics.poll_gap.get() {
+                context.metrics.poll_gap.set(gap);
+            }
+        }
+        match self.consumer.poll(time) {
+            None => {}
+            Some(Ok(message)) => {
+                use rdkafka::Message as _;
+                // The small window between assignment and pause; the fetcher brings it as well.
+                log::debug!(partition = message.partition(), offset = message.offset(); "seat fetched");
+            }
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded))) => {
+                log::warn!(
+                    interval = crate::units::show(self.settings.max_poll_interval).as_str();
+                    "max.poll.interval exceeded, the group took the partitions away"
+                );
+            }
+            Some(Err(e)) => log::warn!(why = e.to_string().as_str(); "group seat"),
+        }
+        self.start_newly_assigned();
+    }
+
+    /// Commits a last time and leaves the group.
+    pub fn leave(self) {
+        let held = self.consumer.context().holdings.all();
+        for holding in &held {
+            holding.revoke();
+        }
+        self.consumer.context().commit_now(&self.consumer, &held);
+        log::info!(group = self.settings.group.as_str(); "leaving the group");
+        // Dropping the consumer sends LeaveGroup.
+    }
+
+    fn commit_acked(&self) {
+        let context = self.consumer.context();
+        let Some(list) = context.uncommitted(&context.holdings.all()) else { return };
+        if context.committing.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(e) = self.consumer.commit(&list, CommitMode::Async) {
+            context.committing.store(false, Ordering::SeqCst);
+            context.count_commit(&Err(e), &list);
+        }
+    }
+
+    fn start_newly_assigned(&self) {
+        let context = self.consumer.context();
+        let newly: Vec<i32> = context.newly.lock().iter().copied().collect();
+        if newly.is_empty() {
+            return;
+        }
+        match self.first_offsets(&newly) {
+            Ok(starts) => {
+                for (partition, start) in starts {
+                    // Gone again while the coordinator was asked?
+                    if context.newly.lock().remove(&partition) {
+                        log::info!(partition = partition, from = start; "partition starts");
+                        context.holdings.add(Holding::new(partition, start));
+                    }
+                }
+            }
+            Err(why) => {
+                log::warn!(why = why.as_str(); "no first offsets yet, trying again");
+                context.view.renew();
+            }
+        }
+        context.metrics.partitions.set(context.holdings.all().len() as i64);
+    }
+
+    /// The committed offset of each partition, or the log's start or end where there is none.
+    fn first_offsets(&self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, String> {
+        let context = self.consumer.context();
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&context.topic, *partition);
+        }
+        let committed = self
+            .consumer
+            .committed_offsets(list, COMMITTED_TIMEOUT)
+            .map_err(|e| format!("committed offsets: {e}"))?;
+        let view = context.view.get();
+        let mut starts = Vec::new();
+        for element in committed.elements() {
+            let partition = element.partition();
+            element.error().map_err(|e| format!("partition {partition}: {e}"))?;
+            if let Offset::Offset(offset) = element.offset() {
+                context.committed.lock().insert(partition, offset);
+                starts.push((partition, offset));
+                continue;
+            }
+            let leader = view
+                .leader_address(partition)
+                .ok_or_else(|| format!("partition {partition} has no leader yet"))?;
+            let start = match self.settings.from {
+                From::Earliest => wire::earliest_offset(leader, &context.topic, partition),
+                From::Latest => wire::latest_offset(leader, &context.topic, partition),
+            };
+            starts.push((partition, start.map_err(|e| format!("partition {partition}: {e}"))?));
+        }
+        Ok(starts)
+    }
+}
+
+impl Context {
+    /// What of `holdings` is acked and not yet committed; `None` when there is nothing.
+    fn uncommitted(&self, holdings: &[std::sync::Arc<Holding>]) -> Option<TopicPartitionList> {
+        let committed = self.committed.lock();
+        let mut list = TopicPartitionList::new();
+        for holding in holdings {
+            let offset = holding.committable();
+            let partition = holding.partition.to_string();
+            self.metrics.committable.with_label_values(&[&partition]).set(offset);
+            if committed.get(&holding.partition).is_none_or(|before| *before < offset) {
+                // The only error is an offset below the logical ones; ours are never negative.
+                let _valid = list.add_partition_offset(
+                    &self.topic,
+                    holding.partition,
+                    Offset::Offset(offset),
+                );
+            }
+        }
+        (list.count() > 0).then_some(list)
+    }
+
+    /// Commits and waits for the coordinator's answer.
+    fn commit_now(&self, consumer: &BaseConsumer<Self>, holdings: &[std::sync::Arc<Holding>]) {
+        if let Some(list) = self.uncommitted(holdings) {
+            let result = consumer.commit(&list, CommitMode::Sync);
+            self.count_commit(&result, &list);
+        }
+    }
+
+    fn count_commit(&self, result: &KafkaResult<()>, list: &TopicPartitionList) {
+        let mut committed = self.committed.lock();
+        let mut worst: Option<KafkaError> = result.as_ref().err().cloned();
+        for element in list.elements() {
+            match (element.error(), element.offset()) {
+                (Ok(()), Offset::Offset(offset)) if result.is_ok() => {
+                    committed.insert(element.partition(), offset);
+                }
+                (Err(e), _) => worst = Some(e),
+                _ => {}
+            }
+        }
+        let Some(error) = worst else {
+            self.metrics.commits.with_label_values(&["ok"]).inc();
+            return;
+        };
+        // The group says that we are no member, or not of this generation: somebody else may own
+        // the partitions, and reads them again from the last commit.
+        let refused = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::UnknownMemberId
+                    | RDKafkaErrorCode::IllegalGeneration
+                    | RDKafkaErrorCode::RebalanceInProgress
+                    | RDKafkaErrorCode::FencedInstanceId
+            )
+        );
+        let kind = if refused { "refused" } else { "failed" };
+        self.metrics.commits.with_label_values(&[kind]).inc();
+        log::warn!(result = kind, why = error.to_string().as_str(); "commit not taken");
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) {
+        let lost = consumer.assignment_lost();
+        let mut taken = Vec::new();
+        for partition in partitions {
+            self.newly.lock().remove(partition);
+            if let Some(holding) = self.holdings.remove(*partition) {
+                holding.revoke();
+                taken.push(holding);
+            }
+        }
+        let mut finished = true;
+        if lost {
+            self.metrics.evictions.inc();
+        } else {
+            let deadline = Instant::now() + self.revoke_wait;
+            finished = taken.iter().all(|h| h.await_hands_empty(deadline));
+        }
+        log::info!(
+            partitions = format!("{partitions:?}").as_str(), evicted = lost,
+            in_hand_finished = finished; "partitions revoked"
+        );
+        // Late after an eviction: offered all the same, so that the refusal is seen and counted.
+        self.commit_now(consumer, &taken);
+        let mut committed = self.committed.lock();
+        for partition in partitions {
+            committed.remove(partition);
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "MAXPOLL" || (level as i32) <= RDKafkaLogLevel::Error as i32 {
+            log::warn!(facility = facility; "librdkafka: {message}");
+        } else {
+            log::debug!(facility = facility; "librdkafka: {message}");
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log::debug!(why = error.to_string().as_str(); "librdkafka: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        self.metrics.rebalances.inc();
+        match rebalance {
+            Rebalance::Revoke(list) => self.revoke(consumer, &numbers(list)),
+            Rebalance::Assign(_) => {}
+            Rebalance::Error(e) => log::warn!(why = e.to_string().as_str(); "rebalance failed"),
+        }
+        self.metrics.partitions.set(self.holdings.all().len() as i64);
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let Rebalance::Assign(list) = rebalance else { return };
+        // Only here does librdkafka know the partitions; before the assignment each element would
+        // fail while the call returned Ok.
+        let paused = consumer.pause(list);
+        let failed = list.elements().iter().find_map(|e| e.error().err());
+        if let Some(e) = paused.err().or(failed) {
+            log::warn!(why = e.to_string().as_str(); "seat could not pause, it may fetch a little");
+        }
+        let partitions = numbers(list);
+        log::info!(partitions = format!("{partitions:?}").as_str(); "partitions assigned");
+        self.newly.lock().extend(partitions);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        self.committing.store(false, Ordering::SeqCst);
+        self.count_commit(&result, offsets);
+    }
+}
+
+fn numbers(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements().iter().map(|e| e.partition()).collect()
+}

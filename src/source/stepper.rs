@@ -1,0 +1,84 @@
+//! One batch at a time, where a plain fetch cannot go on: it answered nothing although there is
+//! more (a batch larger than the fetch), it skipped offsets (plain and compressed batches in one
+//! set), or it failed as a whole (a codec that crate `kafka` cannot read).
+//!
+//! The batch's own header tells its size, codec and offsets, so the next fetch can ask for exactly
+//! this batch, and what must be passed over is known to the record.
+
+use crate::brokers::wire;
+
+/// What to do at a position.
+pub enum Step {
+    /// The log ends here.
+    End,
+    /// The log has nothing below `to`.
+    Gap {
+        /// First offset that is there.
+        to: i64,
+    },
+    /// A transaction marker up to `to`; it holds no record.
+    Control {
+        /// First offset behind it.
+        to: i64,
+    },
+    /// The batch's codec cannot be read; its offsets end below `to`.
+    Unreadable {
+        /// The reason it is counted under.
+        codec: &'static str,
+        /// First offset behind it.
+        to: i64,
+    },
+    /// Fetch exactly this batch.
+    Batch {
+        /// Its size.
+        bytes: i32,
+        /// First offset behind it.
+        to: i64,
+    },
+    /// The batch is larger than the limit.
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The header could not be read now.
+    Failed(String),
+}
+
+/// Reads batch headers from one broker.
+pub struct Stepper<'a> {
+    /// The broker's address.
+    pub address: &'a str,
+    /// The topic.
+    pub topic: &'a str,
+}
+
+impl Stepper<'_> {
+    /// What stands at `position`; batches above `bytes_max` are too large.
+    pub fn next(&self, partition: i32, position: i64, bytes_max: i32) -> Step {
+        let batch = match wire::peek_batch(self.address, self.topic, partition, position) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Step::End,
+            Err(e) => return Step::Failed(format!("partition {partition}: batch header: {e}")),
+        };
+        let to = batch.last_offset + 1;
+        if batch.base_offset > position {
+            return Step::Gap { to: batch.base_offset };
+        }
+        if to <= position {
+            return Step::Failed(format!(
+                "partition {partition}: asked for offset {position}, got the batch {}..{to}",
+                batch.base_offset
+            ));
+        }
+        if batch.is_control {
+            return Step::Control { to };
+        }
+        match (batch.codec, i32::try_from(batch.size)) {
+            (3, _) => Step::Unreadable { codec: "lz4", to },
+            (4, _) => Step::Unreadable { codec: "zstd", to },
+            (5.., _) => Step::Unreadable { codec: "unknown_codec", to },
+            (_, Ok(bytes)) if bytes <= bytes_max => Step::Batch { bytes, to },
+            _ => Step::TooLarge { bytes: batch.size },
+        }
+    }
+}
