@@ -25,6 +25,21 @@ pub fn agent(timeout: Duration) -> ureq::Agent {
         .new_agent()
 }
 
+/// Reads the address of another binary, `http://127.0.0.1:9900`, without a slash at its end.
+///
+/// # Errors
+/// When `url` is not of that form: the message says what was expected.
+pub fn base_url(url: &str) -> Result<String, String> {
+    let base = url.trim_end_matches('/');
+    let plain = base.parse::<ureq::http::Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none()
+    });
+    if !plain {
+        return Err("expected a URL such as http://127.0.0.1:9900 (no https, no path)".into());
+    }
+    Ok(base.to_owned())
+}
+
 /// Largest answer that a [`Peer`] reads: control and ledger answers are below 1 KB.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
@@ -73,14 +88,7 @@ impl Peer {
     /// # Errors
     /// When `url` is not of that form: the message says what was expected.
     pub fn new(url: &str, token: Option<String>, timeout: Duration) -> Result<Self, String> {
-        let base = url.trim_end_matches('/');
-        let plain = base.parse::<ureq::http::Uri>().is_ok_and(|uri| {
-            uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none()
-        });
-        if !plain {
-            return Err("expected a URL such as http://127.0.0.1:9900 (no https, no path)".into());
-        }
-        Ok(Self { agent: agent(timeout), base: base.to_owned(), token })
+        Ok(Self { agent: agent(timeout), base: base_url(url)?, token })
     }
 
     /// `GET` of `path`, read as JSON.
@@ -114,6 +122,19 @@ impl Peer {
             Ok(body) => read(url, request.send(&body)),
             Err(e) => Err(CallError::Garbled { url, why: e.to_string() }),
         }
+    }
+
+    /// `DELETE` of `path`, the answer read as JSON.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.agent.delete(&url);
+        if let Some(bearer) = self.bearer() {
+            request = request.header("Authorization", bearer);
+        }
+        read(url, request.call())
     }
 
     fn bearer(&self) -> Option<String> {

@@ -10,7 +10,9 @@
 //! - `workers` the threads that take events from the queue, batch them and wait for the ack
 
 pub mod bucket;
+pub mod client;
 pub mod control;
 pub mod gate;
 pub mod ledger;
 pub mod wire;
+pub mod workers;
