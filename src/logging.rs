@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::kv::{self, Key, Value, VisitSource};
 
@@ -47,6 +47,35 @@ fn quoted(text: &str) -> String {
     let plain = !text.is_empty()
         && text.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '=' && c != '\\');
     if plain { text.to_owned() } else { format!("{text:?}") }
+}
+
+/// Lets a bounded number of lines through each second, and counts the rest, so that a flood of bad
+/// records is told without burying everything else.
+pub struct Limiter {
+    lines_max: u32,
+    lines: u32,
+    suppressed: u64,
+    second: Instant,
+}
+
+impl Limiter {
+    /// At most `lines_max` lines a second.
+    pub fn per_second(lines_max: u32) -> Self {
+        Self { lines_max, lines: 0, suppressed: 0, second: Instant::now() }
+    }
+
+    /// Whether a line may be written now; with how many were suppressed since the last.
+    pub fn allow(&mut self) -> Option<u64> {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            (self.second, self.lines) = (Instant::now(), 0);
+        }
+        if self.lines == self.lines_max {
+            self.suppressed += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 #[cfg(test)]

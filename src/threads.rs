@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
@@ -135,6 +135,20 @@ impl Crew {
         })?;
         self.members.push(member);
         Ok(())
+    }
+
+    /// Waits at most `time`; true when every member ended. The rest run on, detached: they hold
+    /// nothing that the process's end does not free.
+    pub fn join_within(&mut self, time: Duration) -> bool {
+        const LOOK: Duration = Duration::from_millis(5);
+        let deadline = Instant::now() + time;
+        while self.members.iter().any(|m| !m.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+        let all = self.members.iter().all(JoinHandle::is_finished);
+        self.members.retain(JoinHandle::is_finished);
+        self.join();
+        all
     }
 
     /// Waits for every member to end.

@@ -60,6 +60,14 @@ pub fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "expected a whole number of at least 1".into())
 }
 
+/// One of a few names.
+pub fn one_of<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, String> {
+    names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        format!("expected {}", names.join(", "))
+    })
+}
+
 /// A duration as people write it, rounded to what matters: `90s` not `90.000012s`.
 pub fn show(time: Duration) -> String {
     let rounded = if time >= Duration::from_secs(10) {

@@ -76,6 +76,14 @@ impl Metrics {
     }
 }
 
+/// A counter's sum over all its labels.
+pub fn sum(counters: &IntCounterVec) -> u64 {
+    let families = counters.collect();
+    let values = families.iter().flat_map(|f| f.get_metric()).map(|m| m.get_counter().value());
+    // Counters of whole events, exact in an f64 up to 2^53.
+    values.sum::<f64>() as u64
+}
+
 /// What the producer counts.
 #[derive(Clone)]
 pub struct ProducerMetrics {
@@ -140,8 +148,8 @@ pub struct ProcessorMetrics {
     /// Fetched events given up because their partition was revoked or the run stopped; they are
     /// still in the log and will be fetched again.
     pub returned: IntCounter,
-    /// Offsets that retention deleted before they were fetched.
-    pub lost: IntCounter,
+    /// Offsets that were not there to be fetched, by reason: retention, gap.
+    pub lost: IntCounterVec,
     /// Times the group took the partitions away because the member was too slow.
     pub evictions: IntCounter,
     /// Assignments and revocations.
@@ -192,9 +200,10 @@ impl ProcessorMetrics {
                 "processor_events_returned_total",
                 "Fetched events given up on revoke or stop; still in the log",
             )?,
-            lost: m.counter(
+            lost: m.counters(
                 "processor_events_lost_total",
-                "Offsets deleted by retention before they were fetched",
+                "Offsets that were not there to be fetched",
+                &["reason"],
             )?,
             evictions: m.counter(
                 "processor_evictions_total",

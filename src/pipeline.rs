@@ -1,0 +1,369 @@
+//! Joins source, queue, policy and workers into threads: the one place that shows the whole.
+//!
+//! ```text
+//! seat ─ holds partitions ─► Holdings ◄─ asks what to fetch ─ fetch-N (one a broker)
+//!   ▲                           │                                │ decode, admit (policy)
+//!   │ commits the acked prefix  │ ack                            ▼
+//!   └───────────────────────────┴──────── worker-0..W-1 ◄──── queue
+//! ```
+//!
+//! Stop order: fetchers, queue closes, workers drain, seat commits and leaves, metrics last. A full
+//! queue blocks fetchers, never the seat; with `keepalive` off, fetching, pushing and the seat's
+//! poll share one thread, as naive consumers do.
+
+pub mod flags;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::http::client::Peer;
+use crate::http::{self, Access, Limits, Request, Response};
+use crate::policy::{Admission, Policy, slow_source};
+use crate::queue::{self, Kind, Occupancy};
+use crate::sink::client::Client;
+use crate::sink::workers::{Drain, Mode, Pulse, Worker};
+use crate::source::crew::{self, Shared, View};
+use crate::source::fetcher::{FetchSettings, Fetcher, Turn};
+use crate::source::seat::{Seat, SeatSettings};
+use crate::source::{HandOver, Holdings, Item};
+use crate::telemetry::latency::Latency;
+use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
+use crate::telemetry::{self, latency};
+use crate::threads::{Crew, Stop};
+
+/// Which worker gets an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assignment {
+    /// Workers take turns on one shared queue; two events of a key may overtake each other.
+    RoundRobin,
+    /// A key always goes to the same worker, over that worker's own queue.
+    Key,
+}
+
+/// Everything a run needs, validated; nothing is open yet.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The group seat.
+    pub seat: SeatSettings,
+    /// How much a fetch asks for.
+    pub fetch: FetchSettings,
+    /// What a full queue means.
+    pub queue: Kind,
+    /// Which worker gets an event.
+    pub assignment: Assignment,
+    /// Workers.
+    pub workers: NonZeroUsize,
+    /// One event a call, or batches.
+    pub mode: Mode,
+    /// What to do about a full queue.
+    pub policy: Policy,
+    /// The producer's control endpoint, for slow-source.
+    pub producer: String,
+    /// The sink.
+    pub sink: String,
+    /// Longest call of the sink.
+    pub sink_timeout: Duration,
+    /// How long queued events may still be delivered after a stop.
+    pub drain_timeout: Duration,
+    /// A worker that has not moved for so long stops the poll clock.
+    pub stuck_after: Duration,
+    /// Whether the seat polls on a thread of its own.
+    pub keepalive: bool,
+    /// Where metrics and profiles are served.
+    pub listen: SocketAddr,
+    /// Opens the profiles off loopback, and the producer's control.
+    pub token: Option<String>,
+    /// Where interval latency logs go.
+    pub hlog: Option<PathBuf>,
+}
+
+/// The figures of a run, printed at its end.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// Records taken from the log.
+    pub fetched: u64,
+    /// Events acked by the sink.
+    pub acked: u64,
+    /// Events dropped at a full queue.
+    pub shed: u64,
+    /// Records that are no event.
+    pub invalid: u64,
+    /// Fetched events given back to the log.
+    pub returned: u64,
+    /// Offsets that were not there to be fetched.
+    pub lost: u64,
+    /// Times the group took the partitions away.
+    pub evictions: u64,
+    /// Length of the run, s.
+    pub seconds: f64,
+}
+
+/// How long the seat may take to commit and leave at the end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest poll of the seat: commits and revocations wait no longer than this.
+const SEAT_POLL: Duration = Duration::from_millis(100);
+
+/// How often depth and partitions are shown.
+const GAUGES: Duration = Duration::from_millis(200);
+
+/// Runs the processor until a signal or a failure.
+pub fn run(settings: Settings) -> Result<Summary, Failure> {
+    let started = Instant::now();
+    let stop = Stop::default();
+    stop.on_signals()?;
+    let registry = Metrics::new()?;
+    let metrics = ProcessorMetrics::register(&registry)?;
+    let access = Access::new(settings.listen, settings.token.clone())?;
+    metrics.granted_rate.set(-1.0);
+    metrics.queue_capacity.set(settings.queue.capacity().map_or(-1, |c| c as i64));
+
+    let (intake, outlets, occupancy) = match settings.assignment {
+        Assignment::RoundRobin => queue::shared(settings.queue, settings.workers),
+        Assignment::Key => queue::by_lane(settings.queue, settings.workers),
+    };
+    let gate = intake.gate();
+    let admission =
+        Arc::new(Admission::new(settings.policy, settings.queue, intake, metrics.clone()));
+    let server = serve(&settings, registry, access, Arc::clone(&admission))?;
+    log::info!(addr = server.addr().to_string().as_str(); "listening");
+
+    let topic = settings.seat.topic.as_str();
+    let Some(view) = settings.seat.brokers.await_topic(topic, &stop).map_err(Failure::failed)?
+    else {
+        return Ok(summary(&metrics, started));
+    };
+    let shared = Shared {
+        brokers: settings.seat.brokers.clone(),
+        topic: topic.to_owned(),
+        holdings: Holdings::default(),
+        settings: settings.fetch,
+        hand_over: Arc::clone(&admission) as Arc<dyn HandOver>,
+        metrics: metrics.clone(),
+        stop: stop.clone(),
+        view: View::new(view),
+    };
+
+    let latency = Latency::new(settings.workers.get());
+    let (mut workers, pulses, drain) = start_workers(&settings, outlets, &latency, &shared)?;
+    let mut instruments = Crew::new(stop.clone());
+    // Instruments outlive the run's stop signal, so that the last events are measured too.
+    let measured = Stop::default();
+    start_instruments(&mut instruments, &settings, &shared, occupancy, latency, &measured)?;
+    let leave = Stop::default();
+    let mut seat = Crew::new(stop.clone());
+    start_seat(&mut seat, &settings, shared.clone(), pulses, leave.clone())?;
+    let mut source = Crew::new(stop.clone());
+    if settings.keepalive {
+        let shared = shared.clone();
+        source.spawn("brokers", move || crew::run(&shared))?;
+    }
+
+    while !stop.wait(Duration::from_secs(3600)) {}
+    log::info!(queued = metrics.queue_depth.get(); "stopping: no more fetches, draining the queue");
+    drain.start(settings.drain_timeout);
+    gate.close();
+    // A worker may be inside a call that the sink does not answer; it is not waited for longer.
+    let in_time = workers.join_within(settings.drain_timeout + settings.sink_timeout);
+    leave.set();
+    let in_time = seat.join_within(LEAVE_TIMEOUT) && in_time;
+    source.join();
+    measured.set();
+    instruments.join();
+    drop(server);
+    if !in_time {
+        log::warn!(
+            "workers or the group seat did not end in time; what was not acked is in the log"
+        );
+    }
+    stop.outcome()?;
+    Ok(summary(&metrics, started))
+}
+
+fn serve(
+    settings: &Settings,
+    registry: Metrics,
+    access: Access,
+    admission: Arc<Admission>,
+) -> Result<http::Server, Failure> {
+    let telemetry = telemetry::endpoint(registry, access);
+    let handler = move |request: Request| {
+        telemetry(&request).unwrap_or_else(|| match request.path.as_str() {
+            "/ledger/shed" => {
+                Response::bytes(200, "application/octet-stream", admission.shed_ids())
+            }
+            path => Response::text(
+                404,
+                format_args!("no {path} here; try /metrics, /healthz, /debug/pprof/, /ledger/shed"),
+            ),
+        })
+    };
+    http::Server::start(settings.listen, Limits::default(), Arc::new(handler))
+}
+
+fn start_workers(
+    settings: &Settings,
+    outlets: Vec<queue::Outlet<Item>>,
+    latency: &Latency,
+    shared: &Shared,
+) -> Result<(Crew, Vec<Pulse>, Drain), Failure> {
+    let mut crew = Crew::new(shared.stop.clone());
+    let drain = Drain::default();
+    let mut pulses = Vec::new();
+    for (n, outlet) in outlets.into_iter().enumerate() {
+        let pulse = Pulse::default();
+        pulses.push(pulse.clone());
+        let worker = Worker {
+            outlet,
+            client: Client::new(&settings.sink, settings.sink_timeout),
+            mode: settings.mode,
+            stop: shared.stop.clone(),
+            drain: drain.clone(),
+            pulse,
+            metrics: shared.metrics.clone(),
+            latency: latency.recorder(n),
+        };
+        crew.spawn(&format!("worker-{n}"), move || {
+            worker.run();
+            Ok(())
+        })?;
+    }
+    Ok((crew, pulses, drain))
+}
+
+fn start_instruments(
+    crew: &mut Crew,
+    settings: &Settings,
+    shared: &Shared,
+    occupancy: Occupancy,
+    latency: Latency,
+    measured: &Stop,
+) -> Result<(), Failure> {
+    let (metrics, stop) = (shared.metrics.clone(), measured.clone());
+    crew.spawn("gauges", move || {
+        while !stop.wait(GAUGES) {
+            metrics.queue_depth.set(occupancy.depth() as i64);
+        }
+        Ok(())
+    })?;
+    let (metrics, stop) = (shared.metrics.clone(), measured.clone());
+    let mut reporter = latency::Reporter::new(latency, settings.hlog.as_deref())?;
+    crew.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))?;
+    if settings.policy == Policy::SlowSource {
+        let (url, token) = (&settings.producer, settings.token.clone());
+        let producer = Peer::new(url, token, slow_source::CALL_TIMEOUT)
+            .map_err(|allowed| Failure::flag("--producer", url, &allowed))?;
+        let shared = shared.clone();
+        crew.spawn("flow", move || {
+            let Shared { holdings, metrics, stop, .. } = &shared;
+            slow_source::run(&producer, holdings, metrics, stop);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn start_seat(
+    crew: &mut Crew,
+    settings: &Settings,
+    shared: Shared,
+    pulses: Vec<Pulse>,
+    leave: Stop,
+) -> Result<(), Failure> {
+    let (seat, keepalive) = (settings.seat.clone(), settings.keepalive);
+    let stuck_after = settings.stuck_after;
+    crew.spawn("seat", move || {
+        let (holdings, view) = (shared.holdings.clone(), shared.view.clone());
+        let mut seat = Seat::take(seat, holdings, view, shared.metrics.clone())?;
+        if keepalive {
+            poll_while_workers_live(&mut seat, &pulses, stuck_after, &leave);
+        } else {
+            poll_between_fetches(&mut seat, &shared, &leave);
+        }
+        seat.leave();
+        Ok(())
+    })
+}
+
+/// Keeps the poll clock while the workers live. When one has not moved for `stuck_after`, the
+/// clock stops: a deadlock must not hold its partitions for ever.
+fn poll_while_workers_live(seat: &mut Seat, pulses: &[Pulse], stuck_after: Duration, leave: &Stop) {
+    let mut told = false;
+    while !leave.is_set() {
+        let stuck = pulses.iter().map(Pulse::age).max().unwrap_or_default() > stuck_after;
+        if stuck != told {
+            told = stuck;
+            if stuck {
+                log::error!(
+                    stuck_after = crate::units::show(stuck_after).as_str();
+                    "a worker does not move, the group seat stops polling"
+                );
+            } else {
+                log::info!("workers move again, the group seat polls");
+            }
+        }
+        if stuck {
+            leave.wait(SEAT_POLL);
+        } else {
+            seat.turn(SEAT_POLL);
+        }
+    }
+}
+
+/// As naive consumers do: poll, fetch, push, and poll again when all of it is pushed.
+fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
+    let mut fetchers: BTreeMap<i32, (String, Fetcher)> = BTreeMap::new();
+    while !leave.is_set() {
+        seat.turn(Duration::from_millis(1));
+        if shared.stop.is_set() {
+            leave.wait(SEAT_POLL);
+            continue;
+        }
+        let view = shared.view.get();
+        let mut idle = true;
+        for (id, address) in &view.addresses {
+            let holdings = shared.led_by(*id);
+            if holdings.is_empty() {
+                continue;
+            }
+            idle = false;
+            let entry = fetchers
+                .entry(*id)
+                .or_insert_with(|| (address.clone(), shared.fetcher(address, &Arc::default())));
+            if entry.0 != *address {
+                *entry = (address.clone(), shared.fetcher(address, &Arc::default()));
+            }
+            match entry.1.turn(&holdings) {
+                Turn::Failed(why) => {
+                    shared.complain(*id, &why);
+                    shared.view.refresh(&shared.brokers, &shared.topic, 0);
+                }
+                Turn::Fatal(why) => shared.stop.fail(why),
+                Turn::Progress | Turn::Idle | Turn::Unwanted => {}
+            }
+        }
+        if idle {
+            shared.stop.wait(Duration::from_millis(10));
+        }
+    }
+}
+
+fn summary(metrics: &ProcessorMetrics, started: Instant) -> Summary {
+    Summary {
+        fetched: metrics.fetched.get(),
+        acked: metrics.acked.get(),
+        shed: telemetry::metrics::sum(&metrics.shed),
+        invalid: telemetry::metrics::sum(&metrics.invalid),
+        returned: metrics.returned.get(),
+        lost: telemetry::metrics::sum(&metrics.lost),
+        evictions: metrics.evictions.get(),
+        seconds: started.elapsed().as_secs_f64(),
+    }
+}

@@ -1,0 +1,250 @@
+//! The processor's flags: plain data, then checked into [`Settings`]. Opens nothing.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use super::{Assignment, Settings};
+use crate::brokers::Brokers;
+use crate::failure::Failure;
+use crate::http::{access, client};
+use crate::policy::Policy;
+use crate::queue::Kind;
+use crate::sink::workers::Mode;
+use crate::source::fetcher::FetchSettings;
+use crate::source::seat::{From, SeatSettings};
+use crate::{cli, units};
+
+/// Take events from the log, hand them to the sink, commit what was acked.
+#[derive(FromArgs)]
+pub struct Flags {
+    /// bootstrap brokers, host:port[,…] (else LAB_BROKERS, else run/cluster.sh's)
+    #[argh(option)]
+    brokers: Option<String>,
+    /// topic to read (events)
+    #[argh(option, default = "\"events\".into()")]
+    topic: String,
+    /// consumer group (lab)
+    #[argh(option, default = "\"lab\".into()")]
+    group: String,
+    /// where a partition without a committed offset starts: earliest, latest
+    #[argh(option, default = "From::Earliest", from_str_fn(from))]
+    from: From,
+    /// what is between fetch and workers: bounded, unbounded, pull (bounded)
+    #[argh(option, default = "QueueName::Bounded", from_str_fn(queue))]
+    queue: QueueName,
+    /// events that a bounded queue holds (10000)
+    #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
+    queue_cap: NonZeroUsize,
+    /// how events travel to the sink: single, batch (batch)
+    #[argh(option, default = "ModeName::Batch", from_str_fn(mode))]
+    sink_mode: ModeName,
+    /// events in a batch, at most (200)
+    #[argh(option, default = "at_least_1(200)", from_str_fn(batch_size))]
+    batch_size: NonZeroUsize,
+    /// longest wait of a batch's first event (5ms)
+    #[argh(option, default = "Duration::from_millis(5)", from_str_fn(units::duration))]
+    batch_linger: Duration,
+    /// threads that call the sink (4)
+    #[argh(option, default = "at_least_1(4)", from_str_fn(workers))]
+    sink_workers: NonZeroUsize,
+    /// which worker gets an event: round-robin, key (round-robin)
+    #[argh(option, default = "Assignment::RoundRobin", from_str_fn(assignment))]
+    worker_assignment: Assignment,
+    /// what to do about a full queue: buffer, shed, slow-source (buffer)
+    #[argh(option, default = "Policy::Buffer", from_str_fn(policy))]
+    policy: Policy,
+    /// the sink (else LAB_SINK, else http://127.0.0.1:9900)
+    #[argh(option)]
+    sink: Option<String>,
+    /// longest call of the sink (60s)
+    #[argh(option, default = "secs(60)", from_str_fn(units::duration_above_zero))]
+    sink_timeout: Duration,
+    /// the producer's control endpoint, for slow-source (http://127.0.0.1:9901)
+    #[argh(option, default = "\"http://127.0.0.1:9901\".into()")]
+    producer: String,
+    /// kafka's max.poll.interval.ms (300s)
+    #[argh(option, default = "secs(300)", from_str_fn(units::duration_above_zero))]
+    max_poll_interval: Duration,
+    /// kafka's session.timeout.ms (10s)
+    #[argh(option, default = "secs(10)", from_str_fn(units::duration_above_zero))]
+    session_timeout: Duration,
+    /// on: the seat polls on its own thread; off: on the thread that fetches and pushes (on)
+    #[argh(option, default = "true", from_str_fn(on_off))]
+    keepalive: bool,
+    /// how often the acked prefix is committed (1s)
+    #[argh(option, default = "secs(1)", from_str_fn(units::duration_above_zero))]
+    commit_interval: Duration,
+    /// how long a revocation waits for what workers have in hand (5s)
+    #[argh(option, default = "secs(5)", from_str_fn(units::duration))]
+    revoke_wait: Duration,
+    /// a worker that has not moved for so long stops the poll clock (120s)
+    #[argh(option, default = "secs(120)", from_str_fn(units::duration_above_zero))]
+    stuck_after: Duration,
+    /// how long queued events may still be delivered after SIGTERM (10s)
+    #[argh(option, default = "secs(10)", from_str_fn(units::duration))]
+    drain_timeout: Duration,
+    /// bytes that a fetch asks for, each partition (64KiB)
+    #[argh(option, default = "64 << 10", from_str_fn(bytes_1k_to_1g))]
+    fetch_bytes: i32,
+    /// largest record batch that is fetched; a larger one ends the run (64MiB)
+    #[argh(option, default = "64 << 20", from_str_fn(bytes_1k_to_1g))]
+    fetch_bytes_max: i32,
+    /// where /metrics and /debug/pprof/ are served (127.0.0.1:9902)
+    #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9902))")]
+    listen: SocketAddr,
+    /// file with the token that opens profiles off loopback (else LAB_TOKEN)
+    #[argh(option)]
+    token_file: Option<PathBuf>,
+    /// file for the interval latency log
+    #[argh(option)]
+    hlog: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum QueueName {
+    Bounded,
+    Unbounded,
+    Pull,
+}
+
+#[derive(Clone, Copy)]
+enum ModeName {
+    Single,
+    Batch,
+}
+
+impl Flags {
+    /// Checks what no single flag's range can say, and reads the environment's stand-ins.
+    pub fn settings(self) -> Result<Settings, Failure> {
+        self.check()?;
+        let brokers = cli::or_env(self.brokers, "LAB_BROKERS", cli::DEFAULT_BROKERS);
+        Ok(Settings {
+            seat: SeatSettings {
+                brokers: Brokers::parse(&brokers)?,
+                topic: self.topic,
+                group: self.group,
+                max_poll_interval: self.max_poll_interval,
+                session_timeout: self.session_timeout,
+                commit_interval: self.commit_interval,
+                revoke_wait: self.revoke_wait,
+                from: self.from,
+            },
+            fetch: FetchSettings {
+                bytes: self.fetch_bytes,
+                bytes_max: self.fetch_bytes_max,
+                wait: Duration::from_millis(100),
+            },
+            queue: match self.queue {
+                QueueName::Bounded => Kind::Bounded(self.queue_cap),
+                QueueName::Unbounded => Kind::Unbounded,
+                QueueName::Pull => Kind::Pull,
+            },
+            assignment: self.worker_assignment,
+            workers: self.sink_workers,
+            mode: match self.sink_mode {
+                ModeName::Single => Mode::Single,
+                ModeName::Batch => {
+                    Mode::Batch { size: self.batch_size.get(), linger: self.batch_linger }
+                }
+            },
+            policy: self.policy,
+            producer: url("--producer", &self.producer)?,
+            sink: url("--sink", &cli::or_env(self.sink, "LAB_SINK", "http://127.0.0.1:9900"))?,
+            sink_timeout: self.sink_timeout,
+            drain_timeout: self.drain_timeout,
+            stuck_after: self.stuck_after,
+            keepalive: self.keepalive,
+            listen: self.listen,
+            token: access::token(self.token_file.as_deref())?,
+            hlog: self.hlog,
+        })
+    }
+
+    /// What no single flag's range can say.
+    fn check(&self) -> Result<(), Failure> {
+        if self.policy == Policy::Shed && self.queue != QueueName::Bounded {
+            return Err(Failure::Usage(
+                "--policy shed drops at a full queue: it needs --queue bounded".into(),
+            ));
+        }
+        if self.session_timeout < secs(1) || self.session_timeout > self.max_poll_interval {
+            return Err(Failure::flag(
+                "--session-timeout",
+                units::show(self.session_timeout),
+                "expected 1s up to --max-poll-interval (librdkafka requires it)",
+            ));
+        }
+        if self.max_poll_interval > secs(86_400) {
+            let value = units::show(self.max_poll_interval);
+            return Err(Failure::flag("--max-poll-interval", value, "expected at most 1d"));
+        }
+        if self.fetch_bytes > self.fetch_bytes_max {
+            let limit = format!("expected at most --fetch-bytes-max {}", self.fetch_bytes_max);
+            return Err(Failure::flag("--fetch-bytes", self.fetch_bytes, &limit));
+        }
+        Ok(())
+    }
+}
+
+fn url(flag: &str, text: &str) -> Result<String, Failure> {
+    client::base_url(text).map_err(|allowed| Failure::flag(flag, text, &allowed))
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn at_least_1(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn from(text: &str) -> Result<From, String> {
+    units::one_of(text, &[("earliest", From::Earliest), ("latest", From::Latest)])
+}
+
+fn queue(text: &str) -> Result<QueueName, String> {
+    let kinds = [
+        ("bounded", QueueName::Bounded),
+        ("unbounded", QueueName::Unbounded),
+        ("pull", QueueName::Pull),
+    ];
+    units::one_of(text, &kinds)
+}
+
+fn mode(text: &str) -> Result<ModeName, String> {
+    units::one_of(text, &[("single", ModeName::Single), ("batch", ModeName::Batch)])
+}
+
+fn assignment(text: &str) -> Result<Assignment, String> {
+    units::one_of(text, &[("round-robin", Assignment::RoundRobin), ("key", Assignment::Key)])
+}
+
+fn policy(text: &str) -> Result<Policy, String> {
+    let policies =
+        [("buffer", Policy::Buffer), ("shed", Policy::Shed), ("slow-source", Policy::SlowSource)];
+    units::one_of(text, &policies)
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    units::one_of(text, &[("on", true), ("off", false)])
+}
+
+fn batch_size(text: &str) -> Result<NonZeroUsize, String> {
+    units::count(text).ok().filter(|n| n.get() <= 100_000).ok_or("expected 1 to 100000".into())
+}
+
+fn workers(text: &str) -> Result<NonZeroUsize, String> {
+    units::count(text).ok().filter(|n| n.get() <= 1024).ok_or("expected 1 to 1024".into())
+}
+
+fn bytes_1k_to_1g(text: &str) -> Result<i32, String> {
+    let bytes = units::size(text)?;
+    i32::try_from(bytes)
+        .ok()
+        .filter(|b| (1024..=1 << 30).contains(b))
+        .ok_or("expected a size from 1KiB to 1GiB".into())
+}
