@@ -7,6 +7,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::allocator::HeapCollector;
 use crate::failure::Failure;
 
 /// A registry and its text form.
@@ -16,10 +17,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// An empty registry with the process's own figures (`process_resident_memory_bytes`, …).
+    /// A registry with the process's own figures (`process_resident_memory_bytes`, …) and the
+    /// allocator's (`heap_inuse_bytes`, `heap_resident_bytes`).
     pub fn new() -> Result<Self, Failure> {
         let metrics = Self::default();
         metrics.register(prometheus::process_collector::ProcessCollector::for_self())?;
+        metrics.register(HeapCollector::new()?)?;
         Ok(metrics)
     }
 
