@@ -91,25 +91,28 @@ impl Chaos {
 fn explain(error: CallError) -> Failure {
     let hint = match error {
         CallError::Unreachable { .. } => {
-            "is the sink running? Name it with --sink or LAB_SINK (default http://127.0.0.1:9900)"
+            "; is the sink running? Name it with --sink or LAB_SINK (default http://127.0.0.1:9900)"
         }
         CallError::Refused { status: 401 | 403, .. } => {
-            "give the sink's token with --token-file or LAB_TOKEN"
+            "; give the sink's token with --token-file or LAB_TOKEN"
         }
-        CallError::Refused { .. } | CallError::Garbled { .. } => "is this address the lab's sink?",
+        CallError::Refused { status: 404 | 405, .. } | CallError::Garbled { .. } => {
+            "; is this address the lab's sink?"
+        }
+        CallError::Refused { .. } => "",
     };
-    Failure::Failed(format!("{error}; {hint}"))
+    Failure::Failed(format!("{error}{hint}"))
 }
 
-/// One line for people: `200 tokens/s of 2000: stall 1, 1m 30s of 1m 30s left; 4 requests wait`.
+/// One line for people: `200 tokens/s of 2000; stall 1: 1m 12s of 1m 30s left; 4 waiting`.
 fn describe(status: &Status) -> String {
     let fault = status.fault.as_ref().map_or("no fault".to_owned(), |fault| {
         let [left, time] = [fault.left_seconds, fault.for_seconds]
             .map(|s| units::show(Duration::try_from_secs_f64(s).unwrap_or_default()));
-        format!("{} {}, {left} of {time} left", fault.kind, fault.id)
+        format!("{} {}: {left} of {time} left", fault.kind, fault.id)
     });
     let Status { rate, base_rate, waiting, .. } = status;
-    format!("{rate} tokens/s of {base_rate}: {fault}; {waiting} requests wait")
+    format!("{rate} tokens/s of {base_rate}; {fault}; {waiting} waiting")
 }
 
 /// Waits for `time`, with a progress bar where a person looks; true when `stop` cut it short.

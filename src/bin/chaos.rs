@@ -8,7 +8,7 @@ use argh::FromArgs;
 use backpressure_lab::chaos::Chaos;
 use backpressure_lab::failure::Failure;
 use backpressure_lab::http::access;
-use backpressure_lab::sink::control::Command;
+use backpressure_lab::sink::control::{Command, fault_time};
 use backpressure_lab::threads::Stop;
 use backpressure_lab::{cli, units};
 
@@ -25,7 +25,7 @@ struct Flags {
     #[argh(option, from_str_fn(units::rate_or_zero))]
     rate: Option<f64>,
     /// how long a stall or a pause lasts, at most 1day
-    #[argh(option, long = "for", from_str_fn(units::duration_above_zero))]
+    #[argh(option, long = "for", from_str_fn(fault_time))]
     time: Option<Duration>,
     /// the sink (LAB_SINK, else http://127.0.0.1:9900)
     #[argh(option)]

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::units;
+
 /// Largest rate that can be asked for, tokens/s: the limit of `--rate-limit` too.
 const RATE_MAX: f64 = 1e9;
 
@@ -55,8 +57,7 @@ mod written {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        crate::units::duration_above_zero(&text).map_err(D::Error::custom)
+        super::fault_time(&String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 
@@ -138,6 +139,11 @@ impl Control {
         self.fault.map_or(self.base_rate, |fault| fault.rate)
     }
 
+    /// Whether a fault is in force.
+    pub fn is_disturbed(&self) -> bool {
+        self.fault.is_some()
+    }
+
     /// When the rate changes by itself next.
     pub fn next_change(&self) -> Option<Instant> {
         let end = self.fault.map(|fault| fault.until);
@@ -212,10 +218,18 @@ impl Control {
     }
 }
 
+/// A fault's time as flags and JSON write it: `90s`, above 0 and at most [`FAULT_MAX`].
+///
+/// # Errors
+/// What was expected.
+pub fn fault_time(text: &str) -> Result<Duration, String> {
+    checked(units::duration(text)?)
+}
+
 fn checked(time: Duration) -> Result<Duration, String> {
     if time.is_zero() || time > FAULT_MAX {
         return Err(format!(
-            "for {}: from above 0 to {}",
+            "a fault of {}: expected a time above 0 and at most {}",
             humantime::format_duration(time),
             humantime::format_duration(FAULT_MAX)
         ));

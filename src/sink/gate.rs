@@ -13,8 +13,9 @@ use super::bucket::{Bucket, Due, Place};
 use super::control::{Change, Command, Control, Scheduled, Status};
 use crate::telemetry::metrics::SinkMetrics;
 
-/// What a refused request is told when nobody knows when tokens come.
-const RETRY_DEFAULT: Duration = Duration::from_secs(1);
+/// What a refused request is told when nobody knows when tokens come; and the most it is told
+/// during a fault, which chaos may take back at any time.
+const RETRY_UNKNOWN: Duration = Duration::from_secs(1);
 
 /// What happens to a request whose tokens are not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,11 +109,11 @@ impl Gate {
             return Err(Refusal::Stopping);
         }
         if state.waiting >= self.terms.waiting_max {
-            // They leave one after the other until all are served: the first place is free after
-            // about its share of that time.
+            // They leave one after the other until all are served: a place is free after about
+            // its share of that time.
             let drained = state.bucket.drained(now);
-            let all = state.wait_for(drained, now);
-            return Err(Refusal::Busy(all.div_f64(state.waiting.max(1) as f64)));
+            let share = state.wait_for(drained, now).div_f64(self.terms.waiting_max as f64);
+            return Err(Refusal::Busy(share));
         }
         let place = match self.terms.on_limit {
             OnLimit::Delay => state.bucket.claim(cost, now),
@@ -215,10 +216,12 @@ impl Gate {
 }
 
 impl State {
-    /// Time until `due`, or until the rate changes by itself if that is sooner.
+    /// How long to stay away when tokens are there at `due`.
     fn wait_for(&self, due: Due, now: Instant) -> Duration {
-        let due = if let Due::At(at) = due { Some(at) } else { None };
-        let at = due.into_iter().chain(self.control.next_change()).min();
-        at.map_or(RETRY_DEFAULT, |at| at.saturating_duration_since(now))
+        match due {
+            Due::At(at) if self.control.is_disturbed() => (at - now).min(RETRY_UNKNOWN),
+            Due::At(at) => at - now,
+            Due::Now | Due::Unknown => RETRY_UNKNOWN,
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! - `control` what chaos may do to the rate, and until when
 //! - `ledger`  the ground truth: ids delivered, duplicates, order per key
 //! - `server`  the sink itself
+//! - `settings` its flags and what they make
 //! - `client`  one worker's way to the sink: post, retry, give back what was not acked
 //! - `workers` the threads that take events from the queue, batch them and wait for the ack
 
@@ -14,5 +15,7 @@ pub mod client;
 pub mod control;
 pub mod gate;
 pub mod ledger;
+pub mod server;
+pub mod settings;
 pub mod wire;
 pub mod workers;

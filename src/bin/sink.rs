@@ -1,0 +1,11 @@
+//! `sink`: acks events at a limited rate, and remembers what it acked.
+
+use std::process::ExitCode;
+
+use backpressure_lab::cli;
+use backpressure_lab::sink::server;
+use backpressure_lab::sink::settings::Flags;
+
+fn main() -> ExitCode {
+    cli::main(|flags: Flags| server::run(flags.settings()?))
+}

@@ -1,0 +1,254 @@
+//! The sink: a server that acks events no faster than its bucket allows and remembers what it
+//! acked.
+//!
+//! ```text
+//! request ─► route ─► decode ─► gate (tokens, latency) ─► ledger ─► 200 {"acked": n}
+//!                        │         └ 429, 503: nothing is recorded
+//!                        └ 400, 413, 415: costs no tokens
+//! ```
+//! Invariant: an event is in the ledger if and only if its request was answered 200. A request is
+//! acked whole or not at all.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::control::{Command, Scheduled};
+use super::gate::{Gate, Refusal, Terms};
+use super::ledger::Ledger;
+use super::settings::Settings;
+use super::wire::{self, Acked};
+use crate::event::{Event, Invalid};
+use crate::failure::Failure;
+use crate::http::{Access, Limits, Request, Response, Server};
+use crate::telemetry;
+use crate::telemetry::metrics::{Metrics, SinkMetrics};
+use crate::threads::{Crew, Stop};
+use crate::{clock, units};
+
+/// Handlers beyond those that may wait for tokens, so that control, ledger and metrics answer
+/// while all the others wait.
+const HANDLERS_SPARE: usize = 4;
+
+/// Largest body: a batch of 1,000 events of 536 B is 1,000 × (4 + 536) = 540,000 B, the largest
+/// event 1,000,004 B framed; 4 MiB holds four of these, or 1,000 events of 4,190 B.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// Runs the sink until SIGINT or SIGTERM: what waits then is answered 503 and not acked. The
+/// ledger's sums are one JSON line on stdout at the end.
+///
+/// # Errors
+/// When the address cannot be bound, or a thread cannot be started or panics.
+pub fn run(settings: Settings) -> Result<(), Failure> {
+    let stop = Stop::default();
+    stop.on_signals()?;
+    let registry = Metrics::new()?;
+    let access = Access::new(settings.listen, settings.token.clone())?;
+    let sink = Arc::new(Sink::new(&settings, SinkMetrics::register(&registry)?, access.clone()));
+    let answer = {
+        let (sink, telemetry) = (Arc::clone(&sink), telemetry::endpoint(registry, access));
+        move |request: Request| telemetry(&request).unwrap_or_else(|| sink.answer(&request))
+    };
+    let mut timekeeper = Crew::new(stop.clone());
+    let server = Server::start(settings.listen, settings.limits(), Arc::new(answer))?;
+    {
+        let sink = Arc::clone(&sink);
+        timekeeper.spawn("timekeeper", move || {
+            sink.gate.keep_time();
+            Ok(())
+        })?;
+    }
+    settings.log(server.addr());
+    while !stop.wait(Duration::from_secs(3600)) {}
+    sink.gate.close();
+    drop(server);
+    timekeeper.join();
+    let totals = sink.ledger.lock().totals();
+    log::info!(events = totals.events, duplicates = totals.duplicates; "sink stopped");
+    println!("{}", serde_json::to_string(&totals).map_err(Failure::failed)?);
+    stop.outcome()
+}
+
+impl Settings {
+    fn limits(&self) -> Limits {
+        let handlers = self.handlers.get() + HANDLERS_SPARE;
+        Limits {
+            handlers,
+            // Twice as many connections as can be handled, and room for 64 more at once. Their
+            // bodies are the sink's largest memory: 200 × 4 MiB by default, if all were hostile.
+            connections_max: 2 * handlers + 64,
+            body_bytes_max: BODY_BYTES_MAX,
+            ..Limits::default()
+        }
+    }
+
+    fn log(&self, addr: SocketAddr) {
+        log::info!(
+            addr = addr.to_string().as_str(), rate = self.rate, call_cost = self.call_cost,
+            event_cost = self.event_cost, on_limit:? = self.on_limit;
+            "listening"
+        );
+        if let Some(stall) = self.stall {
+            log::info!(
+                rate = stall.rate, after = units::show(stall.after).as_str(),
+                for_time = units::show(stall.time).as_str();
+                "stall scheduled"
+            );
+        }
+    }
+}
+
+struct Sink {
+    gate: Gate,
+    ledger: Mutex<Ledger>,
+    metrics: SinkMetrics,
+    access: Access,
+}
+
+impl Sink {
+    fn new(settings: &Settings, metrics: SinkMetrics, access: Access) -> Self {
+        let now = Instant::now();
+        let terms = Terms {
+            call_cost: settings.call_cost,
+            event_cost: settings.event_cost,
+            on_limit: settings.on_limit,
+            latency: settings.latency,
+            waiting_max: settings.handlers.get(),
+        };
+        let stall = settings.stall.map(|stall| Scheduled {
+            at: now + stall.after,
+            rate: stall.rate,
+            time: stall.time,
+        });
+        let gate = Gate::new(terms, settings.rate, settings.burst, stall, metrics.clone(), now);
+        Self { gate, ledger: Mutex::default(), metrics, access }
+    }
+
+    fn answer(&self, request: &Request) -> Response {
+        let allowed = match request.path.as_str() {
+            wire::WRITE | wire::BATCH => "POST",
+            wire::CONTROL => "GET, POST",
+            wire::LEDGER | wire::LEDGER_IDS => "GET",
+            path => {
+                return Response::text(
+                    404,
+                    format_args!(
+                        "no {path} here: POST /write or /batch; GET /ledger, /ledger/ids, \
+                         /control, /metrics, /healthz, /debug/pprof/"
+                    ),
+                );
+            }
+        };
+        let method = request.method.as_str();
+        match (request.path.as_str(), method) {
+            (wire::WRITE | wire::BATCH, "POST") => self.write(request),
+            (wire::CONTROL, "GET") => Response::json(200, &self.gate.status()),
+            (wire::CONTROL, "POST") => self.control(request),
+            (wire::LEDGER, "GET") => Response::json(200, &self.ledger.lock().totals()),
+            (wire::LEDGER_IDS, "GET") => self.ids(),
+            (path, _) => Response::text(405, format_args!("{path} takes {allowed}, not {method}"))
+                .with_header("Allow", allowed),
+        }
+    }
+
+    fn write(&self, request: &Request) -> Response {
+        let answer = match decode(request) {
+            Ok(events) => match self.gate.pass(events.len()) {
+                Ok(()) => self.deliver(&events),
+                Err(refusal) => refused(refusal),
+            },
+            Err(answer) => answer,
+        };
+        if answer.status != 200 {
+            self.metrics.rejected.with_label_values(&[&answer.status.to_string()]).inc();
+        }
+        answer
+    }
+
+    /// The delivered moment: the tokens are paid and the answer is next.
+    fn deliver(&self, events: &[Event]) -> Response {
+        let recorded = self.ledger.lock().record(events, clock::now_us());
+        if recorded.keys_full {
+            log::warn!(keys = super::ledger::KEYS_MAX; "order is not watched for further keys");
+        }
+        let acked = events.len() as u64;
+        self.metrics.writes.inc();
+        self.metrics.events.inc_by(acked);
+        self.metrics.duplicates.inc_by(recorded.duplicates);
+        self.metrics.order_violations.inc_by(recorded.order_violations);
+        Response::json(200, &Acked { acked })
+    }
+
+    fn control(&self, request: &Request) -> Response {
+        if let Err(answer) = self.access.check(request) {
+            return answer;
+        }
+        let command = match serde_json::from_slice::<Command>(&request.body) {
+            Ok(command) => command,
+            Err(why) => {
+                return Response::text(
+                    400,
+                    format_args!(
+                        "{why}; expected {{\"do\":\"stall\",\"rate\":200,\"for\":\"90s\"}}, or \
+                         \"do\" with \"pause\" and \"for\", \"rate\" and \"rate\", or \"restore\""
+                    ),
+                );
+            }
+        };
+        match self.gate.command(&command) {
+            Ok(status) => Response::json(200, &status),
+            Err(why) => Response::text(400, why),
+        }
+    }
+
+    fn ids(&self) -> Response {
+        // Copied under the lock (a few ms at 100 M dense ids), written out after it.
+        let ids = self.ledger.lock().ids();
+        let mut body = Vec::with_capacity(ids.serialized_size());
+        match ids.serialize_into(&mut body) {
+            Ok(()) => Response::bytes(200, "application/octet-stream", body),
+            Err(e) => Response::text(500, format_args!("cannot write the ids: {e}")),
+        }
+    }
+}
+
+/// The request's events; all of them or an answer that says which is wrong and why.
+fn decode(request: &Request) -> Result<Vec<Event>, Response> {
+    if let Some(given) = request.headers.get("content-type") {
+        let essence = given.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/octet-stream") {
+            return Err(Response::text(
+                415,
+                format_args!("content type {given}: expected application/octet-stream"),
+            ));
+        }
+    }
+    if request.path == wire::BATCH {
+        return wire::unframe(&request.body).map_err(|why| Response::text(400, why));
+    }
+    match Event::decode(&request.body) {
+        Ok(event) => Ok(vec![event]),
+        Err(Invalid::Tombstone) => Err(Response::text(400, "the body is empty, not an event")),
+        Err(why @ Invalid::TooLong(_)) => Err(Response::text(413, why)),
+        Err(why) => Err(Response::text(400, why)),
+    }
+}
+
+fn refused(refusal: Refusal) -> Response {
+    let (status, why, after) = match refusal {
+        Refusal::Limit(after) => (429, "the rate limit is reached", after),
+        Refusal::Busy(after) => (503, "too many requests wait for their tokens", after),
+        Refusal::Stopping => (503, "the sink stops; nothing of this was delivered", RESTART_TIME),
+    };
+    // RFC 9110 knows whole seconds only, so the exact time has a header of its own. Both round
+    // up: who keeps to them finds the tokens there.
+    let millis = after.as_nanos().div_ceil(1_000_000);
+    Response::text(status, why)
+        .with_header("Retry-After", millis.div_ceil(1_000).to_string())
+        .with_header("Retry-After-Ms", millis.to_string())
+}
+
+/// When to ask a sink again that stops: it may be back by then.
+const RESTART_TIME: Duration = Duration::from_secs(1);

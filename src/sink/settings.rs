@@ -1,0 +1,160 @@
+//! The sink's flags as they are written, and the settings that they make.
+//!
+//! Invariant: a `Settings` can be run as it is; making one opens nothing but the token's file.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use super::control::fault_time;
+use super::gate::OnLimit;
+use crate::failure::Failure;
+use crate::http::access;
+use crate::units;
+
+/// Default of `--handlers`: each of 64 clients in a closed loop has its place.
+pub const HANDLERS_DEFAULT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// Largest `--handlers`: each holds two threads, seven while the server starts.
+pub const HANDLERS_MAX: usize = 256;
+
+/// The sink of the lab: POST /write and /batch are acked no faster than a token bucket allows.
+#[derive(FromArgs)]
+pub struct Flags {
+    /// address to listen on; port 0 picks one (127.0.0.1:9900)
+    #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9900))")]
+    pub listen: SocketAddr,
+    /// tokens per second (2000)
+    #[argh(option, default = "2000.0", from_str_fn(units::rate))]
+    pub rate_limit: f64,
+    /// tokens that each call costs (0)
+    #[argh(option, default = "0.0", from_str_fn(cost))]
+    pub call_cost: f64,
+    /// tokens that each event costs (1)
+    #[argh(option, default = "1.0", from_str_fn(cost))]
+    pub event_cost: f64,
+    /// tokens saved up while nobody asks, at least 1 (50 ms of the rate)
+    #[argh(option, from_str_fn(burst))]
+    pub burst: Option<f64>,
+    /// at the limit: delay (wait) or reject (429 and Retry-After) (delay)
+    #[argh(option, default = "OnLimit::Delay")]
+    pub on_limit: OnLimit,
+    /// tokens per second during the sink's own stall; 0 is a pause
+    #[argh(option, from_str_fn(units::rate_or_zero))]
+    pub stall_rate: Option<f64>,
+    /// when that stall starts, from the sink's start
+    #[argh(option, from_str_fn(units::duration))]
+    pub stall_at: Option<Duration>,
+    /// how long it lasts, at most 1day
+    #[argh(option, from_str_fn(fault_time))]
+    pub stall_for: Option<Duration>,
+    /// time that each call takes besides its wait for tokens (0)
+    #[argh(option, default = "Duration::ZERO", from_str_fn(units::duration))]
+    pub latency: Duration,
+    /// requests that may wait at once; one more is answered 503 (64)
+    #[argh(option, default = "HANDLERS_DEFAULT", from_str_fn(handlers))]
+    pub handlers: NonZeroUsize,
+    /// file with the token that control asks for (LAB_TOKEN); needed beyond loopback
+    #[argh(option)]
+    pub token_file: Option<PathBuf>,
+}
+
+/// What the sink is told by its flags, already checked. No `Debug`: it holds the token.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where it listens; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Base rate, tokens/s.
+    pub rate: f64,
+    /// Tokens that may be saved up; see [`super::bucket::Bucket::new`].
+    pub burst: Option<f64>,
+    /// Tokens of a call.
+    pub call_cost: f64,
+    /// Tokens of an event.
+    pub event_cost: f64,
+    /// What happens at the limit.
+    pub on_limit: OnLimit,
+    /// A stall of its own.
+    pub stall: Option<Stall>,
+    /// What each call takes besides its wait for tokens.
+    pub latency: Duration,
+    /// Requests that may wait at once.
+    pub handlers: NonZeroUsize,
+    /// What control and profiles ask for; see [`access::Access`].
+    pub token: Option<String>,
+}
+
+/// A stall that the sink schedules by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Stall {
+    /// From the start of the sink to the start of the stall.
+    pub after: Duration,
+    /// Tokens/s while it lasts.
+    pub rate: f64,
+    /// How long it lasts.
+    pub time: Duration,
+}
+
+impl Flags {
+    /// Checks what one flag alone cannot know.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] that names the flag and what it may be.
+    pub fn settings(self) -> Result<Settings, Failure> {
+        let stall = match (self.stall_at, self.stall_rate, self.stall_for) {
+            (None, None, None) => None,
+            (Some(after), Some(rate), Some(time)) => Some(Stall { after, rate, time }),
+            _ => {
+                return Err(Failure::Usage(
+                    "--stall-at, --stall-rate and --stall-for make one stall: give all three, \
+                     such as --stall-at 60s --stall-rate 200 --stall-for 90s"
+                        .to_owned(),
+                ));
+            }
+        };
+        if self.call_cost + self.event_cost == 0.0 {
+            return Err(Failure::flag(
+                "--event-cost",
+                self.event_cost,
+                "with --call-cost 0 nothing would cost a token; make one of them more than 0",
+            ));
+        }
+        Ok(Settings {
+            listen: self.listen,
+            rate: self.rate_limit,
+            burst: self.burst,
+            call_cost: self.call_cost,
+            event_cost: self.event_cost,
+            on_limit: self.on_limit,
+            stall,
+            latency: self.latency,
+            handlers: self.handlers,
+            token: access::token(self.token_file.as_deref())?,
+        })
+    }
+}
+
+fn cost(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1e6, "tokens")
+}
+
+fn burst(text: &str) -> Result<f64, String> {
+    number(text, 1.0, 1e9, "tokens")
+}
+
+fn number(text: &str, min: f64, max: f64, unit: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("expected {unit} from {min} to {max}")),
+    }
+}
+
+fn handlers(text: &str) -> Result<NonZeroUsize, String> {
+    match units::count(text)? {
+        handlers if handlers.get() <= HANDLERS_MAX => Ok(handlers),
+        _ => Err(format!("expected a whole number from 1 to {}", HANDLERS_MAX)),
+    }
+}

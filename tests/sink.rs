@@ -1,0 +1,339 @@
+//! The sink's contract, asked of the real binary over real HTTP.
+//!
+//! Times are compared with the model (tokens / rate); each comparison has its margin beside it.
+//! What needs the machine for itself is measured in `sink_rate`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
+
+mod common;
+#[path = "common/sink.rs"]
+mod sinks;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use backpressure_lab::sink::control::Command;
+use backpressure_lab::sink::ledger::Totals;
+use backpressure_lab::sink::wire::Acked;
+use common::Running;
+use roaring::RoaringTreemap;
+use sinks::{Sink, event, events};
+
+const SINK: &str = env!("CARGO_BIN_EXE_sink");
+
+fn seconds(text: &str) -> Duration {
+    backpressure_lab::units::duration(text).unwrap()
+}
+
+/// The status line that answers a `POST /write` with `header` and two bytes of body.
+fn told(header: &str, sink: &Sink) -> String {
+    let mut stream = TcpStream::connect(sink.addr()).unwrap();
+    stream.set_read_timeout(Some(seconds("10s"))).unwrap();
+    write!(stream, "POST /write HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\nxx").unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn every_status_of_the_contract() {
+    let sink = Sink::start(&[]);
+    let caller = sink.caller();
+    assert_eq!(caller.write(&event(1, 1)).json::<Acked>().acked, 1);
+    assert_eq!(caller.batch(&events(2..5)).json::<Acked>().acked, 3);
+
+    // Malformed: which event and why. Nothing of such a batch is delivered.
+    let short = caller.post("/write", &[0; 23]);
+    assert_eq!(short.status, 400);
+    assert!(short.text().contains("23 bytes") && short.text().contains("24"), "{}", short.text());
+    assert_eq!(caller.post("/write", &[]).status, 400);
+    let mut cut = Vec::new();
+    events(10..12).iter().for_each(|e| backpressure_lab::sink::wire::frame(e, &mut cut));
+    cut.pop();
+    let cut = caller.post("/batch", &cut);
+    assert_eq!(cut.status, 400);
+    assert!(cut.text().contains("event 1 is cut short"), "{}", cut.text());
+    assert_eq!(caller.post("/batch", &[]).status, 400);
+
+    // Too large: an event above its limit, and a body above the server's.
+    assert_eq!(caller.post("/write", &vec![0; 1_000_001]).status, 413);
+    assert!(told("Content-Length: 4194305", &sink).starts_with("HTTP/1.1 413"));
+    let largest =
+        backpressure_lab::event::Event { payload: vec![1; 999_976].into(), ..event(9, 9) };
+    assert_eq!(caller.batch(&[largest]).json::<Acked>().acked, 1);
+
+    assert_eq!(caller.post("/nowhere", b"x").status, 404);
+    for (path, allow) in [("/write", "POST"), ("/batch", "POST")] {
+        let answer = sink.get(path);
+        assert_eq!((answer.status, answer.header("allow")), (405, allow), "{path}");
+    }
+    for (path, allow) in [("/ledger", "GET"), ("/ledger/ids", "GET")] {
+        let answer = caller.post(path, b"");
+        assert_eq!((answer.status, answer.header("allow")), (405, allow), "{path}");
+    }
+    let agent = backpressure_lab::http::client::agent(seconds("10s"));
+    let typed = |kind: &str| {
+        let mut body = Vec::new();
+        event(1, 1).encode(&mut body);
+        let request = agent.post(format!("{}/write", sink.url)).content_type(kind);
+        request.send(&body).unwrap().status().as_u16()
+    };
+    assert_eq!(typed("application/json"), 415);
+    assert_eq!(typed("Application/Octet-Stream; x=1"), 200);
+
+    let totals = sink.totals();
+    assert_eq!((totals.events, totals.distinct, totals.duplicates), (6, 5, 1));
+    let metrics = sink.get("/metrics").text();
+    assert!(metrics.contains("sink_events_total 6"), "{metrics}");
+    assert!(metrics.contains("sink_rejected_total{status=\"415\"} 1"), "{metrics}");
+    assert_eq!(sink.get("/healthz").status, 200);
+}
+
+#[test]
+fn control_refuses_nonsense_with_what_it_expects() {
+    let sink = Sink::start(&[]);
+    let caller = sink.caller();
+    for (body, word) in [
+        ("", "expected"),
+        ("{\"do\":\"melt\"}", "melt"),
+        ("{\"do\":\"stall\",\"rate\":200}", "for"),
+        ("{\"do\":\"stall\",\"rate\":-1,\"for\":\"1s\"}", "-1"),
+        ("{\"do\":\"pause\",\"for\":\"25h\"}", "1day"),
+    ] {
+        let agent = backpressure_lab::http::client::agent(seconds("10s"));
+        let mut answer = agent.post(format!("{}/control", sink.url)).send(body).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        assert_eq!(answer.status().as_u16(), 400, "{body}: {text}");
+        assert!(text.contains(word), "{body}: {text}");
+    }
+    let status = sink.status();
+    assert_eq!((status.base_rate, status.rate, status.fault), (2_000.0, 2_000.0, None));
+    assert_eq!(caller.write(&event(1, 1)).status, 200);
+}
+
+/// Prevents requests that keep waiting at the rate at which they came.
+#[test]
+fn a_restore_serves_those_who_wait_at_the_new_rate() {
+    let sink = Sink::start(&["--burst", "1"]);
+    let status = sink.control(&Command::Stall { rate: 20.0, time: seconds("60s") });
+    assert_eq!((status.rate, status.base_rate), (20.0, 2_000.0));
+    let fault = status.fault.expect("a fault");
+    assert_eq!((fault.kind.as_str(), fault.for_seconds), ("stall", 60.0));
+    let caller = sink.caller();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(move || caller.batch(&events(0..200)).status);
+        sink.await_status("waited for", |s| s.waiting == 1);
+        thread::sleep(seconds("500ms"));
+        let restored = Instant::now();
+        assert_eq!(sink.control(&Command::Restore { fault: None }).rate, 2_000.0);
+        assert_eq!(waiting.join().unwrap(), 200);
+        // About 190 tokens were missing: 0.1 s at 2,000/s, 9.5 s at 20/s. Margin 20 either way.
+        assert!(restored.elapsed() < seconds("2s"), "{:?}", restored.elapsed());
+    });
+}
+
+#[test]
+fn a_pause_lets_nothing_through_and_ends_by_itself() {
+    let sink = Sink::start(&[]);
+    assert_eq!(sink.control(&Command::Pause { time: seconds("700ms") }).rate, 0.0);
+    let begun = Instant::now();
+    // More than the burst that a paused bucket keeps: 1 token.
+    assert_eq!(sink.caller().batch(&events(0..100)).status, 200);
+    let waited = begun.elapsed();
+    // 0.7 s and 99 tokens at 2,000/s; the call began just after the pause: margin 0.1 s below.
+    assert!(waited > seconds("600ms") && waited < seconds("3s"), "{waited:?}");
+    let status = sink.status();
+    assert_eq!((status.rate, status.fault), (2_000.0, None));
+    assert!(sink.running.log().contains("fault ends"), "{}", sink.running.log());
+}
+
+#[test]
+fn its_own_stall_comes_and_goes_by_the_flags() {
+    let flags = ["--stall-at", "300ms", "--stall-rate=200", "-stall-for=600ms"];
+    let sink = Sink::start(&flags);
+    let fault = sink.await_status("stalled", |s| s.rate == 200.0).fault.expect("a fault");
+    assert_eq!((fault.kind.as_str(), fault.for_seconds), ("stall", 0.6));
+    sink.await_status("restored", |s| s.rate == 2_000.0 && s.fault.is_none());
+}
+
+#[test]
+fn reject_answers_429_with_a_time_that_is_true() {
+    let sink = Sink::start(&["--rate-limit", "10", "--burst", "10", "--on-limit", "reject"]);
+    let caller = sink.caller();
+    assert_eq!(caller.batch(&events(0..10)).status, 200);
+    let refused = caller.write(&event(10, 10));
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "1"));
+    let after: u64 = refused.header("retry-after-ms").parse().unwrap();
+    // One token takes 100 ms at 10/s; some of it may have passed.
+    assert!((1..=100).contains(&after), "{after} ms");
+    thread::sleep(Duration::from_millis(after));
+    assert_eq!(caller.write(&event(10, 10)).status, 200);
+    // Larger than the burst: refused until a burst is there, then it waits for the rest.
+    let large = events(20..35);
+    let refused = caller.batch(&large);
+    assert_eq!(refused.status, 429);
+    thread::sleep(Duration::from_millis(refused.header("retry-after-ms").parse().unwrap()));
+    let begun = Instant::now();
+    assert_eq!(caller.batch(&large).status, 200);
+    // 5 tokens beyond the burst: 0.5 s, of which the call may have missed a little.
+    assert!(begun.elapsed() > seconds("300ms"), "{:?}", begun.elapsed());
+    assert_eq!(sink.totals().events, 26);
+    assert!(sink.get("/metrics").text().contains("sink_rejected_total{status=\"429\"} 2"));
+}
+
+/// Prevents a pause that cannot be ended because everyone who waits holds a handler.
+#[test]
+fn control_answers_while_as_many_wait_as_may() {
+    let sink = Sink::start(&["--handlers", "2"]);
+    sink.control(&Command::Pause { time: seconds("60s") });
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..2u64)
+            .map(|n| {
+                let caller = sink.caller();
+                scope.spawn(move || caller.batch(&events(n * 100..n * 100 + 50)).status)
+            })
+            .collect();
+        sink.await_status("full", |s| s.waiting == 2);
+        let busy = sink.caller().write(&event(1, 1));
+        assert_eq!(busy.status, 503, "{}", busy.text());
+        assert!(busy.header("retry-after").parse::<u64>().unwrap() >= 1);
+        assert_eq!(sink.get("/metrics").status, 200);
+        assert_eq!(sink.control(&Command::Restore { fault: None }).rate, 2_000.0);
+        for waiting in waiting {
+            assert_eq!(waiting.join().unwrap(), 200);
+        }
+    });
+    assert_eq!(sink.totals().events, 100);
+}
+
+/// Prevents an ack for what was never paid, and a stop that hangs on those who wait.
+#[test]
+fn a_stop_answers_those_who_wait_without_acking_them() {
+    let sink = Sink::start(&[]);
+    assert_eq!(sink.caller().write(&event(1, 1)).status, 200);
+    sink.control(&Command::Pause { time: seconds("60s") });
+    let caller = sink.caller();
+    let waiting = thread::spawn(move || caller.batch(&events(10..200)).status);
+    sink.await_status("waited for", |s| s.waiting == 1);
+    sink.running.signal(libc::SIGTERM);
+    assert_eq!(waiting.join().unwrap(), 503);
+    let ended = sink.running.end(seconds("10s"));
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    let totals: Totals = serde_json::from_str(&ended.stdout).expect("the sums on stdout");
+    assert_eq!((totals.events, totals.distinct), (1, 1));
+}
+
+#[test]
+fn latency_is_paid_by_each_call_and_by_calls_side_by_side() {
+    let sink = Sink::start(&["--latency", "300ms"]);
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        for n in 0..8 {
+            let caller = sink.caller();
+            scope.spawn(move || assert_eq!(caller.write(&event(n, n)).status, 200));
+        }
+    });
+    let elapsed = begun.elapsed();
+    // Side by side 0.3 s, one after the other 2.4 s.
+    assert!(elapsed >= seconds("300ms") && elapsed < seconds("1500ms"), "{elapsed:?}");
+}
+
+#[test]
+fn the_ledger_counts_duplicates_and_disorder_and_hands_out_the_ids() {
+    let sink = Sink::start(&["--rate-limit", "1e6"]);
+    let caller = sink.caller();
+    let send = |ids: &[u64], key| {
+        let events: Vec<_> = ids.iter().map(|id| event(*id, key)).collect();
+        assert_eq!(caller.batch(&events).json::<Acked>().acked, ids.len() as u64);
+    };
+    send(&[1, 2, 3, 6], 1); // in order
+    send(&[2, 3], 1); // duplicates, no disorder
+    send(&[5, 7], 1); // 5 after 6: disorder
+    send(&[4, u64::MAX], 2); // another key has its own order
+    let totals = sink.totals();
+    assert_eq!((totals.events, totals.distinct, totals.duplicates), (10, 8, 2));
+    assert_eq!((totals.order_violations, totals.writes, totals.keys), (1, 4, 2));
+    assert_eq!((totals.min_id, totals.max_id), (Some(1), Some(u64::MAX)));
+    assert!(totals.first_delivery_us <= totals.last_delivery_us);
+    let ids = RoaringTreemap::deserialize_from(&*sink.get("/ledger/ids").body).unwrap();
+    assert_eq!(ids.iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, u64::MAX]);
+    let metrics = sink.get("/metrics").text();
+    assert!(metrics.contains("sink_duplicates_total 2"), "{metrics}");
+    assert!(metrics.contains("sink_order_violations_total 1"), "{metrics}");
+}
+
+#[test]
+fn an_absurd_content_length_leaves_the_sink_serving() {
+    let sink = Sink::start(&[]);
+    assert!(told("Content-Length: 10000000000000", &sink).starts_with("HTTP/1.1 413"));
+    // A client that says no more is not waited for by the others either.
+    let mut slow = TcpStream::connect(sink.addr()).unwrap();
+    slow.write_all(b"POST /write HTTP/1.1\r\nHost: x\r\nContent-Length: 536\r\n\r\nxx").unwrap();
+    assert_eq!(sink.caller().write(&event(1, 1)).status, 200);
+    slow.shutdown(std::net::Shutdown::Write).unwrap();
+    let _whatever_it_is_told = slow.read_to_end(&mut Vec::new());
+    assert_eq!(sink.totals().events, 1);
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let ended = Running::start(SINK, ["--listen", &addr]).end(seconds("10s"));
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&addr) && ended.stderr.contains("--listen"), "{}", ended.stderr);
+}
+
+#[test]
+fn beyond_loopback_a_token_is_needed() {
+    let ended = Running::start(SINK, ["--listen", "0.0.0.0:0"]).end(seconds("10s"));
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("--token-file"), "{}", ended.stderr);
+}
+
+#[test]
+fn bad_flags_are_refused_with_flag_value_and_range() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--rate-limit", "0"], &["--rate-limit", "0", "above 0"]),
+        (&["--rate-limit", "x"], &["--rate-limit", "x", "1000000000"]),
+        (&["--call-cost", "-1"], &["--call-cost", "-1", "from 0"]),
+        (&["--event-cost", "nan"], &["--event-cost", "nan", "from 0 to 1000000"]),
+        (&["--event-cost", "0"], &["--event-cost 0", "more than 0"]),
+        (&["--burst", "0.5"], &["--burst", "0.5", "from 1"]),
+        (&["--on-limit", "drop"], &["--on-limit", "drop", "delay or reject"]),
+        (&["--latency", "5"], &["--latency", "5", "20ms"]),
+        (&["--handlers", "0"], &["--handlers", "0", "at least 1"]),
+        (&["--handlers", "257"], &["--handlers", "257", "from 1 to 256"]),
+        (&["--stall-rate", "-1"], &["--stall-rate", "-1", "from 0"]),
+        (&["--stall-for", "0s"], &["--stall-for", "0s", "above 0 and at most 1day"]),
+        (&["--stall-at", "1s"], &["--stall-rate", "--stall-for", "all three"]),
+        (&["--listen", "nowhere"], &["--listen", "nowhere"]),
+        (&["--token-file", "/no/such/file"], &["--token-file", "/no/such/file"]),
+        (&["--colour", "red"], &["--colour"]),
+    ];
+    for (flags, words) in cases {
+        let ended = Running::start(SINK, *flags).end(seconds("10s"));
+        assert_eq!(ended.status.code(), Some(2), "{flags:?}: {}", ended.stderr);
+        for word in *words {
+            assert!(ended.stderr.contains(word), "{flags:?}: no {word:?} in {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn every_documented_spelling_works() {
+    for flags in [&["-rate-limit=123"][..], &["--rate-limit=123"], &["--rate-limit", "123"]] {
+        assert_eq!(Sink::start(flags).status().base_rate, 123.0, "{flags:?}");
+    }
+    let all = "--rate-limit 2000 --call-cost 0 --event-cost 1 --burst 100 --on-limit delay \
+               --stall-rate 200 --stall-at 60s --stall-for 90s --latency 0 --handlers 32";
+    let sink = Sink::start(&all.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(sink.caller().write(&event(1, 1)).status, 200);
+}
