@@ -198,7 +198,7 @@ fn delivered(sink: &str) -> Result<(RoaringTreemap, u64), Failure> {
     let broken = |why: String| Failure::Failed(format!("the sink's ledger, {base}: {why}"));
     let totals: Totals = serde_json::from_slice(&get(crate::sink::wire::LEDGER)?)
         .map_err(|e| broken(e.to_string()))?;
-    let ids = get(&format!("{}/ids", crate::sink::wire::LEDGER))?;
+    let ids = get(crate::sink::wire::LEDGER_IDS)?;
     let ids =
         RoaringTreemap::deserialize_from(ids.as_slice()).map_err(|e| broken(e.to_string()))?;
     if ids.len() != totals.distinct {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -75,9 +75,10 @@ impl LagReader {
     /// Reads every `interval` until `stop`, leaving each reading in `latest`.
     pub fn run(mut self, interval: Duration, latest: &Mutex<Option<Arc<LogReading>>>, stop: &Stop) {
         loop {
+            let next = Instant::now() + interval;
             let reading = self.read();
             *latest.lock() = Some(Arc::new(reading));
-            if stop.wait(interval) {
+            if stop.wait(next.saturating_duration_since(Instant::now())) {
                 return;
             }
         }
