@@ -178,7 +178,7 @@ impl Seat {
         if context.committing.swap(true, Ordering::SeqCst) {
             return;
         }
-        if let Err(e) = self.consumer.commit(&list, CommitMode::Async) {
+        if let Err(e) = commit_in_background(&self.consumer, &list) {
             context.committing.store(false, Ordering::SeqCst);
             context.count_commit(&Err(e), &list);
         }
@@ -344,6 +344,31 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         log::debug!(why = error.to_string().as_str(); "librdkafka: {reason}");
+    }
+}
+
+/// Sends a commit whose answer comes to `commit_callback` in a later poll.
+///
+/// `Consumer::commit` with `CommitMode::Async` asks for no answer (`rd_kafka_commit` gives it no
+/// reply queue, and rdkafka sets no `offset_commit_cb`): the callback would never run.
+fn commit_in_background<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    offsets: &TopicPartitionList,
+) -> KafkaResult<()> {
+    use rdkafka::bindings as native;
+    let client = consumer.client().native_ptr();
+    // SAFETY: both pointers are valid while borrowed here; librdkafka copies the offsets. The
+    // queue is a counted reference to the one that the consumer polls, given back at once.
+    let error = unsafe {
+        let queue = native::rd_kafka_queue_get_consumer(client);
+        let none = std::ptr::null_mut();
+        let error = native::rd_kafka_commit_queue(client, offsets.ptr(), queue, None, none);
+        native::rd_kafka_queue_destroy(queue);
+        error
+    };
+    match RDKafkaErrorCode::from(error) {
+        RDKafkaErrorCode::NoError => Ok(()),
+        code => Err(KafkaError::ConsumerCommit(code)),
     }
 }
 
