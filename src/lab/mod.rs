@@ -28,10 +28,11 @@ pub mod watch;
 use std::path::Path;
 
 use crate::failure::Failure;
+use crate::source::Item;
 
 /// Heap bytes of one event with a payload of `payload_bytes` in the processor's queue.
 fn queued_event_bytes(payload_bytes: usize) -> f64 {
-    layout::queued_event_bytes::<[u64; 8]>(payload_bytes)
+    layout::queued_event_bytes::<Item>(payload_bytes)
 }
 
 /// Writes `value` to `path` as JSON that people can read.

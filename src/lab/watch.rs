@@ -19,11 +19,13 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::failure::Failure;
-use crate::http::{Limits, Request, Response, Server};
+use crate::http::access;
+use crate::http::{Access, Limits, Response, Server};
 use crate::lab::lag::LagReader;
 use crate::lab::procs::{self, Watched};
 use crate::lab::samples::{FILE, LogReading, ProcessReading, Sample};
 use crate::lab::scrape::Target;
+use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, WatchMetrics};
 use crate::threads::{Crew, Stop};
 use crate::units;
@@ -121,11 +123,14 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
     let metrics = Metrics::new()?;
     let exported = WatchMetrics::register(&metrics)?;
-    let serve = metrics.clone();
+    let access = Access::new(settings.listen, access::token(None)?)?;
+    let answer = telemetry::endpoint(metrics, access);
     let server = Server::start(
         settings.listen,
         Limits::default(),
-        Arc::new(move |request| answer(&serve, &request)),
+        Arc::new(move |request| {
+            answer(&request).unwrap_or_else(|| Response::text(404, "try /metrics"))
+        }),
     )?;
     log::info!(addr = server.addr().to_string(); "listening");
 
@@ -242,18 +247,6 @@ impl Watch<'_> {
         let name = self.settings.until_gone.as_ref();
         name.and_then(|name| sample.processes.get(name))
             .is_some_and(|reading| matches!(reading, ProcessReading::Gone { .. }))
-    }
-}
-
-fn answer(metrics: &Metrics, request: &Request) -> Response {
-    match (request.method.as_str(), request.path.as_str()) {
-        ("GET", "/metrics") => match metrics.text() {
-            Ok(text) => Response::bytes(200, "text/plain; version=0.0.4", text),
-            Err(e) => Response::text(500, e),
-        },
-        ("GET", "/healthz") => Response::text(200, "ok"),
-        ("GET", _) => Response::text(404, "not here; try /metrics or /healthz"),
-        _ => Response::text(405, "only GET"),
     }
 }
 
