@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::metrics::Metrics;
-use super::profile::{self, ProfileError};
+use super::profile::{self, Names, ProfileError};
 use super::tasks;
 use crate::http::{Access, Request, Response};
 
@@ -40,9 +40,9 @@ pub fn endpoint(
             "/debug/pprof" => {
                 Response::text(301, "/debug/pprof/").with_header("Location", "pprof/")
             }
-            "/debug/pprof/heap" => profile_of("heap.pb.gz", profile::heap()),
+            "/debug/pprof/heap" => profile_of("heap.pb.gz", profile::heap(names(&request.query))),
             "/debug/pprof/profile" => match seconds(&request.query) {
-                Ok(time) => profile_of("cpu.pb.gz", profile::cpu(time)),
+                Ok(time) => profile_of("cpu.pb.gz", profile::cpu(time, names(&request.query))),
                 Err(why) => Response::text(400, why),
             },
             "/debug/pprof/threads" => match tasks::table() {
@@ -72,6 +72,10 @@ fn profile_of(file: &str, profile: Result<Vec<u8>, ProfileError>) -> Response {
     }
 }
 
+fn names(query: &str) -> Names {
+    if query.split('&').any(|pair| pair == "names=no") { Names::Reader } else { Names::Here }
+}
+
 /// The time that `seconds=N` asks for.
 fn seconds(query: &str) -> Result<Duration, String> {
     let asked = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
@@ -99,6 +103,8 @@ const INDEX: &str = "\
 <dt><a href=profile?seconds=10>profile?seconds=10</a><dd>CPU time by call site, 99 samples a second
 <dt><a href=threads>threads</a><dd>name, state, CPU seconds and what each waits in
 </dl>
+<p>Functions are named from the symbol table. With <code>?names=no</code> the reader names them:
+<code>pprof</code> of github.com/google/pprof knows lines and inlined functions as well.
 <p><a href=/metrics>/metrics</a> <a href=/healthz>/healthz</a>
 ";
 

@@ -5,15 +5,19 @@
 //! - `hlog`      the latency record on disk
 //! - `allocator` jemalloc with its profiler on, and its gauges
 //! - `profile`   heap and CPU profiles for `go tool pprof`
+//! - `cpu`       the sampler behind the latter
+//! - `symbols`   names for both
 //! - `tasks`     the threads as a table
 //! - `endpoint`  what every binary serves of these
 
 pub mod allocator;
+mod cpu;
 mod endpoint;
 pub mod hlog;
 pub mod latency;
 pub mod metrics;
 pub mod profile;
+mod symbols;
 pub mod tasks;
 
 pub use endpoint::endpoint;

@@ -1,8 +1,9 @@
 //! Heap and CPU profiles in pprof's format, as `go tool pprof` reads them.
 //!
-//! A profile holds addresses, file mappings and build ids; names are added by the reader, from
-//! the binary. Naming them in the process would take more memory than the profile is about: near
-//! a memory limit the dump itself would be the kill. Invariant: one profile at a time.
+//! A profile holds addresses, file mappings and build ids, and the paths of our functions from
+//! the symbol table (`symbols`); lines and inlined functions are the reader's to add. Reading the
+//! debug information in the process would take more memory than the profile is about: near a
+//! limit the dump itself would be the kill. Invariant: one profile at a time.
 
 use std::io::Read;
 use std::time::Duration;
@@ -13,15 +14,29 @@ use jemalloc_pprof::{PROF_CTL, StackProfile, WeightedStack};
 use parking_lot::Mutex;
 use pprof::protos::{Message, Profile};
 
-/// CPU samples a second; not a divisor of the kernel's tick, so that it does not beat with it.
-const CPU_HZ: i32 = 99;
+use super::{cpu, symbols};
 
-/// Functions whose bytes belong to their caller: jemalloc's and Rust's ways into it. They call
-/// back nobody, so all below them may go; pprof drops a frame and what it called.
-const HEAP_DROP_FRAMES: &str =
-    "(_rjem_)?(je_)?(prof_|malloc|calloc|realloc|posix_memalign|do_rallocx).*";
+/// Functions whose bytes belong to their caller: jemalloc, Rust's ways into it, the growing of a
+/// `Vec`. A reader drops such a frame with all that it called; these call back nobody.
+const HEAP_DROP_FRAMES: &str = concat!(
+    "(_rjem_)?(je_)?(prof_|.?malloc|.?allocx|calloc|realloc|posix_memalign|aligned_alloc|do_rallocx",
+    "|arena_|large_|te_|tcache_).*",
+    "|(__rustc::)?__(rust|rdl|rg)_.*",
+    "|<?(tikv_jemallocator|alloc::alloc|alloc::raw_vec)(::| ).*",
+    // As a reader spells them that has no paths.
+    "|exchange_malloc|alloc_impl|try_allocate_in|with_capacity_in|finish_grow|grow_.*",
+);
 
 static BUSY: Mutex<()> = Mutex::new(());
+
+/// Who names the functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// The process, with full paths, from its symbol table.
+    Here,
+    /// The reader, with inlined functions and lines, if its tools can.
+    Reader,
+}
 
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +61,13 @@ fn failed(why: impl std::fmt::Display) -> ProfileError {
 /// # Errors
 /// When another profile is being taken, the profiler is off, or the temporary folder, where
 /// jemalloc writes its raw dump, cannot be written.
-pub fn heap() -> Result<Vec<u8>, ProfileError> {
+pub fn heap(names: Names) -> Result<Vec<u8>, ProfileError> {
     let _one = BUSY.try_lock().ok_or(ProfileError::Busy)?;
     let control = PROF_CTL.as_ref().ok_or(ProfileError::Off)?;
     let mut stacks = control.blocking_lock().dump_profile().map_err(failed)?;
     name_executable(&mut stacks);
     let raw = stacks.to_pprof(("inuse_space", "bytes"), ("space", "bytes"), None);
-    finish(&raw, |profile| {
+    finish(&raw, names, |profile| {
         let drop_frames = add_string(profile, HEAP_DROP_FRAMES);
         profile.drop_frames = drop_frames;
     })
@@ -63,65 +78,30 @@ pub fn heap() -> Result<Vec<u8>, ProfileError> {
 ///
 /// # Errors
 /// When another profile is being taken or the timer cannot be set.
-pub fn cpu(time: Duration) -> Result<Vec<u8>, ProfileError> {
+pub fn cpu(time: Duration, names: Names) -> Result<Vec<u8>, ProfileError> {
     let _one = BUSY.try_lock().ok_or(ProfileError::Busy)?;
-    let mut builder = pprof::ProfilerGuardBuilder::default().frequency(CPU_HZ);
-    if !unwinder_takes_no_lock() {
-        // A signal inside these could wait for a lock that its own thread holds.
-        builder = builder.blocklist(&["libc", "libgcc", "pthread", "vdso"]);
-    }
-    let sampling = builder.build().map_err(failed)?;
-    std::thread::sleep(time);
-    let report = sampling.report().build_unresolved().map_err(failed)?;
-    drop(sampling);
-
+    let samples = cpu::sample(time).map_err(failed)?;
     let mut stacks = StackProfile::default();
     mappings::MAPPINGS.iter().flatten().for_each(|mapping| stacks.push_mapping(mapping.clone()));
     name_executable(&mut stacks);
-    let period_ns = 1e9 / f64::from(CPU_HZ);
-    for (sample, count) in &report.data {
-        let frames: Vec<(usize, usize)> = sample
-            .frames
-            .iter()
-            .map(|frame| (frame.ip() as usize, frame.symbol_address() as usize))
-            .collect();
-        let name = sample.thread_name.get(..sample.thread_name_length).unwrap_or_default();
-        let weight = *count as f64 * period_ns;
-        let stack = WeightedStack { addrs: interrupted(&frames), weight };
-        stacks.push_stack(stack, Some(&String::from_utf8_lossy(name)));
+    let period_ns = 1_000_000_000 / cpu::HZ;
+    for ((thread, mut addrs), count) in samples {
+        if let Some(exact) = addrs.first_mut() {
+            // The others are return addresses; all get 1 taken off, to point into the call.
+            *exact += 1;
+        }
+        addrs.reverse();
+        let weight = (count * period_ns as u64) as f64;
+        stacks.push_stack(WeightedStack { addrs, weight }, Some(&thread));
     }
     let unit = ("cpu", "nanoseconds");
     let raw = stacks.to_pprof(unit, unit, Some("thread".to_owned()));
-    finish(&raw, |profile| {
-        profile.period = period_ns as i64;
+    finish(&raw, names, |profile| {
+        // The converter repeats the label for each frame.
+        profile.sample.iter_mut().for_each(|sample| sample.label.truncate(1));
+        profile.period = period_ns;
         profile.duration_nanos = time.as_nanos().try_into().unwrap_or(i64::MAX);
     })
-}
-
-/// The addresses of the stack that was interrupted, outermost first, from (address, start of its
-/// function) innermost first. The profiler's own frames are on top of it: its handler, and the
-/// kernel's return from it.
-fn interrupted(frames: &[(usize, usize)]) -> Vec<usize> {
-    let handler = perf_signal_handler as *const () as usize;
-    let own = frames.iter().position(|(_, function)| *function == handler).map_or(0, |at| at + 2);
-    let mut stack: Vec<usize> = frames.iter().skip(own).map(|(ip, _)| *ip).collect();
-    if let Some(exact) = stack.first_mut() {
-        // The others are return addresses, and all get 1 taken off to point into the call.
-        *exact += 1;
-    }
-    stack.reverse();
-    stack
-}
-
-unsafe extern "C" {
-    /// Crate `pprof`'s handler of SIGPROF; only its address is used.
-    fn perf_signal_handler();
-}
-
-/// Since glibc 2.35 the unwinder finds its tables without the loader's lock.
-fn unwinder_takes_no_lock() -> bool {
-    // SAFETY: both arguments are valid for the whole call; the result is only compared.
-    !unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) }.is_null()
 }
 
 /// The loader knows the program by how it was called; the reader needs the file.
@@ -135,11 +115,18 @@ fn name_executable(stacks: &mut StackProfile) {
     }
 }
 
-/// Reads a profile, changes it and writes it again.
-fn finish(gzipped: &[u8], change: impl FnOnce(&mut Profile)) -> Result<Vec<u8>, ProfileError> {
+/// Reads a profile, names its functions, changes it and writes it again.
+fn finish(
+    gzipped: &[u8],
+    names: Names,
+    change: impl FnOnce(&mut Profile),
+) -> Result<Vec<u8>, ProfileError> {
     let mut raw = Vec::new();
     GzDecoder::new(gzipped).read_to_end(&mut raw).map_err(failed)?;
     let mut profile = Profile::decode(raw.as_slice()).map_err(failed)?;
+    if names == Names::Here {
+        symbols::name(&mut profile).map_err(failed)?;
+    }
     change(&mut profile);
     let mut out = Vec::new();
     GzEncoder::new(profile.encode_to_vec().as_slice(), Compression::fast())
