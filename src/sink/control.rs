@@ -193,8 +193,8 @@ impl Control {
                 "pause begins"
             }
             Command::Restore { fault } => {
-                self.fault = self.fault.filter(|current| fault.is_some_and(|id| id != current.id));
-                "restore asked for"
+                let ended = self.fault.take_if(|current| fault.is_none_or(|id| id == current.id));
+                if ended.is_some() { "fault taken back" } else { "nothing to restore" }
             }
         };
         Ok(Change { at: now, rate: self.rate(), what })

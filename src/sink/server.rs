@@ -7,7 +7,8 @@
 //!                        └ 400, 413, 415: costs no tokens
 //! ```
 //! Invariant: an event is in the ledger if and only if its request was answered 200. A request is
-//! acked whole or not at all.
+//! acked whole or not at all. A client that gave up waiting is served all the same: for it the
+//! outcome is unknown, and what it sends again is a duplicate, as with any at-least-once sink.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +36,12 @@ const HANDLERS_SPARE: usize = 4;
 /// Largest body: a batch of 1,000 events of 536 B is 1,000 × (4 + 536) = 540,000 B, the largest
 /// event 1,000,004 B framed; 4 MiB holds four of these, or 1,000 events of 4,190 B.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// What `POST /control` takes, for whoever sent something else.
+const COMMANDS: &str = concat!(
+    r#"{"do":"stall","rate":200,"for":"90s"}, {"do":"pause","for":"30s"}, "#,
+    r#"{"do":"rate","rate":2000}, {"do":"restore"}"#
+);
 
 /// Runs the sink until SIGINT or SIGTERM: what waits then is answered 503 and not acked. The
 /// ledger's sums are one JSON line on stdout at the end.
@@ -188,13 +195,7 @@ impl Sink {
         let command = match serde_json::from_slice::<Command>(&request.body) {
             Ok(command) => command,
             Err(why) => {
-                return Response::text(
-                    400,
-                    format_args!(
-                        "{why}; expected {{\"do\":\"stall\",\"rate\":200,\"for\":\"90s\"}}, or \
-                         \"do\" with \"pause\" and \"for\", \"rate\" and \"rate\", or \"restore\""
-                    ),
-                );
+                return Response::text(400, format_args!("{why}; expected one of {COMMANDS}"));
             }
         };
         match self.gate.command(&command) {
