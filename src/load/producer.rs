@@ -52,6 +52,9 @@ pub struct Summary {
     pub due: u64,
     /// Events acknowledged by the brokers.
     pub produced: u64,
+    /// Every id from `first_id` up to here, exclusive, is acknowledged; `first_id + due` unless
+    /// events stayed unsent.
+    pub acked_below: u64,
     /// Events acknowledged, by partition.
     pub partitions: Vec<u64>,
     /// Events that the schedule alone would have made due and slow-source leases held back.
@@ -259,6 +262,7 @@ fn summary(shared: &Shared, started_us: i64) -> Summary {
         first_id: shared.recipe.first_id,
         due,
         produced,
+        acked_below: shared.recipe.first_id + shared.cursors.slowest().min(due),
         partitions,
         held_back,
         schedule_seconds: ran_s,

@@ -251,6 +251,9 @@ impl Pacer {
     /// How long the schedule has run by `now_us`, s: up to its end and no longer. A count ends it
     /// when the event after the last would be due, so that events ÷ time is its rate.
     pub fn ran_s(&self, now_us: i64) -> f64 {
+        if !self.ended(now_us) {
+            return (now_us - self.start_us) as f64 / 1e6;
+        }
         let length = self.schedule.length_us.map(|length| self.start_us + length);
         let count = self.curve.reaches(self.curve.count_max);
         let end = [self.stop_us, length, count].into_iter().flatten().min();

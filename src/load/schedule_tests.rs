@@ -167,6 +167,7 @@ fn a_schedule_ends_after_exactly_rate_times_time() {
         assert_eq!(pacer.curve().due_count(end), total, "{text}");
         assert_eq!(pacer.curve().due_count(end + 3_600_000_000), total, "{text}");
         assert!(pacer.ended(end) && !pacer.ended(end - 1));
+        assert_eq!(pacer.ran_s(end + 5_000_000), (end - START_US) as f64 / 1e6);
     }
 }
 
@@ -184,6 +185,7 @@ fn a_count_ends_the_schedule() {
     assert_eq!(pacer.curve().due_count(START_US + 3_600_000_000), 5);
     assert_eq!(pacer.curve().due_at(5), None);
     assert!(!pacer.ended(START_US + 3_999) && pacer.ended(START_US + 4_000));
+    assert_eq!(pacer.ran_s(START_US + 4_000), 0.005, "5 events in it are 1,000/s");
 }
 
 #[test]

@@ -148,8 +148,9 @@ impl Sender {
         let now = Instant::now();
         let partitions = self.shared.recipe.partitions;
         let led = view.led_by(self.broker).filter_map(|p| u32::try_from(p).ok());
-        let awake = |p: &u32| self.resting.get(p).is_none_or(|rest| rest.until <= now);
-        let mut led: Vec<u32> = led.filter(|p| *p < partitions).filter(awake).collect();
+        let mut led: Vec<u32> = led.filter(|p| *p < partitions).collect();
+        self.resting.retain(|partition, _| led.contains(partition));
+        led.retain(|partition| self.resting.get(partition).is_none_or(|rest| rest.until <= now));
         if led.is_empty() {
             self.shared.done.wait(IDLE);
             return Ok(true);
