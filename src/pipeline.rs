@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::brokers::View;
 use crate::failure::Failure;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
@@ -29,7 +30,7 @@ use crate::policy::{Admission, Policy, slow_source};
 use crate::queue::{self, Kind, Occupancy};
 use crate::sink::client::Client;
 use crate::sink::workers::{Drain, Mode, Pulse, Worker};
-use crate::source::crew::{self, Shared, View};
+use crate::source::crew::{self, Shared};
 use crate::source::fetcher::{FetchSettings, Fetcher, Turn};
 use crate::source::seat::{Seat, SeatSettings};
 use crate::source::{HandOver, Holdings, Item};

@@ -270,11 +270,15 @@ fn brokers_that_come_late_are_waited_for() {
         ["--topic", &topic.name, "--listen", "127.0.0.1:0", "--rate", "2000", "--count", "1000"];
     let mut producer = Running::start(PRODUCER, flags.into_iter().chain(["--brokers", &late]));
     producer.await_log("waiting for the brokers");
+    let wait = Duration::from_secs(4);
+    std::thread::sleep(wait);
     forward(&late, brokers().split(',').next().expect("a broker").to_owned());
     producer.await_log("schedule begins");
     let summary = summary(&producer.end(PATIENCE), 0);
     assert_eq!(number(&summary, "produced"), 1000);
-    assert!(rate(&summary, "latency_p50_ms") < 500.0, "the wait counts as latency: {summary}");
+    // The schedule starts when the topic is found: a busy machine may be slow then, not that slow.
+    let half_ms = wait.as_secs_f64() * 500.0;
+    assert!(rate(&summary, "latency_p50_ms") < half_ms, "the wait counts as latency: {summary}");
     assert_dense(&topic, 1000);
 }
 

@@ -1,12 +1,16 @@
 //! The brokers: who leads what, and clients that move bytes.
 //!
 //! - `wire`  one question to one broker, bounded in time (crate `kafka-protocol`)
+//! - `view`  the leaders as last heard, shared, and the bell that asks for newer
+//! - `busy`  how a thread stuck in a dead socket is given up
 //! - here    the topic's view, a data client for one broker, and what went wrong in our words
 //!
 //! Crate `kafka` has no connect timeout, keeps failed sockets and empties its metadata when a
 //! refresh fails, so it is used for Fetch and Produce alone, one client a broker, thrown away
 //! after any error. Everything else is asked here, over a connection of its own.
 
+mod busy;
+mod view;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -17,6 +21,9 @@ use kafka::client::KafkaClient;
 use crate::backoff::Backoff;
 use crate::failure::Failure;
 use crate::threads::Stop;
+
+pub use busy::Busy;
+pub use view::View;
 
 /// The bootstrap list.
 #[derive(Debug, Clone)]

@@ -15,16 +15,20 @@ use serde::Serialize;
 use super::batch::Recipe;
 use super::control;
 use super::cursors::Cursors;
-use super::fleet::{Fleet, View};
+use super::fleet::Fleet;
 use super::rate::RATE;
 use super::schedule::Pacer;
 use super::sender::{Shared, Tally};
 use super::settings::Settings;
+use crate::brokers::View;
 use crate::clock;
 use crate::failure::Failure;
 use crate::http::access::{self, Access};
 use crate::http::{Handler, Limits, Request, Response, Server};
-use crate::telemetry::metrics::{Metrics, ProducerMetrics};
+use crate::telemetry::{
+    self,
+    metrics::{Metrics, ProducerMetrics},
+};
 use crate::threads::Stop;
 use crate::units;
 
@@ -146,18 +150,16 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 fn handler(metrics: Metrics, access: Access, run: &Arc<OnceLock<Arc<Shared>>>) -> Handler {
+    let instruments = telemetry::endpoint(metrics, access.clone());
     let run = Arc::clone(run);
     Arc::new(move |request: Request| match request.path.as_str() {
         RATE => match access.check(&request) {
             Ok(()) => control::answer(run.get().map(Arc::as_ref), &request),
             Err(refusal) => refusal,
         },
-        "/healthz" => Response::text(200, "ok"),
-        "/metrics" => match metrics.text() {
-            Ok(text) => Response::bytes(200, "text/plain; version=0.0.4", text),
-            Err(e) => Response::text(500, e),
-        },
-        path => Response::text(404, format_args!("no {path} here")),
+        path => instruments(&request).unwrap_or_else(|| {
+            Response::text(404, format_args!("no {path}; see {RATE}, /metrics"))
+        }),
     })
 }
 

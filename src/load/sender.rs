@@ -17,13 +17,12 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, Recipe};
 use super::cursors::{Claim, Cursors, SenderId};
-use super::fleet::{View, Watch};
 use super::schedule::{Curve, Pacer};
 use crate::backoff::Backoff;
-use crate::brokers;
+use crate::brokers::{self, Busy, View};
 use crate::clock;
 use crate::failure::Failure;
-use crate::telemetry::metrics::ProducerMetrics;
+use crate::telemetry::{self, metrics::ProducerMetrics};
 use crate::threads::Stop;
 
 /// Bytes of records in one request. Brokers take batches up to `message.max.bytes`, 1,048,588 by
@@ -74,7 +73,7 @@ pub struct Sender {
     id: SenderId,
     broker: i32,
     shared: Arc<Shared>,
-    watch: Arc<Watch>,
+    busy: Arc<Busy>,
     link: Option<Link>,
     /// When the broker was lost, while it is.
     lost: Option<Instant>,
@@ -95,6 +94,8 @@ struct Rest {
 }
 
 enum Trouble {
+    /// The call took too long and another sender has taken over.
+    GivenUp,
     /// The connection is of no use any more.
     Lost(String),
     /// No waiting cures it.
@@ -103,12 +104,12 @@ enum Trouble {
 
 impl Sender {
     /// A sender for `broker`. Its `id` must be its own.
-    pub fn new(id: SenderId, broker: i32, shared: Arc<Shared>, watch: Arc<Watch>) -> Self {
+    pub fn new(id: SenderId, broker: i32, shared: Arc<Shared>, busy: Arc<Busy>) -> Self {
         Self {
             id,
             broker,
             shared,
-            watch,
+            busy,
             link: None,
             lost: None,
             request_bytes_max: REQUEST_BYTES_MAX,
@@ -123,7 +124,8 @@ impl Sender {
     pub fn run(mut self) -> Result<(), Failure> {
         let mut backoff = Backoff::standard();
         let mut tick = Instant::now();
-        while !self.shared.done.is_set() && !self.watch.is_given_up() {
+        telemetry::block_profiler_signal();
+        while !self.shared.done.is_set() {
             match self.turn() {
                 Ok(true) => {
                     backoff.reset();
@@ -135,6 +137,7 @@ impl Sender {
                     self.lose(&why);
                     self.shared.done.wait(backoff.wait());
                 }
+                Err(Trouble::GivenUp) => return Ok(()),
                 Err(Trouble::Fatal(why)) => return Err(Failure::Failed(why)),
             }
         }
@@ -196,8 +199,9 @@ impl Sender {
             let Some(link) = &mut self.link else { return Ok(()) };
             let messages = batch.messages(&self.shared.topic);
             confirms = self
-                .watch
+                .busy
                 .during(|| link.client.produce_messages(acks, ACK_TIMEOUT, messages))
+                .ok_or(Trouble::GivenUp)?
                 .map_err(|e| Trouble::Lost(e.to_string()))?;
             self.is_back();
         }
@@ -289,8 +293,8 @@ impl Sender {
 
     fn connect(&mut self, address: &str) -> Result<(), Trouble> {
         self.link = None;
-        let client = self.watch.during(|| brokers::data_client(address, &self.shared.topic));
-        let client = client.map_err(|e| {
+        let client = self.busy.during(|| brokers::data_client(address, &self.shared.topic));
+        let client = client.ok_or(Trouble::GivenUp)?.map_err(|e| {
             if e.is_passing() {
                 Trouble::Lost(e.to_string())
             } else {
@@ -313,7 +317,7 @@ impl Sender {
         self.link = None;
         self.shared.metrics.retries.inc();
         self.shared.view.renew();
-        if self.lost.is_none() && !self.watch.is_given_up() {
+        if self.lost.is_none() {
             self.lost = Some(Instant::now());
             log::warn!(broker = self.broker, why = why; "broker lost, its events wait");
         }

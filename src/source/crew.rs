@@ -10,13 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
-
-use super::fetcher::{Busy, FetchSettings, Fetcher, Turn};
+use super::fetcher::{FetchSettings, Fetcher, Turn};
 use super::{HandOver, Holding, Holdings};
 use crate::backoff::Backoff;
-use crate::brokers::{BrokerError, Brokers, TopicView};
+use crate::brokers::{Brokers, Busy, View};
 use crate::failure::Failure;
 use crate::telemetry::{self, metrics::ProcessorMetrics};
 use crate::threads::{self, Stop};
@@ -53,62 +50,6 @@ pub struct Shared {
     pub stop: Stop,
     /// The topic's leaders as last heard.
     pub view: View,
-}
-
-/// The newest metadata, and the bell that asks for newer.
-#[derive(Clone)]
-pub struct View {
-    topic: Arc<Mutex<Arc<TopicView>>>,
-    bell: (Sender<()>, Receiver<()>),
-}
-
-impl View {
-    /// A view that starts with `topic`.
-    pub fn new(topic: TopicView) -> Self {
-        Self { topic: Arc::new(Mutex::new(Arc::new(topic))), bell: bounded(1) }
-    }
-
-    /// The metadata as last heard.
-    pub fn get(&self) -> Arc<TopicView> {
-        Arc::clone(&self.topic.lock())
-    }
-
-    /// Asks for newer metadata soon.
-    pub fn renew(&self) {
-        // Full means that somebody asked already.
-        let _asked_already = self.bell.0.try_send(());
-    }
-
-    /// Waits at most `time` for somebody to ask.
-    fn is_asked(&self, time: Duration) -> bool {
-        self.bell.1.recv_timeout(time).is_ok()
-    }
-
-    /// Asks the brokers, from position `first` of the list. True when the view is whole.
-    pub fn refresh(&self, brokers: &Brokers, topic: &str, first: usize) -> bool {
-        let newer = match brokers.describe(topic, first) {
-            Ok(newer) => newer,
-            Err(e @ BrokerError::MissingTopic { .. }) => {
-                log::error!(topic = topic, why = e.to_string().as_str(); "topic is gone, waiting for it");
-                return false;
-            }
-            Err(e) => {
-                log::warn!(topic = topic, why = e.to_string().as_str(); "no metadata, trying again");
-                return false;
-            }
-        };
-        let whole = newer.leaders.values().all(Option::is_some);
-        let mut current = self.topic.lock();
-        if **current != newer {
-            let leaderless = newer.leaders.values().filter(|l| l.is_none()).count();
-            log::info!(
-                topic = topic, partitions = newer.leaders.len(), leaderless = leaderless,
-                brokers = newer.addresses.len(); "metadata changed"
-            );
-            *current = Arc::new(newer);
-        }
-        whole
-    }
 }
 
 struct Member {

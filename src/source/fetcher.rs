@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use kafka::client::fetch::Message;
@@ -16,7 +15,7 @@ use kafka::error::{Error, KafkaCode};
 
 use super::stepper::{Step, Stepper};
 use super::{HandOver, Handed, Holding, Item};
-use crate::brokers::{self, wire};
+use crate::brokers::{self, Busy, wire};
 use crate::clock;
 use crate::event::Event;
 use crate::logging::Limiter;
@@ -45,39 +44,6 @@ pub enum Turn {
     Unwanted,
     /// No waiting cures it: the run must end with this message.
     Fatal(String),
-}
-
-/// Whether a fetcher is inside a network call, and since when; how its crew gives up on it.
-#[derive(Default)]
-pub struct Busy {
-    /// 0 idle, above 0 busy since that µs, -1 given up.
-    state: AtomicI64,
-}
-
-const IDLE: i64 = 0;
-const GIVEN_UP: i64 = -1;
-
-impl Busy {
-    /// Runs a network call. `None` when the crew gave up meanwhile: the answer must be dropped,
-    /// another fetcher has gone on.
-    fn during<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
-        let since = clock::now_us().max(1);
-        self.state.compare_exchange(IDLE, since, Ordering::SeqCst, Ordering::SeqCst).ok()?;
-        let answer = call();
-        self.state.compare_exchange(since, IDLE, Ordering::SeqCst, Ordering::SeqCst).ok()?;
-        Some(answer)
-    }
-
-    /// Gives the fetcher up when it has been in one call for longer than `limit`.
-    pub fn give_up_after(&self, limit: Duration) -> bool {
-        let since = self.state.load(Ordering::SeqCst);
-        let stuck = since > IDLE && (clock::now_us() - since) as u128 > limit.as_micros();
-        stuck
-            && self
-                .state
-                .compare_exchange(since, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok()
-    }
 }
 
 /// The fetcher of one broker.

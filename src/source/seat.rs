@@ -17,9 +17,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::crew::View;
 use super::{Holding, Holdings};
-use crate::brokers::{Brokers, wire};
+use crate::brokers::{Brokers, View, wire};
 use crate::failure::Failure;
 use crate::telemetry::metrics::ProcessorMetrics;
 
