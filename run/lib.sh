@@ -63,7 +63,7 @@ begin() { # EXPERIMENT ARGS...
       *) misuse "unknown argument '$1'" ;;
     esac
   done
-  require cargo cc make java mvn setsid flock ss
+  require cargo cc c++ make java mvn setsid flock ss
   claim_folder
   trap clean_up EXIT
   trap 'exit 130' INT

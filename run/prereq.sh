@@ -10,12 +10,15 @@ install_line() {
   case $1 in
     cargo | rustc | rustup)
       echo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" ;;
+    cargo-fmt) echo "rustup component add rustfmt" ;;
+    cargo-clippy) echo "rustup component add clippy" ;;
     java) echo "$apt openjdk-17-jre-headless   # or any later release" ;;
     mvn) echo "$apt maven" ;;
     cc | gcc) echo "$apt gcc libc6-dev" ;;
+    c++) echo "$apt g++" ;;
     ss) echo "$apt iproute2" ;;
     setsid | flock) echo "$apt util-linux" ;;
-    ps | free) echo "$apt procps" ;;
+    ps | free | pgrep) echo "$apt procps" ;;
     docker) echo "$apt docker.io docker-compose-v2   # or https://docs.docker.com/engine/install/" ;;
     go) echo "$apt golang-go" ;;
     *) echo "$apt $1" ;;
@@ -29,10 +32,16 @@ java_release() {
   if [[ $text =~ version\ \"(1\.)?([0-9]+) ]]; then echo "${BASH_REMATCH[2]}"; else echo 0; fi
 }
 
+# Is program $1 of use? rustup installs stand-ins that only say which component is missing.
+usable() {
+  command -v "$1" >/dev/null || return 1
+  case $1 in cargo | cargo-fmt | cargo-clippy) "$1" --version >/dev/null 2>&1 ;; esac
+}
+
 require() {
   local program missing=()
   for program in "$@"; do
-    if ! command -v "$program" >/dev/null; then
+    if ! usable "$program"; then
       missing+=("$(printf '  %-12s %s' "$program" "$(install_line "$program")")")
     elif [[ $program == java ]] && (($(java_release) < 17)); then # Kafka 4 runs on 17 and later
       missing+=("$(printf '  %-12s %s' 'java >= 17' "$(install_line java)")")

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Every check of the project, from an empty target/ on: format, lints, docs, scripts, then the
+# tests, those that need Kafka on a real three-broker cluster of their own, those that break
+# brokers last and alone. All steps run even when one fails, so that one run shows all there is.
+# It leaves no process, no cluster and no file behind, however it ends.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+# shellcheck source=run/prereq.sh
+source "$here/prereq.sh"
+cd "${here%/*}"
+
+# A step that takes longer hangs. Cold on two cores the build takes 6 minutes; no test file takes 2.
+readonly BUILD_WITHIN_S=1800 TESTS_WITHIN_S=300
+# One profile for all: the dependencies are compiled once to build and once to check.
+readonly CARGO=(--release --locked)
+
+log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}"; }
+
+usage() {
+  cat <<'TEXT'
+usage: run/test.sh
+
+Format, clippy, docs, shellcheck, unit tests, doc tests, integration tests; those on Kafka run on
+three brokers that it starts on free ports and takes down again. About ten minutes on two cores
+when nothing is built yet, about three afterwards.
+exit: 0 all passed, 1 something failed, 2 wrong usage
+TEXT
+}
+
+case ${1-} in
+  '') ;;
+  -h | --help) usage; exit 0 ;;
+  *) printf "test.sh: unknown argument '%s' (see run/test.sh --help)\n" "$1" >&2; exit 2 ;;
+esac
+
+require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git shellcheck
+unset "${!LAB_@}" # the caller's LAB_SINK or LAB_TOKEN is not what the tests expect
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/backpressure-lab-test.XXXXXX")
+running='' failed=()
+
+# --- steps -----------------------------------------------------------------------------------
+# step SECONDS NAME COMMAND...: runs it in a process group of its own (that is timeout's doing),
+# so that an interrupt reaches this script alone and what a test leaves running can be seen.
+step() {
+  local limit=$1 name=$2 begun=$EPOCHSECONDS code=0 tee
+  shift 2
+  log info step_begins "step='$name' command='$*'"
+  exec {out}> >(tee -a "$tmp/log")
+  tee=$!
+  timeout --kill-after=10 "$limit" "$@" </dev/null >&"$out" 2>&1 &
+  running=$!
+  wait "$running" || code=$?
+  if kill -0 -- "-$running" 2>/dev/null; then
+    log error processes_left "step='$name' pids='$(pgrep -d ' ' -g "$running")'"
+    end_group
+    ((code > 0)) || code=1
+  fi
+  running=''
+  exec {out}>&-
+  wait "$tee" || true
+  ((code == 0)) || failed+=("$name")
+  ((code != 124)) || log error step_hangs "step='$name' within_s=$limit"
+  log info step_ended "step='$name' exit=$code seconds=$((EPOCHSECONDS - begun))"
+  return "$code"
+}
+
+# Ends what the current step runs: by SIGTERM, after 3 seconds by SIGKILL.
+end_group() {
+  local tries
+  kill -TERM -- "-$running" 2>/dev/null || true
+  for ((tries = 0; tries < 60; tries++)); do
+    kill -0 -- "-$running" 2>/dev/null || return 0
+    sleep 0.05
+  done
+  kill -KILL -- "-$running" 2>/dev/null || true
+}
+
+check() { step "$BUILD_WITHIN_S" "$@" || true; }
+tests() { step "$TESTS_WITHIN_S" "$1" cargo test "${CARGO[@]}" --no-fail-fast "${@:2}" || true; }
+
+clean_up() {
+  local code=$?
+  trap '' INT TERM HUP # a second Ctrl-C must not leave half of it
+  set +e
+  [[ ! $running ]] || end_group
+  [[ ! -e $tmp/cluster ]] || cluster down || code=1
+  ((code < 128)) || log warn interrupted "exit=$code"
+  rm -rf -- "${tmp:?}"
+  exit "$code"
+}
+
+# --- the cluster -----------------------------------------------------------------------------
+cluster() { "$here/cluster.sh" "$@" --data "$tmp/cluster"; }
+
+# A first port whose six (brokers at +0..2, controllers at +100..102) are free, below the range
+# from which the system takes the ports of outgoing connections.
+free_port() {
+  local port used n
+  while :; do
+    port=$((20000 + RANDOM % 12000)) used=$(ss -Hltn)
+    for n in 0 1 2 100 101 102; do
+      [[ $used != *:$((port + n))\ * ]] || continue 2
+    done
+    echo "$port"
+    return
+  done
+}
+
+# JVMs even where Docker answers: the tests stop and continue brokers by signal.
+start_cluster() {
+  LAB_BROKERS=$(cluster up --mode jvm --topic '' --port "$(free_port)")
+  export LAB_BROKERS LAB_CLUSTER_DATA=$tmp/cluster
+}
+
+# --- everything ------------------------------------------------------------------------------
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci)
+check format cargo fmt --check
+check scripts shellcheck --external-sources "${scripts[@]}"
+check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
+RUSTDOCFLAGS='-D warnings' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
+step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
+
+# A test file that speaks of brokers needs them; one wrongly held to need none fails and says so.
+alone=() with_cluster=() without_cluster=()
+for file in tests/*.rs; do
+  name=$(basename "$file" .rs)
+  if [[ $name == faults_* ]]; then alone+=("$name")
+  elif grep -qE '\b(Topic|brokers)\b' "$file"; then with_cluster+=(--test "$name")
+  else without_cluster+=(--test "$name"); fi
+done
+
+tests 'unit tests' --lib --bins
+tests 'doc tests' --doc
+tests 'tests without a cluster' "${without_cluster[@]}"
+start_cluster
+tests 'tests with a cluster' "${with_cluster[@]}"
+for name in "${alone[@]}"; do
+  cluster up >/dev/null # brings back a broker that a failed test left down
+  tests "$name" --test "$name" -- --test-threads=1
+done
+
+# --- the sum ---------------------------------------------------------------------------------
+{ grep -E '^test .*(\.\.\. FAILED|has been running)' "$tmp/log" || true; } | sort -u
+if ((${#failed[@]} > 0)); then
+  printf -v list "'%s' " "${failed[@]}"
+  log error tests_failed "steps=\"${list% }\" seconds=$SECONDS"
+else
+  log info tests_passed "seconds=$SECONDS"
+fi
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+  END { printf "%d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$tmp/log"
+((${#failed[@]} == 0))
