@@ -4,26 +4,63 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use backpressure_lab::http::{Limits, Request, Response, Server};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// Answers with the body's length; `/size?n` with n bytes, `/panic` not at all.
 fn echo(request: Request) -> Response {
     match request.path.as_str() {
         "/size" => Response::bytes(200, "text/plain", vec![b'x'; request.query.parse().unwrap()]),
         "/panic" => panic!("asked to"),
+        "/split" => Response::text(200, "").with_header("X-A", "b\r\nX-Forged: yes"),
+        "/empty" => Response::text(204, "no content must not have any"),
         _ => Response::text(200, request.body.len()).with_header("X-Method", request.method),
     }
 }
 
 fn start(limits: Limits) -> Server {
     Server::start("127.0.0.1:0".parse().unwrap(), limits, Arc::new(echo)).unwrap()
+}
+
+/// A server whose handler says that it began and answers when it is told to.
+struct Held {
+    server: Server,
+    began: Receiver<()>,
+    go: Sender<()>,
+    handled: Arc<AtomicUsize>,
+}
+
+fn start_held(limits: Limits) -> Held {
+    let (begin, began) = bounded(64);
+    let (go, wait) = bounded::<()>(64);
+    let handled = Arc::new(AtomicUsize::new(0));
+    let count = handled.clone();
+    let handler = move |_: Request| {
+        count.fetch_add(1, Ordering::SeqCst);
+        begin.send(()).unwrap();
+        wait.recv_timeout(Duration::from_secs(20)).unwrap();
+        Response::text(200, "done")
+    };
+    let server = Server::start("127.0.0.1:0".parse().unwrap(), limits, Arc::new(handler)).unwrap();
+    Held { server, began, go, handled }
+}
+
+/// Runs one ignored test of this file in a process of its own, where it may count threads and
+/// lower limits.
+fn alone(test: &str) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", test, "--test-threads=1", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{test}: {output:#?}");
 }
 
 struct Client {
@@ -144,4 +181,343 @@ fn a_panicking_handler_answers_500_and_loses_no_handler() {
         assert_eq!(client.get("/panic").status, 500);
     }
     assert_eq!(client.get("/").status, 200);
+}
+
+// A reader that takes another length than the sender meant makes the body a second request.
+#[test]
+fn after_a_malformed_length_nothing_more_is_read() {
+    let server = start(Limits::default());
+    for lengths in
+        ["Content-Length: 3\r\nContent-Length: 40", "Content-Length: -1", "Content-Length: x"]
+    {
+        let mut client = Client::connect(server.addr());
+        let smuggled = "GET /size?1 HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\n{lengths}\r\n\r\nabc{smuggled}"));
+        let answer = client.answer(true).unwrap();
+        assert_eq!(answer.status, 400, "{lengths}");
+        assert_eq!(header(&answer.head, "connection"), Some("close"));
+        assert!(client.is_closed(), "{lengths}");
+    }
+    let mut client = Client::connect(server.addr());
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    );
+    assert_eq!(client.answer(true).unwrap().status, 411);
+}
+
+// A client that sends a byte now and then must not hold its thread for as long as it likes.
+#[test]
+fn slow_heads_and_bodies_are_cut_off() {
+    let deadline = Duration::from_millis(300);
+    let server = start(Limits { request_deadline: deadline, ..Limits::default() });
+    for begin in [
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n",
+    ] {
+        let mut client = Client::connect(server.addr());
+        client.send(begin);
+        let started = Instant::now();
+        let mut drip = client.stream.get_ref().try_clone().unwrap();
+        let dripping = thread::spawn(move || {
+            while drip.write_all(b"a").is_ok() && started.elapsed() < deadline * 10 {
+                thread::sleep(deadline / 20);
+            }
+        });
+        assert_eq!(client.answer(true).unwrap().status, 408, "{begin}");
+        assert!(started.elapsed() >= deadline && started.elapsed() < deadline * 8);
+        drop(client);
+        dripping.join().unwrap();
+    }
+    let idle = Limits { idle_timeout: deadline, ..Limits::default() };
+    let server = start(idle);
+    let mut client = Client::connect(server.addr());
+    assert!(client.answer(true).is_none(), "an idle connection ends without an answer");
+}
+
+#[test]
+fn an_endless_header_is_cut_off_at_the_limit() {
+    let server = start(Limits::default());
+    let mut client = Client::connect(server.addr());
+    client.send("GET / HTTP/1.1\r\nX-Endless: ");
+    let mut endless = client.stream.get_ref().try_clone().unwrap();
+    let writer = thread::spawn(move || {
+        let mut sent = 0;
+        while sent < 64 << 20 && endless.write_all(&[b'a'; 4096]).is_ok() {
+            sent += 4096;
+        }
+        sent
+    });
+    assert_eq!(client.answer(true).unwrap().status, 431);
+    drop(client);
+    assert!(writer.join().unwrap() < 64 << 20, "the server reads on for ever");
+}
+
+#[test]
+fn head_requests_and_empty_answers_have_no_body() {
+    let server = start(Limits::default());
+    let mut client = Client::connect(server.addr());
+    client.send("HEAD /size?2000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = client.answer(false).unwrap();
+    assert_eq!((answer.status, header(&answer.head, "content-length")), (200, Some("2000")));
+    client.send("GET /empty HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.answer(false).unwrap().status, 204);
+    // What follows is read as the next answer, so no body bytes are left over.
+    assert_eq!(client.get("/size?3").body, b"xxx");
+}
+
+#[test]
+fn http_1_0_closes_unless_asked_to_stay() {
+    let server = start(Limits::default());
+    let mut client = Client::connect(server.addr());
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = client.answer(true).unwrap();
+    assert_eq!(header(&answer.head, "connection"), Some("keep-alive"));
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    let answer = client.answer(true).unwrap();
+    assert_eq!(header(&answer.head, "connection"), Some("close"));
+    assert!(client.is_closed());
+}
+
+// The client waits for the go-ahead; a refusal must come before it, not after the body.
+#[test]
+fn a_body_is_asked_for_only_when_it_will_be_taken() {
+    let server = start(Limits::default());
+    let expect = |length: usize| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let mut client = Client::connect(server.addr());
+    client.send(&expect(5));
+    assert_eq!(client.answer(false).unwrap().status, 100);
+    client.send("12345");
+    assert_eq!(client.answer(true).unwrap().body, b"5\n");
+    client.send(&expect(100_000));
+    assert_eq!(client.answer(true).unwrap().status, 413);
+}
+
+#[test]
+fn large_bodies_go_through_both_ways_unharmed() {
+    let server = start(Limits { body_bytes_max: 4 << 20, ..Limits::default() });
+    let mut client = Client::connect(server.addr());
+    let body = "b".repeat(3 << 20);
+    client.send(&post(&body, ""));
+    assert_eq!(client.answer(true).unwrap().body, format!("{}\n", body.len()).into_bytes());
+    let answer = client.get("/size?5000000");
+    assert!(answer.body.len() == 5_000_000 && answer.body.iter().all(|b| *b == b'x'));
+}
+
+// A header value with a line end in it would be a header of its own.
+#[test]
+fn a_handler_cannot_forge_headers() {
+    let server = start(Limits::default());
+    let answer = Client::connect(server.addr()).get("/split");
+    assert_eq!((answer.status, header(&answer.head, "x-forged")), (500, None));
+}
+
+// With Nagle on, tiny_http's second write waits 40 ms for an ACK: 23 answers of 2 KB a second.
+#[test]
+fn larger_answers_are_not_delayed_on_a_kept_connection() {
+    let server = start(Limits::default());
+    let mut client = Client::connect(server.addr());
+    let mut time = |path: &str| {
+        let mut times: Vec<Duration> = (0..60)
+            .map(|_| {
+                let begin = Instant::now();
+                assert_eq!(client.get(path).status, 200);
+                begin.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[times.len() / 2]
+    };
+    time("/size?10");
+    let (small, large) = (time("/size?10"), time("/size?2048"));
+    // 40 ms against some 100 us would be a ratio of 400.
+    assert!(large < small * 10, "small {small:?}, 2 KB {large:?}");
+}
+
+#[test]
+fn when_every_handler_is_busy_a_request_is_told_so_and_its_connection_stays() {
+    let wait = Duration::from_millis(100);
+    let held = start_held(Limits { handlers: 1, handler_wait: wait, ..Limits::default() });
+    let mut first = Client::connect(held.server.addr());
+    first.send(&post("", ""));
+    held.began.recv().unwrap();
+    let mut second = Client::connect(held.server.addr());
+    second.send(&post("", ""));
+    let answer = second.answer(true).unwrap();
+    assert_eq!((answer.status, header(&answer.head, "retry-after")), (503, Some("1")));
+    held.go.send(()).unwrap();
+    assert_eq!(first.answer(true).unwrap().status, 200);
+    held.go.send(()).unwrap();
+    assert_eq!(second.get("/").status, 200);
+}
+
+// A retried request must not also be handled for the client that gave it up.
+#[test]
+fn a_request_whose_client_left_while_waiting_is_not_handled() {
+    let held = start_held(Limits { handlers: 1, ..Limits::default() });
+    let mut first = Client::connect(held.server.addr());
+    first.send(&post("", ""));
+    held.began.recv().unwrap();
+    let mut gone = Client::connect(held.server.addr());
+    gone.send(&post("", ""));
+    // It waits for the handler now; then its client leaves.
+    thread::sleep(Duration::from_millis(200));
+    drop(gone);
+    thread::sleep(Duration::from_millis(100));
+    (0..2).for_each(|_| held.go.send(()).unwrap());
+    assert_eq!(first.answer(true).unwrap().status, 200);
+    assert_eq!(first.get("/").status, 200);
+    assert_eq!(held.handled.load(Ordering::SeqCst), 2);
+}
+
+// Clients that connect and say nothing must not lock out one that has a request.
+#[test]
+fn idle_connections_make_room_and_busy_ones_do_not() {
+    let held = start_held(Limits { handlers: 2, connections_max: 4, ..Limits::default() });
+    let mut busy = Client::connect(held.server.addr());
+    busy.send(&post("", ""));
+    held.began.recv().unwrap();
+    let idle: Vec<Client> = (0..3).map(|_| Client::connect(held.server.addr())).collect();
+    thread::sleep(Duration::from_millis(300));
+    let mut honest = Client::connect(held.server.addr());
+    honest.send(&post("", ""));
+    held.began.recv_timeout(Duration::from_secs(5)).unwrap();
+    (0..2).for_each(|_| held.go.send(()).unwrap());
+    assert_eq!(honest.answer(true).unwrap().status, 200);
+    assert_eq!(busy.answer(true).unwrap().status, 200);
+    drop(idle);
+}
+
+#[test]
+fn when_every_connection_is_busy_one_more_is_told_so() {
+    let held = start_held(Limits { handlers: 2, connections_max: 2, ..Limits::default() });
+    let mut busy: Vec<Client> = (0..2).map(|_| Client::connect(held.server.addr())).collect();
+    for client in &mut busy {
+        client.send(&post("", ""));
+        held.began.recv().unwrap();
+    }
+    let mut third = Client::connect(held.server.addr());
+    assert_eq!(third.answer(true).unwrap().status, 503);
+    (0..2).for_each(|_| held.go.send(()).unwrap());
+    for client in &mut busy {
+        assert_eq!(client.answer(true).unwrap().status, 200);
+    }
+}
+
+// An answer is given back to its handler before it is sent, so a reader that stops reading holds
+// nothing but its own connection.
+#[test]
+fn a_client_that_does_not_read_holds_no_handler() {
+    let server = start(Limits { handlers: 1, ..Limits::default() });
+    let mut stuck = Client::connect(server.addr());
+    stuck.send("GET /size?50000000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    assert_eq!(Client::connect(server.addr()).get("/").status, 200);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_thousand_connections_leave_the_server_serving() {
+    alone("in_its_own_process::a_thousand_connections");
+}
+
+#[test]
+fn a_process_out_of_descriptors_goes_on_accepting() {
+    alone("in_its_own_process::out_of_descriptors");
+}
+
+#[test]
+fn dropping_the_server_finishes_what_is_handled_and_leaves_no_thread() {
+    alone("in_its_own_process::graceful_drop");
+}
+
+/// Run by [`alone`].
+mod in_its_own_process {
+    use super::*;
+
+    fn limit_descriptors(soft: impl FnOnce(u64) -> u64) {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the pointer is valid for both calls.
+        unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
+            limit.rlim_cur = soft(limit.rlim_max);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+        }
+    }
+
+    fn threads() -> usize {
+        std::fs::read_dir("/proc/self/task").unwrap().count()
+    }
+
+    #[test]
+    #[ignore = "run by a_thousand_connections_leave_the_server_serving"]
+    fn a_thousand_connections() {
+        limit_descriptors(|hard| hard);
+        let server = start(Limits::default());
+        let mut kept: Vec<Client> = Vec::new();
+        for n in 0..1000 {
+            kept.push(Client::connect(server.addr()));
+            if n % 100 == 50 {
+                // Those before it had their chance: it is their turn to make room.
+                thread::sleep(Duration::from_millis(150));
+                let begin = Instant::now();
+                assert_eq!(Client::connect(server.addr()).get("/").status, 200, "{n}");
+                assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+            }
+        }
+        assert!(threads() < 150, "{} threads for 1000 connections", threads());
+    }
+
+    #[test]
+    #[ignore = "run by a_process_out_of_descriptors_goes_on_accepting"]
+    fn out_of_descriptors() {
+        let server = start(Limits::default());
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        limit_descriptors(|_| open + 20);
+        let mut kept = Vec::new();
+        while let Ok(stream) = TcpStream::connect(server.addr()) {
+            kept.push(stream);
+        }
+        // Accepting fails now, and goes on failing until descriptors come back.
+        thread::sleep(Duration::from_millis(300));
+        kept.clear();
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(Client::connect(server.addr()).get("/").status, 200);
+    }
+
+    #[test]
+    #[ignore = "run by dropping_the_server_finishes_what_is_handled_and_leaves_no_thread"]
+    fn graceful_drop() {
+        let before = threads();
+        let Held { server, began, go, .. } = start_held(Limits::default());
+        let addr = server.addr();
+        let mut idle = Client::connect(addr);
+        let mut busy = Client::connect(addr);
+        busy.send(&post("", ""));
+        began.recv().unwrap();
+        let dropping = thread::spawn(move || {
+            let begin = Instant::now();
+            drop(server);
+            begin.elapsed()
+        });
+        assert!(idle.is_closed(), "an idle connection is not waited for");
+        thread::sleep(Duration::from_millis(200));
+        go.send(()).unwrap();
+        let answer = busy.answer(true).unwrap();
+        assert_eq!((answer.status, header(&answer.head, "connection")), (200, Some("close")));
+        assert!(busy.is_closed());
+        assert!(dropping.join().unwrap() < Duration::from_secs(3));
+        assert!(TcpStream::connect(addr).is_err());
+        drop(TcpListener::bind(addr).unwrap());
+        // tiny_http's own idle threads wait 5 s before they end.
+        let begin = Instant::now();
+        while threads() > before && begin.elapsed() < Duration::from_secs(15) {
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(threads(), before);
+    }
 }
