@@ -125,6 +125,7 @@ arm() { # NAME PROCESSOR-FLAGS...
   mkdir -p "$dir"
   log info arm_begins "experiment=$experiment arm=$name"
   topic=$experiment-$name-$$
+  note run/cluster.sh topic create "$topic" --partitions "$PARTITIONS"
   cluster topic create "$topic" --partitions "$PARTITIONS"
 
   start sink "$bin/sink" --listen 127.0.0.1:0 "${sink[@]}"
@@ -163,7 +164,15 @@ arm() { # NAME PROCESSOR-FLAGS...
   log info arm_ended "experiment=$experiment arm=$name"
 }
 
-note() { printf '%q ' "$@" | sed 's/ $/\n/' >>"$dir/commands.txt"; }
+# Keeps a command as it could be typed.
+note() {
+  local word line=''
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || printf -v word %q "$word"
+    line+=" $word"
+  done
+  printf '%s\n' "${line# }" >>"$dir/commands.txt"
+}
 run_and_note() { note "$@"; "$@"; }
 
 # start NAME COMMAND...: in a session of its own, so that a Ctrl-C in the terminal reaches this
@@ -177,6 +186,7 @@ start() {
     pids[$name]=$!
     return
   fi
+  : >"$err" # before it is looked into
   setsid "$@" </dev/null >"$dir/$name.json" 2>"$err" 9>&- &
   pids[$name]=$!
   until address=$(grep -m 1 -oE '(addr|listen)="?127\.0\.0\.1:[0-9]+' "$err" | grep -oE '127.*'); do
@@ -230,6 +240,7 @@ await_producer() {
 # stop NAME: SIGTERM, and everything it has to say must have been said with exit code 0.
 stop() {
   local pid=${pids[$1]} code=0
+  note kill -TERM "$pid"
   kill -TERM "$pid" 2>/dev/null || ended "$1"
   await_end "$pid" "$STOP_WITHIN_S" || broken "$1" "did not stop within $STOP_WITHIN_S s of SIGTERM"
   wait "$pid" || code=$?
