@@ -150,14 +150,7 @@ impl Chart {
                 (x, y) = (MARGIN, y + ROW);
             }
             let middle = y + ROW / 2;
-            let (dash, gap) = line.ink.dash();
-            let stroke = line.ink.stroke();
-            let mut from = x;
-            while from < x + SWATCH {
-                let to = if gap == 0 { x + SWATCH } else { (from + dash).min(x + SWATCH) };
-                root.draw(&PathElement::new(vec![(from, middle), (to, middle)], stroke))?;
-                from = to + gap.max(1);
-            }
+            line.ink.draw(root, &[(x, middle), (x + SWATCH, middle)])?;
             line.ink.mark(root, (x + SWATCH / 2, middle))?;
             let left = text(13.0, INK).pos(Pos::new(HPos::Left, VPos::Center));
             root.draw(&Text::new(line.label.clone(), (x + SWATCH + 6, middle), left))?;
@@ -199,32 +192,30 @@ impl Chart {
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
             .draw()?;
+        let plotting = chart.plotting_area().strip_coord_spec();
+        let (left, upper) = plotting.get_base_pixel();
+        let place = |point: &(f64, f64)| {
+            let (x, y) = chart.plotting_area().map_coordinate(point);
+            (x - left, y - upper)
+        };
         for line in &self.lines {
-            let (stroke, points) = (line.ink.stroke(), line.points.iter().copied());
-            match line.ink.dash() {
-                (_, 0) => chart.draw_series(LineSeries::new(points, stroke))?,
-                (dash, gap) => {
-                    chart.draw_series(DashedLineSeries::new(points, dash, gap, stroke))?
-                }
-            };
+            let path: Vec<(i32, i32)> = line.points.iter().map(place).collect();
+            line.ink.draw(&plotting, &path)?;
         }
         // Marks over all lines, 12 a line, each line's a little further on than the one before's,
         // so that lines which lie on each other still show both.
-        let plotting = chart.plotting_area().strip_coord_spec();
-        let (left, upper) = plotting.get_base_pixel();
         for (at, line) in self.lines.iter().enumerate() {
             let step = (line.points.len() / 12).max(1);
             for point in line.points.iter().skip(step * (2 * at + 1) / 6).step_by(step) {
-                let (x, y) = chart.plotting_area().map_coordinate(point);
-                line.ink.mark(&plotting, (x - left, y - upper))?;
+                line.ink.mark(&plotting, place(point))?;
             }
         }
         for (at, span) in self.spans.iter().enumerate() {
             let (from, to) = (span.from.clamp(0.0, x_max), span.to.clamp(0.0, x_max));
             let style = text(13.0, GREY).pos(Pos::new(HPos::Center, VPos::Top));
-            let (x, _) = chart.plotting_area().map_coordinate(&((from + to) / 2.0, y_max));
+            let (x, _) = place(&((from + to) / 2.0, y_max));
             let (wide, high) = plotting.estimate_text_size(&span.label, &style)?;
-            let (half, x) = (wide as i32 / 2 + 3, x - left);
+            let half = wide as i32 / 2 + 3;
             // No grid line runs through the words.
             let ground = if at % 2 == 1 { SHADE } else { WHITE }.filled();
             let corners = [(x - half, 4), (x + half, 8 + high as i32)];
@@ -263,6 +254,18 @@ impl Ink {
         }
     }
 
+    fn draw<DB: DrawingBackend>(
+        self,
+        area: &DrawingArea<DB, Shift>,
+        path: &[(i32, i32)],
+    ) -> Drawn<DB> {
+        let pieces = match self.dash() {
+            (_, 0) => vec![path.to_vec()],
+            (dash, gap) => dashes(path, dash.into(), gap.into()),
+        };
+        pieces.into_iter().try_for_each(|piece| area.draw(&PathElement::new(piece, self.stroke())))
+    }
+
     fn mark<DB: DrawingBackend>(self, area: &DrawingArea<DB, Shift>, at: (i32, i32)) -> Drawn<DB> {
         let fill = self.colour().filled();
         match self {
@@ -276,6 +279,39 @@ impl Ink {
             Self::Predicted | Self::Limit => Ok(()),
         }
     }
+}
+
+/// Cuts a path into dashes, along its length.
+fn dashes(path: &[(i32, i32)], dash: f64, gap: f64) -> Vec<Vec<(i32, i32)>> {
+    let (mut pieces, mut piece) = (Vec::new(), Vec::new());
+    let (mut inked, mut left) = (true, dash);
+    for (&from, &to) in path.iter().zip(path.iter().skip(1)) {
+        let (dx, dy) = (f64::from(to.0 - from.0), f64::from(to.1 - from.1));
+        let length = dx.hypot(dy);
+        let at = |s: f64| {
+            let share = if length > 0.0 { s / length } else { 0.0 };
+            (from.0 + (dx * share).round() as i32, from.1 + (dy * share).round() as i32)
+        };
+        let mut walked = 0.0;
+        while walked < length {
+            let step = left.min(length - walked);
+            if inked {
+                piece.push(at(walked));
+                piece.push(at(walked + step));
+            }
+            (walked, left) = (walked + step, left - step);
+            if left <= 0.0 {
+                pieces.push(std::mem::take(&mut piece));
+                inked = !inked;
+                left = if inked { dash } else { gap };
+            }
+        }
+    }
+    pieces.push(piece);
+    // A dash that rounding left without length cannot be stroked.
+    pieces.iter_mut().for_each(Vec::dedup);
+    pieces.retain(|piece| piece.len() > 1);
+    pieces
 }
 
 fn text(size: f64, colour: RGBColor) -> TextStyle<'static> {
@@ -381,6 +417,15 @@ mod tests {
     fn a_chart_without_data_is_still_a_picture() {
         let empty = Chart { lines: Vec::new(), spans: Vec::new(), ..chart() };
         assert!(empty.svg().expect("drawn").contains("</svg>"));
+    }
+
+    #[test]
+    fn dashes_leave_their_gaps_run_round_corners_and_have_length() {
+        let corner = [(0, 0), (10, 0), (10, 10)];
+        let cut = dashes(&corner, 8.0, 4.0);
+        assert_eq!(cut, [vec![(0, 0), (8, 0)], vec![(10, 2), (10, 10)]]);
+        assert!(dashes(&[(5, 5), (5, 5)], 8.0, 4.0).is_empty());
+        assert!(dashes(&[], 8.0, 4.0).is_empty());
     }
 
     #[test]
