@@ -51,7 +51,7 @@ fn profile(server: &Server, path: &str) -> Profile {
 }
 
 fn string(profile: &Profile, index: i64) -> &str {
-    &profile.string_table[usize::try_from(index).unwrap()]
+    profile.string_table.get(usize::try_from(index).unwrap()).unwrap()
 }
 
 /// A sample's function names, innermost first; an address without a name is empty.

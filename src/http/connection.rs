@@ -4,6 +4,7 @@
 //! for a request that is whole, and given back before its answer is sent, so a slow client holds
 //! nothing but its own connection. Bytes after a request stay in the buffer for the next one.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -14,10 +15,15 @@ use super::{Limits, guard};
 
 /// First size of the read buffer; it doubles as bytes arrive.
 const BUFFER_BYTES: usize = 8 << 10;
+/// Most that an idle connection keeps of a large answer's memory.
+const ANSWER_BYTES_KEPT: usize = 64 << 10;
 /// After a refusal, so much is read and thrown away, so that the client gets to read the answer
 /// before the close resets its connection.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_MAX: Duration = Duration::from_secs(1);
+
+const BUSY: Refusal = Refusal { status: 503, why: Cow::Borrowed("every handler is busy") };
+const LOST: Refusal = Refusal { status: 500, why: Cow::Borrowed("the handler was lost") };
 
 /// Why no request came.
 enum Closed {
@@ -64,14 +70,16 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
         let stays = ticket.end() && head.keep_alive;
         match outcome {
             Exchange::Answered { head_len } => mark(&mut answer, head_len, &head, stays),
-            Exchange::Busy => guard_answer(&mut answer, 503, "every handler is busy", stays),
-            Exchange::Lost => guard_answer(&mut answer, 500, "the handler was lost", stays),
+            Exchange::Busy => answer = BUSY.answer(head.is_head, stays),
+            Exchange::Lost => answer = LOST.answer(head.is_head, stays),
             Exchange::Gone => return,
         }
         let deadline = Instant::now() + limits.request_deadline;
         if write_by(stream, &answer, deadline).is_err() || !stays {
             return;
         }
+        answer.clear();
+        answer.shrink_to(ANSWER_BYTES_KEPT);
         inbound.consume(total);
     }
 }
@@ -179,8 +187,7 @@ impl Inbound<'_> {
 
     /// Answers, ends our side, and lets the client read the answer before the connection goes.
     fn refuse(&mut self, refusal: &Refusal) {
-        let mut answer = Vec::new();
-        guard_answer(&mut answer, refusal.status, &refusal.why, false);
+        let answer = refusal.answer(false, false);
         let deadline = Instant::now() + LINGER_MAX;
         if write_by(self.stream, &answer, deadline).is_err()
             || self.stream.shutdown(Shutdown::Write).is_err()
@@ -241,20 +248,4 @@ fn mark(answer: &mut Vec<u8>, head_len: usize, request: &Head, stays: bool) {
     // Before the empty line that ends the head.
     let at = head_len.saturating_sub(2);
     answer.splice(at..at, line.iter().copied());
-}
-
-/// An answer of the guard's own.
-pub(super) fn guard_answer(out: &mut Vec<u8>, status: u16, why: &str, stays: bool) {
-    let reason = tiny_http::StatusCode(status).default_reason_phrase();
-    let length = why.len() + 1;
-    let connection = if stays { "keep-alive" } else { "close" };
-    let retry = if status == 503 { "Retry-After: 1\r\n" } else { "" };
-    out.clear();
-    out.extend_from_slice(
-        format!(
-            "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\n\
-             Content-Length: {length}\r\n{retry}Connection: {connection}\r\n\r\n{why}\n"
-        )
-        .as_bytes(),
-    );
 }

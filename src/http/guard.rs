@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::head::Refusal;
 use super::upstream::Upstream;
 use super::{Handler, Limits, connection};
 use crate::failure::Failure;
+use crate::logging::Limiter;
 use crate::threads;
 
 /// Connections that wait to be accepted.
@@ -101,6 +103,7 @@ fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts until the server stops; returns the connections' threads.
 fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) -> Vec<JoinHandle<()>> {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    let mut complaints = Limiter::per_second(1);
     loop {
         let accepted = listener.accept();
         if shared.connections.lock().stopping {
@@ -119,7 +122,12 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) -> Vec<JoinHandle<(
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
             Err(e) => {
-                log::error!(error = e.to_string().as_str(); "cannot accept; trying on");
+                if let Some(suppressed) = complaints.allow() {
+                    log::error!(
+                        error = e.to_string().as_str(), lines_suppressed = suppressed;
+                        "cannot accept connections, trying on"
+                    );
+                }
                 // Out of descriptors, most likely: give one back.
                 shared.connections.lock().evict(Instant::now());
                 std::thread::sleep(ACCEPT_PAUSE);
@@ -160,8 +168,7 @@ fn admit(stream: TcpStream, shared: &Arc<Shared>) -> Result<Option<JoinHandle<()
 
 /// A fresh socket's send buffer takes the few bytes at once: the accept loop does not wait.
 fn turn_away(stream: &TcpStream) {
-    let mut answer = Vec::new();
-    connection::guard_answer(&mut answer, 503, "too many connections", false);
+    let answer = Refusal::new(503, "too many connections").answer(false, false);
     let _client_may_have_left = connection::write_by(stream, &answer, Instant::now());
 }
 

@@ -4,6 +4,8 @@
 //! no hop-by-hop header, so nothing behind the guard can read the request differently. It
 //! deliberately takes no transfer coding: every client of the lab knows its body's length.
 
+use std::borrow::Cow;
+
 use httparse::{Error, Status};
 
 use super::Limits;
@@ -28,17 +30,31 @@ pub(super) struct Head {
     pub expects_continue: bool,
 }
 
-/// A request that is answered by the guard itself; the connection is closed after it, because
-/// where the next request starts is not known.
+/// What the guard itself answers to a request that it does not hand on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub status: u16,
-    pub why: String,
+    pub why: Cow<'static, str>,
 }
 
 impl Refusal {
-    pub fn new(status: u16, why: impl Into<String>) -> Self {
+    pub fn new(status: u16, why: impl Into<Cow<'static, str>>) -> Self {
         Self { status, why: why.into() }
+    }
+
+    /// The answer's bytes. The connection may only stay where the next request's start is known.
+    pub fn answer(&self, is_head: bool, stays: bool) -> Vec<u8> {
+        let Self { status, why } = self;
+        let reason = tiny_http::StatusCode(*status).default_reason_phrase();
+        let length = why.len() + 1;
+        let connection = if stays { "keep-alive" } else { "close" };
+        let retry = if *status == 503 { "Retry-After: 1\r\n" } else { "" };
+        let body = if is_head { String::new() } else { format!("{why}\n") };
+        format!(
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: {length}\r\n{retry}Connection: {connection}\r\n\r\n{body}"
+        )
+        .into_bytes()
     }
 }
 

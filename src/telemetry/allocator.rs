@@ -13,17 +13,11 @@ use crate::failure::Failure;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Options as a C string, pointed to as C's `const char *malloc_conf` would.
-#[repr(transparent)]
-pub struct Options(&'static std::ffi::CStr);
-
-/// One sample in 2^19 bytes (512 KiB) allocated: costs nothing measurable, and 1 MB of one call
-/// site's bytes is seen with a probability of 86 %.
-const OPTIONS: &std::ffi::CStr = c"prof:true,prof_active:true,lg_prof_sample:19";
-
-/// The symbol that jemalloc looks for; its first word is the pointer to the text.
+/// jemalloc's options, as C's `const char *malloc_conf` would give them. One sample in 2^19 bytes
+/// (512 KiB) allocated costs nothing measurable, and 1 MiB of one call site is seen with a
+/// probability of 86 %.
 #[unsafe(export_name = "malloc_conf")]
-pub static MALLOC_CONF: Options = Options(OPTIONS);
+pub static MALLOC_CONF: &[u8; 45] = b"prof:true,prof_active:true,lg_prof_sample:19\0";
 
 /// Bytes by jemalloc's own count, fresh at each scrape.
 #[derive(Clone)]

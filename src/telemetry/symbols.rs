@@ -43,7 +43,8 @@ pub(super) fn name(profile: &mut Profile) -> Result<(), Box<dyn std::error::Erro
         let Some(first) = inside.next().filter(|location| location.line.is_empty()) else {
             continue;
         };
-        let (mangled, id) = (symbol.name()?, profile.function.len() as u64 + 1);
+        let Ok(mangled) = symbol.name() else { continue };
+        let id = profile.function.len() as u64 + 1;
         first.line.push(Line { function_id: id, line: 0 });
         inside.for_each(|location| location.line.push(Line { function_id: id, line: 0 }));
         let demangled = format!("{:#}", rustc_demangle::demangle(mangled));
