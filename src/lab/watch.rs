@@ -164,7 +164,7 @@ struct Watch<'a> {
 impl Watch<'_> {
     fn sample_until(&self, stop: &Stop, file: &mut SampleFile) -> Result<(), Failure> {
         let line = ProgressBar::new_spinner(); // draws on a terminal only
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
             line.set_style(style);
         }
         let (start, interval) = (Instant::now(), self.settings.interval);
@@ -179,7 +179,6 @@ impl Watch<'_> {
             file.append(&sample)?;
             taken += 1;
             line.set_message(progress(self.settings, &sample, before.as_ref(), start.elapsed()));
-            line.tick();
             if self.gone(&sample) {
                 break;
             }
@@ -262,17 +261,16 @@ fn progress(
     if let Some(lag) = now.log.as_ref().and_then(|log| log.lag) {
         text += &format!(" · lag {lag}");
     }
-    for name in now.processes.keys() {
-        if let Some(rss) = now.rss_bytes(name) {
-            text += &format!(" · {name} {:.0} MB", rss / 1e6);
-        }
+    if let Some(rss) = now.rss_bytes("processor") {
+        text += &format!(" · processor {:.0} MB", rss / 1e6);
     }
     let events = |s: &Sample| s.metric("sink", "sink_events_total");
-    if let Some((a, b)) = before
-        .and_then(|b| Some((b, events(b)?, events(now)?)))
-        .map(|(before, from, to)| (to - from, (now.due_us - before.due_us) as f64 / 1e6))
-    {
-        text += &format!(" · sink {:.0}/s", a / b);
+    let rate = before.and_then(|before| {
+        let seconds = (now.due_us - before.due_us) as f64 / 1e6;
+        Some((events(now)? - events(before)?) / seconds)
+    });
+    if let Some(rate) = rate {
+        text += &format!(" · sink {rate:.0}/s");
     }
     text
 }

@@ -1,0 +1,170 @@
+//! `lab watch` and `lab audit` as a user runs them: the real cluster, the real producer and sink.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+#[path = "common/sink.rs"]
+mod sinks;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use backpressure_lab::event::Event;
+use backpressure_lab::lab::audit::Ledger;
+use backpressure_lab::lab::samples::{self, ProcessReading, Sample};
+use common::{PATIENCE, Running, Topic, brokers};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use sinks::{Sink, event};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab");
+
+/// Produces `count` events into `topic`; gives the folder's `producer.json`.
+fn produce(topic: &Topic, count: u32, dir: &Path) -> String {
+    let flags = format!("--count {count} --rate 5000 --listen 127.0.0.1:0 --topic {}", topic.name);
+    let ended = Running::start(env!("CARGO_BIN_EXE_producer"), flags.split(' ')).end(PATIENCE);
+    assert!(ended.status.success(), "{ended:?}");
+    let path = dir.join("producer.json");
+    std::fs::write(&path, ended.stdout).expect("written");
+    path.display().to_string()
+}
+
+fn outsider(group: &str) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers()).set("group.id", group);
+    config.create().expect("a consumer")
+}
+
+/// Commits `offset` for one partition of a group that has no members.
+fn commit(topic: &Topic, group: &str, partition: i32, offset: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic.name, partition, Offset::Offset(offset)).expect("valid");
+    outsider(group).commit(&list, CommitMode::Sync).expect("committed");
+}
+
+/// Prevents: a lag that is not end less committed; a watch that joins the group it watches; a
+/// process that ended and still has memory; a watch that does not end with 0 on SIGTERM.
+#[test]
+fn watch_sees_the_lag_and_an_ended_process_and_never_joins_the_group() {
+    let (topic, dir) = (Topic::create("watch", 3), tempfile::tempdir().expect("dir"));
+    let group = topic.name.as_str();
+    produce(&topic, 1000, dir.path());
+    let of_0 = topic.records().iter().filter(|r| r.partition == 0).count() as i64;
+    commit(&topic, group, 0, of_0 - 10);
+
+    let mut sleep = Command::new("sleep").arg("600").spawn().expect("sleep");
+    let flags = format!(
+        "watch --topic {group} --group {group} --process asleep={} --metrics \
+         ghost=http://127.0.0.1:1/metrics --interval 200ms --listen 127.0.0.1:0 --out {}",
+        sleep.id(),
+        dir.path().display()
+    );
+    let mut watch = Running::start(LAB, flags.split(' '));
+    watch.await_log("msg=listening");
+    let path = dir.path().join(samples::FILE);
+    until(&path, |s| s.log.as_ref().is_some_and(|log| log.lag == Some(1000 - of_0 + 10)));
+    let alive = |s: &Sample| matches!(s.processes["asleep"], ProcessReading::Alive { .. });
+    until(&path, alive);
+    sleep.kill().expect("killed");
+    sleep.wait().expect("reaped");
+    let last = until(&path, |s| !alive(s));
+    assert!(last.unread.iter().any(|why| why.contains("ghost")), "{:?}", last.unread);
+    assert!(last.metrics.is_empty(), "what was not read is not there");
+    assert_eq!(last.log.expect("read").partitions[&1].committed, None);
+
+    let addr = watch.log().split("addr=").nth(1).expect("addr").trim().to_owned();
+    let page = ureq::get(format!("http://{addr}/metrics")).call().expect("page");
+    let page = page.into_body().read_to_string().expect("text");
+    let row = format!(
+        "kafka_consumergroup_lag{{consumergroup=\"{group}\",partition=\"0\",topic=\"{group}\"}} 10"
+    );
+    assert!(page.contains(&row), "{page}");
+    let groups = outsider(group).fetch_group_list(Some(group), PATIENCE).expect("groups");
+    assert!(groups.groups().iter().all(|g| g.members().is_empty()), "the watch is a member");
+
+    watch.signal(libc::SIGTERM);
+    let ended = watch.end(PATIENCE);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// Waits for a sample that is as `wanted`.
+fn until(path: &Path, wanted: impl Fn(&Sample) -> bool) -> Sample {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let last = path.exists().then(|| samples::read(path).ok()?.pop()).flatten();
+        if let Some(last) = last.clone().filter(&wanted) {
+            return last;
+        }
+        assert!(Instant::now() < end, "the last sample: {last:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Prevents: a ledger that adds up although an id is nowhere; one that counts an id twice; one
+/// that looks at the log's start and not at the committed offset.
+#[test]
+fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
+    let (topic, sink) = (Topic::create("audit", 3), Sink::start(&[]));
+    let dir = tempfile::tempdir().expect("dir");
+    let producer = produce(&topic, 300, dir.path());
+    let audit = || -> (Option<i32>, Ledger) {
+        let out = dir.path().join("ledger.json");
+        let flags = format!(
+            "audit --topic {0} --group {0} --sink {1} --producer {producer} --out {2}",
+            topic.name,
+            sink.url,
+            out.display()
+        );
+        let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
+        let bytes = std::fs::read(out).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+        (ended.status.code(), serde_json::from_slice(&bytes).expect("a ledger"))
+    };
+
+    // Nothing delivered, nothing committed: all of it is in the log.
+    let (code, ledger) = audit();
+    assert_eq!((code, ledger.in_log, ledger.delivered), (Some(0), 300, 0));
+
+    // One partition is committed to its end and delivered, but for one id.
+    let ids: BTreeSet<u64> = topic
+        .records()
+        .iter()
+        .filter(|r| r.partition == 1)
+        .map(|r| Event::decode(r.value.as_deref().expect("a value")).expect("an event").id)
+        .collect();
+    let lost = *ids.iter().nth(ids.len() / 2).expect("an id");
+    commit(&topic, &topic.name, 1, ids.len() as i64);
+    let caller = sink.caller();
+    let deliver = |id: u64| assert_eq!(caller.write(&event(id, id)).status, 200);
+    ids.iter().filter(|id| **id != lost).for_each(|id| deliver(*id));
+    let (code, ledger) = audit();
+    assert_eq!((code, ledger.missing, ledger.unexplained), (Some(3), 1, 1));
+    assert_eq!(ledger.missing_examples, [lost]);
+
+    // Delivered late, twice, and one of another partition that is still in the log as well.
+    let other = (0..300).find(|id| !ids.contains(id)).expect("another");
+    [lost, lost, other].map(deliver);
+    let (code, ledger) = audit();
+    assert_eq!(code, Some(0));
+    assert_eq!((ledger.delivered, ledger.again, ledger.duplicates), (ids.len() as u64 + 1, 1, 1));
+    assert_eq!(ledger.delivered + ledger.in_log - ledger.again, 300);
+}
+
+/// Prevents: a wrong flag that starts anything, or that is not named.
+#[test]
+fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
+    for (flags, named) in [
+        ("watch --out /tmp --process sink=x", "sink=x"),
+        ("watch --out /tmp --metrics sink", "sink"),
+        ("watch --out /tmp --interval 1ms", "--interval"),
+        ("watch --out /tmp --process a=1 --until-gone b", "--until-gone b"),
+        ("watch --out /tmp --process gone=2147483647", "gone=2147483647"),
+        ("report --experiment exp0 /tmp", "exp0"),
+        ("plan --experiment exp2 --form slow --schedule 1:1s /tmp", "slow"),
+        ("plan --experiment exp2 --form quick --schedule 1:x /tmp", "1:x"),
+    ] {
+        let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
+        assert_eq!(ended.status.code(), Some(2), "{flags}: {ended:?}");
+        assert!(ended.stderr.contains(named), "{flags}: {ended:?}");
+    }
+}
