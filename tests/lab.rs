@@ -1,5 +1,10 @@
 //! `lab watch` and `lab audit` as a user runs them: the real cluster, the real producer and sink.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
 
 mod common;
 #[path = "common/sink.rs"]
@@ -143,7 +148,7 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
 
     // Delivered late, twice, and one of another partition that is still in the log as well.
     let other = (0..300).find(|id| !ids.contains(id)).expect("another");
-    [lost, lost, other].map(deliver);
+    [lost, lost, other].into_iter().for_each(deliver);
     let (code, ledger) = audit();
     assert_eq!(code, Some(0));
     assert_eq!((ledger.delivered, ledger.again, ledger.duplicates), (ids.len() as u64 + 1, 1, 1));

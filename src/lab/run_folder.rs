@@ -144,7 +144,7 @@ impl Arm {
             .iter()
             .filter(|s| (phase.from..=phase.to).contains(&self.at(s.due_us)) && s.host.is_some());
         let first = inside.next()?;
-        let last = inside.last()?;
+        let last = inside.next_back()?;
         let (a, b) = (first.host.as_ref()?, last.host.as_ref()?);
         let total = b.total_s - a.total_s;
         let own: f64 = last

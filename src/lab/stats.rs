@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_line_gives_its_slope_back_and_noise_that_sums_to_nothing_does_not_move_it() {
         let noisy: Series =
-            (0..60).map(|t| f64::from(t)).map(|t| (t, 5.0 + 3.5 * t + (t * 2.1).sin())).collect();
+            (0..60).map(f64::from).map(|t| (t, 5.0 + 3.5 * t + (t * 2.1).sin())).collect();
         let fit = line(&noisy).expect("points");
         assert!((fit.slope - 3.5).abs() < 0.01 && (fit.at(0.0) - 5.0).abs() < 0.5, "{fit:?}");
     }
