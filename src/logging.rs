@@ -4,7 +4,7 @@
 //! Write `log::info!(broker = 2, partition = 5; "leader moved")`.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::kv::{self, Key, Value, VisitSource};
@@ -16,11 +16,13 @@ pub fn start() {
     // error.
     let spec = std::env::var("LAB_LOG")
         .unwrap_or_else(|_| "info,kafka=off,rdkafka=off,librdkafka=off,tiny_http=off".to_owned());
+    // A progress line may stand where the next line goes.
+    let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
     let _already_started = env_logger::Builder::new()
         .parse_filters(&spec)
-        .format(|out, record| {
+        .format(move |out, record| {
             let mut line = format!(
-                "{} level={} thread={} msg={}",
+                "{clear}{} level={} thread={} msg={}",
                 humantime::format_rfc3339_millis(SystemTime::now()),
                 record.level().as_str().to_ascii_lowercase(),
                 quoted(std::thread::current().name().unwrap_or("unnamed")),

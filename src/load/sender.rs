@@ -24,6 +24,7 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::telemetry::{self, metrics::ProducerMetrics};
 use crate::threads::Stop;
+use crate::units;
 
 /// Bytes of records in one request. Brokers take batches up to `message.max.bytes`, 1,048,588 by
 /// default, and crate `kafka` sends a request with one `write`, which must not come back short.
@@ -216,7 +217,7 @@ impl Sender {
             };
             match verdict {
                 Ok(()) => self.settle(partition, batch, count, acked_us),
-                Err(code) => self.refused(partition, code, count)?,
+                Err(code) => self.refused(partition, code, batch)?,
             }
         }
         Ok(())
@@ -244,16 +245,18 @@ impl Sender {
         &mut self,
         partition: u32,
         code: Option<KafkaCode>,
-        count: u64,
+        batch: &Batch,
     ) -> Result<(), Trouble> {
+        let count = batch.count(partition);
         self.shared.metrics.retries.inc();
         let topic = &self.shared.topic;
         let named = |code: KafkaCode| format!("{topic}-{partition}: the broker answered {code:?}");
         match code {
             Some(KafkaCode::MessageSizeTooLarge | KafkaCode::RecordListTooLarge) if count > 1 => {
-                self.request_bytes_max = (self.request_bytes_max / 2).max(1);
-                let bytes = self.request_bytes_max;
-                log::info!(partition = partition, bytes_max = bytes; "smaller requests");
+                // Several partitions of one request may say so: halve what it was, once.
+                self.request_bytes_max = self.request_bytes_max.min(batch.request_bytes() / 2);
+                let bytes_max = self.request_bytes_max;
+                log::info!(partition = partition, bytes_max = bytes_max; "smaller requests");
             }
             Some(code @ (KafkaCode::MessageSizeTooLarge | KafkaCode::RecordListTooLarge)) => {
                 let bytes = self.shared.recipe.record_bytes();
@@ -325,8 +328,8 @@ impl Sender {
 
     fn is_back(&mut self) {
         if let Some(lost) = self.lost.take() {
-            let after_s = lost.elapsed().as_secs_f64();
-            log::info!(broker = self.broker, after_s = after_s; "broker is back");
+            let after = units::show(lost.elapsed());
+            log::info!(broker = self.broker, after = after.as_str(); "broker is back");
         }
     }
 }

@@ -73,7 +73,8 @@ pub struct Flags {
     #[argh(option, default = "Duration::from_millis(20)", from_str_fn(linger))]
     pub linger: Duration,
 
-    /// replicas that must have an event: all, 1 or 0 (all)
+    /// replicas that must have an event: all, 1 or 0 (all); below all, events that count as sent
+    /// can be lost with a broker or a connection
     #[argh(option, default = "RequiredAcks::All", from_str_fn(acks))]
     pub acks: RequiredAcks,
 
