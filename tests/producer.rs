@@ -113,8 +113,9 @@ fn eight_thousand_a_second_follows_its_schedule() {
     let summary = run(&topic, "--rate 8000 --duration 10s");
     assert_eq!((number(&summary, "due"), number(&summary, "produced")), (80_000, 80_000));
     assert_eq!(rate(&summary, "target_rate"), 8000.0);
-    // In 10 s an acknowledgement that is 0.1 s late is 1 %: what a busy machine may cost here.
-    assert!(rate(&summary, "achieved_rate") >= 0.99 * 8000.0, "{summary}");
+    // In 10 s an acknowledgement that is 0.5 s late is 5 %: what a busy machine may cost here. A
+    // producer that cannot keep up falls behind by far more.
+    assert!(rate(&summary, "achieved_rate") >= 0.95 * 8000.0, "{summary}");
     let sum: u64 =
         summary["partitions"].as_array().expect("a list").iter().filter_map(Value::as_u64).sum();
     assert_eq!(sum, 80_000);
