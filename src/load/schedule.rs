@@ -163,6 +163,7 @@ impl Curve {
             Some(knot) => knot.due_by(now_us) as u64,
             None => self.knots.first().map_or(0.0, |first| first.due.ceil()) as u64,
         };
+        count = count.min(self.count_max);
         // The estimate is within an event of the truth, which is what `due_at` says.
         while self.due_at(count).is_some_and(|at| at <= now_us) {
             count += 1;

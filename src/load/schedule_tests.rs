@@ -188,6 +188,14 @@ fn a_count_ends_the_schedule() {
     assert_eq!(pacer.ran_s(START_US + 4_000), 0.005, "5 events in it are 1,000/s");
 }
 
+/// Counting down to the limit one by one took most of the producer's CPU time once.
+#[test]
+fn a_count_long_past_is_found_at_once() {
+    let year_us = 365 * 86_400 * 1_000_000;
+    let curve = Pacer::new(Schedule::constant(1e9).counting(5), START_US).curve();
+    assert_eq!(curve.due_count(START_US + year_us), 5);
+}
+
 #[test]
 fn a_duration_cuts_the_steps_short() {
     let schedule = schedule("100:1s,200:10s").lasting(Duration::from_secs(2));
