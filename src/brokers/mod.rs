@@ -15,6 +15,7 @@ pub mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kafka::client::KafkaClient;
 
@@ -24,6 +25,10 @@ use crate::threads::Stop;
 
 pub use busy::Busy;
 pub use view::View;
+
+/// How long a topic must be unknown to the brokers before it is taken for missing: metadata
+/// reaches every live broker within a heartbeat of the controller, 2 s by default.
+const MISSING_AFTER: Duration = Duration::from_secs(3);
 
 /// The bootstrap list.
 #[derive(Debug, Clone)]
@@ -149,11 +154,18 @@ impl Brokers {
     /// What no waiting cures: a broker that is too new, a topic that does not exist.
     pub fn await_topic(&self, topic: &str, stop: &Stop) -> Result<Option<TopicView>, BrokerError> {
         let mut backoff = Backoff::standard();
+        let mut missing_since: Option<Instant> = None;
         for attempt in 0.. {
-            let why = match self.describe(topic, attempt) {
+            let answer = self.describe(topic, attempt);
+            // Brokers learn of a new topic one after the other, so one that does not know it yet
+            // is not believed at once. Each try begins with another broker of the list.
+            let unknown = matches!(answer, Err(BrokerError::MissingTopic { .. }));
+            missing_since = unknown.then(|| missing_since.unwrap_or_else(Instant::now));
+            let is_news = missing_since.is_some_and(|since| since.elapsed() < MISSING_AFTER);
+            let why = match answer {
                 Ok(view) if view.leaders.values().all(Option::is_some) => return Ok(Some(view)),
                 Ok(_) => "a partition has no leader yet".to_owned(),
-                Err(e) if e.is_passing() => e.to_string(),
+                Err(e) if e.is_passing() || is_news => e.to_string(),
                 Err(e) => return Err(e),
             };
             log::warn!(topic = topic, why = why.as_str(); "waiting for the brokers");

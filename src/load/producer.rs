@@ -96,8 +96,8 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     let run = Arc::new(OnceLock::<Arc<Shared>>::new());
     let server = Server::start(settings.listen, Limits::default(), handler(metrics, access, &run))?;
     log::info!(
-        listen = server.addr().to_string().as_str(), topic = settings.topic.as_str(),
-        brokers = settings.brokers.list().as_str(); "producer started"
+        addr = server.addr().to_string().as_str(), topic = settings.topic.as_str(),
+        brokers = settings.brokers.list().as_str(); "listening"
     );
 
     let found = settings.brokers.await_topic(&settings.topic, &stop).map_err(Failure::failed)?;

@@ -33,10 +33,6 @@ use crate::{clock, units};
 /// while all the others wait.
 const HANDLERS_SPARE: usize = 4;
 
-/// Largest body: a batch of 1,000 events of 536 B is 1,000 × (4 + 536) = 540,000 B, the largest
-/// event 1,000,004 B framed; 4 MiB holds four of these, or 1,000 events of 4,190 B.
-pub const BODY_BYTES_MAX: usize = 4 << 20;
-
 /// What `POST /control` takes, for whoever sent something else.
 const COMMANDS: &str = concat!(
     r#"{"do":"stall","rate":200,"for":"90s"}, {"do":"pause","for":"30s"}, "#,
@@ -86,7 +82,7 @@ impl Settings {
             // Twice as many connections as can be handled, and room for 64 more at once. Their
             // bodies are the sink's largest memory: 200 × 4 MiB by default, if all were hostile.
             connections_max: 2 * handlers + 64,
-            body_bytes_max: BODY_BYTES_MAX,
+            body_bytes_max: wire::BODY_BYTES_MAX,
             ..Limits::default()
         }
     }

@@ -18,6 +18,13 @@ pub const LEDGER: &str = "/ledger";
 /// Path of the delivered ids: a `roaring::RoaringTreemap` in its portable serialisation.
 pub const LEDGER_IDS: &str = "/ledger/ids";
 
+/// Bytes before each event of a batch: its length.
+pub const FRAME_HEADER_BYTES: usize = 4;
+
+/// Largest body: a batch of 1,000 events of 536 B is 1,000 × (4 + 536) = 540,000 B, the largest
+/// event 1,000,004 B framed; 4 MiB holds four of these, or 1,000 events of 4,190 B.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
+
 /// The answer to `/write` and `/batch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acked {

@@ -15,6 +15,7 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::logging::Limiter;
 use crate::queue::{Outlet, Taken};
+use crate::sink::wire;
 use crate::source::Item;
 use crate::telemetry::latency::{Recorder, StageTimes};
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -96,6 +97,16 @@ pub struct Worker {
     pub latency: Recorder,
 }
 
+/// How many of the batch's first events one request may carry; at least one, where there is one.
+fn fits_a_body(batch: &[InHand]) -> usize {
+    let mut bytes = 0;
+    let fits = batch.iter().take_while(|b| {
+        bytes += wire::FRAME_HEADER_BYTES + b.item.event.encoded_len();
+        bytes <= wire::BODY_BYTES_MAX
+    });
+    fits.count().max(1).min(batch.len())
+}
+
 /// An event that the worker is sending, and when it took it.
 struct InHand {
     item: Item,
@@ -158,7 +169,7 @@ impl Worker {
                 }
                 keep
             });
-            let n = batch.len().min(try_at_most);
+            let n = fits_a_body(&batch).min(try_at_most);
             if n == 0 {
                 break;
             }

@@ -234,8 +234,15 @@ impl Fetcher {
     }
 
     fn refused(&mut self, holding: &Holding, error: &Error) -> Result<(), Turn> {
-        if matches!(error, Error::Kafka(KafkaCode::OffsetOutOfRange)) {
-            return self.out_of_range(holding);
+        match error {
+            Error::Kafka(KafkaCode::OffsetOutOfRange) => return self.out_of_range(holding),
+            // Codes the crate does not know; 76 among them, a zstd batch asked for by an old Fetch.
+            // The batch's header tells; what it does not explain fails there by name.
+            Error::Kafka(KafkaCode::Unknown) => {
+                self.stepping.insert(holding.partition);
+                return Ok(());
+            }
+            _ => {}
         }
         self.client = None;
         Err(Turn::Failed(format!("partition {}: {error}", holding.partition)))
