@@ -7,58 +7,13 @@
 
 mod common;
 
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backpressure_lab::event::Event;
 use backpressure_lab::load::keys;
+use common::cluster::{Healed, alone, cluster, signal_broker};
 use common::{PATIENCE, Running, Topic, brokers};
 use serde_json::Value;
-
-/// One test at a time: each breaks the cluster that they share.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs `run/cluster.sh` on the tests' cluster; gives its stdout.
-fn cluster(words: &[&str]) -> String {
-    let data = std::env::var("LAB_CLUSTER_DATA").unwrap_or_else(|_| {
-        panic!("LAB_CLUSTER_DATA is not set: this test stops brokers, run it through run/test.sh")
-    });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/run/cluster.sh");
-    let out = Command::new(script).args(words).args(["--data", &data]).output().expect("bash");
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    // `status` says 1 when a broker is down, which is what these tests are about.
-    assert!(out.status.success() || words == ["status"], "cluster.sh {words:?}: {stderr}");
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-/// The process id of broker `n`.
-fn broker_pid(n: u32) -> i32 {
-    let status = cluster(&["status"]);
-    let line =
-        status.lines().find(|line| line.starts_with(&format!("broker={n} "))).expect("a line");
-    let pid = line.split("pid=").nth(1).and_then(|rest| rest.split(' ').next()).expect("a pid");
-    pid.parse().unwrap_or_else(|_| panic!("broker {n} has no process here: {line}"))
-}
-
-/// Heals broker `n` when the test ends, however it ends.
-struct Healed(u32);
-
-impl Drop for Healed {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        // Up or down, it answers again afterwards.
-        let _best_effort = std::panic::catch_unwind(|| {
-            cluster(&["kill", &self.0.to_string()]);
-            cluster(&["start", &self.0.to_string()]);
-        });
-    }
-}
 
 fn start(topic: &Topic, flags: &str) -> Running {
     let fixed = ["--topic", &topic.name, "--brokers", &brokers(), "--listen", "127.0.0.1:0"];
@@ -121,16 +76,13 @@ fn a_broker_that_hangs_holds_up_only_its_own_partitions_and_not_for_long() {
     let _alone = alone();
     let topic = Topic::create("hangs", 12);
     let _healed = Healed(3);
-    let pid = broker_pid(3);
     let mut producer = start(&topic, "--rate 3000 --duration 40s");
     producer.await_log("schedule begins");
     std::thread::sleep(Duration::from_secs(4));
-    // SAFETY: the pid is a broker's that cluster.sh just named.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    signal_broker(3, libc::SIGSTOP);
     std::thread::sleep(Duration::from_secs(25));
     let hung = producer.log();
-    // SAFETY: as above; a stopped process cannot have ended.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
+    signal_broker(3, libc::SIGCONT);
     assert!(hung.contains("its connection is given up"), "{hung}");
     let ended = producer.end(2 * PATIENCE);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);

@@ -311,7 +311,7 @@ fn a_lease_slows_the_rate_and_expires() {
     producer.await_log("schedule begins");
     let log = producer.log();
     let listen =
-        log.split("listen=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
+        log.split("addr=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
     let url = format!("http://{listen}/rate");
     let agent = agent(Duration::from_secs(5));
     let get = || -> RateState {

@@ -5,6 +5,9 @@
 #![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
+pub mod cluster;
+pub mod lab;
+
 use std::future::Future;
 use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};

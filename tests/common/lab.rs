@@ -1,0 +1,116 @@
+//! A pipeline of real binaries: sink, producer and processors on a topic of their own.
+#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+use std::time::{Duration, Instant};
+
+use backpressure_lab::http::client;
+use serde_json::Value;
+
+use super::{Ended, PATIENCE, Running, Topic, brokers};
+
+/// A server binary on a port that it picked.
+pub struct Served {
+    /// The process.
+    pub process: Running,
+    /// `http://127.0.0.1:PORT`.
+    pub url: String,
+}
+
+impl Served {
+    /// Starts `binary` with `flags` and waits until it says where it listens.
+    pub fn start(binary: &str, flags: &[&str]) -> Self {
+        let mut process = Running::start(binary, flags);
+        process.await_log("addr=127.0.0.1:");
+        let log = process.log();
+        let address = log.split("addr=").nth(1).and_then(|rest| rest.split([' ', '\n']).next());
+        Self { url: format!("http://{}", address.expect("an address")), process }
+    }
+
+    /// `GET` of `path`.
+    pub fn get(&self, path: &str) -> String {
+        let agent = client::agent(Duration::from_secs(10));
+        let answer = agent.get(format!("{}{path}", self.url)).call();
+        let mut answer = answer.unwrap_or_else(|e| panic!("{path}: {e}\n{}", self.process.log()));
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.body_mut().read_to_string().expect("a body")
+    }
+
+    /// A metric's value, summed over the label sets that contain `labels`.
+    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+        let text = self.get("/metrics");
+        text.lines()
+            .filter(|line| line.starts_with(name) && line.contains(labels))
+            .filter(|line| matches!(line.as_bytes().get(name.len()), Some(b' ' | b'{')))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Waits until `ready` holds; fails with `what` and the log.
+    pub fn until(&self, what: &str, ready: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !ready(self) {
+            assert!(
+                Instant::now() < end,
+                "not within {PATIENCE:?}: {what}\n{}",
+                self.process.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// SIGTERM, then its end, which must be exit code 0.
+    pub fn stop(self) -> Ended {
+        self.process.signal(libc::SIGTERM);
+        let ended = self.process.end(PATIENCE);
+        assert!(ended.status.success(), "{:?}\n{}", ended.status, ended.stderr);
+        ended
+    }
+}
+
+/// The sink on a free port.
+pub fn sink(flags: &[&str]) -> Served {
+    Served::start(env!("CARGO_BIN_EXE_sink"), &[&["--listen", "127.0.0.1:0"], flags].concat())
+}
+
+/// A processor of `topic` on a free port; its group is the topic's name.
+pub fn processor(topic: &Topic, sink: &Served, flags: &[&str]) -> Served {
+    let brokers = brokers();
+    let fixed = [
+        "--brokers",
+        &brokers,
+        "--topic",
+        &topic.name,
+        "--group",
+        &topic.name,
+        "--sink",
+        &sink.url,
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    Served::start(env!("CARGO_BIN_EXE_processor"), &[&fixed, flags].concat())
+}
+
+/// A producer to `topic` on a free port.
+pub fn producer(topic: &Topic, flags: &[&str]) -> Served {
+    let brokers = brokers();
+    let fixed = ["--brokers", &brokers, "--topic", &topic.name, "--listen", "127.0.0.1:0"];
+    Served::start(env!("CARGO_BIN_EXE_producer"), &[&fixed, flags].concat())
+}
+
+/// Runs a producer to its end; gives its summary.
+pub fn produce(topic: &Topic, flags: &[&str]) -> Value {
+    let ended = producer(topic, flags).process.end(PATIENCE * 2);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    serde_json::from_str(&ended.stdout).expect("a summary")
+}
+
+/// The sink's ground truth.
+pub fn ledger(sink: &Served) -> Value {
+    serde_json::from_str(&sink.get("/ledger")).expect("JSON")
+}
+
+/// One figure of a ledger or a summary.
+pub fn figure(of: &Value, name: &str) -> u64 {
+    of[name].as_u64().unwrap_or_else(|| panic!("no {name} in {of}"))
+}

@@ -1,0 +1,119 @@
+//! The processor while things die: it is killed, it is stopped past the poll interval, a broker is
+//! killed under it. The sink's ledger judges. These tests stop brokers of the shared cluster, so
+//! `run/test.sh` runs this file by itself.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::{Healed, alone, cluster, signal_broker};
+use common::lab::{Served, figure, ledger, processor, produce, producer, sink};
+use common::{PATIENCE, Topic};
+
+/// Waits until every id below `ids` is at the sink, and says how many came more than once.
+fn all_delivered(sink: &Served, ids: u64) -> u64 {
+    sink.until("every id is delivered", |s| figure(&ledger(s), "distinct") >= ids);
+    let ledger = ledger(sink);
+    assert_eq!((figure(&ledger, "distinct"), figure(&ledger, "max_id")), (ids, ids - 1));
+    figure(&ledger, "duplicates")
+}
+
+/// Prevents: a commit ahead of the acks (loss), or so far behind them that a restart repeats more
+/// than the commit interval's worth.
+#[test]
+fn a_processor_killed_with_9_and_restarted_loses_nothing() {
+    let _alone = alone();
+    for kind in ["bounded", "unbounded", "pull"] {
+        let (topic, sink) = (Topic::create("kill9", 12), sink(&["--rate-limit", "4000"]));
+        let flags = ["--queue", kind, "--session-timeout", "6s"];
+        let first = processor(&topic, &sink, &flags);
+        let producer = producer(&topic, &["--rate", "6000", "--count", "30000"]);
+        sink.until("the flow has begun", |s| figure(&ledger(s), "events") > 8000);
+        first.process.signal(libc::SIGKILL);
+        drop(first);
+        let second = processor(&topic, &sink, &flags);
+        assert!(producer.process.end(PATIENCE).status.success());
+        let duplicates = all_delivered(&sink, 30_000);
+        second.stop();
+        // At-least-once's bound: what was served since the last commit (interval 1 s, and the
+        // commit's own way there), and what the four workers had in hand.
+        let bound = 4000 * 3 / 2 + 4 * 200;
+        assert!(duplicates <= bound, "{kind}: {duplicates} duplicates, bound {bound}");
+    }
+}
+
+/// Prevents: an eviction that goes unseen, a member that keeps partitions which are no longer its
+/// own, or one that never comes back.
+#[test]
+fn a_member_stopped_past_the_interval_is_evicted_and_comes_back() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create("evicted", 12), sink(&["--rate-limit", "4000"]));
+    let flags = ["--max-poll-interval", "6s", "--session-timeout", "6s", "--batch-size", "20"];
+    let (a, b) = (processor(&topic, &sink, &flags), processor(&topic, &sink, &flags));
+    let held = |p: &Served| p.metric("processor_partitions", "");
+    a.until("both share the topic", |a| (held(a), held(&b)) == (6.0, 6.0));
+    let producer = producer(&topic, &["--rate", "1000", "--count", "30000"]);
+    a.until("both work", |a| {
+        a.metric("processor_events_acked_total", "") > 500.0
+            && b.metric("processor_events_acked_total", "") > 500.0
+    });
+    a.process.signal(libc::SIGSTOP);
+    b.until("the other takes over", |b| held(b) == 12.0);
+    std::thread::sleep(Duration::from_secs(2));
+    a.process.signal(libc::SIGCONT);
+    a.until("the eviction is counted", |a| a.metric("processor_evictions_total", "") == 1.0);
+    a.until("it comes back", |a| (held(a), held(&b)) == (6.0, 6.0));
+    let refused = a.metric("processor_commits_total", "result=\"refused\"");
+    assert!(refused >= 1.0, "its late commit was taken:\n{}", a.process.log());
+    assert!(a.metric("processor_poll_gap_seconds", "") > 6.0, "the gap is shown");
+    assert_eq!(b.metric("processor_evictions_total", ""), 0.0);
+    assert!(producer.process.end(PATIENCE).status.success());
+    all_delivered(&sink, 30_000);
+    a.stop();
+    b.stop();
+}
+
+/// Prevents: a fetcher that spins on, or forgets, the partitions of a broker that died.
+#[test]
+fn a_broker_killed_with_9_and_started_again_costs_no_event() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create("broker", 12), sink(&["--rate-limit", "4000"]));
+    let processor = processor(&topic, &sink, &[]);
+    let producer = producer(&topic, &["--rate", "2000", "--count", "80000"]);
+    sink.until("the flow has begun", |s| figure(&ledger(s), "events") > 4000);
+    let _healed = Healed(2);
+    cluster(&["kill", "2"]);
+    std::thread::sleep(Duration::from_secs(5));
+    cluster(&["start", "2"]);
+    assert!(producer.process.end(PATIENCE * 2).status.success());
+    all_delivered(&sink, 80_000);
+    assert_eq!(processor.metric("processor_evictions_total", ""), 0.0);
+    assert_eq!(processor.metric("processor_events_lost_total", ""), 0.0);
+    processor.stop();
+}
+
+/// Prevents: a broker that hangs (crate `kafka` waits 120 s) holding up the other brokers'
+/// partitions, or its own for longer than the crew's patience.
+#[test]
+fn a_broker_that_hangs_is_given_up_and_nothing_is_lost() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create("hang", 12), sink(&["--rate-limit", "1500"]));
+    // All of it is in the log before the broker hangs: with acks=all and three replicas nothing
+    // new would be acknowledged until the brokers notice.
+    let produced = figure(&produce(&topic, &["--rate", "8000", "--count", "40000"]), "produced");
+    let processor = processor(&topic, &sink, &["--queue-cap", "500"]);
+    sink.until("the flow has begun", |s| figure(&ledger(s), "events") > 3000);
+    let _healed = Healed(3);
+    signal_broker(3, libc::SIGSTOP);
+    let before = figure(&ledger(&sink), "events");
+    std::thread::sleep(Duration::from_secs(5));
+    let flowed = figure(&ledger(&sink), "events") - before;
+    // The sink's own rate is the model, 7,500 in 5 s; the queue alone holds 500. Half is ample
+    // proof that the other two brokers' partitions go on.
+    assert!(flowed > 3750, "{flowed} events in 5 s while one of three brokers hangs");
+    std::thread::sleep(Duration::from_secs(10));
+    signal_broker(3, libc::SIGCONT);
+    all_delivered(&sink, produced);
+    processor.stop();
+}

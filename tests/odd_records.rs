@@ -1,0 +1,226 @@
+//! What a foreign producer may leave in the topic: batches of mixed codecs, codecs that crate
+//! `kafka` cannot read, records that are no event, batches larger than a fetch, a log that
+//! retention cut. Each is delivered whole, or counted by reason and passed over; nothing spins,
+//! nothing is skipped in silence.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::time::Duration;
+
+use backpressure_lab::event::Event;
+use common::lab::{Served, figure, ledger, processor, sink};
+use common::{PATIENCE, Running, Topic, block_on, brokers};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+const AMPLE: &[&str] = &["--rate-limit", "1000000"];
+
+/// Another client: librdkafka's producer, one batch a call of `batch`.
+struct Foreign<'a> {
+    topic: &'a Topic,
+    next_id: u64,
+}
+
+impl<'a> Foreign<'a> {
+    fn new(topic: &'a Topic) -> Self {
+        Self { topic, next_id: 0 }
+    }
+
+    /// Writes `events` events of `payload` bytes to partition 0 as one batch.
+    fn batch(&mut self, codec: &str, events: u64, payload: usize) {
+        let ids = self.next_id..self.next_id + events;
+        self.next_id = ids.end;
+        let values = ids.map(|id| {
+            let mut bytes = Vec::new();
+            // Payloads that do not compress, so that a batch's size is what it says.
+            let payload = backpressure_lab::event::payload(
+                &mut backpressure_lab::event::stream(1, id),
+                payload,
+            );
+            Event { id, key: 1, ts_us: backpressure_lab::clock::now_us(), payload }
+                .encode(&mut bytes);
+            Some(bytes)
+        });
+        self.records(codec, values.collect());
+    }
+
+    fn records(&self, codec: &str, values: Vec<Option<Vec<u8>>>) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", brokers())
+            .set("compression.codec", codec)
+            .set("linger.ms", "500")
+            .set("batch.size", "4000000")
+            .set("message.max.bytes", "4000000")
+            .set("acks", "all")
+            .create()
+            .expect("a producer");
+        for value in &values {
+            let record = BaseRecord::<[u8], [u8]>::to(&self.topic.name).partition(0);
+            let record = match value {
+                Some(value) => record.payload(&value[..]),
+                None => record.key(&b"tombstone"[..]),
+            };
+            producer.send(record).map_err(|(e, _)| e).expect("queued");
+        }
+        producer.flush(PATIENCE).expect("flushed");
+    }
+}
+
+fn all_is_passed(processor: &Served, records: u64) {
+    processor.until("the log's end is committable", |p| {
+        p.metric("processor_committable_offset", "partition=\"0\"") as u64 == records
+    });
+}
+
+/// Prevents: crate `kafka` dropping the plain batches that stand before a compressed one in the
+/// same answer (facts: plain 0,1, gzip 2,3, plain 4 yields only 2,3).
+#[test]
+fn plain_and_compressed_batches_in_one_log_are_delivered_whole() {
+    let (topic, sink) = (Topic::create("mixed", 1), sink(AMPLE));
+    let mut foreign = Foreign::new(&topic);
+    for codec in
+        ["none", "gzip", "none", "snappy", "none", "none", "gzip", "gzip", "snappy", "none"]
+    {
+        foreign.batch(codec, 7, 200);
+    }
+    let processor = processor(&topic, &sink, &["--worker-assignment", "key"]);
+    all_is_passed(&processor, foreign.next_id);
+    let ledger = ledger(&sink);
+    assert_eq!(figure(&ledger, "distinct"), foreign.next_id);
+    assert_eq!((figure(&ledger, "duplicates"), figure(&ledger, "order_violations")), (0, 0));
+    assert_eq!(processor.metric("processor_events_lost_total", ""), 0.0);
+    processor.stop();
+}
+
+/// Prevents: a codec that cannot be read stopping the partition for ever, or taking its readable
+/// neighbours with it.
+#[test]
+fn lz4_batches_are_counted_and_passed_over() {
+    let (topic, sink) = (Topic::create("lz4", 1), sink(AMPLE));
+    let mut foreign = Foreign::new(&topic);
+    foreign.batch("none", 5, 200);
+    foreign.batch("lz4", 11, 200);
+    foreign.batch("none", 5, 200);
+    foreign.batch("lz4", 3, 200);
+    let mut processor = processor(&topic, &sink, &[]);
+    all_is_passed(&processor, foreign.next_id);
+    processor.process.await_log("reason=lz4");
+    assert_eq!(processor.metric("processor_events_invalid_total", "reason=\"lz4\""), 14.0);
+    assert_eq!(figure(&ledger(&sink), "distinct"), 10);
+    assert!(processor.process.log().contains("partition=0 offset=5 reason=lz4"));
+    processor.stop();
+}
+
+/// Prevents: a record that is no event being fatal, or silent.
+#[test]
+fn tombstones_and_short_records_are_counted_by_reason() {
+    let (topic, sink) = (Topic::create("short", 1), sink(AMPLE));
+    let mut foreign = Foreign::new(&topic);
+    foreign.batch("none", 3, 100);
+    foreign.records("none", vec![None, Some(vec![1; 23]), Some(vec![2; 5]), None]);
+    foreign.batch("gzip", 3, 100);
+    let processor = processor(&topic, &sink, &[]);
+    all_is_passed(&processor, 10);
+    let invalid = |reason: &str| {
+        processor.metric("processor_events_invalid_total", &format!("reason=\"{reason}\""))
+    };
+    assert_eq!((invalid("tombstone"), invalid("too_short")), (2.0, 2.0));
+    assert_eq!(figure(&ledger(&sink), "distinct"), 6);
+    assert!(processor.process.log().contains("partition=0 offset=3 reason=tombstone"));
+    processor.stop();
+}
+
+/// Prevents: facts' silent stall of a batch larger than the fetch size.
+#[test]
+fn a_batch_larger_than_the_fetch_is_fetched_all_the_same() {
+    let topic = Topic::create_with("large", 1, &[("max.message.bytes", "3000000")]);
+    let sink = sink(AMPLE);
+    let mut foreign = Foreign::new(&topic);
+    foreign.batch("none", 10, 100);
+    foreign.batch("none", 2000, 1000); // 2 MB in one batch
+    foreign.batch("gzip", 500, 1000);
+    foreign.batch("none", 10, 100);
+    let processor = processor(&topic, &sink, &["--fetch-bytes", "4KiB"]);
+    all_is_passed(&processor, foreign.next_id);
+    assert_eq!(figure(&ledger(&sink), "distinct"), foreign.next_id);
+    processor.stop();
+}
+
+/// Prevents: a batch above the limit stalling without a word.
+#[test]
+fn a_batch_above_the_limit_ends_the_run_with_its_name() {
+    let (topic, sink) = (Topic::create("toolarge", 1), sink(AMPLE));
+    let mut foreign = Foreign::new(&topic);
+    foreign.batch("none", 4, 100);
+    foreign.batch("none", 100, 1000);
+    let flags = ["--fetch-bytes", "2KiB", "--fetch-bytes-max", "32KiB"];
+    let ended = processor(&topic, &sink, &flags).process.end(PATIENCE);
+    assert_eq!(ended.status.code(), Some(1));
+    for word in [topic.name.as_str(), "partition 0", "offset 4", "--fetch-bytes-max 32768"] {
+        assert!(ended.stderr.contains(word), "no {word:?} in {}", ended.stderr);
+    }
+    assert_eq!(figure(&ledger(&sink), "distinct"), 4, "what stood before it was delivered");
+}
+
+/// Prevents: retention overtaking the lag without being counted.
+#[test]
+fn events_deleted_before_they_were_fetched_are_counted_as_lost() {
+    let (topic, sink) = (Topic::create("retention", 1), sink(AMPLE));
+    let mut foreign = Foreign::new(&topic);
+    foreign.batch("none", 100, 100);
+    let first = processor(&topic, &sink, &[]);
+    all_is_passed(&first, 100);
+    first.stop();
+    foreign.batch("none", 900, 100);
+    delete_before(&topic, 600);
+    let second = processor(&topic, &sink, &[]);
+    all_is_passed(&second, 1000);
+    assert_eq!(second.metric("processor_events_lost_total", "reason=\"retention\""), 500.0);
+    assert!(second.process.log().contains("from=100 to=600 events_lost=500"));
+    assert_eq!(figure(&ledger(&sink), "distinct"), 500);
+    second.stop();
+}
+
+fn delete_before(topic: &Topic, offset: i64) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers()).create().expect("an admin");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic.name, 0, Offset::Offset(offset)).expect("valid");
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let deleted = block_on(admin.delete_records(&list, &options)).expect("an answer");
+    assert!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
+}
+
+/// Prevents: a broker that no longer speaks crate `kafka`'s versions looking like a dead one. The
+/// answer is a recorded one: ApiVersions v0 of a broker that takes Fetch from version 4 (KIP-896);
+/// `run/cluster.sh up --version 4.x` shows the real one.
+#[test]
+fn a_broker_that_is_too_new_is_told_from_a_dead_one() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut size = [0; 4];
+            stream.read_exact(&mut size).expect("a size");
+            let mut question = vec![0; u32::from_be_bytes(size) as usize];
+            stream.read_exact(&mut question).expect("a question");
+            // correlation id, error 0, two keys: Produce (0) 0..12, Fetch (1) 4..17
+            let mut answer = question[4..8].to_vec();
+            answer.extend([0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 12, 0, 1, 0, 4, 0, 17]);
+            stream.write_all(&(answer.len() as u32).to_be_bytes()).expect("written");
+            stream.write_all(&answer).expect("written");
+        }
+    });
+    let flags = ["--brokers", &address, "--listen", "127.0.0.1:0"];
+    let ended = Running::start(env!("CARGO_BIN_EXE_processor"), flags).end(Duration::from_secs(30));
+    assert_eq!(ended.status.code(), Some(1));
+    for word in [address.as_str(), "too new", "Fetch from version 4", "KIP-896", "3.9"] {
+        assert!(ended.stderr.contains(word), "no {word:?} in {}", ended.stderr);
+    }
+}
