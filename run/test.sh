@@ -123,7 +123,7 @@ mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' 
 check format cargo fmt --check
 check scripts shellcheck --external-sources "${scripts[@]}"
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
-RUSTDOCFLAGS='-D warnings' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
+RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 
 # A test file that speaks of brokers needs them; one wrongly held to need none fails and says so.

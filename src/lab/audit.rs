@@ -309,6 +309,7 @@ impl Tail {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of ranges is meant, also of one")]
 mod tests {
     use super::*;
 
