@@ -224,6 +224,8 @@ fn metrics_threads_and_pages_are_served_to_the_right_clients() {
     let agent = client::agent(Duration::from_secs(5));
     let url = |path: &str| format!("http://{}{path}", server.addr());
     assert_eq!(agent.post(url("/metrics")).send_empty().unwrap().status(), 405);
+    // `go tool pprof` drops the whole profile when this fails.
+    assert_eq!(agent.post(url("/debug/pprof/symbol")).send("0x1").unwrap().status(), 200);
     let rebound = agent.get(url("/debug/pprof/threads")).header("Host", "evil.example");
     assert_eq!(rebound.call().unwrap().status(), 403);
     let scraped = agent.get(url("/metrics")).header("Host", "sink:9900");

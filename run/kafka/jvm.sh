@@ -90,6 +90,8 @@ jvm_launch() {
     -Dorg.slf4j.simpleLogger.showDateTime=true \
     '-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS' \
     </dev/null >"$dir/broker.log" 2>&1 &
+  # Until exec it has no tag: who looks for it in between would take it for dead.
+  until [[ $(jvm_pid "$1") ]] || ! kill -0 $! 2>/dev/null; do sleep 0.02; done
 }
 
 jvm_signal() { # SIGNAL N

@@ -25,7 +25,7 @@ pub fn endpoint(
         if !profiles && !matches!(path, "/metrics" | "/healthz") {
             return None;
         }
-        if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        if path != NAMES && !matches!(request.method.as_str(), "GET" | "HEAD") {
             return Some(
                 Response::text(405, "only GET and HEAD").with_header("Allow", "GET, HEAD"),
             );
@@ -45,6 +45,7 @@ pub fn endpoint(
                 Ok(time) => profile_of("cpu.pb.gz", profile::cpu(time, names(&request.query))),
                 Err(why) => Response::text(400, why),
             },
+            NAMES => Response::text(200, "num_symbols: 0"),
             "/debug/pprof/threads" => match tasks::table() {
                 Ok(table) => Response::bytes(200, TEXT, table.into_bytes()),
                 Err(e) => Response::text(500, format_args!("cannot list the threads: {e}")),
@@ -53,6 +54,10 @@ pub fn endpoint(
         })
     }
 }
+
+/// Where `go tool pprof` asks, by POST, for names that the profile lacks (libc's, the vdso's). It
+/// gives the profile up on an error, and goes on without names on an answer that has none.
+const NAMES: &str = "/debug/pprof/symbol";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
