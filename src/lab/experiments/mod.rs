@@ -5,6 +5,7 @@
 //! with what a run folder holds. How a run is started is `run/expN.sh`; how it is written up is
 //! `report`. Neither knows an experiment by name.
 
+pub mod ceiling;
 pub mod exp2;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::lab::model::Rates;
 use crate::lab::run_folder::Run;
 
 /// Every experiment that can be reported.
-pub const ALL: &[Experiment] = &[exp2::EXPERIMENT];
+pub const ALL: &[Experiment] = &[ceiling::EXPERIMENT, exp2::EXPERIMENT];
 
 /// The declaration.
 pub struct Experiment {

@@ -1,0 +1,129 @@
+//! The benchmark behind the experiments: below the ceiling latency is small, above it the sink is
+//! kept busy, whichever way the consumer is held back. Batches are off: every event is a call.
+
+use super::{Check, Experiment, Margin, Prediction, Setup};
+use crate::lab::charts::{Chart, Ink, Line, Span};
+use crate::lab::report::figure;
+use crate::lab::run_folder::Run;
+use crate::lab::stats;
+use crate::telemetry::latency::Stage;
+
+/// Seconds after a change of load that are left out.
+const SETTLE_S: f64 = 5.0;
+/// The requirement at 80 % of the ceiling.
+const P99_MAX_MS: f64 = 100.0;
+/// The producer's linger (its default), ms: an event waits for up to one tick.
+const LINGER_MS: f64 = 20.0;
+
+/// The declaration.
+pub const EXPERIMENT: Experiment = Experiment {
+    name: "ceiling",
+    title: "below and above the ceiling, batches off",
+    question: "At 80 % of what the sink takes, how long does an event travel? At four times, is the \
+               sink kept busy and the source on its schedule?",
+    held: "load schedule, seed, payload, sink and its ceiling, one event a call, workers, machine",
+    varied: "how the consumer is held back: a bounded queue (`bounded`) or none (`pull`)",
+    arms: &["bounded", "pull"],
+    predict,
+    checks,
+    charts,
+    limits: "One machine and one run an arm. Client, brokers and sink share its cores, so the \
+             latency below the ceiling holds their scheduling too.",
+};
+
+fn predict(setup: &Setup) -> Vec<Prediction> {
+    let utilisation = setup.baseline().rate / setup.ceiling;
+    let service_ms = 1000.0 / setup.ceiling;
+    // Mean wait of M/D/1 (Pollaczek–Khinchine).
+    let wait_ms = service_ms * utilisation / (2.0 * (1.0 - utilisation));
+    vec![
+        Prediction::new(
+            "p50_below",
+            LINGER_MS / 2.0 + service_ms + wait_ms,
+            "ms",
+            format!(
+                "half a linger of {} ms, a service of {} ms, an M/D/1 wait of {} ms at {} % of the \
+                 ceiling; brokers and scheduling come on top",
+                figure(LINGER_MS),
+                figure(service_ms),
+                figure(wait_ms),
+                figure(100.0 * utilisation)
+            ),
+        ),
+        Prediction::new("delivered", setup.ceiling, "events/s", "μ: the sink is busy".into()),
+        Prediction::new(
+            "offered",
+            setup.overload().rate,
+            "events/s",
+            "open model: the schedule, whatever the sink does".into(),
+        ),
+    ]
+}
+
+fn checks(run: &Run) -> Vec<Check> {
+    let below = run.plan.setup.baseline().settled(SETTLE_S);
+    let above = run.plan.setup.overload().settled(SETTLE_S);
+    let mut checks = Vec::new();
+    for arm in &run.arms {
+        let mut ask = |name: &str, question: &str, wanted, measured, unit: &str| {
+            let name = format!("{}_{name}", arm.name);
+            checks.push(Check::new(&name, question, wanted, measured, unit));
+        };
+        let p99_ms = arm.latency_in(Stage::EndToEnd, 0.99, below).map(|s| s * 1e3);
+        let small = (P99_MAX_MS, Margin::AtMost);
+        ask("p99_below", "Due to acked at 80 % of the ceiling, p99", small, p99_ms, "ms");
+        let delivered = arm.rate_in("sink", "sink_events_total", above);
+        let busy = (0.98 * run.plan.predicted("delivered"), Margin::AtLeast);
+        ask("delivered", "Is the sink kept busy under overload?", busy, delivered, "events/s");
+        let sent = arm.rate_in("producer", "producer_events_sent_total", above);
+        let kept = (0.999 * run.plan.predicted("offered"), Margin::AtLeast);
+        ask("offered", "Does the producer keep its schedule?", kept, sent, "events/s");
+    }
+    checks
+}
+
+fn charts(run: &Run) -> Vec<Chart> {
+    let setup = &run.plan.setup;
+    let below = setup.baseline();
+    let p99 = |name: &str| {
+        let seconds = run
+            .arm(name)
+            .and_then(|arm| arm.latency_in(Stage::EndToEnd, 0.99, below.settled(SETTLE_S)));
+        seconds.map_or("?".to_owned(), |s| figure(s * 1e3))
+    };
+    let mut lines: Vec<Line> = run
+        .arms
+        .iter()
+        .map(|arm| Line {
+            label: format!("{}, measured", arm.name),
+            ink: if arm.name == "pull" { Ink::Blue } else { Ink::Vermilion },
+            points: stats::between(&arm.latency(Stage::EndToEnd, 0.99), 0.0, below.to - 1.0)
+                .into_iter()
+                .map(|(t, s)| (t, s * 1e3))
+                .collect(),
+        })
+        .collect();
+    lines.push(Line {
+        label: format!("limit, {} ms", figure(P99_MAX_MS)),
+        ink: Ink::Limit,
+        points: vec![(0.0, P99_MAX_MS), (below.to, P99_MAX_MS)],
+    });
+    vec![Chart {
+        name: "latency",
+        title: format!(
+            "At 80 % of the ceiling p99 is {} ms over a bounded queue, {} ms by pull",
+            p99("bounded"),
+            p99("pull")
+        ),
+        subtitle: "Due time to acked by the sink, 99th percentile of each second's; batches off."
+            .to_owned(),
+        x_label: "time since the first event was due, s",
+        y_label: "end-to-end latency p99, ms",
+        lines,
+        spans: vec![Span {
+            label: format!("{}/s offered", figure(below.rate)),
+            from: below.from,
+            to: below.to,
+        }],
+    }]
+}
