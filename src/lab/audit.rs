@@ -27,6 +27,8 @@ pub const FILE: &str = "ledger.json";
 
 /// How long the log may stand still while it is read.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// When offsets that could not be read are asked for again.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long one question may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Missing ids that are written out.
@@ -143,8 +145,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     let dropped: Dropped =
         settings.processor.as_deref().map(super::read_json).transpose()?.unwrap_or_default();
     let (delivered, duplicates) = delivered(&settings.sink)?;
-    let reading =
-        LagReader::new(&settings.brokers, &settings.topic, &settings.group, ANSWER_WITHIN)?.read();
+    let reading = offsets(settings)?;
     let tail = Tail::read(settings, &tail_bounds(settings, &reading)?)?;
     let ledger = Ledger {
         duplicates,
@@ -209,6 +210,21 @@ fn delivered(sink: &str) -> Result<(RoaringTreemap, u64), Failure> {
         )));
     }
     Ok((ids, totals.duplicates))
+}
+
+/// The offsets. A coordinator that moves, or that the cluster's first group has yet to make, is
+/// waited for; what is unread after that is for [`tail_bounds`] to say.
+fn offsets(settings: &Settings) -> Result<LogReading, Failure> {
+    let mut reader =
+        LagReader::new(&settings.brokers, &settings.topic, &settings.group, ANSWER_WITHIN)?;
+    let end = Instant::now() + SILENCE_MAX;
+    loop {
+        let reading = reader.read();
+        if reading.unread.is_empty() || Instant::now() > end {
+            return Ok(reading);
+        }
+        std::thread::sleep(AGAIN_AFTER);
+    }
 }
 
 /// From where to where the log is read, by partition; partitions with nothing left are not in it.
