@@ -11,11 +11,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use argh::FromArgs;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList, error::KafkaError};
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::http;
@@ -36,22 +38,30 @@ const EXAMPLES: usize = 20;
 /// Largest bitmap taken from the sink: 1 GiB is 8 billion dense ids.
 const IDS_BYTES_MAX: u64 = 1 << 30;
 
-/// What to audit.
-#[derive(Debug, Clone)]
+/// Account for every id, after the processor has stopped; exit 3 when one is missing.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "audit")]
 pub struct Settings {
-    /// Bootstrap list.
+    /// bootstrap list (LAB_BROKERS, else where run/cluster.sh listens)
+    #[argh(option, default = "or_env(None, \"LAB_BROKERS\", DEFAULT_BROKERS)")]
     pub brokers: String,
-    /// Topic of the run; it holds this run's events only.
+    /// topic, which holds this run's events only (events)
+    #[argh(option, default = "String::from(\"events\")")]
     pub topic: String,
-    /// Group of the processor, which has stopped.
+    /// the processor's group (lab)
+    #[argh(option, default = "String::from(\"lab\")")]
     pub group: String,
-    /// The sink's address, `http://127.0.0.1:9900`.
+    /// the sink's address (LAB_SINK, else http://127.0.0.1:9900)
+    #[argh(option, default = "or_env(None, \"LAB_SINK\", \"http://127.0.0.1:9900\")")]
     pub sink: String,
-    /// The producer's summary.
+    /// what the producer printed at its end
+    #[argh(option)]
     pub producer: PathBuf,
-    /// The processor's summary; without it nothing counts as shed or invalid.
+    /// what the processor printed at its end; without it nothing counts as shed or invalid
+    #[argh(option)]
     pub processor: Option<PathBuf>,
-    /// Where the ledger is written.
+    /// the ledger's file (ledger.json)
+    #[argh(option, default = "PathBuf::from(FILE)")]
     pub out: PathBuf,
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use argh::FromArgs;
 use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
 
@@ -17,25 +18,34 @@ pub const FILE: &str = "plan.json";
 /// File name of the host facts.
 pub const HOST_FILE: &str = "host.json";
 
-/// Flags of `lab plan`.
-#[derive(Debug, Clone)]
+/// Before a run: write down the prediction and the host.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "plan")]
 pub struct Settings {
-    /// Which experiment.
+    /// which experiment: exp2, ceiling
+    #[argh(option)]
     pub experiment: String,
-    /// `quick` or `full`.
+    /// quick or full
+    #[argh(option)]
     pub form: String,
-    /// `1500:20s,8000:60s`.
+    /// offered load, RATE:TIME[,RATE:TIME…]
+    #[argh(option)]
     pub schedule: String,
-    /// The sink's ceiling, events/s.
-    pub ceiling: f64,
-    /// Payload bytes of an event.
-    pub payload_bytes: u64,
-    /// Kafka's release, for the record.
+    /// the sink's ceiling, events/s (2000)
+    #[argh(option, default = "2000.0", from_str_fn(units::rate))]
+    pub rate_limit: f64,
+    /// payload bytes of an event (512)
+    #[argh(option, default = "512", from_str_fn(units::size))]
+    pub msg_size: u64,
+    /// kafka's release, for the record
+    #[argh(option, default = "String::from(\"unknown\")")]
     pub kafka: String,
-    /// Folder of the source, whose revision is recorded.
+    /// folder of the source, whose revision is recorded (.)
+    #[argh(option, default = "PathBuf::from(\".\")")]
     pub source: PathBuf,
-    /// The run's folder.
-    pub out: PathBuf,
+    /// the run's folder
+    #[argh(positional)]
+    pub dir: PathBuf,
 }
 
 /// What was written down before the run.
@@ -90,11 +100,11 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     if !matches!(settings.form.as_str(), "quick" | "full") {
         return Err(Failure::flag("--form", &settings.form, "allowed: quick, full"));
     }
-    let payload_bytes = usize::try_from(settings.payload_bytes).map_err(Failure::failed)?;
+    let payload_bytes = usize::try_from(settings.msg_size).map_err(Failure::failed)?;
     let setup = Setup {
         form: settings.form.clone(),
         schedule: schedule(&settings.schedule)?,
-        ceiling: settings.ceiling,
+        ceiling: settings.rate_limit,
         payload_bytes,
         event_bytes: super::queued_event_bytes(payload_bytes),
     };
@@ -104,10 +114,10 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         predictions: (experiment.predict)(&setup),
         setup,
     };
-    std::fs::create_dir_all(&settings.out)
-        .map_err(|e| Failure::Failed(format!("{}: cannot be made: {e}", settings.out.display())))?;
-    super::write_json(&settings.out.join(HOST_FILE), &host(&settings.kafka, &settings.source))?;
-    super::write_json(&settings.out.join(FILE), &plan)?;
+    std::fs::create_dir_all(&settings.dir)
+        .map_err(|e| Failure::Failed(format!("{}: cannot be made: {e}", settings.dir.display())))?;
+    super::write_json(&settings.dir.join(HOST_FILE), &host(&settings.kafka, &settings.source))?;
+    super::write_json(&settings.dir.join(FILE), &plan)?;
     for p in &plan.predictions {
         log::info!(name = p.name.as_str(), value = p.value, unit = p.unit.as_str(); "predicted");
     }

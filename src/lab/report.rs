@@ -3,16 +3,17 @@
 //! Invariant: every file is written before the exit code says that a check fell short. It knows
 //! no experiment by name: what is asked and drawn is declared in `experiments`.
 
-use std::fmt::Write as _;
-use std::path::Path;
+mod numbers;
 
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use argh::FromArgs;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::lab::experiments::{Check, Experiment, Margin, named};
 use crate::lab::run_folder::{Arm, Run};
-use crate::lab::stats;
-use crate::telemetry::latency::Stage;
 
 /// The host disturbs a run when more than this share of the machine's CPU goes to processes that
 /// are not part of it, or this share is stolen by the hypervisor, over one phase of one arm. A
@@ -58,13 +59,25 @@ impl Outcome {
     }
 }
 
-/// Reads `dir`, writes the report into it.
+/// Write report.md, verdict.json and charts into a run's folder; exit 3 when a check falls short.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "report")]
+pub struct Settings {
+    /// which experiment: exp2, ceiling
+    #[argh(option)]
+    pub experiment: String,
+    /// the run's folder
+    #[argh(positional)]
+    pub dir: PathBuf,
+}
+
+/// Reads the run's folder, writes the report into it.
 ///
 /// # Errors
 /// [`Failure::Verdict`] when a check falls short; [`Failure::Failed`] when the host disturbed the
 /// run, or files cannot be read or written.
-pub fn run(experiment: &str, dir: &Path) -> Result<(), Failure> {
-    let experiment = named(experiment)?;
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    let (experiment, dir) = (named(&settings.experiment)?, settings.dir.as_path());
     let run = Run::read(experiment, dir)?;
     let mut checks = (experiment.checks)(&run);
     checks.extend(run.arms.iter().map(ledger_check));
@@ -129,7 +142,7 @@ fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
 /// Common to all experiments: every id has its fate.
 fn ledger_check(arm: &Arm) -> Check {
     Check::new(
-        &format!("{}_ledger", arm.name),
+        &format!("{}_ledger", arm.spec.name),
         "Ids neither delivered, shed, invalid nor still in the log",
         (0.0, Margin::AtMost),
         arm.ledger.as_ref().map(|ledger| ledger.unexplained as f64),
@@ -148,7 +161,7 @@ fn disturbances(run: &Run, arm: &Arm) -> Vec<String> {
             if share > limit {
                 why.push(format!(
                     "arm {}, {}/s offered: {who} took {:.0} % of the machine's CPU, more than {:.0} %",
-                    arm.name,
+                    arm.spec.name,
                     figure(phase.rate),
                     share * 100.0,
                     limit * 100.0
@@ -274,10 +287,10 @@ impl Text {
     }
 
     fn numbers(&mut self, run: &Run) {
-        let names: Vec<&str> = run.arms.iter().map(|arm| arm.name.as_str()).collect();
+        let names: Vec<&str> = run.arms.iter().map(|arm| arm.spec.name).collect();
         self.line(format_args!("## Numbers\n\n| | {} |", names.join(" | ")));
         self.line(format_args!("|---|{}", "---|".repeat(names.len())));
-        for (label, of) in NUMBERS {
+        for (label, of) in numbers::NUMBERS {
             let cells: Vec<String> = run
                 .arms
                 .iter()
@@ -311,9 +324,9 @@ impl Text {
                         l.duplicates,
                     ]
                     .map(|n| thousands(n as f64));
-                    self.line(format_args!("| {} | {} |", arm.name, cells.join(" | ")));
+                    self.line(format_args!("| {} | {} |", arm.spec.name, cells.join(" | ")));
                 }
-                None => self.line(format_args!("| {} | no audit |", arm.name)),
+                None => self.line(format_args!("| {} | no audit |", arm.spec.name)),
             }
         }
         self.line("\nproduced = delivered + in the log − again + shed + invalid + unaccounted.\n");
@@ -321,6 +334,7 @@ impl Text {
 
     fn record(&mut self, experiment: &Experiment, run: &Run) {
         let host = &run.host;
+        let arms: Vec<&str> = run.arms.iter().map(|arm| arm.spec.name).collect();
         let dirty = match host.dirty {
             Some(true) => " with uncommitted changes",
             Some(false) => "",
@@ -344,78 +358,17 @@ impl Text {
             host.kafka,
             host.rustc,
             host.revision,
-            experiment.arms.join("/`, `")
+            arms.join("/`, `")
         ));
         for arm in &run.arms {
             self.line(format_args!(
                 "Commands of arm {}:\n\n```sh\n{}\n```\n",
-                arm.name,
+                arm.spec.name,
                 arm.commands.trim_end()
             ));
         }
     }
 }
-
-type Number = (&'static str, fn(&Run, &Arm) -> Option<f64>);
-
-/// Seconds after a change of load that the table leaves out.
-const SETTLE_S: f64 = 5.0;
-
-fn overload_rate(run: &Run, arm: &Arm, source: &str, key: &str) -> Option<f64> {
-    arm.rate_in(source, key, run.plan.setup.overload().settled(SETTLE_S))
-}
-
-fn quantile(run: &Run, arm: &Arm, q: f64, baseline: bool) -> Option<f64> {
-    let setup = &run.plan.setup;
-    let phase = if baseline { setup.baseline() } else { setup.overload() };
-    arm.latency_in(Stage::EndToEnd, q, phase.settled(SETTLE_S))
-}
-
-fn median_in(run: &Run, arm: &Arm, stage: Stage) -> Option<f64> {
-    arm.latency_in(stage, 0.5, run.plan.setup.overload().settled(SETTLE_S))
-}
-
-/// The table arm × numbers, the same for every experiment.
-const NUMBERS: &[Number] = &[
-    ("λ as produced in the overload, events/s", |r, a| {
-        overload_rate(r, a, "producer", "producer_events_sent_total")
-    }),
-    ("λ as polled, events/s", |r, a| {
-        overload_rate(r, a, "processor", "processor_events_fetched_total")
-    }),
-    ("fetch requests/s", |r, a| overload_rate(r, a, "processor", "processor_polls_total")),
-    ("μ as acked by the sink, events/s", |r, a| overload_rate(r, a, "sink", "sink_events_total")),
-    ("RSS slope from λ and μ as measured, MB/s", |r, a| {
-        let polled = overload_rate(r, a, "processor", "processor_events_fetched_total")?;
-        let acked = overload_rate(r, a, "sink", "sink_events_total")?;
-        Some(r.plan.setup.event_bytes * (polled - acked) / 1e6)
-    }),
-    ("RSS of the processor at the end of the baseline, MB", |r, a| {
-        let to = r.plan.setup.baseline().to;
-        stats::between(&a.rss_bytes("processor"), 0.0, to).last().map(|p| p.1 / 1e6)
-    }),
-    ("largest RSS of the processor, MB", |_, a| {
-        stats::max(&a.rss_bytes("processor")).map(|b| b / 1e6)
-    }),
-    ("largest queue depth, events", |_, a| {
-        stats::max(&a.metric("processor", "processor_queue_depth"))
-    }),
-    ("largest lag, events", |_, a| stats::max(&a.lag())),
-    ("end-to-end p50 in the baseline, s", |r, a| quantile(r, a, 0.5, true)),
-    ("end-to-end p99 in the baseline, s", |r, a| quantile(r, a, 0.99, true)),
-    ("end-to-end p50 in the overload, s", |r, a| quantile(r, a, 0.5, false)),
-    ("end-to-end p99 in the overload, s", |r, a| quantile(r, a, 0.99, false)),
-    ("end-to-end p99.9 in the overload, s", |r, a| quantile(r, a, 0.999, false)),
-    ("of that p50, waited in the log, s", |r, a| median_in(r, a, Stage::Log)),
-    ("of that p50, waited in the queue, s", |r, a| median_in(r, a, Stage::Queue)),
-    ("largest gap between two polls of the group seat, s", |_, a| {
-        stats::max(&a.metric("processor", "processor_poll_gap_seconds"))
-    }),
-    ("evictions", |_, a| stats::max(&a.metric("processor", "processor_evictions_total"))),
-    ("CPU of other processes in the overload, % of the machine", |r, a| {
-        a.disturbance(r.plan.setup.overload()).map(|(others, _)| others * 100.0)
-    }),
-];
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::failure::Failure;
 use crate::lab::audit::{self, Ledger};
-use crate::lab::experiments::{Experiment, Phase};
+use crate::lab::experiments::{ArmSpec, Experiment, Phase};
 use crate::lab::plan::{self, Host, Plan};
 use crate::lab::read_json;
 use crate::lab::samples::{self, ProcessReading, Sample};
@@ -26,8 +26,8 @@ pub struct Run {
 
 /// One arm of a run.
 pub struct Arm {
-    /// Its folder's name.
-    pub name: String,
+    /// As the experiment declares it.
+    pub spec: ArmSpec,
     /// Every second of it.
     pub samples: Vec<Sample>,
     /// What the audit found; absent when it could not be made.
@@ -54,7 +54,7 @@ impl Run {
                 plan.experiment, experiment.name
             )));
         }
-        let arms = experiment.arms.iter().map(|name| Arm::read(&dir.join(name), name));
+        let arms = experiment.arms.iter().map(|spec| Arm::read(&dir.join(spec.name), *spec));
         Ok(Self {
             host: read_json(&dir.join(plan::HOST_FILE))?,
             arms: arms.collect::<Result<_, _>>()?,
@@ -64,19 +64,19 @@ impl Run {
 
     /// The arm `name`; `None` only for a name that the experiment does not declare.
     pub fn arm(&self, name: &str) -> Option<&Arm> {
-        self.arms.iter().find(|arm| arm.name == name)
+        self.arms.iter().find(|arm| arm.spec.name == name)
     }
 }
 
 impl Arm {
-    fn read(dir: &Path, name: &str) -> Result<Self, Failure> {
+    fn read(dir: &Path, spec: ArmSpec) -> Result<Self, Failure> {
         let samples = samples::read(&dir.join(samples::FILE))?;
         let (ledger, latencies) = (dir.join(audit::FILE), dir.join("latency.hlog"));
         let start_us = start_us(&samples).ok_or_else(|| {
             Failure::Failed(format!("{}: the producer sent nothing", dir.display()))
         })?;
         Ok(Self {
-            name: name.to_owned(),
+            spec,
             samples,
             ledger: if ledger.exists() { Some(read_json(&ledger)?) } else { None },
             latencies: if latencies.exists() { hlog::read(&latencies)? } else { Vec::new() },
@@ -98,6 +98,17 @@ impl Arm {
     /// The metric `key` of `source` over time.
     pub fn metric(&self, source: &str, key: &str) -> Series {
         self.series(|s| s.metric(source, key))
+    }
+
+    /// One quantity against another in `phase`, sample by sample: (x, y).
+    pub fn against(
+        &self,
+        phase: Phase,
+        x: impl Fn(&Sample) -> Option<f64>,
+        y: impl Fn(&Sample) -> Option<f64>,
+    ) -> Series {
+        let inside = |s: &&Sample| (phase.from..=phase.to).contains(&self.at(s.due_us));
+        self.samples.iter().filter(inside).filter_map(|s| Some((x(s)?, y(s)?))).collect()
     }
 
     /// Resident bytes of process `name` over time.

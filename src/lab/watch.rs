@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use argh::FromArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
+use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::clock;
 use crate::failure::Failure;
 use crate::http::access;
@@ -30,75 +32,69 @@ use crate::telemetry::metrics::{Metrics, WatchMetrics};
 use crate::threads::{Crew, Stop};
 use crate::units;
 
-/// What to watch, and how.
-#[derive(Debug, Clone)]
+/// Sample lag, memory and every /metrics on a fixed cadence until SIGTERM.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "watch")]
 pub struct Settings {
-    /// Bootstrap list.
+    /// bootstrap list (LAB_BROKERS, else where run/cluster.sh listens)
+    #[argh(option, default = "or_env(None, \"LAB_BROKERS\", DEFAULT_BROKERS)")]
     pub brokers: String,
-    /// Topic whose ends are read.
+    /// topic whose ends are read (events)
+    #[argh(option, default = "String::from(\"events\")")]
     pub topic: String,
-    /// Group whose committed offsets are read; it is not joined.
+    /// group whose committed offsets are read; it is not joined (lab)
+    #[argh(option, default = "String::from(\"lab\")")]
     pub group: String,
-    /// (name, PID).
-    pub processes: Vec<(String, i32)>,
-    /// (name, URL of its `/metrics`).
-    pub metrics: Vec<(String, String)>,
-    /// Folder of `samples.jsonl`; made if need be.
+    /// processes, NAME=PID[,NAME=PID…]; may be repeated
+    #[argh(option)]
+    pub process: Vec<String>,
+    /// pages to read, NAME=URL[,NAME=URL…]; may be repeated
+    #[argh(option)]
+    pub metrics: Vec<String>,
+    /// folder of samples.jsonl, which is appended to
+    #[argh(option)]
     pub out: PathBuf,
-    /// Where the watch's own `/metrics` listens; port 0 picks one.
+    /// own /metrics (127.0.0.1:9903); port 0 picks one
+    #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9903))")]
     pub listen: SocketAddr,
-    /// Time between two samples.
+    /// time between two samples (1s)
+    #[argh(option, default = "Duration::from_secs(1)", from_str_fn(interval))]
     pub interval: Duration,
-    /// End by itself when this process is gone; else only SIGINT and SIGTERM end it.
+    /// end by itself when the process of this NAME is gone
+    #[argh(option)]
     pub until_gone: Option<String>,
 }
 
-impl Settings {
-    /// Reads `NAME=VALUE[,NAME=VALUE…]` lists, as `--process` and `--metrics` take them.
-    ///
-    /// # Errors
-    /// When a part has no `=` or an empty side, or a name comes twice.
-    pub fn named(flag: &str, lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
-        let mut out: Vec<(String, String)> = Vec::new();
-        for part in lists.iter().flat_map(|list| list.split(',')) {
-            match part.split_once('=') {
-                Some((name, value)) if !name.is_empty() && !value.is_empty() => {
-                    if out.iter().any(|(taken, _)| taken == name) {
-                        return Err(Failure::flag(flag, part, "this name was given before"));
-                    }
-                    out.push((name.to_owned(), value.to_owned()));
+fn interval(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_millis(100)..=Duration::from_secs(3600);
+    let time = units::duration(text)?;
+    if range.contains(&time) { Ok(time) } else { Err("expected a time from 100ms to 1h".into()) }
+}
+
+/// Reads `NAME=VALUE[,NAME=VALUE…]` lists.
+fn named(flag: &str, lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let mut out: Vec<(String, String)> = Vec::new();
+    for part in lists.iter().flat_map(|list| list.split(',')) {
+        match part.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+                if out.iter().any(|(taken, _)| taken == name) {
+                    return Err(Failure::flag(flag, part, "this name was given before"));
                 }
-                _ => return Err(Failure::flag(flag, part, "expected NAME=VALUE[,NAME=VALUE…]")),
+                out.push((name.to_owned(), value.to_owned()));
             }
+            _ => return Err(Failure::flag(flag, part, "expected NAME=VALUE[,NAME=VALUE…]")),
         }
-        Ok(out)
     }
+    Ok(out)
+}
 
-    /// As [`Settings::named`], with PIDs for values.
-    ///
-    /// # Errors
-    /// As [`Settings::named`], and when a value is no PID.
-    pub fn pids(flag: &str, lists: &[String]) -> Result<Vec<(String, i32)>, Failure> {
-        let pid = |(name, value): (String, String)| match value.parse::<i32>() {
-            Ok(pid) if pid > 0 => Ok((name, pid)),
-            _ => Err(Failure::flag(flag, format_args!("{name}={value}"), "expected a PID above 0")),
-        };
-        Self::named(flag, lists)?.into_iter().map(pid).collect()
-    }
-
-    fn check(&self) -> Result<(), Failure> {
-        let range = Duration::from_millis(100)..=Duration::from_secs(3600);
-        if !range.contains(&self.interval) {
-            let interval = units::show(self.interval);
-            return Err(Failure::flag("--interval", interval, "allowed: 100ms to 1h"));
-        }
-        if let Some(name) = &self.until_gone
-            && !self.processes.iter().any(|(known, _)| known == name)
-        {
-            return Err(Failure::flag("--until-gone", name, "not among the names of --process"));
-        }
-        Ok(())
-    }
+/// Opens the processes of `--process` lists.
+fn processes(lists: &[String]) -> Result<Vec<(String, Watched)>, Failure> {
+    let open = |(name, value): (String, String)| match value.parse::<i32>() {
+        Ok(pid) if pid > 0 => Ok((name.clone(), Watched::open(&name, pid)?)),
+        _ => Err(Failure::flag("--process", format_args!("{name}={value}"), "expected a PID")),
+    };
+    named("--process", lists)?.into_iter().map(open).collect()
 }
 
 /// Samples until it is told to stop.
@@ -107,19 +103,20 @@ impl Settings {
 /// When the settings cannot be used, the folder cannot be written, or the address is taken. What
 /// cannot be *read* is no error: the samples say so.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
-    settings.check()?;
+    let processes = processes(&settings.process)?;
+    let pages = named("--metrics", &settings.metrics)?;
+    if let Some(name) = &settings.until_gone
+        && !processes.iter().any(|(known, _)| known == name)
+    {
+        return Err(Failure::flag("--until-gone", name, "not among the names of --process"));
+    }
     let stop = Stop::default();
     stop.on_signals()?;
     let mut file = SampleFile::open(&settings.out)?;
-    let processes = settings
-        .processes
-        .iter()
-        .map(|(name, pid)| Ok((name.clone(), Watched::open(name, *pid)?)))
-        .collect::<Result<Vec<_>, Failure>>()?;
     // Half an interval each: /metrics and Kafka are asked side by side.
     let timeout = (settings.interval / 2).min(Duration::from_secs(1));
     let targets: Vec<Target> =
-        settings.metrics.iter().map(|(name, url)| Target::new(name, url, timeout)).collect();
+        pages.iter().map(|(name, url)| Target::new(name, url, timeout)).collect();
 
     let metrics = Metrics::new()?;
     let exported = WatchMetrics::register(&metrics)?;
@@ -310,14 +307,12 @@ mod tests {
     #[test]
     fn lists_are_read_and_bad_ones_name_the_part() {
         let lists = ["a=1,b=2".to_owned(), "c=http://h/m".to_owned()];
-        let named = Settings::named("--metrics", &lists).expect("named");
-        assert_eq!(named.last().expect("three"), &("c".to_owned(), "http://h/m".to_owned()));
+        let read = named("--metrics", &lists).expect("named");
+        assert_eq!(read.last().expect("three"), &("c".to_owned(), "http://h/m".to_owned()));
         for bad in ["a", "=1", "a=", "a=1,a=2", "a=1,"] {
-            let why = Settings::named("--metrics", &[bad.to_owned()]).expect_err(bad);
+            let why = named("--metrics", &[bad.to_owned()]).expect_err(bad);
             assert!(matches!(why, Failure::Usage(_)), "{why}");
         }
-        let why = Settings::pids("--process", &["sink=-4".to_owned()]).expect_err("negative");
-        assert!(why.to_string().contains("sink=-4"), "{why}");
     }
 
     #[test]

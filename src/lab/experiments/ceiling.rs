@@ -1,11 +1,11 @@
 //! The benchmark behind the experiments: below the ceiling latency is small, above it the sink is
 //! kept busy, whichever way the consumer is held back. Batches are off: every event is a call.
 
-use super::{Check, Experiment, Margin, Prediction, Setup};
-use crate::lab::charts::{Chart, Ink, Line, Span};
+use super::drawing::Drawing;
+use super::{ArmSpec, Check, Experiment, Margin, Prediction, Setup};
+use crate::lab::charts::{Chart, Ink};
 use crate::lab::report::figure;
-use crate::lab::run_folder::Run;
-use crate::lab::stats;
+use crate::lab::run_folder::{Arm, Run};
 use crate::telemetry::latency::Stage;
 
 /// Seconds after a change of load that are left out.
@@ -23,7 +23,10 @@ pub const EXPERIMENT: Experiment = Experiment {
                sink kept busy and the source on its schedule?",
     held: "load schedule, seed, payload, sink and its ceiling, one event a call, workers, machine",
     varied: "how the consumer is held back: a bounded queue (`bounded`) or none (`pull`)",
-    arms: &["bounded", "pull"],
+    arms: &[
+        ArmSpec { name: "bounded", title: "bounded", ink: Ink::Vermilion },
+        ArmSpec { name: "pull", title: "pull", ink: Ink::Blue },
+    ],
     predict,
     checks,
     charts,
@@ -66,7 +69,7 @@ fn checks(run: &Run) -> Vec<Check> {
     let mut checks = Vec::new();
     for arm in &run.arms {
         let mut ask = |name: &str, question: &str, wanted, measured, unit: &str| {
-            let name = format!("{}_{name}", arm.name);
+            let name = format!("{}_{name}", arm.spec.name);
             checks.push(Check::new(&name, question, wanted, measured, unit));
         };
         let p99_ms = arm.latency_in(Stage::EndToEnd, 0.99, below).map(|s| s * 1e3);
@@ -83,47 +86,25 @@ fn checks(run: &Run) -> Vec<Check> {
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
-    let setup = &run.plan.setup;
-    let below = setup.baseline();
-    let p99 = |name: &str| {
-        let seconds = run
-            .arm(name)
-            .and_then(|arm| arm.latency_in(Stage::EndToEnd, 0.99, below.settled(SETTLE_S)));
-        seconds.map_or("?".to_owned(), |s| figure(s * 1e3))
-    };
-    let mut lines: Vec<Line> = run
-        .arms
-        .iter()
-        .map(|arm| Line {
-            label: format!("{}, measured", arm.name),
-            ink: if arm.name == "pull" { Ink::Blue } else { Ink::Vermilion },
-            points: stats::between(&arm.latency(Stage::EndToEnd, 0.99), 0.0, below.to - 1.0)
-                .into_iter()
-                .map(|(t, s)| (t, s * 1e3))
-                .collect(),
-        })
-        .collect();
-    lines.push(Line {
-        label: format!("limit, {} ms", figure(P99_MAX_MS)),
-        ink: Ink::Limit,
-        points: vec![(0.0, P99_MAX_MS), (below.to, P99_MAX_MS)],
+    let below = run.plan.setup.baseline();
+    let drawing = Drawing::until(run, below.to);
+    let settled = below.settled(SETTLE_S);
+    let p99_ms = |arm: &Arm| arm.latency_in(Stage::EndToEnd, 0.99, settled).map(|s| s * 1e3);
+    let p99 = |name| drawing.figure(name, p99_ms);
+    let mut lines = drawing.arms(", measured", |arm| {
+        let seconds = arm.latency(Stage::EndToEnd, 0.99);
+        seconds.into_iter().map(|(t, s)| (t, s * 1e3)).collect()
     });
-    vec![Chart {
-        name: "latency",
-        title: format!(
-            "At 80 % of the ceiling p99 is {} ms over a bounded queue, {} ms by pull",
-            p99("bounded"),
-            p99("pull")
+    lines.push(drawing.limit(format!("limit, {} ms", figure(P99_MAX_MS)), P99_MAX_MS));
+    let (bounded, pull) = (p99("bounded"), p99("pull"));
+    vec![drawing.chart(
+        "latency",
+        format!(
+            "At 80 % of the ceiling p99 is {bounded} ms over a bounded queue, {pull} ms by pull"
         ),
-        subtitle: "Due time to acked by the sink, 99th percentile of each second's; batches off."
-            .to_owned(),
-        x_label: "time since the first event was due, s",
-        y_label: "end-to-end latency p99, ms",
+        "Due time to acked by the sink, 99th percentile of the events acked in each second; \
+         batches off.",
+        "end-to-end latency p99, ms",
         lines,
-        spans: vec![Span {
-            label: format!("{}/s offered", figure(below.rate)),
-            from: below.from,
-            to: below.to,
-        }],
-    }]
+    )]
 }

@@ -1,11 +1,13 @@
 //! Experiment 2: pull against unbounded push. The same overload, the same sink; does the
 //! difference wait in the log or in the heap?
 
-use super::{Check, Experiment, Margin, Phase, Prediction, Setup};
-use crate::lab::charts::{Chart, Ink, Line, Span};
+use super::drawing::Drawing;
+use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup};
+use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model::{self, Rates};
 use crate::lab::report::figure;
 use crate::lab::run_folder::{Arm, Run};
+use crate::lab::samples::Sample;
 use crate::lab::stats::{self, Series};
 use crate::telemetry::latency::Stage;
 
@@ -26,14 +28,17 @@ pub const EXPERIMENT: Experiment = Experiment {
            fetch client, machine; one arm after the other, each on a topic and processes of its own",
     varied: "the queue between poll and sink: none, poll after ack (`pull`), or without limit \
              (`unbounded`)",
-    arms: &["pull", "unbounded"],
+    arms: &[
+        ArmSpec { name: "pull", title: "pull", ink: Ink::Blue },
+        ArmSpec { name: "unbounded", title: "unbounded push", ink: Ink::Vermilion },
+    ],
     predict,
     checks,
     charts,
-    limits: "One machine and one run an arm: no spread between repeats. Resident memory is the \
-             kernel's; b leaves out the allocator's own records, about 128 B for each 4 KiB page of \
-             eight payloads, which is 3 % of b. Both arms read the same backlog \
-             later; how long that takes is experiment 4's matter.",
+    limits: "One machine and one run an arm: no spread between repeats. Resident memory \
+             grows some 4 % faster than the heap in use: b leaves out the allocator's own records, \
+             about 128 B for each 4 KiB page of eight payloads, and what its profiler keeps. Both \
+             arms read the same backlog later; how long that takes is not asked here.",
 };
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
@@ -84,7 +89,7 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let mut ask = |name: &str, question: &str, wanted, measured, unit: &str| {
             checks.push(Check::new(
-                &format!("{}_{name}", arm.name),
+                &format!("{}_{name}", arm.spec.name),
                 question,
                 wanted,
                 measured,
@@ -92,8 +97,8 @@ fn checks(run: &Run) -> Vec<Check> {
             ));
         };
         let rss = slope_mb(arm, overload);
-        let ratio = said(&format!("{}_poll_ratio", arm.name));
-        if arm.name == "pull" {
+        let ratio = said(&format!("{}_poll_ratio", arm.spec.name));
+        if arm.spec.name == "pull" {
             // 2 % of what an unbounded queue would grow by: 71 kB/s, 4 MB in a minute.
             let flat = (said("pull_rss_slope"), Margin::Absolute(0.02 * climb));
             ask("rss_slope", "Is pull's memory flat under overload?", flat, rss, "MB/s");
@@ -102,7 +107,10 @@ fn checks(run: &Run) -> Vec<Check> {
             ask("rss_max", "Does it stay under its limit, start to end?", under, max, "MB");
         } else {
             let grows = (climb, Margin::Share(0.10));
-            ask("rss_slope", "Does the heap grow as the model predicts?", grows, rss, "MB/s");
+            ask("rss_slope", "Does its memory grow as the model predicts?", grows, rss, "MB/s");
+            let bytes = (said("event_bytes"), Margin::Share(0.05));
+            let heap = heap_per_event(arm, overload);
+            ask("event_bytes", "Heap in use per queued event, as computed?", bytes, heap, "B");
         }
         let polled = poll_ratio(arm, overload);
         let wanted = (ratio, Margin::Share(0.05));
@@ -132,138 +140,116 @@ fn slope_mb(arm: &Arm, phase: Phase) -> Option<f64> {
     line_in(&arm.rss_bytes("processor"), phase).map(|line| line.slope / MB)
 }
 
+/// By how much the heap in use grows with each event in the queue, B.
+fn heap_per_event(arm: &Arm, phase: Phase) -> Option<f64> {
+    let metric = |name| move |s: &Sample| s.metric("processor", name);
+    let pairs = arm.against(phase, metric("processor_queue_depth"), metric("heap_inuse_bytes"));
+    stats::line(&pairs).map(|line| line.slope)
+}
+
 fn poll_ratio(arm: &Arm, phase: Phase) -> Option<f64> {
     let polled = arm.rate_in("processor", "processor_events_fetched_total", phase)?;
     Some(polled / arm.rate_in("sink", "sink_events_total", phase)?)
 }
 
-fn ink(arm: &Arm) -> Ink {
-    if arm.name == "pull" { Ink::Blue } else { Ink::Vermilion }
+fn charts(run: &Run) -> Vec<Chart> {
+    let drawing = Drawing::new(run);
+    [rss_chart, rates_chart, lag_chart, latency_chart].map(|chart| chart(run, &drawing)).into()
 }
 
-fn charts(run: &Run) -> Vec<Chart> {
+fn rss_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let setup = &run.plan.setup;
-    let spans: Vec<Span> = setup
-        .phases()
-        .map(|p| Span { label: format!("{}/s offered", figure(p.rate)), from: p.from, to: p.to })
-        .collect();
-    let end = setup.overload().to;
-    let lines = |of: &dyn Fn(&Arm) -> Series| -> Vec<Line> {
-        let line = |arm| Line {
-            label: format!("{}, measured", arm_name(arm)),
-            ink: ink(arm),
-            points: stats::between(&of(arm), 0.0, end),
-        };
-        run.arms.iter().map(line).collect()
-    };
-    let shown = |value: Option<f64>| value.map_or("?".to_owned(), figure);
-    let overload = setup.overload().settled(SETTLE_S);
-    let per_arm = |of: &dyn Fn(&Arm) -> Option<f64>| -> (String, String) {
-        let of = |name| shown(run.arm(name).and_then(of));
-        (of("pull"), of("unbounded"))
-    };
-    let chart = |name, title, subtitle: &str, y_label, lines| Chart {
-        name,
-        title,
-        subtitle: subtitle.to_owned(),
-        x_label: "time since the first event was due, s",
-        y_label,
-        lines,
-        spans: spans.clone(),
-    };
-    let model = |label: &str, of: &dyn Fn(f64) -> Option<f64>| Line {
-        label: label.to_owned(),
-        ink: Ink::Predicted,
-        points: (0..=end as u32 * 2)
-            .map(|t| f64::from(t) / 2.0)
-            .filter_map(|t| Some((t, of(t)?)))
-            .collect(),
-    };
     let (offered, ceiling) = (setup.offered(), Rates::constant(setup.ceiling));
-    let flat = |label: String, value: f64| Line {
-        label,
-        ink: Ink::Limit,
-        points: vec![(0.0, value), (end, value)],
-    };
-
-    let mut rss = lines(&|arm| scaled(arm.rss_bytes("processor"), MB));
+    let mut lines = drawing.arms(", measured", |arm| scaled(arm.rss_bytes("processor"), MB));
     // The model gives growth; where it starts from is measured before the overload.
     let base = run.arm("unbounded").and_then(|arm| {
         let before = stats::between(&arm.rss_bytes("processor"), 0.0, setup.baseline().to);
         stats::mean(&before)
     });
-    rss.push(model("unbounded push, predicted: start + b (λ − μ) t", &|t| {
+    let excess = figure(setup.overload().rate - setup.ceiling);
+    let label = format!("predicted: {} B × {excess}/s", figure(setup.event_bytes));
+    lines.push(drawing.model(label, |t| {
         let queue = model::queued(model::backlog(&offered, &ceiling, t), f64::INFINITY);
         Some(model::rss_bytes(base?, setup.event_bytes, queue) / MB)
     }));
-    rss.push(flat(format!("limit for pull, {} MB", figure(PULL_RSS_MAX_MB)), PULL_RSS_MAX_MB));
-    let (_, climb) = per_arm(&|arm| slope_mb(arm, overload));
-    let (most, _) = per_arm(&|arm| stats::max(&arm.rss_bytes("processor")).map(|b| b / MB));
-
-    let mut rates =
-        lines(&|arm| stats::rates(&arm.metric("processor", "processor_events_fetched_total")));
-    for (line, arm) in rates.iter_mut().zip(&run.arms) {
-        line.label = format!("{} polls", arm_name(arm));
-    }
-    if let Some(arm) = run.arm("unbounded") {
-        let sink = stats::rates(&arm.metric("sink", "sink_events_total"));
-        let points = stats::between(&sink, 0.0, end);
-        rates.push(Line { label: "unbounded push's sink takes".into(), ink: Ink::Green, points });
-    }
-    rates.push(flat(format!("sink's ceiling, {}/s", figure(setup.ceiling)), setup.ceiling));
-    let ratios = per_arm(&|arm| poll_ratio(arm, overload));
-
-    let last = |series: Series| stats::between(&series, 0.0, end).last().map(|p| p.1);
-    let mut lag = lines(&|arm| arm.lag());
-    lag.push(model("both, predicted", &|t| Some(model::backlog(&offered, &ceiling, t))));
-    let lags = per_arm(&|arm| last(arm.lag()));
-
-    let mut waits = lines(&|arm| arm.latency(Stage::EndToEnd, 0.99));
-    waits.push(model("both, predicted", &|t| model::wait_s(&offered, &ceiling, t)));
-    let p99 = per_arm(&|arm| last(arm.latency(Stage::EndToEnd, 0.99)));
-    vec![
-        chart(
-            "rss",
-            format!(
-                "Unbounded push grows by {climb} MB/s, {} predicted; pull never takes more than {most} MB",
-                figure(run.plan.predicted("unbounded_rss_slope"))
-            ),
-            "Resident memory of the processor, from /proc once a second. Same load, same sink.",
-            "resident memory, MB",
-            rss,
+    let limit = format!("limit for pull, {} MB", figure(PULL_RSS_MAX_MB));
+    lines.push(drawing.limit(limit, PULL_RSS_MAX_MB));
+    let overload = setup.overload().settled(SETTLE_S);
+    let climb = drawing.figure("unbounded", |arm| slope_mb(arm, overload));
+    let most = drawing
+        .figure("pull", |arm| stats::max(&arm.rss_bytes("processor")).map(|bytes| bytes / MB));
+    let predicted = figure(run.plan.predicted("unbounded_rss_slope"));
+    drawing.chart(
+        "rss",
+        format!(
+            "Unbounded push grows by {climb} MB/s, {predicted} predicted; pull takes {most} MB at \
+             most"
         ),
-        chart(
-            "rates",
-            format!("Pull polls {} × what the sink takes, unbounded push {} ×", ratios.0, ratios.1),
-            "Events polled from the log and events acked by the sink, per second.",
-            "events/s",
-            rates,
-        ),
-        chart(
-            "lag",
-            format!(
-                "Lag does not tell pull from unbounded push: {} and {} events at the end",
-                lags.0, lags.1
-            ),
-            "Log end less committed offset, all partitions. What unbounded push has polled is not acked yet.",
-            "consumer lag, events",
-            lag,
-        ),
-        chart(
-            "latency",
-            format!(
-                "The same wait, elsewhere: p99 at the end is {} s in pull, in the log, {} s in unbounded push, in the heap",
-                p99.0, p99.1
-            ),
-            "Due time to acked by the sink, 99th percentile of each second's.",
-            "end-to-end latency p99, s",
-            waits,
-        ),
-    ]
+        "Resident memory of the processor, from /proc once a second.",
+        "resident memory, MB",
+        lines,
+    )
 }
 
-fn arm_name(arm: &Arm) -> &str {
-    if arm.name == "pull" { "pull" } else { "unbounded push" }
+fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let mut lines = drawing.arms(" polls", |arm| {
+        stats::rates(&arm.metric("processor", "processor_events_fetched_total"))
+    });
+    if let Some(arm) = run.arm("unbounded") {
+        let taken = stats::rates(&arm.metric("sink", "sink_events_total"));
+        lines.push(Line { ink: Ink::Green, ..drawing.arm(arm, "'s sink takes", &taken) });
+    }
+    let ceiling = run.plan.setup.ceiling;
+    lines.push(drawing.limit(format!("sink's ceiling, {}/s", figure(ceiling)), ceiling));
+    let overload = run.plan.setup.overload().settled(SETTLE_S);
+    let ratio = |name| drawing.figure(name, |arm| poll_ratio(arm, overload));
+    let (pull, unbounded) = (ratio("pull"), ratio("unbounded"));
+    drawing.chart(
+        "rates",
+        format!("Pull polls {pull} × what its sink takes, unbounded push {unbounded} ×"),
+        "Events polled from the log and events acked by the sink, per second. The ratio is the \
+         overload's.",
+        "events/s",
+        lines,
+    )
+}
+
+fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let (offered, ceiling) = (setup.offered(), Rates::constant(setup.ceiling));
+    let mut lines = drawing.arms(", measured", Arm::lag);
+    lines.push(drawing.model("both, predicted", |t| Some(model::backlog(&offered, &ceiling, t))));
+    let at_end = |name| drawing.figure(name, |arm| drawing.last(&arm.lag()));
+    let (pull, unbounded) = (at_end("pull"), at_end("unbounded"));
+    drawing.chart(
+        "lag",
+        format!("Consumer lag at the end: {pull} events in pull, {unbounded} in unbounded push"),
+        "Log end less committed offset, all partitions. What waits in unbounded push's heap is not \
+         committed, so lag counts it as if it were still in the log.",
+        "consumer lag, events",
+        lines,
+    )
+}
+
+fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let (offered, ceiling) = (setup.offered(), Rates::constant(setup.ceiling));
+    let p99 = |arm: &Arm| arm.latency(Stage::EndToEnd, 0.99);
+    let mut lines = drawing.arms(", measured", p99);
+    lines.push(drawing.model("both, predicted", |t| model::wait_s(&offered, &ceiling, t)));
+    let at_end = |name| drawing.figure(name, |arm| drawing.last(&p99(arm)));
+    let (pull, unbounded) = (at_end("pull"), at_end("unbounded"));
+    let predicted = figure(run.plan.predicted("wait_at_end"));
+    drawing.chart(
+        "latency",
+        format!(
+            "p99 latency at the end: {pull} s in pull, {unbounded} s in unbounded push, \
+             {predicted} s predicted"
+        ),
+        "Due time to acked by the sink, 99th percentile of the events acked in each second.",
+        "end-to-end latency p99, s",
+        lines,
+    )
 }
 
 fn scaled(series: Series, by: f64) -> Series {

@@ -6,12 +6,13 @@
 //! `report`. Neither knows an experiment by name.
 
 pub mod ceiling;
+pub mod drawing;
 pub mod exp2;
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::charts::Chart;
+use crate::lab::charts::{Chart, Ink};
 use crate::lab::model::Rates;
 use crate::lab::run_folder::Run;
 
@@ -30,8 +31,8 @@ pub struct Experiment {
     pub held: &'static str,
     /// What the arms differ in.
     pub varied: &'static str,
-    /// Arms by folder name, in the order of the report.
-    pub arms: &'static [&'static str],
+    /// In the order of the report.
+    pub arms: &'static [ArmSpec],
     /// What the model says before the run.
     pub predict: fn(&Setup) -> Vec<Prediction>,
     /// What must hold after it.
@@ -40,6 +41,17 @@ pub struct Experiment {
     pub charts: fn(&Run) -> Vec<Chart>,
     /// What these numbers cannot show.
     pub limits: &'static str,
+}
+
+/// One arm's place in the report; its flags are `run/expN.sh`'s.
+#[derive(Debug, Clone, Copy)]
+pub struct ArmSpec {
+    /// Its folder, and the prefix of its checks.
+    pub name: &'static str,
+    /// Its name in charts.
+    pub title: &'static str,
+    /// Its lines in charts.
+    pub ink: Ink,
 }
 
 /// Finds an experiment.

@@ -43,14 +43,14 @@ fn folder(bend: Bend) -> tempfile::TempDir {
     };
     super::super::write_json(&dir.path().join(plan::FILE), &plan).expect("plan");
     super::super::write_json(&dir.path().join(plan::HOST_FILE), &Host::default()).expect("host");
-    for arm in exp2::EXPERIMENT.arms {
+    for arm in exp2::EXPERIMENT.arms.iter().map(|arm| arm.name) {
         let at = dir.path().join(arm);
         std::fs::create_dir(&at).expect("arm");
         let lines: Vec<String> = (-5..85)
             .map(|t| serde_json::to_string(&sample(arm, f64::from(t), bend)).expect("json"))
             .collect();
         std::fs::write(at.join(samples::FILE), lines.join("\n")).expect("samples");
-        let missing = if *arm == "unbounded" { bend.missing } else { 0 };
+        let missing = if arm == "unbounded" { bend.missing } else { 0 };
         let ledger =
             Ledger { produced: 510_000, missing, unexplained: missing, ..Ledger::default() };
         super::super::write_json(&at.join(audit::FILE), &ledger).expect("ledger");
@@ -93,7 +93,14 @@ fn sample(arm: &str, t: f64, bend: Bend) -> Sample {
                     ("producer_events_sent_total", sent),
                 ]),
             ),
-            ("processor".to_owned(), metric(&[("processor_events_fetched_total", fetched)])),
+            (
+                "processor".to_owned(),
+                metric(&[
+                    ("processor_events_fetched_total", fetched),
+                    ("processor_queue_depth", queue),
+                    ("heap_inuse_bytes", 10e6 + 600.0 * queue),
+                ]),
+            ),
             ("sink".to_owned(), metric(&[("sink_events_total", acked)])),
         ]
         .into(),
@@ -105,6 +112,10 @@ fn sample(arm: &str, t: f64, bend: Bend) -> Sample {
         }),
         ..Sample::default()
     }
+}
+
+fn report(dir: &tempfile::TempDir) -> Result<(), Failure> {
+    run(&Settings { experiment: "exp2".into(), dir: dir.path().to_owned() })
 }
 
 fn verdict(dir: &tempfile::TempDir) -> Verdict {
@@ -119,7 +130,7 @@ fn failed(dir: &tempfile::TempDir) -> Vec<String> {
 #[test]
 fn a_run_that_does_what_the_model_says_passes_and_leaves_every_file() {
     let dir = folder(HONEST);
-    run("exp2", dir.path()).expect("all checks hold");
+    report(&dir).expect("all checks hold");
     assert_eq!(verdict(&dir).outcome, Outcome::Pass);
     assert!(failed(&dir).is_empty());
     let text = std::fs::read_to_string(dir.path().join("report.md")).expect("report");
@@ -136,7 +147,7 @@ fn a_run_that_does_what_the_model_says_passes_and_leaves_every_file() {
 fn growth_that_is_off_by_a_fifth_turns_red_with_every_file_written() {
     for growth in [0.8, 1.2] {
         let dir = folder(Bend { growth, ..HONEST });
-        assert!(matches!(run("exp2", dir.path()), Err(Failure::Verdict(_))));
+        assert!(matches!(report(&dir), Err(Failure::Verdict(_))));
         assert_eq!(failed(&dir), ["unbounded_rss_slope"]);
         assert!(dir.path().join("report.md").exists() && dir.path().join("rss.png").exists());
     }
@@ -145,19 +156,19 @@ fn growth_that_is_off_by_a_fifth_turns_red_with_every_file_written() {
 #[test]
 fn one_missing_id_turns_red_and_so_does_a_ledger_that_was_never_made() {
     let dir = folder(Bend { missing: 1, ..HONEST });
-    assert!(matches!(run("exp2", dir.path()), Err(Failure::Verdict(_))));
+    assert!(matches!(report(&dir), Err(Failure::Verdict(_))));
     assert_eq!(failed(&dir), ["unbounded_ledger"]);
 
     let dir = folder(HONEST);
     std::fs::remove_file(dir.path().join("pull").join(audit::FILE)).expect("there");
-    assert!(matches!(run("exp2", dir.path()), Err(Failure::Verdict(_))));
+    assert!(matches!(report(&dir), Err(Failure::Verdict(_))));
     assert_eq!(failed(&dir), ["pull_ledger"]);
 }
 
 #[test]
 fn a_check_that_falls_short_on_a_busy_host_is_void_and_not_a_failure_of_the_code() {
     let dir = folder(Bend { others: 1.5, growth: 1.2, ..HONEST });
-    let why = run("exp2", dir.path()).expect_err("void");
+    let why = report(&dir).expect_err("void");
     assert!(matches!(why, Failure::Failed(_)) && why.to_string().contains("void"), "{why}");
     assert_eq!(verdict(&dir).outcome, Outcome::Void);
     assert_eq!(verdict(&dir).disturbances.len(), 4, "two arms, two phases");
@@ -166,7 +177,7 @@ fn a_check_that_falls_short_on_a_busy_host_is_void_and_not_a_failure_of_the_code
 #[test]
 fn a_busy_host_is_told_even_where_every_check_holds() {
     let dir = folder(Bend { others: 1.5, ..HONEST });
-    run("exp2", dir.path()).expect("holds");
+    report(&dir).expect("holds");
     let text = std::fs::read_to_string(dir.path().join("report.md")).expect("report");
     assert!(text.contains("disturbed: arm pull"), "{text}");
 }
@@ -193,7 +204,7 @@ fn figures_keep_their_digits_and_their_sign() {
 #[ignore = "for eyes"]
 fn look() {
     let dir = folder(HONEST);
-    run("exp2", dir.path()).expect("holds");
+    report(&dir).expect("holds");
     let to = std::env::var("LOOK").expect("LOOK names a folder");
     std::fs::create_dir_all(&to).expect("made");
     for file in std::fs::read_dir(dir.path()).expect("dir").flatten() {

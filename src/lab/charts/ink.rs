@@ -1,0 +1,127 @@
+//! How a line is drawn: colour, dash and marker say the same thing three times.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::Drawn;
+
+/// What a line stands for: decides colour, dash and marker together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ink {
+    /// Measured, first arm: blue, round marks.
+    Blue,
+    /// Measured, second arm: vermilion, triangles.
+    Vermilion,
+    /// Measured, third: green, squares.
+    Green,
+    /// Measured, fourth: purple, crosses.
+    Purple,
+    /// Predicted by the model: black dashes.
+    Predicted,
+    /// A limit or a target: grey dots.
+    Limit,
+}
+
+impl Ink {
+    fn colour(self) -> RGBColor {
+        match self {
+            Self::Blue => RGBColor(0x00, 0x72, 0xB2),
+            Self::Vermilion => RGBColor(0xD5, 0x5E, 0x00),
+            Self::Green => RGBColor(0x00, 0x9E, 0x73),
+            Self::Purple => RGBColor(0xCC, 0x79, 0xA7),
+            Self::Predicted => RGBColor(0, 0, 0),
+            Self::Limit => RGBColor(0x77, 0x77, 0x77),
+        }
+    }
+
+    fn stroke(self) -> ShapeStyle {
+        let width = if self == Self::Limit || self == Self::Predicted { 2 } else { 3 };
+        self.colour().stroke_width(width)
+    }
+
+    /// (dash, gap) in pixels; a gap of 0 is a full line.
+    fn dash(self) -> (i32, i32) {
+        match self {
+            Self::Predicted => (9, 6),
+            Self::Limit => (2, 4),
+            _ => (0, 0),
+        }
+    }
+
+    pub(super) fn draw<DB: DrawingBackend>(
+        self,
+        area: &DrawingArea<DB, Shift>,
+        path: &[(i32, i32)],
+    ) -> Drawn<DB> {
+        let pieces = match self.dash() {
+            (_, 0) => vec![path.to_vec()],
+            (dash, gap) => dashes(path, dash.into(), gap.into()),
+        };
+        pieces.into_iter().try_for_each(|piece| area.draw(&PathElement::new(piece, self.stroke())))
+    }
+
+    pub(super) fn mark<DB: DrawingBackend>(
+        self,
+        area: &DrawingArea<DB, Shift>,
+        at: (i32, i32),
+    ) -> Drawn<DB> {
+        let fill = self.colour().filled();
+        match self {
+            Self::Blue => area.draw(&Circle::new(at, 5, fill)),
+            Self::Vermilion => area.draw(&TriangleMarker::new(at, 7, fill)),
+            Self::Green => {
+                let corners = [(at.0 - 5, at.1 - 5), (at.0 + 5, at.1 + 5)];
+                area.draw(&Rectangle::new(corners, fill))
+            }
+            Self::Purple => area.draw(&Cross::new(at, 5, self.colour().stroke_width(3))),
+            Self::Predicted | Self::Limit => Ok(()),
+        }
+    }
+}
+
+/// Cuts a path into dashes, along its length.
+fn dashes(path: &[(i32, i32)], dash: f64, gap: f64) -> Vec<Vec<(i32, i32)>> {
+    let (mut pieces, mut piece) = (Vec::new(), Vec::new());
+    let (mut inked, mut left) = (true, dash);
+    for (&from, &to) in path.iter().zip(path.iter().skip(1)) {
+        let (dx, dy) = (f64::from(to.0 - from.0), f64::from(to.1 - from.1));
+        let length = dx.hypot(dy);
+        let at = |s: f64| {
+            let share = if length > 0.0 { s / length } else { 0.0 };
+            (from.0 + (dx * share).round() as i32, from.1 + (dy * share).round() as i32)
+        };
+        let mut walked = 0.0;
+        while walked < length {
+            let step = left.min(length - walked);
+            if inked {
+                piece.push(at(walked));
+                piece.push(at(walked + step));
+            }
+            (walked, left) = (walked + step, left - step);
+            if left <= 0.0 {
+                pieces.push(std::mem::take(&mut piece));
+                inked = !inked;
+                left = if inked { dash } else { gap };
+            }
+        }
+    }
+    pieces.push(piece);
+    // A dash that rounding left without length cannot be stroked.
+    pieces.iter_mut().for_each(Vec::dedup);
+    pieces.retain(|piece| piece.len() > 1);
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dashes_leave_their_gaps_run_round_corners_and_have_length() {
+        let corner = [(0, 0), (10, 0), (10, 10)];
+        let cut = dashes(&corner, 8.0, 4.0);
+        assert_eq!(cut, [vec![(0, 0), (8, 0)], vec![(10, 2), (10, 10)]]);
+        assert!(dashes(&[(5, 5), (5, 5)], 8.0, 4.0).is_empty());
+        assert!(dashes(&[], 8.0, 4.0).is_empty());
+    }
+}

@@ -1,0 +1,67 @@
+//! The table arm × numbers, the same for every experiment.
+
+use crate::lab::run_folder::{Arm, Run};
+use crate::lab::stats;
+use crate::telemetry::latency::Stage;
+
+/// A row: its label, and its figure for an arm; `None` when the run does not show it.
+pub type Number = (&'static str, fn(&Run, &Arm) -> Option<f64>);
+
+/// Seconds after a change of load that the table leaves out.
+const SETTLE_S: f64 = 5.0;
+
+fn overload_rate(run: &Run, arm: &Arm, source: &str, key: &str) -> Option<f64> {
+    arm.rate_in(source, key, run.plan.setup.overload().settled(SETTLE_S))
+}
+
+fn quantile(run: &Run, arm: &Arm, q: f64, baseline: bool) -> Option<f64> {
+    let setup = &run.plan.setup;
+    let phase = if baseline { setup.baseline() } else { setup.overload() };
+    arm.latency_in(Stage::EndToEnd, q, phase.settled(SETTLE_S))
+}
+
+fn median_in(run: &Run, arm: &Arm, stage: Stage) -> Option<f64> {
+    arm.latency_in(stage, 0.5, run.plan.setup.overload().settled(SETTLE_S))
+}
+
+/// The table arm × numbers, the same for every experiment.
+pub const NUMBERS: &[Number] = &[
+    ("λ as produced in the overload, events/s", |r, a| {
+        overload_rate(r, a, "producer", "producer_events_sent_total")
+    }),
+    ("λ as polled, events/s", |r, a| {
+        overload_rate(r, a, "processor", "processor_events_fetched_total")
+    }),
+    ("fetch requests/s", |r, a| overload_rate(r, a, "processor", "processor_polls_total")),
+    ("μ as acked by the sink, events/s", |r, a| overload_rate(r, a, "sink", "sink_events_total")),
+    ("RSS slope from λ and μ as measured, MB/s", |r, a| {
+        let polled = overload_rate(r, a, "processor", "processor_events_fetched_total")?;
+        let acked = overload_rate(r, a, "sink", "sink_events_total")?;
+        Some(r.plan.setup.event_bytes * (polled - acked) / 1e6)
+    }),
+    ("RSS of the processor at the end of the baseline, MB", |r, a| {
+        let to = r.plan.setup.baseline().to;
+        stats::between(&a.rss_bytes("processor"), 0.0, to).last().map(|p| p.1 / 1e6)
+    }),
+    ("largest RSS of the processor, MB", |_, a| {
+        stats::max(&a.rss_bytes("processor")).map(|b| b / 1e6)
+    }),
+    ("largest queue depth, events", |_, a| {
+        stats::max(&a.metric("processor", "processor_queue_depth"))
+    }),
+    ("largest lag, events", |_, a| stats::max(&a.lag())),
+    ("end-to-end p50 in the baseline, s", |r, a| quantile(r, a, 0.5, true)),
+    ("end-to-end p99 in the baseline, s", |r, a| quantile(r, a, 0.99, true)),
+    ("end-to-end p50 in the overload, s", |r, a| quantile(r, a, 0.5, false)),
+    ("end-to-end p99 in the overload, s", |r, a| quantile(r, a, 0.99, false)),
+    ("end-to-end p99.9 in the overload, s", |r, a| quantile(r, a, 0.999, false)),
+    ("of that p50, waited in the log, s", |r, a| median_in(r, a, Stage::Log)),
+    ("of that p50, waited in the queue, s", |r, a| median_in(r, a, Stage::Queue)),
+    ("largest gap between two polls of the group seat, s", |_, a| {
+        stats::max(&a.metric("processor", "processor_poll_gap_seconds"))
+    }),
+    ("evictions", |_, a| stats::max(&a.metric("processor", "processor_evictions_total"))),
+    ("CPU of other processes in the overload, % of the machine", |r, a| {
+        a.disturbance(r.plan.setup.overload()).map(|(others, _)| others * 100.0)
+    }),
+];
