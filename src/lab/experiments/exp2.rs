@@ -16,6 +16,8 @@ const PULL_RSS_MAX_MB: f64 = 64.0;
 /// Seconds after a change of load that are left out of slopes and rates: the group's join or the
 /// sink's burst, the first fetches, the allocator's first slabs.
 const SETTLE_S: f64 = 5.0;
+/// The processor's commit interval of 1 s, and half a second for the answers of a busy cluster.
+const SAW_S: f64 = 1.5;
 const MB: f64 = 1e6;
 
 /// The declaration.
@@ -122,9 +124,10 @@ fn checks(run: &Run) -> Vec<Check> {
         let load = (overload.rate, Margin::Share(0.01));
         ask("offered", "Was the overload really offered?", load, sent, "events/s");
         let lag = |phase: Phase| line_in(&arm.lag(), phase).map(|line| line.slope);
-        // The lag is a saw of λ × the commit interval of 1 s: over the quick form's 14 s its slope
-        // has a standard deviation of 1.7 % of λ, twice that where the commits come late.
-        let flat = (said("baseline_lag_slope"), Margin::Absolute(0.1 * baseline.rate));
+        // Below the ceiling the lag is a saw between 0 and λ × SAW_S; over a time T no line through
+        // it is steeper than 1.5 of its height over T (the steepest is through one step midway).
+        let steepest = 1.5 * baseline.rate * SAW_S / (baseline.to - baseline.from);
+        let flat = (said("baseline_lag_slope"), Margin::Absolute(steepest));
         ask("lag_baseline", "Is the lag flat below the ceiling?", flat, lag(baseline), "events/s");
         let climbs = (said("overload_lag_slope"), Margin::Share(0.10));
         ask("lag_overload", "Does the lag climb at λ − μ?", climbs, lag(overload), "events/s");
