@@ -77,7 +77,7 @@ fn all_is_passed(processor: &Served, records: u64) {
 }
 
 /// Prevents: crate `kafka` dropping the plain batches that stand before a compressed one in the
-/// same answer (facts: plain 0,1, gzip 2,3, plain 4 yields only 2,3).
+/// same answer (of plain 0,1, gzip 2,3, plain 4 it yields only 2,3).
 #[test]
 fn plain_and_compressed_batches_in_one_log_are_delivered_whole() {
     let (topic, sink) = (Topic::create("mixed", 1), sink(AMPLE));
@@ -134,7 +134,7 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     processor.stop();
 }
 
-/// Prevents: facts' silent stall of a batch larger than the fetch size.
+/// Prevents: crate `kafka`'s silent stall on a batch larger than the fetch size.
 #[test]
 fn a_batch_larger_than_the_fetch_is_fetched_all_the_same() {
     let topic = Topic::create_with("large", 1, &[("max.message.bytes", "3000000")]);

@@ -40,7 +40,7 @@ fn every_event_is_delivered_once_and_committed_in_every_queue_kind() {
 }
 
 /// Prevents: a processor that starves a sink it should keep busy, or outruns it; a bounded queue
-/// that holds more than it says. The margin, 2 %, is the issue's; the sink's own bucket is the
+/// that holds more than it says. The margin is 2 %; the sink's own bucket is the
 /// model.
 #[test]
 fn at_four_times_the_load_the_sink_is_busy_and_the_queue_keeps_its_bound() {
@@ -186,6 +186,31 @@ fn a_batch_larger_than_a_body_is_split() {
     processor.stop();
 }
 
+/// Prevents: a full queue that stops the group's clock where the seat has a thread of its own, and
+/// a naive consumer (one thread polls, fetches and pushes) that is not seen to be evicted.
+#[test]
+fn a_slow_sink_evicts_only_the_consumer_that_polls_between_fetches() {
+    let flags = |keepalive| {
+        let fixed = ["--max-poll-interval", "6s", "--session-timeout", "6s", "--queue-cap", "10"];
+        [&fixed[..], &["--batch-size", "10", "--keepalive", keepalive]].concat()
+    };
+    let arms = ["off", "on"].map(|keepalive| {
+        let (topic, sink) = (Topic::create("naive", 3), sink(&["--rate-limit", "20"]));
+        produce(&topic, &["--rate", "2000", "--count", "2000"]);
+        let processor = processor(&topic, &sink, &flags(keepalive));
+        (topic, sink, processor)
+    });
+    let [(_, _, naive), (_, _, decoupled)] = &arms;
+    // A fetch of 64 KiB a partition is some 360 events: 18 s at 20/s, three times the interval.
+    naive.until("the naive consumer is evicted", |p| {
+        p.metric("processor_evictions_total", "") >= 1.0
+    });
+    assert!(naive.metric("processor_poll_gap_seconds", "") > 6.0);
+    assert!(decoupled.metric("processor_events_acked_total", "") > 0.0);
+    assert_eq!(decoupled.metric("processor_evictions_total", ""), 0.0);
+    assert!(decoupled.metric("processor_poll_gap_seconds", "") < 2.0);
+}
+
 /// Prevents: a missing topic that looks like an empty one.
 #[test]
 fn a_missing_topic_is_an_error_that_names_it() {
@@ -218,6 +243,7 @@ fn wrong_flags_end_with_2_and_name_flag_value_and_range() {
         (&["--sink", "ftp://x"], &["--sink", "ftp://x", "http://"]),
         (&["--policy", "shed", "--queue", "pull"], &["--policy shed", "--queue bounded"]),
         (&["--session-timeout", "400s"], &["--session-timeout", "6m 40s", "--max-poll-interval"]),
+        (&["--stuck-after", "30s"], &["--stuck-after", "30s", "--sink-timeout"]),
         (&["--brokers", "nowhere"], &["--brokers", "nowhere", "host:port"]),
         (&["--no-such-flag"], &["--no-such-flag"]),
     ] {

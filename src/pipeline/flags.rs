@@ -182,6 +182,11 @@ impl Flags {
             let value = units::show(self.max_poll_interval);
             return Err(Failure::flag("--max-poll-interval", value, "expected at most 1d"));
         }
+        if self.stuck_after <= self.sink_timeout {
+            let value = units::show(self.stuck_after);
+            let limit = "expected more than --sink-timeout: a call may take that long";
+            return Err(Failure::flag("--stuck-after", value, limit));
+        }
         if self.fetch_bytes > self.fetch_bytes_max {
             let limit = format!("expected at most --fetch-bytes-max {}", self.fetch_bytes_max);
             return Err(Failure::flag("--fetch-bytes", self.fetch_bytes, &limit));

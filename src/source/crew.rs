@@ -107,7 +107,7 @@ fn start(shared: &Shared, id: i32, address: &str) -> Result<Member, Failure> {
     let fetcher = shared.fetcher(address, &member.busy);
     let (shared, retire) = (shared.clone(), Arc::clone(&member.retire));
     // Detached: the run's end must not wait for a socket that takes 120 s to die. A panic (broken
-    // bytes from a broker, see facts) stops the run by name.
+    // bytes make crate kafka panic) stops the run by name.
     threads::spawn(&format!("fetch-{id}"), move || {
         let stop = shared.stop.clone();
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -185,7 +185,7 @@ impl Fetcher {
         for message in messages {
             let expected = holding.position();
             if message.offset > expected {
-                // Facts: crate kafka drops what stands before a compressed batch. Never step over
+                // Crate kafka drops what stands before a compressed batch. Never step over
                 // a gap in silence: go on from `expected`, one batch at a time.
                 self.stepping.insert(holding.partition);
                 break;
