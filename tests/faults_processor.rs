@@ -29,7 +29,8 @@ fn a_processor_killed_with_9_and_restarted_loses_nothing() {
         let flags = ["--queue", kind, "--session-timeout", "6s"];
         let first = processor(&topic, &sink, &flags);
         let producer = producer(&topic, &["--rate", "6000", "--count", "30000"]);
-        sink.until("the flow has begun", |s| figure(&ledger(s), "events") > 8000);
+        // Far more than the bound below, so that a member that stopped committing is found out.
+        sink.until("the flow is well under way", |s| figure(&ledger(s), "events") > 16_000);
         first.process.signal(libc::SIGKILL);
         drop(first);
         let second = processor(&topic, &sink, &flags);
