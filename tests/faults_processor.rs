@@ -24,24 +24,30 @@ fn all_delivered(sink: &Served, ids: u64) -> u64 {
 #[test]
 fn a_processor_killed_with_9_and_restarted_loses_nothing() {
     let _alone = alone();
-    for kind in ["bounded", "unbounded", "pull"] {
-        let (topic, sink) = (Topic::create("kill9", 12), sink(&["--rate-limit", "4000"]));
-        let flags = ["--queue", kind, "--session-timeout", "6s"];
-        let first = processor(&topic, &sink, &flags);
-        let producer = producer(&topic, &["--rate", "6000", "--count", "30000"]);
-        // Far more than the bound below, so that a member that stopped committing is found out.
-        sink.until("the flow is well under way", |s| figure(&ledger(s), "events") > 16_000);
-        first.process.signal(libc::SIGKILL);
-        drop(first);
-        let second = processor(&topic, &sink, &flags);
-        assert!(producer.process.end(PATIENCE).status.success());
-        let duplicates = all_delivered(&sink, 30_000);
-        second.stop();
-        // At-least-once's bound: what was served since the last commit (interval 1 s, and the
-        // commit's own way there), and what the four workers had in hand.
-        let bound = 4000 * 3 / 2 + 4 * 200;
-        assert!(duplicates <= bound, "{kind}: {duplicates} duplicates, bound {bound}");
-    }
+    std::thread::scope(|scope| {
+        for kind in ["bounded", "unbounded", "pull"] {
+            scope.spawn(move || killed_and_restarted(kind));
+        }
+    });
+}
+
+fn killed_and_restarted(kind: &str) {
+    let (topic, sink) = (Topic::create("kill9", 12), sink(&["--rate-limit", "4000"]));
+    let flags = ["--queue", kind, "--session-timeout", "6s"];
+    let first = processor(&topic, &sink, &flags);
+    let producer = producer(&topic, &["--rate", "6000", "--count", "30000"]);
+    // Far more than the bound below, so that a member that stopped committing is found out.
+    sink.until("the flow is well under way", |s| figure(&ledger(s), "events") > 16_000);
+    first.process.signal(libc::SIGKILL);
+    drop(first);
+    let second = processor(&topic, &sink, &flags);
+    assert!(producer.process.end(PATIENCE).status.success());
+    let duplicates = all_delivered(&sink, 30_000);
+    second.stop();
+    // At-least-once's bound: what was served since the last commit (interval 1 s, and the commit's
+    // own way there), and what the four workers had in hand.
+    let bound = 4000 * 3 / 2 + 4 * 200;
+    assert!(duplicates <= bound, "{kind}: {duplicates} duplicates, bound {bound}");
 }
 
 /// Prevents: an eviction that goes unseen, a member that keeps partitions which are no longer its
