@@ -69,8 +69,8 @@ pub struct Flags {
     /// kafka's max.poll.interval.ms (300s)
     #[argh(option, default = "secs(300)", from_str_fn(units::duration_above_zero))]
     max_poll_interval: Duration,
-    /// kafka's session.timeout.ms (10s)
-    #[argh(option, default = "secs(10)", from_str_fn(units::duration_above_zero))]
+    /// kafka's session.timeout.ms (45s)
+    #[argh(option, default = "secs(45)", from_str_fn(units::duration_above_zero))]
     session_timeout: Duration,
     /// on: the seat polls on its own thread; off: on the thread that fetches and pushes (on)
     #[argh(option, default = "true", from_str_fn(on_off))]

@@ -22,6 +22,10 @@ use crate::brokers::{Brokers, View, wire};
 use crate::failure::Failure;
 use crate::telemetry::metrics::ProcessorMetrics;
 
+/// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it. At most a third of
+/// the session, so that two beats may be lost.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+
 /// Longest wait for the coordinator to tell the committed offsets.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,7 +49,8 @@ pub struct SeatSettings {
     pub group: String,
     /// Kafka's `max.poll.interval.ms`.
     pub max_poll_interval: Duration,
-    /// Kafka's `session.timeout.ms`.
+    /// Kafka's `session.timeout.ms`. It should outlast the failover of a coordinator that died
+    /// (`broker.session.timeout.ms`, 9 s, and the election), or each such death is an eviction.
     pub session_timeout: Duration,
     /// How often the acked prefix is committed.
     pub commit_interval: Duration,
@@ -103,8 +108,7 @@ impl Seat {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("max.poll.interval.ms", ms(settings.max_poll_interval))
             .set("session.timeout.ms", ms(settings.session_timeout))
-            // A third of the session, as Kafka's own default: two beats may be lost.
-            .set("heartbeat.interval.ms", ms(settings.session_timeout / 3))
+            .set("heartbeat.interval.ms", ms(HEARTBEAT.min(settings.session_timeout / 3)))
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
