@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rdkafka::Message as _;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{Holding, Holdings};
@@ -146,22 +148,28 @@ impl Seat {
                 context.metrics.poll_gap.set(gap);
             }
         }
-        match self.consumer.poll(time) {
-            None => {}
-            Some(Ok(message)) => {
-                use rdkafka::Message as _;
-                // The small window between assignment and pause; the fetcher brings it as well.
-                log::debug!(partition = message.partition(), offset = message.offset(); "seat fetched");
-            }
-            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded))) => {
-                log::warn!(
-                    interval = crate::units::show(self.settings.max_poll_interval).as_str();
-                    "max.poll.interval exceeded, the group took the partitions away"
-                );
-            }
-            Some(Err(e)) => log::warn!(why = e.to_string().as_str(); "group seat"),
+        // An eviction arrives as an error first and as a revocation next: both belong to this turn.
+        let mut wait = time;
+        while let Some(event) = self.consumer.poll(wait) {
+            wait = Duration::ZERO;
+            self.note(event);
         }
         self.start_newly_assigned();
+    }
+
+    /// Says what the seat heard; with every partition paused, no record is expected.
+    fn note(&self, event: KafkaResult<BorrowedMessage<'_>>) {
+        match event {
+            // The small window between assignment and pause; the fetcher brings it as well.
+            Ok(message) => log::debug!(
+                partition = message.partition(), offset = message.offset(); "seat fetched"
+            ),
+            Err(KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded)) => log::warn!(
+                interval = crate::units::show(self.settings.max_poll_interval).as_str();
+                "max.poll.interval exceeded, the group took the partitions away"
+            ),
+            Err(e) => log::warn!(why = e.to_string().as_str(); "group seat"),
+        }
     }
 
     /// Commits a last time and leaves the group.
