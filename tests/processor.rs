@@ -196,12 +196,13 @@ fn a_slow_sink_evicts_only_the_consumer_that_polls_between_fetches() {
     };
     let arms = ["off", "on"].map(|keepalive| {
         let (topic, sink) = (Topic::create("naive", 3), sink(&["--rate-limit", "20"]));
-        produce(&topic, &["--rate", "2000", "--count", "2000"]);
+        produce(&topic, &["--rate", "2000", "--count", "500"]);
         let processor = processor(&topic, &sink, &flags(keepalive));
         (topic, sink, processor)
     });
     let [(_, _, naive), (_, _, decoupled)] = &arms;
-    // A fetch of 64 KiB a partition is some 360 events: 18 s at 20/s, three times the interval.
+    // A fetch of 64 KiB a partition is some 360 of the 500 events: 18 s at 20/s, three times the
+    // interval.
     naive.until("the naive consumer is evicted", |p| {
         p.metric("processor_evictions_total", "") >= 1.0
     });

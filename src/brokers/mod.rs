@@ -93,6 +93,11 @@ pub struct TopicView {
 }
 
 impl TopicView {
+    /// Whether every partition has a leader.
+    pub fn is_whole(&self) -> bool {
+        self.leaders.values().all(Option::is_some)
+    }
+
     /// Partitions that broker `id` leads.
     pub fn led_by(&self, id: i32) -> impl Iterator<Item = i32> + '_ {
         self.leaders.iter().filter(move |(_, l)| **l == Some(id)).map(|(p, _)| *p)
@@ -147,8 +152,12 @@ impl Brokers {
         Err(BrokerError::Unreachable { hosts: self.list(), last })
     }
 
-    /// Waits, with backoff and a log line a try, until the topic is there and every partition has
-    /// a leader. Ends early with `Ok(None)` when `stop` is set.
+    /// Waits, with backoff and a log line a try, until every live broker knows the topic and every
+    /// partition has a leader. Ends early with `Ok(None)` when `stop` is set.
+    ///
+    /// Every broker, because librdkafka assigns from what the group's coordinator knows: one that
+    /// learns of a new topic a moment later than the others leaves the group without partitions,
+    /// and librdkafka, which heard of the topic elsewhere before, never asks again.
     ///
     /// # Errors
     /// What no waiting cures: a broker that is too new, a topic that does not exist.
@@ -163,8 +172,11 @@ impl Brokers {
             missing_since = unknown.then(|| missing_since.unwrap_or_else(Instant::now));
             let is_news = missing_since.is_some_and(|since| since.elapsed() < MISSING_AFTER);
             let why = match answer {
-                Ok(view) if view.leaders.values().all(Option::is_some) => return Ok(Some(view)),
-                Ok(_) => "a partition has no leader yet".to_owned(),
+                Ok(view) if !view.is_whole() => "a partition has no leader yet".to_owned(),
+                Ok(view) => match view.addresses.values().find(|host| !knows(host, topic)) {
+                    None => return Ok(Some(view)),
+                    Some(host) => format!("broker {host} does not know the topic yet"),
+                },
                 Err(e) if e.is_passing() || is_news => e.to_string(),
                 Err(e) => return Err(e),
             };
@@ -174,6 +186,15 @@ impl Brokers {
             }
         }
         Ok(None)
+    }
+}
+
+/// Whether the broker describes the whole topic. One that does not answer is not waited for.
+fn knows(host: &str, topic: &str) -> bool {
+    match wire::metadata(host, topic) {
+        Ok(Ok(view)) => view.is_whole(),
+        Ok(Err(_)) => false,
+        Err(_unreachable) => true,
     }
 }
 

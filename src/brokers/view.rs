@@ -53,7 +53,7 @@ impl View {
                 return false;
             }
         };
-        let whole = newer.leaders.values().all(Option::is_some);
+        let whole = newer.is_whole();
         let mut current = self.topic.lock();
         if **current != newer {
             let leaderless = newer.leaders.values().filter(|l| l.is_none()).count();

@@ -31,7 +31,7 @@ impl Served {
     pub fn get(&self, path: &str) -> String {
         let agent = client::agent(Duration::from_secs(10));
         let answer = agent.get(format!("{}{path}", self.url)).call();
-        let mut answer = answer.unwrap_or_else(|e| panic!("{path}: {e}\n{}", self.process.log()));
+        let mut answer = answer.unwrap_or_else(|e| panic!("{path}: {e}"));
         assert_eq!(answer.status(), 200, "{path}");
         answer.body_mut().read_to_string().expect("a body")
     }
@@ -46,15 +46,11 @@ impl Served {
             .sum()
     }
 
-    /// Waits until `ready` holds; fails with `what` and the log.
+    /// Waits until `ready` holds; fails with `what`.
     pub fn until(&self, what: &str, ready: impl Fn(&Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !ready(self) {
-            assert!(
-                Instant::now() < end,
-                "not within {PATIENCE:?}: {what}\n{}",
-                self.process.log()
-            );
+            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -157,8 +157,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// A binary of the lab under test, killed when dropped. Its stdout and stderr are gathered.
+/// A binary of the lab under test, killed when dropped. Its stdout and stderr are gathered; a test
+/// that fails prints the log of each that it still runs.
 pub struct Running {
+    name: String,
     child: Child,
     stdout: Gathered,
     stderr: Gathered,
@@ -216,13 +218,16 @@ impl Running {
     ) -> Self {
         let mut command = Command::new(binary);
         for name in ["LAB_SINK", "LAB_TOKEN", "LAB_LOG"] {
-            command.env_remove(name);
+            if name != "LAB_LOG" {
+                command.env_remove(name);
+            }
         }
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{binary}: {e}"));
         let stdout = Gathered::from(child.stdout.take().expect("piped"));
         let stderr = Gathered::from(child.stderr.take().expect("piped"));
-        Self { child, stdout, stderr }
+        let name = binary.rsplit('/').next().unwrap_or(binary).to_owned();
+        Self { name, child, stdout, stderr }
     }
 
     /// Its process id.
@@ -235,16 +240,12 @@ impl Running {
         self.stderr.so_far()
     }
 
-    /// Waits until its log holds `text`; fails with the log when it ends or takes too long.
+    /// Waits until its log holds `text`; fails when it ends or takes too long.
     pub fn await_log(&mut self, text: &str) {
         let end = Instant::now() + PATIENCE;
         while !self.log().contains(text) {
             let ended = self.child.try_wait().expect("a status");
-            assert!(
-                ended.is_none() && Instant::now() < end,
-                "no {text:?} in the log ({ended:?}):\n{}",
-                self.log()
-            );
+            assert!(ended.is_none() && Instant::now() < end, "no {text:?} in the log ({ended:?})");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -256,14 +257,14 @@ impl Running {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "cannot signal {pid}");
     }
 
-    /// Waits for its end; fails with its log when it takes longer than `within`.
+    /// Waits for its end; fails when it takes longer than `within`.
     pub fn end(mut self, within: Duration) -> Ended {
         let end = Instant::now() + within;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a status") {
                 break status;
             }
-            assert!(Instant::now() < end, "still running after {within:?}:\n{}", self.log());
+            assert!(Instant::now() < end, "still running after {within:?}");
             std::thread::sleep(Duration::from_millis(10));
         };
         Ended { status, stdout: self.stdout.whole(), stderr: self.stderr.whole() }
@@ -272,6 +273,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of {} (pid {}):\n{}", self.name, self.pid(), self.log());
+        }
         let _already_ended = self.child.kill();
         let _reaped = self.child.wait();
     }
