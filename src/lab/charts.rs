@@ -5,6 +5,7 @@
 //! say the same again, so colour is never the only cue. The font is bundled: the same picture on
 //! a machine without fonts. It decides nothing about what is worth drawing.
 
+mod axis;
 mod ink;
 
 use std::path::Path;
@@ -18,7 +19,9 @@ use resvg::{tiny_skia, usvg};
 
 use crate::failure::Failure;
 use crate::lab::stats::Series;
+use crate::lab::text::short;
 
+pub use axis::Axis;
 pub use ink::Ink;
 
 const FONT: &str = "DejaVu Sans";
@@ -64,6 +67,8 @@ pub struct Chart {
     pub title: String,
     /// What is drawn, how it was measured.
     pub subtitle: String,
+    /// Even for time.
+    pub x_axis: Axis,
     /// With unit.
     pub x_label: &'static str,
     /// With unit.
@@ -147,31 +152,36 @@ impl Chart {
     }
 
     fn plot<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Drawn<DB> {
-        let all = || self.lines.iter().flat_map(|line| &line.points);
-        let x_max = all().map(|p| p.0).fold(1.0, f64::max);
-        let top = all().map(|p| p.1).fold(0.0, f64::max);
+        let lines: Vec<Vec<(f64, f64)>> =
+            self.lines.iter().map(|line| self.x_axis.place(&line.points)).collect();
+        let heights = || lines.iter().flatten().map(|p| p.1);
+        let (low, high) = (heights().fold(0.0, f64::min), heights().fold(0.0, f64::max));
         // Head room for the names of the spans.
-        let y_max = if top > 0.0 { top * 1.12 } else { 1.0 };
+        let (y_min, y_max) = (low * 1.05, if high > low { high * 1.12 } else { 1.0 });
+        let along = self.x_axis.along(&lines);
+        let xs = along.range();
         let mut chart = ChartBuilder::on(area)
             .margin_left(8)
             .margin_right(MARGIN + 12)
             .margin_bottom(6)
             .x_label_area_size(46)
             .y_label_area_size(74)
-            .build_cartesian_2d(0.0..x_max, 0.0..y_max)?;
+            .build_cartesian_2d(along, y_min..y_max)?;
+        let within =
+            |span: &Span| (span.from.clamp(xs.start, xs.end), span.to.clamp(xs.start, xs.end));
         for (at, span) in self.spans.iter().enumerate() {
-            let (from, to) = (span.from.clamp(0.0, x_max), span.to.clamp(0.0, x_max));
+            let (from, to) = within(span);
             if at % 2 == 1 {
-                chart.draw_series([Rectangle::new([(from, 0.0), (to, y_max)], SHADE.filled())])?;
+                chart
+                    .draw_series([Rectangle::new([(from, y_min), (to, y_max)], SHADE.filled())])?;
             }
         }
         chart
             .configure_mesh()
             .x_desc(self.x_label)
             .y_desc(self.y_label)
-            .x_labels(10)
             .y_labels(7)
-            .x_label_formatter(&|x| short(*x))
+            .x_label_formatter(&|x| short(self.x_axis.value(*x)))
             .y_label_formatter(&|y| short(*y))
             .label_style(text(13.0, INK))
             .axis_desc_style(text(14.0, INK))
@@ -185,20 +195,21 @@ impl Chart {
             let (x, y) = chart.plotting_area().map_coordinate(point);
             (x - left, y - upper)
         };
-        for line in &self.lines {
-            let path: Vec<(i32, i32)> = line.points.iter().map(place).collect();
+        for (line, points) in self.lines.iter().zip(&lines) {
+            let path: Vec<(i32, i32)> = points.iter().map(place).collect();
             line.ink.draw(&plotting, &path)?;
         }
-        // Marks over all lines, 12 a line, each line's a little further on than the one before's,
-        // so that lines which lie on each other still show both.
-        for (at, line) in self.lines.iter().enumerate() {
-            let step = (line.points.len() / 12).max(1);
-            for point in line.points.iter().skip(step * (2 * at + 1) / 6).step_by(step) {
+        // Marks over all lines: every point of a short line; 12 of a long one, each line's a little
+        // further on than the one before's, so that lines which lie on each other still show both.
+        for (at, (line, points)) in self.lines.iter().zip(&lines).enumerate() {
+            let step = (points.len() / 12).max(1);
+            let first = if step > 1 { step * (2 * at + 1) / 6 } else { 0 };
+            for point in points.iter().skip(first).step_by(step) {
                 line.ink.mark(&plotting, place(point))?;
             }
         }
         for (at, span) in self.spans.iter().enumerate() {
-            let (from, to) = (span.from.clamp(0.0, x_max), span.to.clamp(0.0, x_max));
+            let (from, to) = within(span);
             let style = text(13.0, GREY).pos(Pos::new(HPos::Center, VPos::Top));
             let (x, _) = place(&((from + to) / 2.0, y_max));
             let (wide, high) = plotting.estimate_text_size(&span.label, &style)?;
@@ -248,20 +259,6 @@ fn paragraph<DB: DrawingBackend>(
     Ok(y + height)
 }
 
-/// `8,000`, `250 k`, `1.5 M`; small numbers with the decimals that they need.
-fn short(value: f64) -> String {
-    let trim = |text: String| match text.split_once('.') {
-        Some(_) => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        None => text,
-    };
-    match value.abs() {
-        v if v >= 1e6 => format!("{} M", trim(format!("{:.2}", value / 1e6))),
-        v if v >= 1e4 => format!("{} k", trim(format!("{:.1}", value / 1e3))),
-        v if v >= 1e3 => super::report::thousands(value),
-        _ => trim(format!("{value:.2}")),
-    }
-}
-
 fn png(svg: &str) -> Result<Vec<u8>, String> {
     let mut fonts = usvg::fontdb::Database::new();
     fonts.load_font_data(FONT_BYTES.to_vec());
@@ -293,6 +290,7 @@ mod tests {
             name: "test",
             title: "A title < with & signs that must be escaped".into(),
             subtitle: "under it".into(),
+            x_axis: Axis::Even,
             x_label: "s",
             y_label: "MB",
             lines: vec![line("a", Ink::Blue, 0.0), line("b", Ink::Predicted, 3.0)],
@@ -321,18 +319,44 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_short_and_keep_their_meaning() {
-        for (value, said) in [
-            (0.0, "0"),
-            (0.25, "0.25"),
-            (64.0, "64"),
-            (2000.0, "2,000"),
-            (250e3, "250 k"),
-            (1.5e6, "1.5 M"),
-            (10e6, "10 M"),
-            (100e3, "100 k"),
-        ] {
-            assert_eq!(short(value), said);
+    fn sizes_lie_at_equal_ratios_and_every_point_of_a_short_line_is_marked() {
+        let sizes = [1.0, 50.0, 200.0, 1000.0];
+        let line = |ink| Line {
+            label: "measured".into(),
+            ink,
+            points: [0.0].iter().chain(&sizes).map(|x| (*x, *x)).collect(),
+        };
+        let by_size = Chart {
+            x_axis: Axis::Ratios(sizes.into()),
+            lines: vec![line(Ink::Predicted), line(Ink::Blue)],
+            spans: Vec::new(),
+            ..chart()
+        };
+        let svg = by_size.svg().expect("drawn");
+        // Blue marks are circles: four points, the one at 0 has no place, and one in the legend.
+        let marks: Vec<f64> = svg
+            .match_indices("<circle cx=\"")
+            .filter_map(|(at, found)| svg[at + found.len()..].split('"').next()?.parse().ok())
+            .collect();
+        let [_legend, one, fifty, two_hundred, thousand] = marks[..] else {
+            panic!("5 marks, not {marks:?}");
+        };
+        let decade = (thousand - one) / 3.0;
+        assert!((fifty - one - decade * 50f64.log10()).abs() < 2.0, "{marks:?}");
+        assert!((two_hundred - one - decade * 200f64.log10()).abs() < 2.0, "{marks:?}");
+        for size in ["1", "50", "200", "1,000"] {
+            assert!(svg.contains(&format!(">\n{size}\n<")), "no tick {size}");
         }
+    }
+
+    #[test]
+    fn values_below_zero_are_inside_the_picture() {
+        let points = vec![(0.0, -1.0), (1.0, 0.5), (2.0, f64::NAN), (3.0, 1.0)];
+        let lines = vec![Line { label: "r".into(), ink: Ink::Blue, points }];
+        let svg = Chart { lines, ..chart() }.svg().expect("drawn");
+        let lowest = svg.split("cy=\"").filter_map(|rest| rest.split('"').next()?.parse().ok());
+        let lowest = lowest.fold(0.0, f64::max);
+        assert!((200.0..520.0).contains(&lowest), "a mark at {lowest}");
+        assert_eq!(svg.matches("<circle").count(), 4, "one for the legend, none for NaN");
     }
 }

@@ -5,7 +5,7 @@
 //! - `samples`     a sample and its file
 //! - `model`, `layout`  the fluid model, and the bytes that one queued event costs
 //! - `audit`       the ledger, id by id
-//! - `stats`       lines, rates, means
+//! - `stats`, `text`  lines, rates, means; how a figure is written
 //! - `experiments` what is asked, predicted and checked: one file an experiment
 //! - `plan`        before a run: the prediction, the host
 //! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
@@ -23,6 +23,7 @@ pub mod run_folder;
 pub mod samples;
 pub mod scrape;
 pub mod stats;
+pub mod text;
 pub mod watch;
 
 use std::path::Path;

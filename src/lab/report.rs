@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::lab::experiments::{Check, Experiment, Margin, named};
 use crate::lab::run_folder::{Arm, Run};
+use crate::lab::text::{figure, thousands, with_unit};
 
 /// The host disturbs a run when more than this share of the machine's CPU goes to processes that
 /// are not part of it, or this share is stolen by the hypervisor, over one phase of one arm. A
@@ -170,35 +171,6 @@ fn disturbances(run: &Run, arm: &Arm) -> Vec<String> {
         }
     }
     why
-}
-
-/// A whole number with its thousands apart: `360,000`.
-pub fn thousands(value: f64) -> String {
-    let digits = format!("{:.0}", value.abs());
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    if value < 0.0 && out != "0" { format!("-{out}") } else { out }
-}
-
-/// A figure as people read it: three or four significant digits, thousands apart.
-pub fn figure(value: f64) -> String {
-    match value.abs() {
-        _ if !value.is_finite() => "unknown".into(),
-        v if v >= 100.0 || v == v.trunc() => thousands(value),
-        v if v >= 10.0 => format!("{value:.1}"),
-        v if v >= 0.01 => format!("{value:.2}"),
-        v if v >= 0.0001 => format!("{value:.4}"),
-        _ => "0".into(),
-    }
-}
-
-fn with_unit(value: f64, unit: &str) -> String {
-    if unit.is_empty() { figure(value) } else { format!("{} {unit}", figure(value)) }
 }
 
 fn measured(check: &Check) -> String {

@@ -4,8 +4,8 @@
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Margin, Prediction, Setup};
 use crate::lab::charts::{Chart, Ink};
-use crate::lab::report::figure;
 use crate::lab::run_folder::{Arm, Run};
+use crate::lab::text::figure;
 use crate::telemetry::latency::Stage;
 
 /// Seconds after a change of load that are left out.

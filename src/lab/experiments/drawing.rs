@@ -1,10 +1,10 @@
 //! What every experiment's charts share: one line an arm in the arm's own ink, the model beside it,
 //! the load's phases behind it, time from the schedule's start to its end.
 
-use crate::lab::charts::{Chart, Ink, Line, Span};
-use crate::lab::report::figure;
+use crate::lab::charts::{Axis, Chart, Ink, Line, Span};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
+use crate::lab::text::figure;
 
 /// Makes the charts of one run.
 pub struct Drawing<'a> {
@@ -69,6 +69,7 @@ impl<'a> Drawing<'a> {
             name,
             title,
             subtitle: subtitle.to_owned(),
+            x_axis: Axis::Even,
             x_label: "time since the first event was due, s",
             y_label,
             lines,

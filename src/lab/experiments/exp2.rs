@@ -5,10 +5,10 @@ use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model::{self, Rates};
-use crate::lab::report::figure;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::Sample;
 use crate::lab::stats::{self, Series};
+use crate::lab::text::figure;
 use crate::telemetry::latency::Stage;
 
 /// Resident memory that the pull arm must stay under, MB.

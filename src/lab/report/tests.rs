@@ -182,23 +182,6 @@ fn a_busy_host_is_told_even_where_every_check_holds() {
     assert!(text.contains("disturbed: arm pull"), "{text}");
 }
 
-#[test]
-fn figures_keep_their_digits_and_their_sign() {
-    for (value, said) in [
-        (360_000.0, "360,000"),
-        (999.6, "1,000"),
-        (-1234.0, "-1,234"),
-        (3.567, "3.57"),
-        (45.04, "45.0"),
-        (0.0, "0"),
-        (0.0042, "0.0042"),
-        (0.00001, "0"),
-        (4.0, "4"),
-    ] {
-        assert_eq!(figure(value), said);
-    }
-}
-
 /// Draws the fixture's charts into a folder to be looked at: `LOOK=/tmp/x cargo test look`.
 #[test]
 #[ignore = "for eyes"]
