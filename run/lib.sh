@@ -131,7 +131,8 @@ arm() { # NAME PROCESSOR-FLAGS...
   start sink "$bin/sink" --listen 127.0.0.1:0 "${sink[@]}"
   local sink_at=$address
   start processor "$bin/processor" --brokers "$brokers" --topic "$topic" --group "$topic" \
-    --sink "http://$sink_at" --listen 127.0.0.1:0 --hlog "$dir/latency.hlog" "$@"
+    --sink "http://$sink_at" --listen 127.0.0.1:0 --hlog "$dir/latency.hlog" \
+    --shed-ids "$dir/shed.ids" "$@"
   local processor_at=$address
   end=$((SECONDS + JOIN_WITHIN_S))
   until [[ $partitions == "$PARTITIONS" ]]; do
@@ -156,7 +157,7 @@ arm() { # NAME PROCESSOR-FLAGS...
   # Exit 3, ids missing, is for the report to say.
   run_and_note "$bin/lab" audit --brokers "$brokers" --topic "$topic" --group "$topic" \
     --sink "http://$sink_at" --producer "$dir/producer.json" --processor "$dir/processor.json" \
-    --out "$dir/ledger.json" || (($? == 3)) || die "arm $name has no ledger"
+    --shed-ids "$dir/shed.ids" --out "$dir/ledger.json" || (($? == 3)) || die "arm $name has no ledger"
   stop watch
   stop sink
   cluster topic delete "$topic"

@@ -83,6 +83,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// Where interval latency logs go.
     pub hlog: Option<PathBuf>,
+    /// Where the ids that were shed are written.
+    pub shed_ids: Option<PathBuf>,
 }
 
 /// The figures of a run, printed at its end.
@@ -133,6 +135,8 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let gate = intake.gate();
     let admission =
         Arc::new(Admission::new(settings.policy, settings.queue, intake, metrics.clone()));
+    // Now empty, so that a path that cannot be written does not come out at the end of a long run.
+    keep_shed_ids(&settings, &admission)?;
     let server = serve(&settings, registry, access, Arc::clone(&admission))?;
     log::info!(addr = server.addr().to_string().as_str(); "listening");
 
@@ -179,6 +183,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     measured.set();
     instruments.join();
     drop(server);
+    keep_shed_ids(&settings, &admission)?;
     if !in_time {
         log::warn!(
             "workers or the group seat did not end in time; what was not acked is in the log"
@@ -186,6 +191,13 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     }
     stop.outcome()?;
     Ok(summary(&metrics, started))
+}
+
+/// Writes the ids that were shed so far, for the audit.
+fn keep_shed_ids(settings: &Settings, admission: &Admission) -> Result<(), Failure> {
+    let Some(path) = &settings.shed_ids else { return Ok(()) };
+    std::fs::write(path, admission.shed_ids())
+        .map_err(|e| Failure::Failed(format!("--shed-ids {}: {e}", path.display())))
 }
 
 fn serve(

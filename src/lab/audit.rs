@@ -1,14 +1,17 @@
 //! `lab audit`: does every id that was produced have exactly one fate?
 //!
 //! The ids that the brokers acknowledged to the producer are held against the sink's bitmap of
-//! delivered ids and against the log from the committed offsets to its end, read record by record.
-//! Invariant: an id in neither is *missing*, and only as many may be missing as the processor
-//! counted as shed or invalid.
-//! Delivered and still in the log is allowed (at-least-once): it is counted as `again`.
+//! delivered ids, the processor's of shed ids, and the log from the committed offsets to its end,
+//! read record by record. Invariant: an id in none of them is *missing*, and only as many may be
+//! missing as the processor counted as invalid (most of those are records without an id).
+//! What a processor held in memory is not committed, so the log has it: a killed one, which leaves
+//! neither summary nor ids, is audited like any other. Settled and still in the log is allowed
+//! (at-least-once): it is counted as `again`. Shed and delivered is not: it is two fates.
 //! It changes nothing: it joins no group and commits nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
@@ -33,12 +36,13 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long one question may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Missing ids that are written out.
+/// Ids in the wrong that are written out.
 const EXAMPLES: usize = 20;
 /// Largest bitmap taken from the sink: 1 GiB is 8 billion dense ids.
 const IDS_BYTES_MAX: u64 = 1 << 30;
 
-/// Account for every id, after the processor has stopped; exit 3 when one is missing.
+/// Account for every id, after the processor has stopped; exit 3 when one has no
+/// fate or two.
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "audit")]
 pub struct Settings {
@@ -57,16 +61,21 @@ pub struct Settings {
     /// what the producer printed at its end
     #[argh(option)]
     pub producer: PathBuf,
-    /// what the processor printed at its end; without it nothing counts as shed or invalid
+    /// what a processor printed at its end, once for each; nothing, if it was killed
     #[argh(option)]
-    pub processor: Option<PathBuf>,
+    pub processor: Vec<PathBuf>,
+    /// the ids that a processor shed, its --shed-ids, once for each; no file, if it was killed
+    #[argh(option)]
+    pub shed_ids: Vec<PathBuf>,
     /// the ledger's file (ledger.json)
     #[argh(option, default = "PathBuf::from(FILE)")]
     pub out: PathBuf,
 }
 
-/// Where every id went.
+/// Where every id went. `produced = delivered + shed + in_log − again + missing`, by id, unless an
+/// id was shed and delivered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     /// Ids that were acknowledged to the producer.
     pub produced: u64,
@@ -74,20 +83,25 @@ pub struct Ledger {
     pub delivered: u64,
     /// Of these, in the log at or above the committed offset.
     pub in_log: u64,
-    /// Both delivered and in the log: a restart would deliver them again.
+    /// Delivered or shed, and in the log: a restart would take them up again.
     pub again: u64,
-    /// Counted as shed by the processor.
+    /// Of these, shed by the processor.
     pub shed: u64,
-    /// Counted as no event by the processor.
+    /// Both shed and delivered: must be 0.
+    pub shed_delivered: u64,
+    /// Counted as no event by the processor, or refused for good by the sink.
     pub invalid: u64,
-    /// In neither place.
+    /// What the processor had taken and neither delivered nor dropped when it ended. It was not
+    /// committed: its ids are among `in_log`. Absent when it was killed and left no summary.
+    pub held: Option<u64>,
+    /// In none of these places.
     pub missing: u64,
-    /// Missing beyond what was shed or invalid: must be 0.
+    /// Missing beyond what was invalid: must be 0.
     pub unexplained: u64,
-    /// The lowest missing ids.
-    pub missing_examples: Vec<u64>,
-    /// Ids delivered or in the log that the producer does not vouch for (it was stopped before
-    /// the acknowledgement came).
+    /// The lowest ids that are missing, or shed and delivered.
+    pub examples: Vec<u64>,
+    /// Ids found that the producer does not vouch for (it was stopped before the acknowledgement
+    /// came).
     pub beyond: u64,
     /// Deliveries of an id that was delivered before.
     pub duplicates: u64,
@@ -97,35 +111,40 @@ pub struct Ledger {
     pub log_invalid: u64,
 }
 
+/// Sets of ids, by what became of them.
+#[derive(Debug, Default)]
+struct Found {
+    delivered: RoaringTreemap,
+    shed: RoaringTreemap,
+    in_log: RoaringTreemap,
+}
+
 impl Ledger {
-    /// Whether every id is accounted for.
-    pub fn adds_up(&self) -> bool {
-        self.unexplained == 0
+    /// Ids without a fate, or with two: must be 0.
+    pub fn wrong(&self) -> u64 {
+        self.unexplained + self.shed_delivered
     }
 
     /// Holds the ids against each other; the counts that are not about ids stay 0.
-    pub fn of(
-        produced: std::ops::Range<u64>,
-        delivered: &RoaringTreemap,
-        in_log: &RoaringTreemap,
-        shed: u64,
-        invalid: u64,
-    ) -> Self {
+    fn of(produced: std::ops::Range<u64>, found: &Found, invalid: u64) -> Self {
         let mut all = RoaringTreemap::new();
         all.insert_range(produced);
-        let found = delivered | in_log;
-        let missing = &all - &found;
+        let Found { delivered, shed, in_log } = found;
+        let settled = delivered | shed;
+        let anywhere = &settled | in_log;
+        let (missing, both) = (&all - &anywhere, delivered & shed);
         Self {
             produced: all.len(),
             delivered: (&all & delivered).len(),
             in_log: (&all & in_log).len(),
-            again: (delivered & in_log & &all).len(),
-            shed,
+            again: (settled & in_log & &all).len(),
+            shed: (&all & shed).len(),
+            shed_delivered: both.len(),
             invalid,
             missing: missing.len(),
-            unexplained: missing.len().saturating_sub(shed + invalid),
-            missing_examples: missing.iter().take(EXAMPLES).collect(),
-            beyond: (&found - &all).len(),
+            unexplained: missing.len().saturating_sub(invalid),
+            examples: (missing | both).iter().take(EXAMPLES).collect(),
+            beyond: (anywhere - &all).len(),
             ..Self::default()
         }
     }
@@ -135,14 +154,47 @@ impl Ledger {
 #[derive(Deserialize)]
 struct Produced {
     first_id: u64,
-    produced: u64,
+    acked_below: u64,
 }
 
-/// What it needs of the processor's.
+/// What it needs of a processor's.
 #[derive(Deserialize, Default)]
-struct Dropped {
+struct Taken {
+    fetched: u64,
+    acked: u64,
     shed: u64,
     invalid: u64,
+}
+
+impl Taken {
+    /// Read from its file; `None` when the processor was killed before it could print it.
+    fn read(path: &Path) -> Result<Option<Self>, Failure> {
+        match path.metadata() {
+            Ok(meta) if meta.len() > 0 => super::read_json(path).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn held(&self) -> u64 {
+        self.fetched.saturating_sub(self.acked + self.shed + self.invalid)
+    }
+}
+
+/// What all processors together held; `None` when one cannot say, or none was named.
+fn held(taken: &[Option<Taken>]) -> Option<u64> {
+    let sum = taken.iter().map(|one| one.as_ref().map(Taken::held)).sum();
+    if taken.is_empty() { None } else { sum }
+}
+
+/// The ids that a processor shed; none when it was killed before it could write them.
+fn shed(path: &Path) -> Result<RoaringTreemap, Failure> {
+    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
+    match std::fs::read(path) {
+        Ok(bytes) => RoaringTreemap::deserialize_from(bytes.as_slice())
+            .map_err(|e| failed(format!("is no set of ids: {e}"))),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(RoaringTreemap::new()),
+        Err(e) => Err(failed(format!("cannot be read: {e}"))),
+    }
 }
 
 /// Audits, and writes the ledger whatever it says.
@@ -152,38 +204,48 @@ struct Dropped {
 /// sink cannot be read to the end: half an audit is none.
 pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     let producer: Produced = super::read_json(&settings.producer)?;
-    let dropped: Dropped =
-        settings.processor.as_deref().map(super::read_json).transpose()?.unwrap_or_default();
-    let (delivered, duplicates) = delivered(&settings.sink)?;
+    let taken: Vec<Option<Taken>> =
+        settings.processor.iter().map(|path| Taken::read(path)).collect::<Result<_, _>>()?;
+    let mut found = Found::default();
+    for path in &settings.shed_ids {
+        found.shed |= shed(path)?;
+    }
+    let duplicates;
+    (found.delivered, duplicates) = delivered(&settings.sink)?;
     let reading = offsets(settings)?;
     let tail = Tail::read(settings, &tail_bounds(settings, &reading)?)?;
+    found.in_log = tail.ids;
+    let summaries = || taken.iter().flatten();
     let ledger = Ledger {
         duplicates,
         log_records: tail.records,
         log_invalid: tail.invalid,
+        held: held(&taken),
         ..Ledger::of(
-            producer.first_id..producer.first_id + producer.produced,
-            &delivered,
-            &tail.ids,
-            dropped.shed,
-            dropped.invalid,
+            producer.first_id..producer.acked_below,
+            &found,
+            summaries().map(|taken| taken.invalid).sum(),
         )
     };
     super::write_json(&settings.out, &ledger)?;
     log::info!(
-        produced = ledger.produced, delivered = ledger.delivered, in_log = ledger.in_log,
-        again = ledger.again, shed = ledger.shed, invalid = ledger.invalid,
+        produced = ledger.produced, delivered = ledger.delivered, shed = ledger.shed,
+        in_log = ledger.in_log, again = ledger.again, held = ledger.held, invalid = ledger.invalid,
         missing = ledger.missing; "ledger"
     );
-    if ledger.adds_up() {
+    if ledger.wrong() == 0 {
         return Ok(ledger);
     }
     Err(Failure::Verdict(format!(
-        "the ledger does not add up: {} of {} ids are neither delivered nor in the log nor \
-         counted as shed or invalid, the first: {:?} (all sums in {})",
-        ledger.unexplained,
+        "the ledger does not add up: of {} ids {} are neither delivered nor shed nor in the log, \
+         {} of them beyond what was invalid, and {} are both shed and delivered; the first: {:?} \
+         (the processors counted {} as shed; all sums in {})",
         ledger.produced,
-        ledger.missing_examples,
+        ledger.missing,
+        ledger.unexplained,
+        ledger.shed_delivered,
+        ledger.examples,
+        summaries().map(|taken| taken.shed).sum::<u64>(),
         settings.out.display()
     )))
 }
@@ -343,33 +405,71 @@ mod tests {
         ids.into_iter().collect()
     }
 
+    fn ledger(
+        delivered: impl IntoIterator<Item = u64>,
+        shed: impl IntoIterator<Item = u64>,
+        in_log: impl IntoIterator<Item = u64>,
+        invalid: u64,
+    ) -> Ledger {
+        let found = Found { delivered: ids(delivered), shed: ids(shed), in_log: ids(in_log) };
+        Ledger::of(0..100, &found, invalid)
+    }
+
     #[test]
-    fn delivered_and_in_the_log_make_all_and_what_is_in_both_is_counted_once() {
-        let ledger = Ledger::of(0..100, &ids(0..60), &ids(50..100), 0, 0);
-        assert!(ledger.adds_up());
-        assert_eq!((ledger.delivered, ledger.in_log, ledger.again), (60, 50, 10));
-        assert_eq!((ledger.missing, ledger.beyond), (0, 0));
+    fn delivered_shed_and_in_the_log_make_all_and_what_is_in_two_is_counted_once() {
+        let ledger = ledger(0..40, 40..60, 35..100, 0);
+        assert_eq!(ledger.wrong(), 0);
+        assert_eq!((ledger.delivered, ledger.shed, ledger.in_log), (40, 20, 65));
+        // 5 delivered and 20 shed ones are in the log as well.
+        assert_eq!((ledger.again, ledger.missing, ledger.beyond), (25, 0, 0));
+        assert_eq!(ledger.produced, 40 + 20 + 65 - 25);
     }
 
     #[test]
     fn one_missing_id_turns_the_ledger_red_and_is_named() {
-        let ledger = Ledger::of(0..100, &ids((0..60).filter(|id| *id != 42)), &ids(60..100), 0, 0);
-        assert!(!ledger.adds_up());
-        assert_eq!((ledger.missing, ledger.unexplained), (1, 1));
-        assert_eq!(ledger.missing_examples, [42]);
+        let ledger = ledger((0..60).filter(|id| *id != 42), [], 60..100, 0);
+        assert_eq!((ledger.wrong(), ledger.missing, ledger.unexplained), (1, 1, 1));
+        assert_eq!(ledger.examples, [42]);
     }
 
     #[test]
-    fn what_was_shed_explains_as_many_missing_and_no_more() {
-        let delivered = ids(0..90);
-        assert!(Ledger::of(0..100, &delivered, &ids([]), 10, 0).adds_up());
-        assert_eq!(Ledger::of(0..100, &delivered, &ids([]), 9, 0).unexplained, 1);
+    fn a_shed_id_explains_itself_and_no_other() {
+        assert_eq!(ledger(0..90, 90..100, [], 0).wrong(), 0);
+        // As many shed as are missing, but another one.
+        let other = ledger(0..90, (91..100).chain([200]), [], 0);
+        assert_eq!((other.wrong(), other.examples), (1, vec![90]));
+    }
+
+    #[test]
+    fn an_id_that_was_shed_and_delivered_has_two_fates() {
+        let both = ledger(0..100, [7], [], 0);
+        assert_eq!((both.wrong(), both.missing, both.examples), (1, 0, vec![7]));
+    }
+
+    #[test]
+    fn what_was_invalid_explains_as_many_missing_and_no_more() {
+        assert_eq!(ledger(0..90, [], [], 10).wrong(), 0);
+        assert_eq!(ledger(0..90, [], [], 9).wrong(), 1);
     }
 
     #[test]
     fn ids_that_nobody_vouches_for_do_not_fill_a_hole() {
-        let ledger = Ledger::of(0..100, &ids((0..99).chain(200..205)), &ids([]), 0, 0);
+        let ledger = ledger((0..99).chain(200..205), [], [], 0);
         assert_eq!((ledger.unexplained, ledger.beyond), (1, 5));
+    }
+
+    #[test]
+    fn a_killed_processor_leaves_nothing_and_a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (absent, empty) = (dir.path().join("absent"), dir.path().join("empty"));
+        std::fs::write(&empty, "").expect("written");
+        assert!(Taken::read(&absent).expect("killed").is_none());
+        assert!(Taken::read(&empty).expect("killed").is_none());
+        let ended = Taken { fetched: 100, acked: 60, shed: 20, invalid: 1 };
+        assert_eq!(held(&[Some(ended)]), Some(19));
+        assert_eq!((held(&[None]), held(&[])), (None, None));
+        assert!(shed(&absent).expect("killed").is_empty());
+        assert!(shed(&empty).expect_err("cut short").to_string().contains("empty"));
     }
 
     #[test]
@@ -380,7 +480,8 @@ mod tests {
             group: "g".into(),
             sink: "s".into(),
             producer: PathBuf::new(),
-            processor: None,
+            processor: Vec::new(),
+            shed_ids: Vec::new(),
             out: PathBuf::new(),
         };
         let reading =

@@ -3,6 +3,7 @@
 //! Invariant: every file is written before the exit code says that a check fell short. It knows
 //! no experiment by name: what is asked and drawn is declared in `experiments`.
 
+pub mod ledger;
 mod numbers;
 
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::lab::experiments::{Check, Experiment, Margin, named};
 use crate::lab::run_folder::{Arm, Run};
-use crate::lab::text::{figure, thousands, with_unit};
+use crate::lab::text::{figure, with_unit};
 
 /// The host disturbs a run when more than this share of the machine's CPU goes to processes that
 /// are not part of it, or this share is stolen by the hypervisor, over one phase of one arm. A
@@ -144,9 +145,9 @@ fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
 fn ledger_check(arm: &Arm) -> Check {
     Check::new(
         &format!("{}_ledger", arm.spec.name),
-        "Ids neither delivered, shed, invalid nor still in the log",
+        "Ids without a fate (delivered, shed, invalid, still in the log), or with two",
         (0.0, Margin::AtMost),
-        arm.ledger.as_ref().map(|ledger| ledger.unexplained as f64),
+        arm.ledger.as_ref().map(|ledger| ledger.wrong() as f64),
         "ids",
     )
 }
@@ -274,34 +275,17 @@ impl Text {
     }
 
     fn ledgers(&mut self, run: &Run) {
-        self.line(
-            "## Ledger\n\nEvery id that the brokers acknowledged to the producer, after the \
-             processor was stopped with SIGTERM. In the log: at or above the committed offset, \
-             read record by record. Again: delivered, and in the log as well; a restart would \
-             deliver it once more.\n\n\
-             | arm | produced | delivered | in the log | again | shed | invalid | unaccounted | duplicates |\n\
-             |---|---|---|---|---|---|---|---|---|",
-        );
+        self.line(format_args!("## Ledger\n\n{}\n", ledger::EXPLAINED));
+        self.line(format_args!("| arm | {} |", ledger::COLUMNS.map(|(name, _)| name).join(" | ")));
+        self.line(format_args!("|---|{}", "---|".repeat(ledger::COLUMNS.len())));
         for arm in &run.arms {
-            match &arm.ledger {
-                Some(l) => {
-                    let cells = [
-                        l.produced,
-                        l.delivered,
-                        l.in_log,
-                        l.again,
-                        l.shed,
-                        l.invalid,
-                        l.unexplained,
-                        l.duplicates,
-                    ]
-                    .map(|n| thousands(n as f64));
-                    self.line(format_args!("| {} | {} |", arm.spec.name, cells.join(" | ")));
-                }
-                None => self.line(format_args!("| {} | no audit |", arm.spec.name)),
-            }
+            let cells = match &arm.ledger {
+                Some(ledger) => ledger::COLUMNS.map(|(_, of)| of(ledger)).join(" | "),
+                None => "no audit".into(),
+            };
+            self.line(format_args!("| {} | {cells} |", arm.spec.name));
         }
-        self.line("\nproduced = delivered + in the log − again + shed + invalid + unaccounted.\n");
+        self.line("");
     }
 
     fn record(&mut self, experiment: &Experiment, run: &Run) {

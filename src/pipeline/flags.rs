@@ -102,6 +102,9 @@ pub struct Flags {
     /// file for the interval latency log
     #[argh(option)]
     hlog: Option<PathBuf>,
+    /// file for the ids that were shed, written at the end, for lab audit
+    #[argh(option)]
+    shed_ids: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -161,6 +164,7 @@ impl Flags {
             listen: self.listen,
             token: access::token(self.token_file.as_deref())?,
             hlog: self.hlog,
+            shed_ids: self.shed_ids,
         })
     }
 
