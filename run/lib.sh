@@ -4,6 +4,7 @@
 #   begin NAME ARGS...     flags, prerequisites, build, cluster
 #   plan FLAGS...          the prediction and the host, written before anything is measured
 #   arm NAME FLAGS...      topic -> sink -> processor(FLAGS) -> producer -> watch; audit; topic away
+#   arm_begins NAME, processor NAME FLAGS..., arm_runs    the same with several processors
 #   report                 report.md, verdict.json, charts; the script's exit code
 #
 # It stops what it started, by pid, however it ends, deletes its own topics only, and takes the
@@ -14,13 +15,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
 # shellcheck source=run/prereq.sh
 source "$here/prereq.sh"
+# shellcheck source=run/memory.sh
+source "$here/memory.sh"
 
 # Seconds: for a program to say where it listens, for the group to hold all partitions, for an
 # orderly stop (the processor drains for at most 10 s and commits), for the stop of a broken run.
 readonly LISTEN_WITHIN_S=20 JOIN_WITHIN_S=40 STOP_WITHIN_S=60 ABORT_WITHIN_S=3
 readonly PARTITIONS=12
 
-declare -A pids=() # of what runs now, by name
+declare -A pids=() addresses=() # of what runs now, by name
 topic='' cluster_is_ours='' experiment=''
 
 log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
@@ -118,51 +121,113 @@ plan() { # FLAGS OF lab plan...
 
 # --- arm -----------------------------------------------------------------------------------------
 # The load and the sink are the experiment's: arrays load=(producer flags) and sink=(sink flags).
-# shellcheck disable=SC2154
+# So are, where it sets them, stall=(chaos flags) with stall_at=SECONDS into the load, and
+# memory_limit=SIZE, under which the processor is run and may be killed.
+stall=() stall_at='' memory_limit=''
+
 arm() { # NAME PROCESSOR-FLAGS...
-  local name=$1 dir=$out/$1 at partitions='' end
-  shift
+  arm_begins "$1"
+  processor processor "${@:2}"
+  arm_runs
+}
+
+# shellcheck disable=SC2154
+arm_begins() { # NAME
+  arm=$1 dir=$out/$1 processors=()
   mkdir -p "$dir"
-  log info arm_begins "experiment=$experiment arm=$name"
-  topic=$experiment-$name-$$
+  log info arm_begins "experiment=$experiment arm=$arm"
+  topic=$experiment-$arm-$$
   note run/cluster.sh topic create "$topic" --partitions "$PARTITIONS"
   cluster topic create "$topic" --partitions "$PARTITIONS"
-
   start sink "$bin/sink" --listen 127.0.0.1:0 "${sink[@]}"
-  local sink_at=$address
-  start processor "$bin/processor" --brokers "$brokers" --topic "$topic" --group "$topic" \
-    --sink "http://$sink_at" --listen 127.0.0.1:0 --hlog "$dir/latency.hlog" \
-    --shed-ids "$dir/shed.ids" "$@"
-  local processor_at=$address
-  end=$((SECONDS + JOIN_WITHIN_S))
-  until [[ $partitions == "$PARTITIONS" ]]; do
-    ((SECONDS < end)) || broken processor "holds '$partitions' of $PARTITIONS partitions after $JOIN_WITHIN_S s"
-    alive
-    sleep 0.2
-    partitions=$(metric "$processor_at" processor_partitions)
-  done
+  sink_at=$address producer_at=$(free_address)
+}
 
-  start producer "$bin/producer" --brokers "$brokers" --topic "$topic" --listen 127.0.0.1:0 "${load[@]}"
-  local producer_at=$address watched=() named
+# One member of the group. `@producer` among its flags is where the producer will listen.
+processor() { # NAME PROCESSOR-FLAGS...
+  local name=$1 flags=("${@:2}")
+  flags=("${flags[@]//@producer/http://$producer_at}")
+  if [[ $memory_limit ]]; then
+    confine "$arm" "$(numfmt --from=auto "${memory_limit%B}")"
+    log info memory_limit "by='$confined_by' limit=$memory_limit"
+  fi
+  start "$name" ${confined[@]+"${confined[@]}"} "$bin/processor" --brokers "$brokers" \
+    --topic "$topic" --group "$topic" --sink "http://$sink_at" --listen 127.0.0.1:0 \
+    --hlog "$dir/${name/processor/latency}.hlog" --shed-ids "$dir/${name/processor/shed}.ids" \
+    "${flags[@]}"
+  processors+=("$name")
+  addresses[$name]=$address
+}
+
+# shellcheck disable=SC2154
+arm_runs() {
+  local name at named watched=() pages="sink=http://$sink_at/metrics" audited=()
+  await_group
+  start producer "$bin/producer" --brokers "$brokers" --topic "$topic" --listen "$producer_at" "${load[@]}"
   while read -r named _ at _; do # broker=N state=up pid=P ...
     if [[ $at == pid=[0-9]* ]]; then watched+=(--process "${named/=/-}=${at#pid=}"); fi
   done < <(cluster status)
-  for at in sink processor producer; do watched+=(--process "$at=${pids[$at]}"); done
+  for name in sink "${processors[@]}" producer; do watched+=(--process "$name=${pids[$name]}"); done
+  for name in "${processors[@]}"; do pages+=",$name=http://${addresses[$name]}/metrics"; done
   start watch "$bin/lab" watch --brokers "$brokers" --topic "$topic" --group "$topic" \
-    "${watched[@]}" --metrics "sink=http://$sink_at/metrics,processor=http://$processor_at/metrics,producer=http://$producer_at/metrics" \
+    "${watched[@]}" --metrics "$pages,producer=http://$producer_at/metrics" \
     --out "$dir" --listen 127.0.0.1:0
+  if [[ $memory_limit && $confined_by == watched ]]; then start_limiter; fi
+  if [[ $stall_at ]]; then
+    note sleep "$stall_at"
+    start_stall
+  fi
 
-  await_producer
-  stop processor
+  await_load
+  for name in "${processors[@]}"; do
+    audited+=(--processor "$dir/$name.json" --shed-ids "$dir/${name/processor/shed}.ids")
+    [[ ! ${pids[$name]-} ]] || stop "$name"
+  done
   # Exit 3, ids missing, is for the report to say.
   run_and_note "$bin/lab" audit --brokers "$brokers" --topic "$topic" --group "$topic" \
-    --sink "http://$sink_at" --producer "$dir/producer.json" --processor "$dir/processor.json" \
-    --shed-ids "$dir/shed.ids" --out "$dir/ledger.json" || (($? == 3)) || die "arm $name has no ledger"
+    --sink "http://$sink_at" --producer "$dir/producer.json" "${audited[@]}" \
+    --out "$dir/ledger.json" || (($? == 3)) || die "arm $arm has no ledger"
   stop watch
   stop sink
+  unconfine
   cluster topic delete "$topic"
   topic=''
-  log info arm_ended "experiment=$experiment arm=$name"
+  log info arm_ended "experiment=$experiment arm=$arm"
+}
+
+# Every partition is held before anything is produced.
+await_group() {
+  local end=$((SECONDS + JOIN_WITHIN_S)) held=0 name one
+  until ((held == PARTITIONS)); do
+    ((SECONDS < end)) || broken "${processors[0]}" "and its group hold $held of $PARTITIONS partitions after $JOIN_WITHIN_S s"
+    alive
+    sleep 0.2
+    held=0
+    for name in "${processors[@]}"; do
+      one=$(metric "${addresses[$name]}" processor_partitions)
+      # In a rebalance a partition may be counted twice or not at all: a member without any is one.
+      if [[ ! $one || $one == 0 ]]; then held=0; break; fi
+      held=$((held + one))
+    done
+  done
+}
+
+# Where the kernel cannot: kills the processor once it has grown beyond the limit.
+start_limiter() {
+  local kb=$(($(numfmt --from=auto "${memory_limit%B}") / 1024)) pid=${pids[processor]}
+  (
+    while (($(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status") < kb)); do sleep 0.1; done
+    kill -KILL "$pid"
+  ) 2>/dev/null 9>&- &
+  pids[limiter]=$!
+}
+
+start_stall() {
+  # shellcheck disable=SC2016 # for the inner shell
+  setsid bash -c 'sleep "$0" && exec "$@"' "$stall_at" "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}" \
+    </dev/null >"$dir/chaos.log" 2>&1 9>&- &
+  pids[chaos]=$!
+  note "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}"
 }
 
 # Keeps a command as it could be typed.
@@ -228,14 +293,45 @@ ended() { # NAME
   broken "$1" "ended too early, with exit code $code"
 }
 
-await_producer() {
-  local who code=0 name
-  wait -n -p who "${pids[@]}" || code=$?
-  [[ $who == "${pids[producer]}" ]] || for name in "${!pids[@]}"; do
-    if [[ ${pids[$name]} == "$who" ]]; then unset "pids[$name]"; broken "$name" "ended too early, with exit code $code"; fi
+# Waits for the end of the load. A stall that ends meanwhile is fine; so is the end of a processor
+# at its memory limit, which ends the arm.
+await_load() {
+  local who name code
+  while :; do
+    code=0
+    wait -n -p who "${pids[@]}" || code=$?
+    for name in "${!pids[@]}"; do [[ ${pids[$name]} != "$who" ]] || break; done
+    unset "pids[$name]"
+    case $name in
+      producer) ((code == 0)) || broken producer "ended with exit code $code"; return ;;
+      limiter) ;;
+      chaos) ((code == 0)) || broken chaos "ended with exit code $code" ;;
+      *)
+        if [[ ! $memory_limit || $code != 137 ]]; then broken "$name" "ended too early, with exit code $code"; fi
+        killed "$code"
+        if [[ ${pids[limiter]-} ]]; then wait "${pids[limiter]}" || true; unset 'pids[limiter]'; fi
+        stop producer
+        return ;;
+    esac
   done
-  unset 'pids[producer]'
-  ((code == 0)) || broken producer "ended with exit code $code"
+}
+
+killed() { # EXIT-CODE
+  local at=${EPOCHREALTIME/./} kills
+  kills=$(oom_kills)
+  printf '{"at_us": %s, "exit_code": %s, "oom_kills": %s, "limit_bytes": %s, "by": "%s"}\n' \
+    "$at" "$1" "${kills:-0}" "$(numfmt --from=auto "${memory_limit%B}")" "$confined_by" >"$dir/killed.json"
+  log info processor_killed "exit=$1 oom_kills=${kills:-0} by='$confined_by' limit=$memory_limit"
+}
+
+# A free port on loopback, for a server whose address must be known before it starts.
+free_address() {
+  local port used
+  used=$(ss -Hltn)
+  while :; do
+    port=$((20000 + RANDOM % 12000))
+    if [[ $used != *:$port\ * ]]; then echo "127.0.0.1:$port"; return; fi
+  done
 }
 
 # stop NAME: SIGTERM, and everything it has to say must have been said with exit code 0.
@@ -276,6 +372,7 @@ clean_up() {
     cluster topic delete "$topic" || code=1
   fi
   if [[ $code == 130 || $code == 143 || $code == 129 ]]; then log warn interrupted "experiment=$experiment"; fi
+  unconfine
   if flock -n 9 2>/dev/null; then rm -f -- "$data.lock"; fi
   exit "$code"
 }

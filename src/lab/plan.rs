@@ -10,7 +10,7 @@ use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{self, Prediction, Setup};
+use crate::lab::experiments::{self, Prediction, Setup, StallAt};
 use crate::units;
 
 /// File name inside a run's folder.
@@ -22,7 +22,7 @@ pub const HOST_FILE: &str = "host.json";
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "plan")]
 pub struct Settings {
-    /// which experiment: exp2, ceiling
+    /// which experiment: ceiling, exp1 to exp7
     #[argh(option)]
     pub experiment: String,
     /// quick or full
@@ -37,6 +37,15 @@ pub struct Settings {
     /// payload bytes of an event (512)
     #[argh(option, default = "512", from_str_fn(units::size))]
     pub msg_size: u64,
+    /// events that the bounded queue holds (10000)
+    #[argh(option, default = "10_000.0", from_str_fn(units::rate))]
+    pub queue_cap: f64,
+    /// memory that the unbounded arm may take
+    #[argh(option, from_str_fn(units::size))]
+    pub memory_limit: Option<u64>,
+    /// what befalls the sink, RATE@AT:FOR, such as 200@10m:90s
+    #[argh(option, from_str_fn(stall))]
+    pub stall: Option<StallAt>,
     /// kafka's release, for the record
     #[argh(option, default = "String::from(\"unknown\")")]
     pub kafka: String,
@@ -107,6 +116,9 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         ceiling: settings.rate_limit,
         payload_bytes,
         event_bytes: super::queued_event_bytes(payload_bytes),
+        queue_cap: settings.queue_cap,
+        memory_limit: settings.memory_limit.map(|bytes| bytes as f64),
+        stall: settings.stall,
     };
     let plan = Plan {
         experiment: experiment.name.into(),
@@ -132,6 +144,14 @@ fn schedule(text: &str) -> Result<Vec<(f64, f64)>, Failure> {
     text.split(',')
         .map(|part| step(part).map_err(|why| Failure::flag("--schedule", text, &why)))
         .collect()
+}
+
+fn stall(text: &str) -> Result<StallAt, String> {
+    let parts = text.split_once('@').and_then(|(rate, rest)| Some((rate, rest.split_once(':')?)));
+    let (rate, (at, time)) = parts.ok_or("expected RATE@AT:FOR, such as 200@10m:90s")?;
+    let from = units::duration(at)?.as_secs_f64();
+    let to = from + units::duration_above_zero(time)?.as_secs_f64();
+    Ok(StallAt { rate: units::rate_or_zero(rate)?, from, to })
 }
 
 fn now() -> String {

@@ -13,7 +13,7 @@ use argh::FromArgs;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{Check, Experiment, Margin, named};
+use crate::lab::experiments::{Check, Experiment, Margin, Table, named};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::{figure, with_unit};
 
@@ -65,7 +65,7 @@ impl Outcome {
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "report")]
 pub struct Settings {
-    /// which experiment: exp2, ceiling
+    /// which experiment: ceiling, exp1 to exp7
     #[argh(option)]
     pub experiment: String,
     /// the run's folder
@@ -102,6 +102,9 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     text.checks(&verdict);
     for chart in &charts {
         text.0 += &format!("![{}]({}.svg)\n\n", chart.title, chart.name);
+    }
+    for table in (experiment.tables)(&run) {
+        text.table(&table);
     }
     text.predictions(&run);
     text.numbers(&run);
@@ -241,6 +244,15 @@ impl Text {
                 wanted(check),
                 measured(check)
             ));
+        }
+        self.line("");
+    }
+
+    fn table(&mut self, table: &Table) {
+        self.line(format_args!("## {}\n\n| {} |", table.title, table.head.join(" | ")));
+        self.line(format_args!("|{}", "---|".repeat(table.head.len())));
+        for row in &table.rows {
+            self.line(format_args!("| {} |", row.join(" | ")));
         }
         self.line("");
     }

@@ -4,6 +4,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::failure::Failure;
 use crate::lab::audit::{self, Ledger};
 use crate::lab::experiments::{ArmSpec, Experiment, Phase};
@@ -24,6 +26,24 @@ pub struct Run {
     pub arms: Vec<Arm>,
 }
 
+/// The end of a processor at its memory limit, as the run's script saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Killed {
+    /// When it ended, µs since the epoch.
+    pub at_us: i64,
+    /// 137 after a signal 9.
+    pub exit_code: i32,
+    /// What the limit's own counter of kernel kills said.
+    pub oom_kills: u64,
+    /// The limit, bytes.
+    pub limit_bytes: u64,
+    /// What set the limit: `cgroup v2`, `cgroup v1`, `systemd-run`, or `watched`.
+    pub by: String,
+}
+
+/// File name of [`Killed`] inside an arm's folder.
+const KILLED_FILE: &str = "killed.json";
+
 /// One arm of a run.
 pub struct Arm {
     /// As the experiment declares it.
@@ -36,6 +56,8 @@ pub struct Arm {
     latencies: Vec<hlog::Interval>,
     /// The exact commands, one a line.
     pub commands: String,
+    /// How the processor was killed; absent when it was not.
+    pub killed: Option<Killed>,
     /// The schedule's start, µs since the epoch.
     start_us: f64,
 }
@@ -72,6 +94,7 @@ impl Arm {
     fn read(dir: &Path, spec: ArmSpec) -> Result<Self, Failure> {
         let samples = samples::read(&dir.join(samples::FILE))?;
         let (ledger, latencies) = (dir.join(audit::FILE), dir.join("latency.hlog"));
+        let killed = dir.join(KILLED_FILE);
         let start_us = start_us(&samples).ok_or_else(|| {
             Failure::Failed(format!("{}: the producer sent nothing", dir.display()))
         })?;
@@ -80,6 +103,7 @@ impl Arm {
             samples,
             ledger: if ledger.exists() { Some(read_json(&ledger)?) } else { None },
             latencies: if latencies.exists() { hlog::read(&latencies)? } else { Vec::new() },
+            killed: if killed.exists() { Some(read_json(&killed)?) } else { None },
             commands: std::fs::read_to_string(dir.join("commands.txt")).unwrap_or_default(),
             start_us,
         })
@@ -87,6 +111,18 @@ impl Arm {
 
     fn at(&self, us: i64) -> f64 {
         (us as f64 - self.start_us) / 1e6
+    }
+
+    /// When the processor was killed, s.
+    pub fn killed_s(&self) -> Option<f64> {
+        self.killed.as_ref().map(|killed| self.at(killed.at_us))
+    }
+
+    /// The part of `phase` in which the processor lived.
+    #[must_use]
+    pub fn alive_in(&self, phase: Phase) -> Phase {
+        let to = self.killed_s().map_or(phase.to, |at| phase.to.min(at - 1.0));
+        Phase { to: to.max(phase.from), ..phase }
     }
 
     /// A quantity over time; samples that do not have it are left out.
@@ -150,6 +186,7 @@ impl Arm {
     /// Share of the machine's CPU time that none of the watched processes used, and the share that
     /// the hypervisor took, from the first of `phase` to its last; 0 to 1.
     pub fn disturbance(&self, phase: Phase) -> Option<(f64, f64)> {
+        let phase = self.alive_in(phase);
         let mut inside = self
             .samples
             .iter()

@@ -1,15 +1,14 @@
 //! The benchmark behind the experiments: below the ceiling latency is small, above it the sink is
 //! kept busy, whichever way the consumer is held back. Batches are off: every event is a call.
 
+use super::asking::{Asking, SETTLE_S};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Prediction, Setup};
+use super::{ArmSpec, Check, Experiment, Margin, Prediction, Setup, no_tables};
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::figure;
 use crate::telemetry::latency::Stage;
 
-/// Seconds after a change of load that are left out.
-const SETTLE_S: f64 = 5.0;
 /// The requirement at 80 % of the ceiling.
 const P99_MAX_MS: f64 = 100.0;
 /// The producer's linger (its default), ms: an event waits for up to one tick.
@@ -30,6 +29,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     predict,
     checks,
     charts,
+    tables: no_tables,
     limits: "One machine and one run an arm. Client, brokers and sink share its cores, so the \
              latency below the ceiling holds their scheduling too.",
 };
@@ -68,19 +68,15 @@ fn checks(run: &Run) -> Vec<Check> {
     let above = run.plan.setup.overload().settled(SETTLE_S);
     let mut checks = Vec::new();
     for arm in &run.arms {
-        let mut ask = |name: &str, question: &str, wanted, measured, unit: &str| {
-            let name = format!("{}_{name}", arm.spec.name);
-            checks.push(Check::new(&name, question, wanted, measured, unit));
-        };
+        let mut asking = Asking::of(run, arm);
         let p99_ms = arm.latency_in(Stage::EndToEnd, 0.99, below).map(|s| s * 1e3);
         let small = (P99_MAX_MS, Margin::AtMost);
-        ask("p99_below", "Due to acked at 80 % of the ceiling, p99", small, p99_ms, "ms");
-        let delivered = arm.rate_in("sink", "sink_events_total", above);
-        let busy = (0.98 * run.plan.predicted("delivered"), Margin::AtLeast);
-        ask("delivered", "Is the sink kept busy under overload?", busy, delivered, "events/s");
+        asking.ask("p99_below", "Due to acked at 80 % of the ceiling, p99", small, p99_ms, "ms");
+        asking.sink_busy_in(above);
         let sent = arm.rate_in("producer", "producer_events_sent_total", above);
         let kept = (0.999 * run.plan.predicted("offered"), Margin::AtLeast);
-        ask("offered", "Does the producer keep its schedule?", kept, sent, "events/s");
+        asking.ask("offered", "Does the producer keep its schedule?", kept, sent, "events/s");
+        checks.append(&mut asking.checks);
     }
     checks
 }

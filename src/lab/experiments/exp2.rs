@@ -1,24 +1,20 @@
 //! Experiment 2: pull against unbounded push. The same overload, the same sink; does the
 //! difference wait in the log or in the heap?
 
+use super::asking::{
+    Asking, MB, SETTLE_S, heap_per_event, poll_ratio, rss_max_mb, rss_slope_mb, scaled,
+};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup};
+use super::{ArmSpec, Check, Experiment, Margin, Prediction, Setup, no_tables};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model::{self, Rates};
 use crate::lab::run_folder::{Arm, Run};
-use crate::lab::samples::Sample;
-use crate::lab::stats::{self, Series};
+use crate::lab::stats;
 use crate::lab::text::figure;
 use crate::telemetry::latency::Stage;
 
 /// Resident memory that the pull arm must stay under, MB.
 const PULL_RSS_MAX_MB: f64 = 64.0;
-/// Seconds after a change of load that are left out of slopes and rates: the group's join or the
-/// sink's burst, the first fetches, the allocator's first slabs.
-const SETTLE_S: f64 = 5.0;
-/// The processor's commit interval of 1 s, and half a second for the answers of a busy cluster.
-const SAW_S: f64 = 1.5;
-const MB: f64 = 1e6;
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -37,6 +33,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     predict,
     checks,
     charts,
+    tables: no_tables,
     limits: "One machine and one run an arm: no spread between repeats. Resident memory \
              grows some 4 % faster than the heap in use: b leaves out the allocator's own records, \
              about 128 B for each 4 KiB page of eight payloads, and what its profiler keeps. Both \
@@ -86,73 +83,42 @@ fn checks(run: &Run) -> Vec<Check> {
     let overload = run.plan.setup.overload().settled(SETTLE_S);
     let baseline = run.plan.setup.baseline().settled(SETTLE_S);
     let said = |name: &str| run.plan.predicted(name);
-    let climb = said("unbounded_rss_slope");
     let mut checks = Vec::new();
     for arm in &run.arms {
-        let mut ask = |name: &str, question: &str, wanted, measured, unit: &str| {
-            checks.push(Check::new(
-                &format!("{}_{name}", arm.spec.name),
-                question,
-                wanted,
-                measured,
-                unit,
-            ));
-        };
-        let rss = slope_mb(arm, overload);
-        let ratio = said(&format!("{}_poll_ratio", arm.spec.name));
+        let mut asking = Asking::of(run, arm);
         if arm.spec.name == "pull" {
-            // 2 % of what an unbounded queue would grow by: 71 kB/s, 4 MB in a minute.
-            let flat = (said("pull_rss_slope"), Margin::Absolute(0.02 * climb));
-            ask("rss_slope", "Is pull's memory flat under overload?", flat, rss, "MB/s");
-            let max = stats::max(&arm.rss_bytes("processor")).map(|bytes| bytes / MB);
-            let under = (PULL_RSS_MAX_MB, Margin::AtMost);
-            ask("rss_max", "Does it stay under its limit, start to end?", under, max, "MB");
+            asking.rss_flat_in(overload);
+            asking.rss_under(PULL_RSS_MAX_MB);
         } else {
-            let grows = (climb, Margin::Share(0.10));
-            ask("rss_slope", "Does its memory grow as the model predicts?", grows, rss, "MB/s");
+            let grows = (said("unbounded_rss_slope"), Margin::Share(0.10));
+            let rss = rss_slope_mb(arm, overload);
+            asking.ask(
+                "rss_slope",
+                "Does its memory grow as the model predicts?",
+                grows,
+                rss,
+                "MB/s",
+            );
             let bytes = (said("event_bytes"), Margin::Share(0.05));
             let heap = heap_per_event(arm, overload);
-            ask("event_bytes", "Heap in use per queued event, as computed?", bytes, heap, "B");
+            asking.ask(
+                "event_bytes",
+                "Heap in use per queued event, as computed?",
+                bytes,
+                heap,
+                "B",
+            );
         }
+        let wanted = (said(&format!("{}_poll_ratio", arm.spec.name)), Margin::Share(0.05));
         let polled = poll_ratio(arm, overload);
-        let wanted = (ratio, Margin::Share(0.05));
-        ask("poll_ratio", "Poll rate over sink rate, under overload", wanted, polled, "");
-        let delivered = arm.rate_in("sink", "sink_events_total", overload);
-        let floor = (0.98 * said("delivered"), Margin::AtLeast);
-        ask("delivered", "Is the sink kept busy under overload?", floor, delivered, "events/s");
-        let sent = arm.rate_in("producer", "producer_events_sent_total", overload);
-        let load = (overload.rate, Margin::Share(0.01));
-        ask("offered", "Was the overload really offered?", load, sent, "events/s");
-        let lag = |phase: Phase| line_in(&arm.lag(), phase).map(|line| line.slope);
-        // Below the ceiling the lag is a saw between 0 and λ × SAW_S; over a time T no line through
-        // it is steeper than 1.5 of its height over T (the steepest is through one step midway).
-        let steepest = 1.5 * baseline.rate * SAW_S / (baseline.to - baseline.from);
-        let flat = (said("baseline_lag_slope"), Margin::Absolute(steepest));
-        ask("lag_baseline", "Is the lag flat below the ceiling?", flat, lag(baseline), "events/s");
-        let climbs = (said("overload_lag_slope"), Margin::Share(0.10));
-        ask("lag_overload", "Does the lag climb at λ − μ?", climbs, lag(overload), "events/s");
+        asking.ask("poll_ratio", "Poll rate over sink rate, under overload", wanted, polled, "");
+        asking.sink_busy_in(overload);
+        asking.offered_in(overload);
+        asking.lag_flat_at(baseline);
+        asking.lag_climbs_in(overload);
+        checks.append(&mut asking.checks);
     }
     checks
-}
-
-fn line_in(series: &[(f64, f64)], phase: Phase) -> Option<stats::Line> {
-    stats::line(&stats::between(series, phase.from, phase.to))
-}
-
-fn slope_mb(arm: &Arm, phase: Phase) -> Option<f64> {
-    line_in(&arm.rss_bytes("processor"), phase).map(|line| line.slope / MB)
-}
-
-/// By how much the heap in use grows with each event in the queue, B.
-fn heap_per_event(arm: &Arm, phase: Phase) -> Option<f64> {
-    let metric = |name| move |s: &Sample| s.metric("processor", name);
-    let pairs = arm.against(phase, metric("processor_queue_depth"), metric("heap_inuse_bytes"));
-    stats::line(&pairs).map(|line| line.slope)
-}
-
-fn poll_ratio(arm: &Arm, phase: Phase) -> Option<f64> {
-    let polled = arm.rate_in("processor", "processor_events_fetched_total", phase)?;
-    Some(polled / arm.rate_in("sink", "sink_events_total", phase)?)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
@@ -178,9 +144,8 @@ fn rss_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let limit = format!("limit for pull, {} MB", figure(PULL_RSS_MAX_MB));
     lines.push(drawing.limit(limit, PULL_RSS_MAX_MB));
     let overload = setup.overload().settled(SETTLE_S);
-    let climb = drawing.figure("unbounded", |arm| slope_mb(arm, overload));
-    let most = drawing
-        .figure("pull", |arm| stats::max(&arm.rss_bytes("processor")).map(|bytes| bytes / MB));
+    let climb = drawing.figure("unbounded", |arm| rss_slope_mb(arm, overload));
+    let most = drawing.figure("pull", rss_max_mb);
     let predicted = figure(run.plan.predicted("unbounded_rss_slope"));
     drawing.chart(
         "rss",
@@ -253,8 +218,4 @@ fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
         "end-to-end latency p99, s",
         lines,
     )
-}
-
-fn scaled(series: Series, by: f64) -> Series {
-    series.into_iter().map(|(t, v)| (t, v / by)).collect()
 }

@@ -5,9 +5,13 @@
 //! with what a run folder holds. How a run is started is `run/expN.sh`; how it is written up is
 //! `report`. Neither knows an experiment by name.
 
+pub mod asking;
 pub mod ceiling;
 pub mod drawing;
+pub mod exp1;
 pub mod exp2;
+pub mod exp5;
+pub mod exp7;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +21,8 @@ use crate::lab::model::Rates;
 use crate::lab::run_folder::Run;
 
 /// Every experiment that can be reported.
-pub const ALL: &[Experiment] = &[ceiling::EXPERIMENT, exp2::EXPERIMENT];
+pub const ALL: &[Experiment] =
+    &[ceiling::EXPERIMENT, exp1::EXPERIMENT, exp2::EXPERIMENT, exp5::EXPERIMENT, exp7::EXPERIMENT];
 
 /// The declaration.
 pub struct Experiment {
@@ -39,6 +44,8 @@ pub struct Experiment {
     pub checks: fn(&Run) -> Vec<Check>,
     /// What the report shows.
     pub charts: fn(&Run) -> Vec<Chart>,
+    /// What the report lists beside the charts.
+    pub tables: fn(&Run) -> Vec<Table>,
     /// What these numbers cannot show.
     pub limits: &'static str,
 }
@@ -52,6 +59,22 @@ pub struct ArmSpec {
     pub title: &'static str,
     /// Its lines in charts.
     pub ink: Ink,
+}
+
+/// A finding that is better read than seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// What it says.
+    pub title: String,
+    /// Column heads.
+    pub head: Vec<String>,
+    /// Rows, each as long as the head.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// For experiments whose charts say it all.
+pub fn no_tables(_: &Run) -> Vec<Table> {
+    Vec::new()
 }
 
 /// Finds an experiment.
@@ -78,6 +101,26 @@ pub struct Setup {
     pub payload_bytes: usize,
     /// Heap bytes of one queued event, from the layout.
     pub event_bytes: f64,
+    /// Events that the bounded queue holds.
+    #[serde(default)]
+    pub queue_cap: f64,
+    /// Memory that the unbounded arm may take, bytes.
+    #[serde(default)]
+    pub memory_limit: Option<f64>,
+    /// What befalls the sink.
+    #[serde(default)]
+    pub stall: Option<StallAt>,
+}
+
+/// A stall of the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StallAt {
+    /// Events/s served meanwhile.
+    pub rate: f64,
+    /// Start, s from the schedule's.
+    pub from: f64,
+    /// End, s from the schedule's start.
+    pub to: f64,
 }
 
 impl Setup {
@@ -86,6 +129,19 @@ impl Setup {
         Rates::schedule(
             self.schedule.iter().map(|&(rate, s)| (rate, std::time::Duration::from_secs_f64(s))),
         )
+    }
+
+    /// μ(t).
+    pub fn ceilings(&self) -> Rates {
+        let s = std::time::Duration::from_secs_f64;
+        self.stall.map_or(Rates::constant(self.ceiling), |stall| {
+            Rates::with_stall(self.ceiling, stall.rate, s(stall.from), s(stall.to - stall.from))
+        })
+    }
+
+    /// When the schedule ends, s.
+    pub fn end_s(&self) -> f64 {
+        self.phases().map(|phase| phase.to).fold(0.0, f64::max)
     }
 
     /// From when to when the step of highest rate lasts, s from the start, and its rate.
@@ -241,6 +297,9 @@ mod tests {
             ceiling: 2000.0,
             payload_bytes: 512,
             event_bytes: 600.0,
+            queue_cap: 10_000.0,
+            memory_limit: None,
+            stall: None,
         };
         assert_eq!(setup.overload(), Phase { rate: 8000.0, from: 20.0, to: 80.0 });
         assert_eq!(setup.baseline().settled(5.0), Phase { rate: 1500.0, from: 5.0, to: 19.0 });

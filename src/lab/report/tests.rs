@@ -30,6 +30,9 @@ fn setup() -> Setup {
         ceiling: 2000.0,
         payload_bytes: 512,
         event_bytes: 600.0,
+        queue_cap: 10_000.0,
+        memory_limit: None,
+        stall: None,
     }
 }
 

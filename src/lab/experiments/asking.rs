@@ -1,0 +1,135 @@
+//! The questions that several experiments ask of an arm, with one way to measure and one margin
+//! each, so that the same word means the same thing in every report.
+
+use super::{Check, Margin, Phase};
+use crate::lab::run_folder::{Arm, Run};
+use crate::lab::samples::Sample;
+use crate::lab::stats::{self, Line, Series};
+
+/// Bytes in the megabyte of the reports.
+pub const MB: f64 = 1e6;
+/// Seconds after a change of load that are left out of slopes and rates: the group's join or the
+/// sink's burst, the first fetches, the allocator's first slabs.
+pub const SETTLE_S: f64 = 5.0;
+/// What `bounded` and `pull` must stay under, MB.
+pub const RSS_MAX_MB: f64 = 512.0;
+/// The processor's commit interval of 1 s, and half a second for the answers of a busy cluster.
+const SAW_S: f64 = 1.5;
+
+/// The checks of one arm, asked one by one.
+pub struct Asking<'a> {
+    run: &'a Run,
+    arm: &'a Arm,
+    /// What was asked so far.
+    pub checks: Vec<Check>,
+}
+
+impl<'a> Asking<'a> {
+    /// Nothing asked yet.
+    pub fn of(run: &'a Run, arm: &'a Arm) -> Self {
+        Self { run, arm, checks: Vec::new() }
+    }
+
+    /// The check `{arm}_{name}`.
+    pub fn ask(
+        &mut self,
+        name: &str,
+        question: &str,
+        wanted: (f64, Margin),
+        measured: Option<f64>,
+        unit: &str,
+    ) {
+        let name = format!("{}_{name}", self.arm.spec.name);
+        self.checks.push(Check::new(&name, question, wanted, measured, unit));
+    }
+
+    /// The lag below the ceiling is flat. It is a saw between 0 and λ × [`SAW_S`]; over a time T no
+    /// line through it is steeper than 1.5 of its height over T (the steepest is through one step
+    /// midway).
+    pub fn lag_flat_at(&mut self, phase: Phase) {
+        let steepest = 1.5 * phase.rate * SAW_S / (phase.to - phase.from);
+        let (flat, lag) = ((0.0, Margin::Absolute(steepest)), lag_slope(self.arm, phase));
+        self.ask("lag_baseline", "Is the lag flat below the ceiling?", flat, lag, "events/s");
+    }
+
+    /// The lag climbs at λ − μ.
+    pub fn lag_climbs_in(&mut self, phase: Phase) {
+        let excess = phase.rate - self.run.plan.setup.ceiling;
+        let (climbs, lag) = ((excess, Margin::Share(0.10)), lag_slope(self.arm, phase));
+        self.ask("lag_overload", "Does the lag climb at λ − μ?", climbs, lag, "events/s");
+    }
+
+    /// The producer kept its schedule.
+    pub fn offered_in(&mut self, phase: Phase) {
+        let sent = self.arm.rate_in("producer", "producer_events_sent_total", phase);
+        let load = (phase.rate, Margin::Share(0.01));
+        self.ask("offered", "Was the load really offered?", load, sent, "events/s");
+    }
+
+    /// The sink was the bottleneck.
+    pub fn sink_busy_in(&mut self, phase: Phase) {
+        let delivered = self.arm.rate_in("sink", "sink_events_total", phase);
+        let floor = (0.98 * self.run.plan.setup.ceiling, Margin::AtLeast);
+        self.ask(
+            "delivered",
+            "Is the sink kept busy under overload?",
+            floor,
+            delivered,
+            "events/s",
+        );
+    }
+
+    /// Memory does not grow: by at most 2 % of what an unbounded queue would (71 kB/s at 6,000
+    /// events/s too many, 4 MB in a minute).
+    pub fn rss_flat_in(&mut self, phase: Phase) {
+        let setup = &self.run.plan.setup;
+        let climb = setup.event_bytes * (setup.overload().rate - setup.ceiling) / MB;
+        let (flat, rss) = ((0.0, Margin::Absolute(0.02 * climb)), rss_slope_mb(self.arm, phase));
+        self.ask("rss_slope", "Is its memory flat under overload?", flat, rss, "MB/s");
+    }
+
+    /// Memory stays below `limit_mb` from start to end.
+    pub fn rss_under(&mut self, limit_mb: f64) {
+        let under = (limit_mb, Margin::AtMost);
+        let max = rss_max_mb(self.arm);
+        self.ask("rss_max", "Does it stay under its limit, start to end?", under, max, "MB");
+    }
+}
+
+/// The straight line through `series` in `phase`.
+pub fn line_in(series: &[(f64, f64)], phase: Phase) -> Option<Line> {
+    stats::line(&stats::between(series, phase.from, phase.to))
+}
+
+/// Slope of the consumer lag, events/s.
+pub fn lag_slope(arm: &Arm, phase: Phase) -> Option<f64> {
+    line_in(&arm.lag(), phase).map(|line| line.slope)
+}
+
+/// Slope of the processor's resident memory, MB/s.
+pub fn rss_slope_mb(arm: &Arm, phase: Phase) -> Option<f64> {
+    line_in(&arm.rss_bytes("processor"), phase).map(|line| line.slope / MB)
+}
+
+/// Largest resident memory of the processor, MB.
+pub fn rss_max_mb(arm: &Arm) -> Option<f64> {
+    stats::max(&arm.rss_bytes("processor")).map(|bytes| bytes / MB)
+}
+
+/// Events polled for each event that the sink took.
+pub fn poll_ratio(arm: &Arm, phase: Phase) -> Option<f64> {
+    let polled = arm.rate_in("processor", "processor_events_fetched_total", phase)?;
+    Some(polled / arm.rate_in("sink", "sink_events_total", phase)?)
+}
+
+/// By how much the heap in use grows with each event in the queue, B.
+pub fn heap_per_event(arm: &Arm, phase: Phase) -> Option<f64> {
+    let metric = |name| move |s: &Sample| s.metric("processor", name);
+    let pairs = arm.against(phase, metric("processor_queue_depth"), metric("heap_inuse_bytes"));
+    stats::line(&pairs).map(|line| line.slope)
+}
+
+/// `series` in another unit.
+pub fn scaled(series: Series, by: f64) -> Series {
+    series.into_iter().map(|(t, v)| (t, v / by)).collect()
+}

@@ -1,0 +1,248 @@
+//! Experiment 1: unbounded against bounded, until the kernel ends it. Then bounded with the source
+//! slowed down: the same overload waits nowhere.
+
+use super::asking::{Asking, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb, rss_slope_mb, scaled};
+use super::drawing::Drawing;
+use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, no_tables};
+use crate::lab::charts::{Chart, Ink, Line};
+use crate::lab::model::{self, Rates};
+use crate::lab::run_folder::{Arm, Run};
+use crate::lab::stats;
+use crate::lab::text::figure;
+
+/// Memory of an idle processor that a limit counts, MB: `RssAnon` in `/proc/PID/status`. The pages
+/// of the program's own file are given back before anybody is killed.
+const BASE_MB: f64 = 10.0;
+/// Seconds that the source's rate takes to follow its lease: what was fetched before is served.
+const LEASE_SETTLE_S: f64 = 15.0;
+
+/// The declaration.
+pub const EXPERIMENT: Experiment = Experiment {
+    name: "exp1",
+    title: "unbounded against bounded",
+    question: "The source produces four times what the sink takes. What becomes of a queue without \
+               limit, what of one with a limit, and what if the source can be told?",
+    held: "load schedule, seed, payload, sink and its ceiling, batching, workers, topic layout, \
+           fetch client, machine; one arm after the other, each on a topic and processes of its own",
+    varied: "the queue between poll and sink: without limit under a memory limit (`unbounded`), of \
+             10,000 events (`bounded`), of 10,000 events and a source that obeys (`slow-source`)",
+    arms: &[
+        ArmSpec { name: "unbounded", title: "unbounded", ink: Ink::Vermilion },
+        ArmSpec { name: "bounded", title: "bounded", ink: Ink::Blue },
+        ArmSpec { name: "slow-source", title: "bounded, slow source", ink: Ink::Green },
+    ],
+    predict,
+    checks,
+    charts,
+    tables: no_tables,
+    limits: "One machine and one run an arm. The time of the kill leaves out the allocator's own \
+             records, some 4 % of the queue: the kill comes that much earlier. A processor that is \
+             killed forgets its queue; nothing of it was committed, so all of it is still in the \
+             log, and some of what the sink took last is there as well.",
+};
+
+fn predict(setup: &Setup) -> Vec<Prediction> {
+    let (overload, ceiling) = (setup.overload(), setup.ceiling);
+    let excess = overload.rate - ceiling;
+    let p = Prediction::new;
+    let mut all = vec![
+        p(
+            "unbounded_rss_slope",
+            setup.event_bytes * excess / MB,
+            "MB/s",
+            format!("b (λ − μ) = {} B × {}/s", figure(setup.event_bytes), figure(excess)),
+        ),
+        p(
+            "bounded_rss",
+            BASE_MB + setup.event_bytes * setup.queue_cap / MB,
+            "MB",
+            format!(
+                "{} MB idle and C b = {} × {} B; the program's file comes on top",
+                figure(BASE_MB),
+                figure(setup.queue_cap),
+                figure(setup.event_bytes)
+            ),
+        ),
+        p("bounded_poll_rate", ceiling, "events/s", "μ: it polls what the sink takes".into()),
+        p("slow_source_sent", ceiling, "events/s", "μ: the lease follows the sink".into()),
+        p("overload_lag_slope", excess, "events/s", "λ − μ, wherever it waits".into()),
+    ];
+    if let Some(limit) = setup.memory_limit {
+        let (base, growth) = (BASE_MB * MB, setup.event_bytes);
+        if let Some(s) = model::oom_s(limit, base, growth, overload.rate, ceiling) {
+            all.push(p(
+                "kill_after",
+                s,
+                "s",
+                format!(
+                    "(limit − base) / (b (λ − μ)) = ({} − {} MB) / {} MB/s, from the start of the \
+                     overload",
+                    figure(limit / MB),
+                    figure(BASE_MB),
+                    figure(setup.event_bytes * excess / MB)
+                ),
+            ));
+        }
+    }
+    all
+}
+
+fn checks(run: &Run) -> Vec<Check> {
+    let baseline = run.plan.setup.baseline().settled(SETTLE_S);
+    let overload = run.plan.setup.overload().settled(SETTLE_S);
+    let mut checks = Vec::new();
+    for arm in &run.arms {
+        let mut asking = Asking::of(run, arm);
+        asking.lag_flat_at(baseline);
+        match arm.spec.name {
+            "unbounded" => of_the_killed(&mut asking, run, arm, arm.alive_in(overload)),
+            "bounded" => {
+                asking.rss_flat_in(overload);
+                asking.rss_under(RSS_MAX_MB);
+                asking.lag_climbs_in(overload);
+                asking.sink_busy_in(overload);
+                asking.offered_in(overload);
+                let polled = arm.rate_in("processor", "processor_events_fetched_total", overload);
+                let throttled = (run.plan.predicted("bounded_poll_rate"), Margin::Share(0.05));
+                let question = "Is its poll rate throttled to the sink's?";
+                asking.ask("poll_rate", question, throttled, polled, "events/s");
+            }
+            _ => {
+                let settled = run.plan.setup.overload().settled(LEASE_SETTLE_S);
+                asking.rss_flat_in(settled);
+                asking.rss_under(RSS_MAX_MB);
+                asking.sink_busy_in(overload);
+                let sent = arm.rate_in("producer", "producer_events_sent_total", settled);
+                let slowed = (run.plan.predicted("slow_source_sent"), Margin::Share(0.10));
+                asking.ask("sent", "Does the source follow the sink?", slowed, sent, "events/s");
+            }
+        }
+        checks.append(&mut asking.checks);
+    }
+    checks
+}
+
+fn of_the_killed(asking: &mut Asking<'_>, run: &Run, arm: &Arm, alive: Phase) {
+    let said = |name: &str| run.plan.predicted(name);
+    asking.lag_climbs_in(alive);
+    asking.sink_busy_in(alive);
+    asking.offered_in(alive);
+    let grows = (said("unbounded_rss_slope"), Margin::Share(0.10));
+    let slope = rss_slope_mb(arm, alive);
+    asking.ask("rss_slope", "Does its memory grow as the model predicts?", grows, slope, "MB/s");
+    // Both must say so: a process can die by signal 9 of other causes.
+    let kills =
+        arm.killed.as_ref().map(|k| if k.exit_code == 137 { k.oom_kills } else { 0 } as f64);
+    let question = "Kills that the limit's own counter saw, of a process that ended with 137";
+    asking.ask("killed", question, (1.0, Margin::AtLeast), kills, "");
+    let after = arm.killed_s().map(|at| at - run.plan.setup.overload().from);
+    let when = (said("kill_after"), Margin::Share(0.10));
+    asking.ask("kill_time", "Is it killed when the model says?", when, after, "s");
+}
+
+fn charts(run: &Run) -> Vec<Chart> {
+    let drawing = Drawing::new(run);
+    [rss_chart, heap_chart, rates_chart, lag_chart].map(|chart| chart(run, &drawing)).into()
+}
+
+/// What an unbounded queue takes in memory at `t` s, over `base` bytes; nothing after the kill.
+fn predicted_mb(setup: &Setup, base: f64, t: f64) -> Option<f64> {
+    let (offered, ceiling) = (setup.offered(), Rates::constant(setup.ceiling));
+    let bytes = model::rss_bytes(base, setup.event_bytes, model::backlog(&offered, &ceiling, t));
+    (bytes <= setup.memory_limit.unwrap_or(f64::INFINITY)).then_some(bytes / MB)
+}
+
+fn kill_words(run: &Run) -> String {
+    let from = run.plan.setup.overload().from;
+    let after = run.arm("unbounded").and_then(Arm::killed_s).map(|at| figure(at - from));
+    let predicted = figure(run.plan.predicted("kill_after"));
+    after.map_or("is not killed".into(), |s| {
+        format!("is killed {s} s into the overload, {predicted} s predicted")
+    })
+}
+
+fn rss_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let mut lines = drawing.arms("", |arm| scaled(arm.rss_bytes("processor"), MB));
+    lines.push(drawing.model("unbounded, predicted", |t| predicted_mb(setup, BASE_MB * MB, t)));
+    if let Some(limit) = setup.memory_limit {
+        let label = format!("memory limit of unbounded, {} MB", figure(limit / MB));
+        lines.push(drawing.limit(label, limit / MB));
+    }
+    let most = drawing.figure("bounded", rss_max_mb);
+    drawing.chart(
+        "rss",
+        format!("Unbounded {}; bounded takes {most} MB at most", kill_words(run)),
+        "Resident memory of the processor, from /proc once a second. It holds pages of the program's \
+         file as well, which the limit does not count for long.",
+        "resident memory, MB",
+        lines,
+    )
+}
+
+fn heap_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let heap = |arm: &Arm| scaled(arm.metric("processor", "heap_inuse_bytes"), MB);
+    let setup = &run.plan.setup;
+    let mut lines = drawing.arms("", heap);
+    let base = run.arm("unbounded").and_then(|arm| {
+        let before =
+            stats::between(&arm.metric("processor", "heap_inuse_bytes"), 0.0, setup.baseline().to);
+        stats::mean(&before)
+    });
+    lines.push(drawing.model("unbounded, predicted", |t| predicted_mb(setup, base?, t)));
+    let overload = setup.overload().settled(SETTLE_S);
+    let climb = drawing.figure("unbounded", |arm| {
+        line_in(&heap(arm), arm.alive_in(overload)).map(|line| line.slope)
+    });
+    let predicted = figure(run.plan.predicted("unbounded_rss_slope"));
+    drawing.chart(
+        "heap",
+        format!("Unbounded's heap in use grows by {climb} MB/s, {predicted} predicted"),
+        "Bytes in live allocations of the processor, from jemalloc.",
+        "heap in use, MB",
+        lines,
+    )
+}
+
+fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let mut lines = drawing.arms(" polls", |arm| {
+        stats::rates(&arm.metric("processor", "processor_events_fetched_total"))
+    });
+    if let Some(arm) = run.arm("slow-source") {
+        let sent = stats::rates(&arm.metric("producer", "producer_events_sent_total"));
+        lines.push(Line { ink: Ink::Purple, ..drawing.arm(arm, "'s producer sends", &sent) });
+    }
+    let ceiling = run.plan.setup.ceiling;
+    lines.push(drawing.limit(format!("sink's ceiling, {}/s", figure(ceiling)), ceiling));
+    let settled = run.plan.setup.overload().settled(LEASE_SETTLE_S);
+    let rate = |name, source, key| drawing.figure(name, |arm| arm.rate_in(source, key, settled));
+    let polled = rate("bounded", "processor", "processor_events_fetched_total");
+    let sent = rate("slow-source", "producer", "producer_events_sent_total");
+    drawing.chart(
+        "rates",
+        format!("Bounded polls {polled}/s; a source that is told sends {sent}/s"),
+        "Events polled from the log, and events sent by the slowed producer, per second.",
+        "events/s",
+        lines,
+    )
+}
+
+fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let (offered, ceiling) = (setup.offered(), Rates::constant(setup.ceiling));
+    let mut lines = drawing.arms("", Arm::lag);
+    lines
+        .push(drawing.model("bounded, predicted", |t| Some(model::backlog(&offered, &ceiling, t))));
+    let at_end = |name| drawing.figure(name, |arm| drawing.last(&arm.lag()));
+    let (bounded, slowed) = (at_end("bounded"), at_end("slow-source"));
+    drawing.chart(
+        "lag",
+        format!(
+            "At the end {bounded} events wait in bounded's log, {slowed} behind a slowed source"
+        ),
+        "Log end less committed offset, all partitions. What waits in a heap is not committed, so \
+         lag counts it as if it were still in the log.",
+        "consumer lag, events",
+        lines,
+    )
+}

@@ -1,0 +1,193 @@
+//! Experiment 5: the sink stalls and comes back. How much piles up, where, and how long until
+//! nobody can tell that it happened?
+
+use super::asking::{Asking, SETTLE_S, lag_slope};
+use super::drawing::Drawing;
+use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, StallAt, no_tables};
+use crate::lab::charts::{Chart, Ink};
+use crate::lab::model::{self, Rates};
+use crate::lab::run_folder::{Arm, Run};
+use crate::lab::stats;
+use crate::lab::text::figure;
+use crate::telemetry::latency::Stage;
+
+/// The target: the backlog of a stall is gone within five minutes.
+const RECOVERY_MAX_S: f64 = 300.0;
+/// The time of one look at the log and of a stall's command: left out at both ends of its slope.
+const EDGE_S: f64 = 2.0;
+
+/// The declaration.
+pub const EXPERIMENT: Experiment = Experiment {
+    name: "exp5",
+    title: "the sink stalls",
+    question: "A steady load below the ceiling; then the sink serves a tenth for a while. How fast \
+               does the lag climb, how high, how long until it is back where it was, and where does \
+               each queue keep the backlog?",
+    held: "load, seed, payload, sink, stall, batching, workers, commit interval of 200 ms, machine",
+    varied: "the queue between poll and sink: of 10,000 events (`bounded`) or without limit \
+             (`unbounded`)",
+    arms: &[
+        ArmSpec { name: "bounded", title: "bounded", ink: Ink::Blue },
+        ArmSpec { name: "unbounded", title: "unbounded", ink: Ink::Vermilion },
+    ],
+    predict,
+    checks,
+    charts,
+    tables: no_tables,
+    limits: "One machine and one run an arm. The stall is a command to the sink: it begins within \
+             a second of its time in the plan, and the recovery is counted from when the lag was \
+             largest. Recovery is seen at one look a second, through a lag that is a saw of up to \
+             one commit interval.",
+};
+
+fn of(setup: &Setup) -> StallAt {
+    setup.stall.unwrap_or(StallAt { rate: 0.0, from: 0.0, to: 0.0 })
+}
+
+fn predict(setup: &Setup) -> Vec<Prediction> {
+    let (stall, load) = (of(setup), setup.baseline().rate);
+    let time = std::time::Duration::from_secs_f64(stall.to - stall.from);
+    let after = model::stall(load, setup.ceiling, stall.rate, time);
+    let (slope, spare) = (load - stall.rate, setup.ceiling - load);
+    let p = Prediction::new;
+    vec![
+        p(
+            "stall_lag_slope",
+            slope,
+            "events/s",
+            format!("λ − μ' = {} − {}", figure(load), figure(stall.rate)),
+        ),
+        p(
+            "peak",
+            after.peak,
+            "events",
+            format!("(λ − μ') T = {}/s × {} s", figure(slope), figure(time.as_secs_f64())),
+        ),
+        p(
+            "recovery",
+            after.recovery_s,
+            "s",
+            format!("peak / (μ − λ) = {} / {}/s", figure(after.peak), figure(spare)),
+        ),
+        p(
+            "bounded_queue",
+            setup.queue_cap.min(after.peak),
+            "events",
+            "C; the rest stays in the log".into(),
+        ),
+        p("unbounded_queue", after.peak, "events", "all of it, in memory".into()),
+    ]
+}
+
+fn checks(run: &Run) -> Vec<Check> {
+    let setup = &run.plan.setup;
+    let (stall, said) = (of(setup), |name: &str| run.plan.predicted(name));
+    let before = Phase { rate: setup.baseline().rate, from: SETTLE_S, to: stall.from - 1.0 };
+    let during = Phase { from: stall.from + EDGE_S, to: stall.to - EDGE_S, ..before };
+    let mut checks = Vec::new();
+    for arm in &run.arms {
+        let mut asking = Asking::of(run, arm);
+        asking.lag_flat_at(before);
+        asking.offered_in(Phase { from: SETTLE_S, to: setup.end_s() - 1.0, ..before });
+        let climbs = (said("stall_lag_slope"), Margin::Share(0.10));
+        let question = "Does the lag climb at λ − μ' in the stall?";
+        asking.ask("stall_lag_slope", question, climbs, lag_slope(arm, during), "events/s");
+        let peak = (said("peak"), Margin::Share(0.10));
+        asking.ask("peak", "The largest lag", peak, stats::max(&arm.lag()), "events");
+        let recovery = recovery_s(arm, before);
+        let when = (said("recovery"), Margin::Share(0.10));
+        let question = "From the largest lag back into the band of before the stall";
+        asking.ask("recovery_time", question, when, recovery, "s");
+        let target = (RECOVERY_MAX_S, Margin::AtMost);
+        asking.ask("recovery", "Is it within the target?", target, recovery, "s");
+        let kept = stats::max(&arm.metric("processor", "processor_queue_depth"));
+        let (wanted, question) = match arm.spec.name {
+            "bounded" => {
+                ((said("bounded_queue"), Margin::Share(0.02)), "Does the queue fill and stop?")
+            }
+            _ => ((said("unbounded_queue"), Margin::Share(0.10)), "Is all of it in memory?"),
+        };
+        asking.ask("queue", question, wanted, kept, "events");
+        checks.append(&mut asking.checks);
+    }
+    checks
+}
+
+/// From the largest lag until the lag is first within what it was in `before`, s.
+fn recovery_s(arm: &Arm, before: Phase) -> Option<f64> {
+    let lag = arm.lag();
+    let band = stats::max(&stats::between(&lag, before.from, before.to))?;
+    let peak = lag.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let back = lag.iter().find(|(t, lag)| *t > peak.0 && *lag <= band)?;
+    Some(back.0 - peak.0)
+}
+
+fn charts(run: &Run) -> Vec<Chart> {
+    let drawing = Drawing::new(run);
+    [lag_chart, queue_chart, latency_chart].map(|chart| chart(run, &drawing)).into()
+}
+
+fn predicted_lag(run: &Run, t: f64) -> f64 {
+    let setup = &run.plan.setup;
+    model::backlog(&setup.offered(), &setup.ceilings(), t)
+}
+
+fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let before = Phase { rate: 0.0, from: SETTLE_S, to: of(setup).from - 1.0 };
+    let mut lines = drawing.arms("", Arm::lag);
+    lines.push(drawing.model("both, predicted", |t| Some(predicted_lag(run, t))));
+    let took = drawing.figure("bounded", |arm| recovery_s(arm, before));
+    let peak = drawing.figure("bounded", |arm| stats::max(&arm.lag()));
+    let (p, r) = (figure(run.plan.predicted("peak")), figure(run.plan.predicted("recovery")));
+    drawing.chart(
+        "lag",
+        format!(
+            "A stall leaves {peak} events ({p} predicted), gone after {took} s ({r} s predicted)"
+        ),
+        "Log end less committed offset, all partitions, wherever the events wait.",
+        "consumer lag, events",
+        lines,
+    )
+}
+
+fn queue_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let mut lines = drawing.arms("", |arm| arm.metric("processor", "processor_queue_depth"));
+    lines.push(drawing.model("unbounded, predicted", |t| Some(predicted_lag(run, t))));
+    let cap = run.plan.setup.queue_cap;
+    lines.push(drawing.limit(format!("bounded's capacity, {}", figure(cap)), cap));
+    let depth = |name| {
+        drawing.figure(name, |arm| stats::max(&arm.metric("processor", "processor_queue_depth")))
+    };
+    drawing.chart(
+        "queue",
+        format!(
+            "Bounded holds {} events in memory at most, unbounded {}",
+            depth("bounded"),
+            depth("unbounded")
+        ),
+        "Events in the queue between poll and sink.",
+        "queue depth, events",
+        lines,
+    )
+}
+
+fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let (offered, ceilings): (Rates, Rates) = (setup.offered(), setup.ceilings());
+    let p99 = |arm: &Arm| arm.latency(Stage::EndToEnd, 0.99);
+    let mut lines = drawing.arms("", p99);
+    lines.push(drawing.model("both, predicted", |t| model::wait_s(&offered, &ceilings, t)));
+    let worst = |name| drawing.figure(name, |arm| stats::max(&p99(arm)));
+    drawing.chart(
+        "latency",
+        format!(
+            "Whoever waits longest waits {} s in bounded, {} s in unbounded",
+            worst("bounded"),
+            worst("unbounded")
+        ),
+        "Due time to acked by the sink, 99th percentile of the events acked in each second.",
+        "end-to-end latency p99, s",
+        lines,
+    )
+}

@@ -1,0 +1,287 @@
+//! Experiment 7: three overload policies under the same load. Each keeps some promises and breaks
+//! others; the table says which, computed from what was measured.
+
+use super::asking::{Asking, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled};
+use super::drawing::Drawing;
+use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
+use crate::lab::charts::{Chart, Ink};
+use crate::lab::model;
+use crate::lab::run_folder::{Arm, Run};
+use crate::lab::stats;
+use crate::lab::text::figure;
+use crate::telemetry::latency::Stage;
+
+/// The target at 80 % of the ceiling, and the promise that the table asks for under overload, s.
+const P99_MAX_S: f64 = 2.0;
+/// Seconds in which a queue fills or a source slows, left out of what is steady afterwards.
+const POLICY_SETTLE_S: f64 = 15.0;
+/// Events that the processor's workers have in hand under overload: four batches of 200, both its
+/// defaults.
+const IN_HAND: f64 = 800.0;
+/// The backlog that slow-source aims at, as time to serve it (`policy::slow_source`), s.
+const SLOW_SOURCE_TARGET_S: f64 = 1.0;
+
+/// The declaration.
+pub const EXPERIMENT: Experiment = Experiment {
+    name: "exp7",
+    title: "three overload policies",
+    question: "The queue is full. Let the log grow, drop what is new, or slow the source: what does \
+               each cost, and which promise does it keep?",
+    held: "load schedule, seed, payload, sink and its ceiling, a bounded queue of 10,000 events, \
+           batching, workers, machine",
+    varied: "what happens when the queue is full: wait (`buffer`), drop and count (`shed`), tell \
+             the source (`slow-source`)",
+    arms: &[
+        ArmSpec { name: "buffer", title: "buffer", ink: Ink::Blue },
+        ArmSpec { name: "shed", title: "shed", ink: Ink::Vermilion },
+        ArmSpec { name: "slow-source", title: "slow source", ink: Ink::Green },
+    ],
+    predict,
+    checks,
+    charts,
+    tables: |run| vec![promises(run)],
+    limits: "One machine and one run an arm. The promises are asked of a steady overload; none of \
+             the policies is asked how it behaves when a dependency is away. `shed` drops what \
+             arrives at a full queue, whatever its age or key.",
+};
+
+fn eighty(setup: &Setup) -> Phase {
+    setup.phases().nth(1).unwrap_or_else(|| setup.baseline()).settled(SETTLE_S)
+}
+
+fn steady(setup: &Setup) -> Phase {
+    setup.overload().settled(POLICY_SETTLE_S)
+}
+
+fn predict(setup: &Setup) -> Vec<Prediction> {
+    let (offered, ceiling) = (setup.overload().rate, setup.ceiling);
+    let excess = offered - ceiling;
+    let p = Prediction::new;
+    vec![
+        p(
+            "buffer_lag_slope",
+            excess,
+            "events/s",
+            "λ − μ: what is not served stays in the log".into(),
+        ),
+        p("shed_lag_slope", 0.0, "events/s", "what is not served is dropped".into()),
+        p("slow-source_lag_slope", 0.0, "events/s", "what is not served is not produced".into()),
+        p("shed_rate", excess, "events/s", "λ − μ is dropped".into()),
+        p(
+            "shed_sojourn",
+            model::sojourn_s(setup.queue_cap + IN_HAND, ceiling),
+            "s",
+            format!(
+                "(C + W B) / μ: a full queue of {} and the batches of {} events in hand",
+                figure(setup.queue_cap),
+                figure(IN_HAND)
+            ),
+        ),
+        p("slow_source_sent", ceiling, "events/s", "μ: the lease follows the sink".into()),
+        p("slow_source_sojourn", SLOW_SOURCE_TARGET_S, "s", "the backlog that it aims at".into()),
+    ]
+}
+
+fn checks(run: &Run) -> Vec<Check> {
+    let setup = &run.plan.setup;
+    let (baseline, steady) = (setup.baseline().settled(SETTLE_S), steady(setup));
+    let said = |name: &str| run.plan.predicted(name);
+    let excess = setup.overload().rate - setup.ceiling;
+    let mut checks = Vec::new();
+    for arm in &run.arms {
+        let name = arm.spec.name;
+        let mut asking = Asking::of(run, arm);
+        asking.lag_flat_at(baseline);
+        let p99 = p99_s(arm, eighty(setup));
+        asking.ask("p99_80", "p99 at 80 % of the ceiling", (P99_MAX_S, Margin::AtMost), p99, "s");
+        asking.sink_busy_in(steady);
+        asking.rss_flat_in(steady);
+        asking.rss_under(RSS_MAX_MB);
+        let lag = lag_slope(arm, steady);
+        let wanted = (said(&format!("{name}_lag_slope")), Margin::Absolute(0.10 * excess));
+        asking.ask("lag_slope", "Does the lag move as the policy has it?", wanted, lag, "events/s");
+        let p50 = arm.latency_in(Stage::EndToEnd, 0.5, steady);
+        match name {
+            "shed" => {
+                let dropped = shed_rate(arm, steady);
+                let wanted = (said("shed_rate"), Margin::Share(0.05));
+                asking.ask(
+                    "dropped",
+                    "Is the excess dropped, and counted?",
+                    wanted,
+                    dropped,
+                    "events/s",
+                );
+                let wanted = (said("shed_sojourn"), Margin::Share(0.10));
+                asking.ask("p50", "Does what is kept wait for a full queue?", wanted, p50, "s");
+            }
+            "slow-source" => {
+                let sent = sent(arm, steady);
+                let wanted = (said("slow_source_sent"), Margin::Share(0.10));
+                asking.ask("sent", "Does the source follow the sink?", wanted, sent, "events/s");
+                let wanted = (said("slow_source_sojourn"), Margin::Share(0.25));
+                asking.ask("p50", "Does it wait for the backlog aimed at?", wanted, p50, "s");
+            }
+            _ => asking.offered_in(steady),
+        }
+        checks.append(&mut asking.checks);
+    }
+    checks
+}
+
+fn p99_s(arm: &Arm, phase: Phase) -> Option<f64> {
+    arm.latency_in(Stage::EndToEnd, 0.99, phase)
+}
+
+fn sent(arm: &Arm, phase: Phase) -> Option<f64> {
+    arm.rate_in("producer", "producer_events_sent_total", phase)
+}
+
+fn shed_rate(arm: &Arm, phase: Phase) -> Option<f64> {
+    let shed = arm.series(|s| s.metric_sum("processor", "processor_events_shed_total"));
+    stats::overall_rate(&stats::between(&shed, phase.from, phase.to))
+}
+
+/// Which promise each policy keeps under overload, from the same measurements as the checks.
+fn promises(run: &Run) -> Table {
+    let setup = &run.plan.setup;
+    let steady = steady(setup);
+    let excess = setup.overload().rate - setup.ceiling;
+    type Promise<'a> = (&'a str, Box<dyn Fn(&Arm) -> Option<(bool, String)> + 'a>);
+    let promises: [Promise<'_>; 5] = [
+        (
+            "no event is lost",
+            Box::new(|arm| {
+                let lost = arm.ledger.as_ref().map(|l| l.shed + l.invalid + l.unexplained)?;
+                Some((lost == 0, format!("{} dropped", figure(lost as f64))))
+            }),
+        ),
+        (
+            "p99 under 2 s",
+            Box::new(|arm| {
+                let p99 = p99_s(arm, steady)?;
+                Some((p99 < P99_MAX_S, format!("{} s", figure(p99))))
+            }),
+        ),
+        (
+            "memory under 512 MB",
+            Box::new(|arm| {
+                let rss = rss_max_mb(arm)?;
+                Some((rss < RSS_MAX_MB, format!("{} MB", figure(rss))))
+            }),
+        ),
+        (
+            "the log does not grow",
+            Box::new(|arm| {
+                let slope = lag_slope(arm, steady)?;
+                Some((slope < 0.10 * excess, format!("{} events/s", figure(slope))))
+            }),
+        ),
+        (
+            "the source is not slowed",
+            Box::new(|arm| {
+                let share = sent(arm, steady)? / setup.overload().rate;
+                Some((share > 0.99, format!("sends {} % of what is due", figure(100.0 * share))))
+            }),
+        ),
+    ];
+    let mut head = vec!["promise, under overload".to_owned()];
+    head.extend(run.arms.iter().map(|arm| arm.spec.title.to_owned()));
+    let rows = promises.iter().map(|(name, kept)| {
+        let cells = run.arms.iter().map(|arm| match kept(arm) {
+            Some((true, figures)) => format!("kept ({figures})"),
+            Some((false, figures)) => format!("**broken** ({figures})"),
+            None => "not measured".into(),
+        });
+        std::iter::once((*name).to_owned()).chain(cells).collect()
+    });
+    Table { title: "Which promise each policy keeps".into(), head, rows: rows.collect() }
+}
+
+fn charts(run: &Run) -> Vec<Chart> {
+    let drawing = Drawing::new(run);
+    [lag_chart, latency_chart, rates_chart, rss_chart].map(|chart| chart(run, &drawing)).into()
+}
+
+fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let mut lines = drawing.arms("", Arm::lag);
+    lines.push(drawing.model("buffer, predicted", |t| {
+        Some(model::backlog(&setup.offered(), &setup.ceilings(), t))
+    }));
+    let at_end = |name| drawing.figure(name, |arm| drawing.last(&arm.lag()));
+    drawing.chart(
+        "lag",
+        format!(
+            "At the end {} events wait with buffer, {} with shed, {} behind a slowed source",
+            at_end("buffer"),
+            at_end("shed"),
+            at_end("slow-source")
+        ),
+        "Log end less committed offset, all partitions, wherever the events wait.",
+        "consumer lag, events",
+        lines,
+    )
+}
+
+fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let mut lines = drawing.arms("", |arm| arm.latency(Stage::EndToEnd, 0.99));
+    lines.push(
+        drawing
+            .model("buffer, predicted", |t| model::wait_s(&setup.offered(), &setup.ceilings(), t)),
+    );
+    lines.push(drawing.limit(format!("target, {} s", figure(P99_MAX_S)), P99_MAX_S));
+    let steady = steady(setup);
+    let p99 = |name| drawing.figure(name, |arm| p99_s(arm, steady));
+    drawing.chart(
+        "latency",
+        format!(
+            "Under overload p99 is {} s with buffer and growing, {} s with shed, {} s with a slowed \
+             source",
+            p99("buffer"),
+            p99("shed"),
+            p99("slow-source")
+        ),
+        "Due time to acked by the sink, 99th percentile of the events acked in each second.",
+        "end-to-end latency p99, s",
+        lines,
+    )
+}
+
+fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let setup = &run.plan.setup;
+    let mut lines = drawing.arms("'s source sends", |arm| {
+        stats::rates(&arm.metric("producer", "producer_events_sent_total"))
+    });
+    lines.push(drawing.model("buffer and shed, predicted", |t| Some(setup.offered().at(t))));
+    lines
+        .push(drawing.limit(format!("sink's ceiling, {}/s", figure(setup.ceiling)), setup.ceiling));
+    let slowed = drawing.figure("slow-source", |arm| sent(arm, steady(setup)));
+    let dropped = drawing.figure("shed", |arm| shed_rate(arm, steady(setup)));
+    drawing.chart(
+        "rates",
+        format!("A source that is told sends {slowed}/s; shed drops {dropped}/s"),
+        "Events sent by the producer, per second.",
+        "events/s",
+        lines,
+    )
+}
+
+fn rss_chart(_: &Run, drawing: &Drawing<'_>) -> Chart {
+    let mut lines = drawing.arms("", |arm| scaled(arm.rss_bytes("processor"), MB));
+    lines.push(drawing.limit(format!("limit, {} MB", figure(RSS_MAX_MB)), RSS_MAX_MB));
+    let most = |name| drawing.figure(name, rss_max_mb);
+    drawing.chart(
+        "rss",
+        format!(
+            "All three stay small: {} MB with buffer, {} with shed, {} with a slowed source",
+            most("buffer"),
+            most("shed"),
+            most("slow-source")
+        ),
+        "Resident memory of the processor, from /proc once a second.",
+        "resident memory, MB",
+        lines,
+    )
+}
