@@ -231,6 +231,8 @@ fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
         ("watch --out /tmp --interval 1ms", "--interval"),
         ("watch --out /tmp --process a=1 --until-gone b", "--until-gone b"),
         ("watch --out /tmp --process gone=2147483647", "gone=2147483647"),
+        ("predict --schedule 1500", "--schedule"),
+        ("predict --schedule 5:5s --replication=4", "--replication 4"),
         ("report --experiment exp0 /tmp", "exp0"),
         ("plan --experiment exp2 --form slow --schedule 1:1s /tmp", "slow"),
         ("plan --experiment exp2 --form quick --schedule 1:x /tmp", "1:x"),

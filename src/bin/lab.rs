@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use backpressure_lab::cli;
-use backpressure_lab::lab::{audit, plan, report, watch};
+use backpressure_lab::lab::{audit, plan, predict, report, watch};
 
 /// Instruments of the backpressure lab.
 #[derive(FromArgs)]
@@ -16,6 +16,7 @@ struct Lab {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum Command {
+    Predict(predict::Settings),
     Plan(plan::Settings),
     Watch(watch::Settings),
     Audit(audit::Settings),
@@ -24,6 +25,7 @@ enum Command {
 
 fn main() -> ExitCode {
     cli::main(|lab: Lab| match lab.command {
+        Command::Predict(settings) => predict::run(&settings),
         Command::Plan(settings) => plan::run(&settings),
         Command::Watch(settings) => watch::run(&settings),
         Command::Audit(settings) => audit::run(&settings).map(drop),

@@ -4,6 +4,7 @@
 //! - `lag`, `procs`, `scrape`  what a sample is read from: Kafka, `/proc`, `/metrics`
 //! - `samples`     a sample and its file
 //! - `model`, `layout`  the fluid model, and the bytes that one queued event costs
+//! - `predict`     what the model says about any load, without a run
 //! - `audit`       the ledger, id by id
 //! - `stats`, `text`  lines, rates, means; how a figure is written
 //! - `experiments` what is asked, predicted and checked: one file an experiment
@@ -17,6 +18,7 @@ pub mod lag;
 pub mod layout;
 pub mod model;
 pub mod plan;
+pub mod predict;
 pub mod procs;
 pub mod report;
 pub mod run_folder;

@@ -34,8 +34,23 @@ impl Rates {
 
     /// `rate`, but `stalled` for `time` from `at`: a sink that stalls and comes back.
     pub fn with_stall(rate: f64, stalled: f64, at: Duration, time: Duration) -> Self {
-        let (from, to) = (at.as_secs_f64(), (at + time).as_secs_f64());
-        Self { steps: vec![(0.0, rate), (from, stalled), (to, rate)], end_s: f64::INFINITY }
+        let at = at.as_secs_f64();
+        Self::constant(rate).but(stalled, at, at + time.as_secs_f64())
+    }
+
+    /// The same, but `rate` from `from` to `to`, s.
+    #[must_use]
+    pub fn but(mut self, rate: f64, from: f64, to: f64) -> Self {
+        let after = self.at(to);
+        self.steps.retain(|&(start, _)| start < from || start > to);
+        self.steps.extend([(from, rate), (to, after)].iter().filter(|(at, _)| at.is_finite()));
+        self.steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+        self
+    }
+
+    /// When the rate changes, s; from 0 on, ascending.
+    pub fn edges(&self) -> impl Iterator<Item = f64> + '_ {
+        self.steps.iter().map(|step| step.0)
     }
 
     /// When a schedule ends, s; infinite for a rate that holds on.
@@ -91,6 +106,86 @@ pub fn backlog(offered: &Rates, ceiling: &Rates, t: f64) -> f64 {
         from = to;
     }
     held
+}
+
+/// A backlog over time as the corners of its line: (s, events).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Course(Vec<(f64, f64)>);
+
+impl Course {
+    /// Of `offered` less `ceiling`, from 0 to `until` s.
+    pub fn of(offered: &Rates, ceiling: &Rates, until: f64) -> Self {
+        let mut edges: Vec<f64> =
+            offered.edges().chain(ceiling.edges()).filter(|&edge| edge < until).collect();
+        edges.push(until);
+        edges.sort_by(f64::total_cmp);
+        edges.dedup();
+        let mut corners = vec![(0.0, 0.0)];
+        let (mut from, mut held) = (0.0, 0.0);
+        for to in edges.into_iter().filter(|&edge| edge > 0.0) {
+            let slope = offered.at(from) - ceiling.at(from);
+            let end = held + slope * (to - from);
+            if end < 0.0 && held > 0.0 {
+                corners.push((from - held / slope, 0.0)); // it is gone before `to`
+            }
+            (from, held) = (to, end.max(0.0));
+            corners.push((from, held));
+        }
+        Self(corners)
+    }
+
+    /// The corners.
+    pub fn corners(&self) -> &[(f64, f64)] {
+        &self.0
+    }
+
+    /// The backlog at `t` s; beyond its end what it was there.
+    pub fn at(&self, t: f64) -> f64 {
+        let after = self.0.partition_point(|corner| corner.0 <= t);
+        match (after.checked_sub(1).and_then(|last| self.0.get(last)), self.0.get(after)) {
+            (Some(&a), Some(&b)) => a.1 + (b.1 - a.1) * (t - a.0) / (b.0 - a.0),
+            (Some(a), None) => a.1,
+            (None, _) => 0.0,
+        }
+    }
+
+    /// Whether nothing waits at `t` s, nor did just before.
+    pub fn is_idle(&self, t: f64) -> bool {
+        let after = self.0.partition_point(|corner| corner.0 < t);
+        let before = after.checked_sub(1).and_then(|last| self.0.get(last));
+        self.at(t) <= 0.0 && before.is_none_or(|corner| corner.1 <= 0.0)
+    }
+
+    /// The largest backlog, and when.
+    pub fn peak(&self) -> (f64, f64) {
+        self.0.iter().copied().fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a })
+    }
+
+    /// When it first rises to `level`, s.
+    pub fn rises_to(&self, level: f64) -> Option<f64> {
+        self.lines().find(|(a, b)| a.1 <= level && level < b.1).map(|(a, b)| crossing(a, b, level))
+    }
+
+    /// When it first is down to `level` at or after `from` s.
+    pub fn falls_to(&self, level: f64, from: f64) -> Option<f64> {
+        let down = self.lines().find(|(a, b)| b.0 > from && b.1 <= level && a.1 > b.1);
+        down.map(|(a, b)| crossing(a, b, level).max(from))
+    }
+
+    fn lines(&self) -> impl Iterator<Item = ((f64, f64), (f64, f64))> + '_ {
+        self.0.iter().copied().zip(self.0.iter().copied().skip(1))
+    }
+}
+
+/// Where the line from `a` to `b`, which is not level, is at `level`.
+fn crossing(a: (f64, f64), b: (f64, f64), level: f64) -> f64 {
+    a.0 + (b.0 - a.0) * (level - a.1) / (b.1 - a.1)
+}
+
+/// Events/s of a sink that gives `rate_limit` tokens/s and takes `call_cost` for a call and
+/// `event_cost` for each of its `batch` events.
+pub fn ceiling(rate_limit: f64, call_cost: f64, event_cost: f64, batch: f64) -> f64 {
+    rate_limit * batch / (call_cost + event_cost * batch)
 }
 
 /// The part of a backlog that a queue of `capacity` events holds (`INFINITY`: unbounded, 0:
@@ -190,6 +285,40 @@ mod tests {
     }
 
     #[test]
+    fn a_course_has_a_corner_wherever_the_backlog_bends() {
+        let offered = Rates::schedule([(1500.0, S(600))]);
+        let ceiling = Rates::with_stall(2000.0, 200.0, S(60), S(90));
+        let course = Course::of(&offered, &ceiling, 600.0);
+        let bends = [(0.0, 0.0), (60.0, 0.0), (150.0, 117_000.0), (384.0, 0.0), (600.0, 0.0)];
+        assert_eq!(course.corners(), bends);
+        assert_eq!(course.peak(), (150.0, 117_000.0));
+        let at: Vec<f64> = [0.0, 60.0, 70.0, 150.0, 152.0, 700.0].map(|t| course.at(t)).into();
+        assert_eq!(at, [0.0, 0.0, 13_000.0, 117_000.0, 116_000.0, 0.0]);
+        let idle = [0.0, 60.0, 61.0, 384.0, 385.0].map(|t| course.is_idle(t));
+        assert_eq!(idle, [true, true, false, false, true], "at 384 s the last one is served");
+        assert_eq!(course.rises_to(13_000.0), Some(70.0));
+        assert_eq!(course.rises_to(117_001.0), None);
+        assert_eq!(course.falls_to(0.0, 150.0), Some(384.0));
+        assert_eq!(course.falls_to(0.0, 384.0), None, "it has been there before");
+    }
+
+    #[test]
+    fn stalls_lie_over_each_other_and_one_without_end_never_ends() {
+        let twice = Rates::constant(10.0).but(1.0, 5.0, 15.0).but(0.0, 10.0, f64::INFINITY);
+        let at: Vec<f64> = [0.0, 5.0, 9.9, 10.0, 1e9].map(|t| twice.at(t)).into();
+        assert_eq!(at, [10.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_ceiling_with_a_calls_cost_is_the_designs() {
+        for (batch, thousands) in [(1.0, 2.0), (50.0, 16.9), (200.0, 19.1), (1000.0, 19.8)] {
+            let rate = ceiling(2000.0, 0.9, 0.1, batch);
+            assert!((rate / 1e3 - thousands).abs() < 0.06, "{batch}: {rate}");
+        }
+        assert_eq!(ceiling(2000.0, 0.0, 1.0, 200.0), 2000.0);
+    }
+
+    #[test]
     fn oom_time_is_the_headroom_over_the_growth() {
         // 594 B an event at 6,000/s: 3.56 MB/s; 256 MB less 20 MB lasts 66 s.
         let s = oom_s(256e6, 20e6, 594.0, 8000.0, 2000.0).expect("overload");
@@ -208,6 +337,8 @@ mod tests {
             let offered = Rates::schedule(steps.iter().map(|&(r, s)| (f64::from(r), S(s))));
             let ceiling = Rates::constant(f64::from(ceiling));
             let held = backlog(&offered, &ceiling, t);
+            let last = Course::of(&offered, &ceiling, t).corners().last().copied();
+            prop_assert!(last.is_some_and(|(_, end)| (end - held).abs() <= 1e-6 * (1.0 + held)));
             let queue = queued(held, f64::from(capacity));
             let (log, served) = (held - queue, offered.total(t) - held);
             prop_assert!(log >= 0.0 && queue >= 0.0 && served >= -1e-6);

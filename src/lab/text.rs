@@ -48,6 +48,13 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// A large quantity with a unit that takes prefixes: `557 B`, `13.4 MB/s`.
+pub fn scaled(value: f64, unit: &str) -> String {
+    let figure = short(value);
+    let apart = if figure.ends_with(|c: char| c.is_ascii_digit()) { " " } else { "" };
+    format!("{figure}{apart}{unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +92,9 @@ mod tests {
         ] {
             assert_eq!(short(value), said);
         }
+        assert_eq!(
+            (scaled(557.0, "B"), scaled(13.4e6, "B/s")),
+            ("557 B".into(), "13.4 MB/s".into())
+        );
     }
 }

@@ -29,7 +29,14 @@ pub struct Recipe {
 /// Bytes of a message beside its key and value in message format 0, which crate `kafka` writes:
 /// offset 8, size 4, crc 4, magic 1, attributes 1, key length 4, value length 4.
 const MESSAGE_OVERHEAD: usize = 26;
-const KEY_BYTES: usize = 8;
+/// Bytes of a record's key.
+pub const KEY_BYTES: usize = 8;
+
+/// Bytes of one event with a payload of `payload_bytes` in message format 0: in a produce request,
+/// and in a fetch by crate `kafka`, whose Fetch v0 is answered in the same format.
+pub fn message_bytes(payload_bytes: usize) -> usize {
+    MESSAGE_OVERHEAD + KEY_BYTES + HEADER_BYTES + payload_bytes
+}
 
 /// How many ids a batch looks at, at most: with more partitions than events a sender would else
 /// search a long backlog for an event of its own without a sign of life. 1 M ids take about 50 ms.
@@ -53,7 +60,7 @@ struct Record {
 impl Recipe {
     /// Bytes that one event takes in a request.
     pub fn record_bytes(&self) -> usize {
-        MESSAGE_OVERHEAD + KEY_BYTES + HEADER_BYTES + self.payload_bytes
+        message_bytes(self.payload_bytes)
     }
 
     /// Makes the events of `partitions` among the positions `start..due`: as many as fit into

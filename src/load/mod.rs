@@ -22,3 +22,6 @@ pub mod rate;
 pub mod schedule;
 mod sender;
 pub mod settings;
+
+pub use batch::{KEY_BYTES, message_bytes};
+pub use sender::REQUEST_BYTES_MAX;

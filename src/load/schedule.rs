@@ -54,6 +54,12 @@ impl Schedule {
         self.length_us
     }
 
+    /// Its steps as they are written: events/s, and how long; `None` in a last step without end.
+    pub fn steps(&self) -> impl Iterator<Item = (f64, Option<Duration>)> + '_ {
+        let length = |us: i64| Duration::from_micros(us.unsigned_abs());
+        self.steps.iter().map(move |step| (step.rate, step.length_us.map(length)))
+    }
+
     /// The step's rate `at_us` after the start; 0 past the end.
     fn rate_at(&self, at_us: i64) -> f64 {
         if self.length_us.is_some_and(|end| at_us >= end) {

@@ -28,7 +28,7 @@ use crate::units;
 
 /// Bytes of records in one request. Brokers take batches up to `message.max.bytes`, 1,048,588 by
 /// default, and crate `kafka` sends a request with one `write`, which must not come back short.
-const REQUEST_BYTES_MAX: usize = 900_000;
+pub const REQUEST_BYTES_MAX: usize = 900_000;
 
 /// How long a broker may wait for its followers before it says so; below the time after which a
 /// sender is given up.

@@ -1,0 +1,172 @@
+//! `lab predict`: what the fluid model says about any load, sink, queue and memory limit, without
+//! running anything, also at sizes that no machine here has.
+//!
+//! - here        flags, and the three ways to print a forecast: table, JSON, charts
+//! - `scenario`  the flags checked: what is given
+//! - `forecast`  what follows: phase by phase, and figure by figure with its formula
+//! - `wire`      bytes of an event in a request, in the log, between brokers
+//! - `drawing`   the charts
+//!
+//! Invariant: a figure is finite, or absent where the thing never happens.
+
+mod drawing;
+mod forecast;
+mod scenario;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use crate::failure::Failure;
+use crate::lab::text::{figure, scaled};
+use crate::load::schedule::Schedule;
+use crate::units;
+
+use forecast::{Forecast, Row};
+use scenario::{QueueKind, Scenario, Stall};
+
+/// Say what the fluid model predicts for a load, a sink, a queue and a memory limit.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "predict")]
+pub struct Settings {
+    /// offered load, RATE:TIME[,RATE:TIME…]
+    #[argh(option)]
+    schedule: Schedule,
+    /// tokens/s of the sink (2000)
+    #[argh(option, default = "2000.0", from_str_fn(units::rate))]
+    rate_limit: f64,
+    /// tokens that a call of the sink costs (0)
+    #[argh(option, default = "0.0", from_str_fn(scenario::cost))]
+    call_cost: f64,
+    /// tokens that each event of a call costs (1)
+    #[argh(option, default = "1.0", from_str_fn(scenario::cost))]
+    event_cost: f64,
+    /// events in a call (200)
+    #[argh(option, default = "at_least_1(200)", from_str_fn(units::count))]
+    batch_size: NonZeroUsize,
+    /// a stall of the sink, RATE@AT:TIME such as 200@600s:90s; may be given more than once
+    #[argh(option, from_str_fn(scenario::stall))]
+    stall: Vec<Stall>,
+    /// between fetch and workers: bounded, unbounded, pull (bounded)
+    #[argh(option, default = "QueueKind::Bounded", from_str_fn(scenario::queue))]
+    queue: QueueKind,
+    /// events that a bounded queue holds (10000)
+    #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
+    queue_cap: NonZeroUsize,
+    /// memory at which the processor is killed, such as 512MiB (none)
+    #[argh(option, from_str_fn(units::size))]
+    memory_limit: Option<u64>,
+    /// resident memory of a processor with an empty queue (20MiB)
+    #[argh(option, default = "20 << 20", from_str_fn(units::size))]
+    base_rss: u64,
+    /// payload bytes of an event (512)
+    #[argh(option, default = "512", from_str_fn(scenario::payload))]
+    msg_size: u64,
+    /// time between two requests of the producer to a broker (20ms)
+    #[argh(option, default = "Duration::from_millis(20)", from_str_fn(units::duration_above_zero))]
+    linger: Duration,
+    /// bytes that a fetch asks for, each partition (64KiB)
+    #[argh(option, default = "64 << 10", from_str_fn(units::size))]
+    fetch_bytes: u64,
+    /// partitions of the topic (12)
+    #[argh(option, default = "at_least_1(12)", from_str_fn(units::count))]
+    partitions: NonZeroUsize,
+    /// copies of a partition (3)
+    #[argh(option, default = "at_least_1(3)", from_str_fn(units::count))]
+    replication: NonZeroUsize,
+    /// brokers (3)
+    #[argh(option, default = "at_least_1(3)", from_str_fn(units::count))]
+    broker_count: NonZeroUsize,
+    /// go on after the schedule's end until the backlog is gone
+    #[argh(switch)]
+    drain: bool,
+    /// print JSON instead of a table
+    #[argh(switch)]
+    json: bool,
+    /// folder for charts, SVG and PNG
+    #[argh(option)]
+    chart: Option<PathBuf>,
+}
+
+fn at_least_1(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Predicts; prints to stdout.
+///
+/// # Errors
+/// [`Failure::Usage`] for flags that contradict each other; [`Failure::Failed`] when a chart cannot
+/// be written.
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    let scenario = Scenario::new(settings)?;
+    let forecast = Forecast::of(&scenario);
+    if settings.json {
+        println!("{}", serde_json::to_string_pretty(&forecast).map_err(Failure::failed)?);
+    } else {
+        print!("{}", table(&forecast));
+    }
+    let Some(dir) = &settings.chart else { return Ok(()) };
+    std::fs::create_dir_all(dir)
+        .map_err(|e| Failure::Failed(format!("--chart {}: {e}", dir.display())))?;
+    drawing::charts(&scenario, &forecast).iter().try_for_each(|chart| chart.write(dir))
+}
+
+/// A column of the table: its head and its cell.
+type Column = (&'static str, fn(&Row) -> String);
+
+/// The forecast for a terminal.
+fn table(forecast: &Forecast) -> String {
+    const COLUMNS: [Column; 13] = [
+        ("from s", |r| figure(r.from_s)),
+        ("to s", |r| figure(r.to_s)),
+        ("offered/s", |r| figure(r.offered)),
+        ("ceiling/s", |r| figure(r.ceiling)),
+        ("lag slope/s", |r| figure(r.lag_slope)),
+        ("lag", |r| figure(r.lag)),
+        ("a partition", |r| figure(r.lag_per_partition)),
+        ("in queue", |r| figure(r.queue)),
+        ("RSS", |r| scaled(r.rss_bytes, "B")),
+        ("wait s", |r| r.wait_s.map_or("killed".into(), figure)),
+        ("on disk", |r| scaled(r.disk_bytes, "B")),
+        ("brokers in", |r| scaled(r.network_in, "B/s")),
+        ("brokers out", |r| scaled(r.network_out, "B/s")),
+    ];
+    let head = COLUMNS.map(|(name, _)| name.to_owned()).to_vec();
+    let rows = forecast.phases.iter().map(|row| COLUMNS.map(|(_, cell)| cell(row)).to_vec());
+    let figures =
+        forecast.figures.iter().map(|f| vec![f.name.clone(), f.says(), f.because.clone()]);
+    format!(
+        "{}\n\nRates hold from .. to; all else is at the end of that time.\n\n{}\n{}",
+        forecast.given,
+        aligned(std::iter::once(head).chain(rows).collect(), true),
+        aligned(figures.collect(), false)
+    )
+}
+
+/// Columns side by side, to the right or to the left.
+fn aligned(rows: Vec<Vec<String>>, right: bool) -> String {
+    let wide =
+        |column: usize| rows.iter().filter_map(move |r| r.get(column)).map(|c| c.chars().count());
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len))
+        .map(|column| wide(column).max().unwrap_or_default())
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, &width) in row.iter().zip(&widths) {
+            let _a_string_takes_all = match right {
+                true => write!(line, "{cell:>width$}  "),
+                false => write!(line, "{cell:<width$}  "),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

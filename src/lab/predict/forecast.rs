@@ -1,0 +1,335 @@
+//! What follows from a scenario: phase by phase, and figure by figure with its formula.
+
+use serde::Serialize;
+
+use crate::lab::model::{self, Course, Rates};
+use crate::lab::text::{figure, scaled, with_unit};
+
+use super::scenario::Scenario;
+
+/// Moments at which the longest wait is looked for, beside the corners of the backlog.
+const LOOKS: u32 = 1000;
+
+/// All that the model says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Forecast {
+    /// What it is about.
+    pub given: String,
+    /// One after the other.
+    pub phases: Vec<Row>,
+    /// The figures.
+    pub figures: Vec<Figure>,
+    #[serde(skip)]
+    course: Course,
+    /// With its stalls and, after a kill, without service.
+    #[serde(skip)]
+    ceiling: Rates,
+    /// When the processor is killed, s.
+    #[serde(skip)]
+    pub killed_s: Option<f64>,
+}
+
+/// A time in which all rates hold; what is no rate is at its end.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub from_s: f64,
+    pub to_s: f64,
+    /// Events/s.
+    pub offered: f64,
+    /// Events/s; 0 once the processor is killed.
+    pub ceiling: f64,
+    /// Events/s at the start.
+    pub lag_slope: f64,
+    /// Events not yet committed, wherever they wait.
+    pub lag: f64,
+    pub lag_per_partition: f64,
+    /// Of these, in the processor's memory.
+    pub queue: f64,
+    /// Of the processor.
+    pub rss_bytes: f64,
+    /// Since it was due, of the event that is served then; absent once the processor is killed.
+    pub wait_s: Option<f64>,
+    /// Written to all brokers since the start.
+    pub disk_bytes: f64,
+    /// Bytes/s into all brokers.
+    pub network_in: f64,
+    /// Bytes/s out of all brokers.
+    pub network_out: f64,
+}
+
+/// One figure.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    pub name: String,
+    /// Absent when it never comes to it.
+    pub value: Option<f64>,
+    pub unit: &'static str,
+    /// The formula with its figures.
+    pub because: String,
+}
+
+impl Figure {
+    /// For people.
+    pub fn says(&self) -> String {
+        match (self.value, self.unit) {
+            (None, _) => "never".into(),
+            (Some(value), "B" | "B/s") => scaled(value, self.unit),
+            (Some(value), unit) => with_unit(value, unit),
+        }
+    }
+}
+
+impl Forecast {
+    /// Of `scenario`.
+    pub fn of(scenario: &Scenario) -> Self {
+        let end_s = scenario.end_s();
+        // The queue at which the limit is reached; only a queue that may grow so far reaches it.
+        let fatal = scenario
+            .limit_bytes
+            .map(|limit| (limit - scenario.empty_bytes()) / scenario.event_bytes)
+            .filter(|fatal| *fatal < scenario.capacity);
+        let alive = Course::of(&scenario.offered, &scenario.ceiling, end_s);
+        let killed_s = fatal.and_then(|fatal| alive.rises_to(fatal));
+        let ceiling = match killed_s {
+            Some(at) => scenario.ceiling.clone().but(0.0, at, f64::INFINITY),
+            None => scenario.ceiling.clone(),
+        };
+        let mut forecast = Self {
+            given: scenario.given.clone(),
+            phases: Vec::new(),
+            figures: Vec::new(),
+            course: Course::of(&scenario.offered, &ceiling, drained_s(scenario, &ceiling)),
+            ceiling,
+            killed_s,
+        };
+        let empty_s = forecast.empty_s(end_s);
+        if let Some(until) = if scenario.drain { empty_s } else { Some(end_s) } {
+            forecast.course = Course::of(&scenario.offered, &forecast.ceiling, until);
+        }
+        forecast.phases = forecast.rows(scenario);
+        forecast.figures = forecast.figures(scenario, fatal, empty_s);
+        forecast
+    }
+
+    /// When it ends, s.
+    pub fn until(&self) -> f64 {
+        self.course.corners().last().map_or(0.0, |corner| corner.0)
+    }
+
+    /// The backlog's corners and every step between at which something else may bend.
+    pub fn moments(&self) -> Vec<f64> {
+        let until = self.until();
+        let even = (0..=LOOKS).map(|n| until * f64::from(n) / f64::from(LOOKS));
+        let mut all: Vec<f64> = self.course.corners().iter().map(|c| c.0).chain(even).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    }
+
+    /// Events offered and not served at `t` s.
+    pub fn lag(&self, t: f64) -> f64 {
+        self.course.at(t)
+    }
+
+    /// Of these, in the processor's memory; nothing once it is killed.
+    pub fn queue(&self, scenario: &Scenario, t: f64) -> f64 {
+        if self.is_dead(t) { 0.0 } else { model::queued(self.lag(t), scenario.capacity) }
+    }
+
+    /// The processor's resident memory at `t` s.
+    pub fn rss(&self, scenario: &Scenario, t: f64) -> f64 {
+        let queue = self.queue(scenario, t);
+        let alive = model::rss_bytes(scenario.empty_bytes(), scenario.event_bytes, queue);
+        if self.is_dead(t) { 0.0 } else { alive }
+    }
+
+    /// How long the event that is served at `t` s has waited; nothing where none waits.
+    pub fn wait(&self, scenario: &Scenario, t: f64) -> Option<f64> {
+        if self.is_dead(t) {
+            return None;
+        }
+        if self.course.is_idle(t) {
+            return Some(0.0);
+        }
+        // A hair less, so that rounding does not ask for an event that is never offered.
+        let served = (scenario.offered.total(t) - self.lag(t)) * (1.0 - 1e-12);
+        scenario.offered.when(served).map(|due| (t - due).max(0.0))
+    }
+
+    fn is_dead(&self, t: f64) -> bool {
+        self.killed_s.is_some_and(|killed| t > killed)
+    }
+
+    /// When the backlog is gone for good, s: at or after the schedule's end.
+    fn empty_s(&self, end_s: f64) -> Option<f64> {
+        if self.lag(end_s) <= 0.0 { Some(end_s) } else { self.course.falls_to(0.0, end_s) }
+    }
+
+    fn rows(&self, scenario: &Scenario) -> Vec<Row> {
+        let until = self.until();
+        let edges = scenario.offered.edges().chain(self.ceiling.edges());
+        let mut edges: Vec<f64> = edges.filter(|edge| *edge < until).chain([until]).collect();
+        edges.sort_by(f64::total_cmp);
+        edges.dedup();
+        let mut disk_bytes = 0.0;
+        let in_log = |t: f64| self.lag(t) > model::queued(self.lag(t), scenario.capacity);
+        let pairs = edges.iter().zip(edges.iter().skip(1));
+        let row = |(&from, &to): (&f64, &f64)| {
+            let (offered, ceiling) = (scenario.offered.at(from), self.ceiling.at(from));
+            let lag = self.lag(to);
+            let wire = scenario.wire;
+            disk_bytes += offered * (to - from) * wire.log_bytes(offered) * wire.replication;
+            // The log holds some: it is read as fast as the sink serves, else as it comes.
+            let behind = in_log(from) || in_log(to) || ceiling == 0.0;
+            let network = wire.network(offered, if behind { ceiling } else { offered });
+            let idle = self.lag(from) <= 0.0 && offered <= ceiling;
+            Row {
+                from_s: from,
+                to_s: to,
+                offered,
+                ceiling,
+                lag_slope: if idle { 0.0 } else { offered - ceiling },
+                lag,
+                lag_per_partition: lag / scenario.partitions,
+                queue: self.queue(scenario, to),
+                rss_bytes: self.rss(scenario, to),
+                wait_s: self.wait(scenario, to),
+                disk_bytes,
+                network_in: network.into,
+                network_out: network.out_of,
+            }
+        };
+        pairs.map(row).collect()
+    }
+
+    fn figures(
+        &self,
+        scenario: &Scenario,
+        fatal: Option<f64>,
+        empty_s: Option<f64>,
+    ) -> Vec<Figure> {
+        let s = scenario;
+        let mut figures = Vec::new();
+        let mut say = |name: &str, value: Option<f64>, unit, because: String| {
+            figures.push(Figure { name: name.into(), value, unit, because });
+        };
+        let bytes = |value: f64| scaled(value, "B");
+        let most = |of: fn(&Row) -> f64| self.phases.iter().map(of).fold(0.0, f64::max);
+
+        say("ceiling", Some(s.steady), "events/s", format!("μ: {}", s.steady_because));
+        let alive = self.phases.iter().filter(|row| !self.is_dead(row.to_s));
+        let steepest = alive.max_by(|a, b| a.lag_slope.total_cmp(&b.lag_slope));
+        if let Some(row) = steepest {
+            let because = match row.lag_slope > 0.0 {
+                true => format!("λ − μ = {} − {}", figure(row.offered), figure(row.ceiling)),
+                false => "λ is never above μ".into(),
+            };
+            say("lag_slope", Some(row.lag_slope.max(0.0)), "events/s", because);
+        }
+        let (peak_s, peak) = self.course.peak();
+        let when = format!("offered less served, largest after {} s", figure(peak_s));
+        say("lag_peak", Some(peak), "events", when);
+        let even = format!("over {} partitions of equal load", figure(s.partitions));
+        say("lag_peak_per_partition", Some(peak / s.partitions), "events", even);
+
+        let queue = self.moments().into_iter().map(|t| self.queue(s, t)).fold(0.0, f64::max);
+        let held = match s.capacity {
+            0.0 => "no queue: the rest of the lag waits in the log".into(),
+            c if c.is_finite() => format!("lag, at most the capacity of {}", figure(c)),
+            _ => "the lag while the processor lives: the queue has no limit".into(),
+        };
+        say("queue_peak", Some(queue), "events", held);
+        let share = "its share of a channel block and its payload, by allocator size class".into();
+        say("event_bytes", Some(s.event_bytes), "B", share);
+        let sum = format!(
+            "{} resident when empty + one fetch of every partition, {} + b × queue = {} × {}",
+            bytes(s.base_bytes),
+            bytes(s.fetch_bytes),
+            bytes(s.event_bytes),
+            figure(queue)
+        );
+        say("rss_peak", Some(model::rss_bytes(s.empty_bytes(), s.event_bytes, queue)), "B", sum);
+        if let Some(limit) = s.limit_bytes {
+            let because = match fatal {
+                Some(fatal) => format!(
+                    "the queue that fills the limit: ({} − {}) / {} = {} events",
+                    bytes(limit),
+                    bytes(s.empty_bytes()),
+                    bytes(s.event_bytes),
+                    figure(fatal)
+                ),
+                None => format!("a full queue stays below the limit of {}", bytes(limit)),
+            };
+            say("killed_at", self.killed_s, "s", because);
+        }
+
+        let waits = self.moments().into_iter().filter_map(|t| Some((t, self.wait(s, t)?)));
+        let (wait_s, wait) = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });
+        let fifo =
+            format!("first in, first out: t − A⁻¹(D(t)), largest at t = {} s", figure(wait_s));
+        say("wait_peak", Some(wait), "s", fifo);
+        let queued = format!("queue / μ = {} / {}", figure(queue), figure(s.steady));
+        say("queue_sojourn", Some(model::sojourn_s(queue, s.steady)), "s", queued);
+
+        for (n, stall) in (1..).zip(&s.stalls) {
+            let (before, after) = (self.lag(stall.from), self.lag(stall.to));
+            if stall.to > self.until() || self.is_dead(stall.to) {
+                continue; // it does not end in the time that is looked at
+            }
+            let gained = format!("lag at the stall's end, {} s", figure(stall.to));
+            say(&format!("stall_{n}_lag"), Some(after), "events", gained);
+            let again = if after <= before {
+                Some(stall.to)
+            } else {
+                self.course.falls_to(before, stall.to)
+            };
+            let (offered, ceiling) = (s.offered.at(stall.to), self.ceiling.at(stall.to));
+            let because = format!(
+                "until the lag is what it was before, {}: {} / (μ − λ), at first {} − {}",
+                figure(before),
+                figure((after - before).max(0.0)),
+                figure(ceiling),
+                figure(offered)
+            );
+            say(&format!("stall_{n}_recovery"), again.map(|t| t - stall.to), "s", because);
+        }
+        let (end, left) = (s.end_s(), self.lag(s.end_s()));
+        let because = match self.killed_s {
+            Some(_) => "the processor is dead: what is left waits in the log".into(),
+            None => format!("after the schedule's end at {} s: {} / μ", figure(end), figure(left)),
+        };
+        say("drain", empty_s.map(|t| t - end), "s", because);
+
+        let offered = s.offered.total(end);
+        say("offered_total", Some(offered), "events", "the sum of rate × time".into());
+        let fastest = s.steps.iter().map(|step| step.rate).fold(0.0, f64::max);
+        let layout = format!(
+            "record batch v2: record of {} B payload, 1/{} of a batch's header",
+            s.payload_bytes,
+            figure(s.wire.batch_events(fastest))
+        );
+        say("log_bytes_per_event", Some(s.wire.log_bytes(fastest)), "B", layout);
+        let disk = most(|row| row.disk_bytes);
+        let copies = format!("offered × bytes in the log × {} copies", figure(s.wire.replication));
+        say("disk", Some(disk), "B", copies);
+        let each =
+            |what: &str| format!("{what}, {} brokers of equal share", figure(s.wire.brokers));
+        say("disk_per_broker", Some(disk / s.wire.brokers), "B", each("the same"));
+        let per_event = figure(s.wire.message_bytes());
+        let came =
+            format!("λ × ({per_event} B produced + replication × bytes in the log), largest");
+        let went = format!("fetches × {per_event} B + λ × replication × bytes in the log, largest");
+        say("network_in", Some(most(|row| row.network_in)), "B/s", came);
+        say("network_out", Some(most(|row| row.network_out)), "B/s", went);
+        let busiest = most(|row| row.network_in.max(row.network_out)) / s.wire.brokers;
+        say("network_per_broker", Some(busiest), "B/s", each("the larger direction"));
+        figures
+    }
+}
+
+/// Late enough for the backlog to be gone, if it ever is: after every change of rate, at the last
+/// ceiling.
+fn drained_s(scenario: &Scenario, ceiling: &Rates) -> f64 {
+    let last = ceiling.edges().chain([scenario.end_s()]).fold(0.0, f64::max);
+    let (left, rate) = (model::backlog(&scenario.offered, ceiling, last), ceiling.at(last));
+    if rate > 0.0 { last + left / rate } else { last }
+}

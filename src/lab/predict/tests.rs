@@ -1,0 +1,185 @@
+//! The figures that the design states, and the edges of what may be asked.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cli;
+
+fn forecast(line: &str) -> Result<Forecast, String> {
+    let args = cli::normalise(line.split_whitespace().map(str::to_owned));
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let settings = Settings::from_args(&["predict"], &args).map_err(|e| e.output)?;
+    Ok(Forecast::of(&Scenario::new(&settings).map_err(|e| e.to_string())?))
+}
+
+fn says(forecast: &Forecast, name: &str) -> Option<f64> {
+    let figure = forecast.figures.iter().find(|figure| figure.name == name);
+    figure.unwrap_or_else(|| panic!("no {name}")).value
+}
+
+fn about(value: Option<f64>, wanted: f64) {
+    assert!(value.is_some_and(|v| (v - wanted).abs() <= 1e-6 * wanted), "{value:?} for {wanted}");
+}
+
+#[test]
+fn the_designs_stall_leaves_117_000_events_and_234_seconds() {
+    let at_75 = forecast("--schedule 1500:30m --stall 200@10m:90s").expect("valid");
+    about(says(&at_75, "stall_1_lag"), 117_000.0);
+    about(says(&at_75, "stall_1_recovery"), 234.0);
+    about(says(&at_75, "drain"), 0.0);
+    let at_80 = forecast("--schedule=1600:30m -stall=200@600s:90s").expect("valid");
+    about(says(&at_80, "stall_1_recovery"), 315.0);
+    // At the ceiling itself the lag stays, until the load ends.
+    let at_100 = forecast("--schedule 2000:30m --stall 200@600s:90s --drain").expect("valid");
+    about(says(&at_100, "stall_1_recovery"), 1110.0 + 81.0);
+    assert_eq!(
+        says(
+            &forecast("--schedule 2000:30m --stall 200@600s:90s").expect("valid"),
+            "stall_1_recovery"
+        ),
+        None
+    );
+}
+
+#[test]
+fn the_designs_overload_climbs_at_6_000_events_a_second_wherever_it_waits() {
+    for (queue, held) in [("bounded", 10_000.0), ("unbounded", 360_000.0), ("pull", 0.0)] {
+        let line = format!("--schedule 1500:20s,8000:60s --queue {queue} --drain");
+        let forecast = forecast(&line).expect("valid");
+        about(says(&forecast, "lag_slope"), 6000.0);
+        about(says(&forecast, "lag_peak"), 360_000.0);
+        assert_eq!(says(&forecast, "queue_peak"), Some(held));
+        about(says(&forecast, "drain"), 180.0);
+        about(says(&forecast, "wait_peak"), 180.0);
+        let [baseline, overload, drain] = &forecast.phases[..] else {
+            panic!("{:?}", forecast.phases);
+        };
+        assert_eq!(
+            (baseline.lag_slope, overload.lag_slope, drain.lag_slope),
+            (0.0, 6000.0, -2000.0)
+        );
+        assert!((overload.wait_s.unwrap_or_default() - 45.0).abs() < 1e-6);
+        assert_eq!(drain.lag, 0.0);
+    }
+}
+
+#[test]
+fn only_a_queue_that_may_fill_the_limit_is_killed_and_then_nothing_is_served() {
+    let line =
+        "--schedule 1500:60s,8000:10m --queue unbounded --memory-limit 512MiB --base-rss 20MiB";
+    let killed = forecast(line).expect("valid");
+    let event = says(&killed, "event_bytes").expect("bytes");
+    let headroom = f64::from(492 << 20) - 12.0 * 65_536.0;
+    let at = 60.0 + headroom / (event * 6000.0);
+    about(says(&killed, "killed_at"), at);
+    about(says(&killed, "rss_peak"), f64::from(512 << 20));
+    assert_eq!((says(&killed, "drain"), killed.killed_s), (None, says(&killed, "killed_at")));
+    about(says(&killed, "lag_slope"), 6000.0);
+    let last = killed.phases.last().expect("a phase");
+    assert_eq!((last.lag_slope, last.rss_bytes, last.wait_s), (8000.0, 0.0, None));
+    let lag = 6000.0 * (at - 60.0) + 8000.0 * (660.0 - at);
+    about(Some(last.lag), lag);
+    for queue in ["bounded", "pull"] {
+        let line = line.replace("unbounded", queue);
+        assert_eq!(says(&forecast(&line).expect("valid"), "killed_at"), None);
+    }
+}
+
+#[test]
+fn disk_and_network_follow_from_the_layouts() {
+    let forecast = forecast("--schedule 8000:60s --queue unbounded").expect("valid");
+    // 570 B in format 0; in v2 a record of 553 B and 61 B over the 13.3 events of a batch.
+    let log = 553.0 + 61.0 * 12.0 / 160.0;
+    about(says(&forecast, "log_bytes_per_event"), log);
+    about(says(&forecast, "disk"), 480_000.0 * log * 3.0);
+    about(says(&forecast, "network_in"), 8000.0 * (570.0 + 2.0 * log));
+    about(says(&forecast, "network_out"), 8000.0 * (570.0 + 2.0 * log));
+    // Held back, the log is read at the sink's rate, and so it is when nothing comes any more.
+    let held = "--schedule 8000:60s --queue pull --drain";
+    let [load, drain] = &self::forecast(held).expect("valid").phases[..] else { panic!("2") };
+    about(Some(load.network_out), 2000.0 * 570.0 + 8000.0 * 2.0 * log);
+    assert_eq!((drain.network_out, drain.network_in), (2000.0 * 570.0, 0.0));
+}
+
+#[test]
+fn a_load_that_no_machine_here_has_gives_figures() {
+    let line = "--schedule 8000000:10m --rate-limit 2000000 --partitions 1200 --broker-count 60 \
+                --queue-cap 10000000 --drain";
+    let forecast = forecast(line).expect("valid");
+    about(says(&forecast, "lag_peak"), 3.6e9);
+    about(says(&forecast, "lag_peak_per_partition"), 3e6);
+    about(says(&forecast, "drain"), 1800.0);
+    let table = table(&forecast);
+    assert!(table.contains("3,600,000,000") && table.contains("TB"), "{table}");
+    assert!(!table.contains("unknown"), "{table}");
+}
+
+#[test]
+fn flags_that_cannot_be_used_are_named_with_what_is_allowed() {
+    for (line, parts) in [
+        ("--schedule 1500", ["--schedule", "last step", "8000:10m"]),
+        ("--schedule 0:5s", ["--schedule", "0:5s", "above 0"]),
+        ("--schedule 5:5s --queue big", ["--queue", "big", "unbounded"]),
+        ("--schedule 5:5s --stall 200@1s", ["--stall", "200@1s", "200@600s:90s"]),
+        ("--schedule 5:5s --stall 0@5s:1s", ["--stall", "from 5 s", "schedule's end"]),
+        (
+            "--schedule 5:9s --stall 0@1s:3s --stall 1@2s:1s",
+            ["--stall", "1/s from 2 s", "before it"],
+        ),
+        ("--schedule 5:5s --replication 4", ["--replication", "4", "--broker-count 3"]),
+        ("--schedule 5:5s --event-cost 0", ["--event-cost", "0", "--call-cost"]),
+        ("--schedule 5:5s --memory-limit 20MiB", ["--memory-limit", "20.97 MB", "--base-rss"]),
+        ("--schedule 5:5s --msg-size 2MB", ["--msg-size", "2MB", "999976"]),
+        ("--schedule 5:5s --partitions 0", ["--partitions", "0", "at least 1"]),
+        ("--rate-limit 5", ["--schedule", "Required", ""]),
+    ] {
+        let error = forecast(line).expect_err(line);
+        for part in parts {
+            assert!(error.contains(part), "{line}: {error:?} lacks {part:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    // Guards against a figure that is no number (serde_json would write null for it), or negative.
+    #[test]
+    fn every_figure_of_every_scenario_is_finite_and_not_negative(
+        steps in proptest::collection::vec((0.0f64..1e9, 1u64..10_000_000), 1..5),
+        ceiling in 0.001f64..1e9, stall in proptest::option::of((0.0f64..1e9, 1u64..1000, 1u64..1000)),
+        queue in 0usize..3, partitions in 1u32..100_000, payload in 0u32..999_976,
+        limit in proptest::option::of(10u64..1000), drain: bool,
+    ) {
+        let steps: Vec<String> = steps.iter().map(|(r, t)| format!("{}:{t}s", r + 1e-3)).collect();
+        let queue = ["bounded", "unbounded", "pull"][queue];
+        let mut line = format!(
+            "--schedule {} --rate-limit {ceiling} --queue {queue} --partitions {partitions} \
+             --msg-size {payload}", steps.join(",")
+        );
+        if let Some((rate, at, time)) = stall {
+            line += &format!(" --stall {rate}@{at}s:{time}s");
+        }
+        if let Some(limit) = limit {
+            line += &format!(" --memory-limit {limit}GiB");
+        }
+        if drain {
+            line += " --drain";
+        }
+        // A stall after the end is refused, and so is a limit above 1 TiB or below the fetches.
+        if let Ok(forecast) = forecast(&line) {
+            for figure in &forecast.figures {
+                let fine = figure.value.is_none_or(|v| v.is_finite() && v >= 0.0);
+                prop_assert!(fine, "{line}: {figure:?}");
+            }
+            for row in &forecast.phases {
+                let json = serde_json::to_value(row).expect("json");
+                for (name, value) in json.as_object().expect("an object") {
+                    let fine = name == "wait_s" && value.is_null()
+                        || value.as_f64().is_some_and(|v| name == "lag_slope" || v >= 0.0);
+                    prop_assert!(fine, "{line}: {name} {value}");
+                }
+            }
+        }
+    }
+}
