@@ -81,8 +81,9 @@ fn the_heap_profile_gives_a_plain_reader_the_call_site() {
     let server = start();
     let blocks = hold_many_blocks();
     let profile = profile(&server, "/debug/pprof/heap");
-    let kind = &profile.sample_type[0];
-    assert_eq!((string(&profile, kind.ty), string(&profile, kind.unit)), ("inuse_space", "bytes"));
+    let kinds: Vec<_> = profile.sample_type.iter().map(|k| string(&profile, k.ty)).collect();
+    assert_eq!(kinds, ["inuse_objects", "inuse_space"]);
+    assert_eq!(string(&profile, profile.default_sample_type), "inuse_space");
     assert!(profile.mapping.iter().all(|m| !string(&profile, m.filename).is_empty()));
     assert!(!string(&profile, profile.mapping[0].build_id).is_empty());
 
@@ -97,7 +98,7 @@ fn the_heap_profile_gives_a_plain_reader_the_call_site() {
     };
     let mut by_function: HashMap<String, i64> = HashMap::new();
     for sample in &profile.sample {
-        *by_function.entry(flat(sample)).or_default() += sample.value[0];
+        *by_function.entry(flat(sample)).or_default() += sample.value[1];
     }
     let ours: i64 = by_function
         .iter()

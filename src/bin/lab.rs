@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use backpressure_lab::cli;
-use backpressure_lab::lab::{audit, plan, predict, report, watch};
+use backpressure_lab::lab::{audit, autopsy, plan, predict, report, watch};
 
 /// Instruments of the backpressure lab.
 #[derive(FromArgs)]
@@ -20,6 +20,7 @@ enum Command {
     Plan(plan::Settings),
     Watch(watch::Settings),
     Audit(audit::Settings),
+    Autopsy(autopsy::Settings),
     Report(report::Settings),
 }
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Plan(settings) => plan::run(&settings),
         Command::Watch(settings) => watch::run(&settings),
         Command::Audit(settings) => audit::run(&settings).map(drop),
+        Command::Autopsy(settings) => autopsy::run(&settings),
         Command::Report(settings) => report::run(&settings),
     })
 }

@@ -6,14 +6,17 @@
 //! - `model`, `layout`  the fluid model, and the bytes that one queued event costs
 //! - `predict`     what the model says about any load, without a run
 //! - `audit`       the ledger, id by id
+//! - `heaps`, `autopsy`  the last heap profile of a process, and the call sites that it names
 //! - `stats`, `text`  lines, rates, means; how a figure is written
 //! - `experiments` what is asked, predicted and checked: one file an experiment
 //! - `plan`        before a run: the prediction, the host
 //! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
 
 pub mod audit;
+pub mod autopsy;
 pub mod charts;
 pub mod experiments;
+pub mod heaps;
 pub mod lag;
 pub mod layout;
 pub mod model;

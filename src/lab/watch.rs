@@ -23,6 +23,7 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::http::access;
 use crate::http::{Access, Limits, Response, Server};
+use crate::lab::heaps::Keeper;
 use crate::lab::lag::LagReader;
 use crate::lab::procs::{self, Watched};
 use crate::lab::samples::{FILE, LogReading, ProcessReading, Sample};
@@ -58,14 +59,20 @@ pub struct Settings {
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9903))")]
     pub listen: SocketAddr,
     /// time between two samples (1s)
-    #[argh(option, default = "Duration::from_secs(1)", from_str_fn(interval))]
+    #[argh(option, default = "Duration::from_secs(1)", from_str_fn(cadence))]
     pub interval: Duration,
+    /// process whose newest heap profile is kept in the folder, http://HOST:PORT
+    #[argh(option)]
+    pub heap: Option<String>,
+    /// time between two heap profiles (5s)
+    #[argh(option, default = "Duration::from_secs(5)", from_str_fn(cadence))]
+    pub heap_every: Duration,
     /// end by itself when the process of this NAME is gone
     #[argh(option)]
     pub until_gone: Option<String>,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+fn cadence(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(100)..=Duration::from_secs(3600);
     let time = units::duration(text)?;
     if range.contains(&time) { Ok(time) } else { Err("expected a time from 100ms to 1h".into()) }
@@ -110,6 +117,9 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     {
         return Err(Failure::flag("--until-gone", name, "not among the names of --process"));
     }
+    let heaps = (settings.heap.as_deref())
+        .map(|url| Keeper::new(url, access::token(None)?, settings.heap_every, &settings.out))
+        .transpose()?;
     let stop = Stop::default();
     stop.on_signals()?;
     let mut file = SampleFile::open(&settings.out)?;
@@ -142,6 +152,10 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         }
     })?;
 
+    if let Some(keeper) = heaps {
+        let stop = stop.clone();
+        crew.spawn("heaps", move || keeper.run(&stop))?;
+    }
     let watch = Watch { settings, processes, targets, latest, exported };
     let sampled = watch.sample_until(&stop, &mut file);
     stop.set();

@@ -19,6 +19,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[unsafe(export_name = "malloc_conf")]
 pub static MALLOC_CONF: &[u8; 45] = b"prof:true,prof_active:true,lg_prof_sample:19\0";
 
+/// Bytes that the program has allocated now; `None` when jemalloc does not say.
+pub(super) fn inuse_bytes() -> Option<u64> {
+    // jemalloc keeps its figures until the epoch moves.
+    epoch::advance().and_then(|_| stats::allocated::read()).ok().map(|bytes| bytes as u64)
+}
+
 /// Bytes by jemalloc's own count, fresh at each scrape.
 #[derive(Clone)]
 pub(super) struct HeapCollector {

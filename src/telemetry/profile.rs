@@ -11,17 +11,18 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::read::{GzDecoder, GzEncoder};
 use jemalloc_pprof::{PROF_CTL, StackProfile, WeightedStack};
+use mappings::MAPPINGS;
 use parking_lot::Mutex;
-use pprof::protos::{Message, Profile};
+use pprof::protos::{Message, Profile, ValueType};
 
-use super::{cpu, symbols};
+use super::{allocator, cpu, symbols};
 
 /// Functions whose bytes belong to their caller: jemalloc, Rust's ways into it, the growing of a
 /// `Vec`. A reader drops such a frame with all that it called; these call back nobody.
 const HEAP_DROP_FRAMES: &str = concat!(
     "(_rjem_)?(je_)?(prof_|.?malloc|.?allocx|calloc|realloc|posix_memalign|aligned_alloc|do_rallocx",
     "|arena_|large_|te_|tcache_).*",
-    "|(__rustc::)?__(rust|rdl|rg)_.*",
+    "|(__rustc::)?__(rust|rdl|rg)_(alloc|dealloc|realloc).*",
     "|<?(tikv_jemallocator|alloc::alloc|alloc::raw_vec)(::| ).*",
     // As a reader spells them that has no paths.
     "|exchange_malloc|alloc_impl|try_allocate_in|with_capacity_in|finish_grow|grow_.*",
@@ -56,7 +57,8 @@ fn failed(why: impl std::fmt::Display) -> ProfileError {
     ProfileError::Failed(why.to_string())
 }
 
-/// Bytes in use by call site, as sampled since the start: a gzipped pprof profile.
+/// Objects and bytes in use by call site, as sampled since the start: a gzipped pprof profile.
+/// Its comments say what the process held just before: [`RESIDENT`] and [`INUSE`].
 ///
 /// # Errors
 /// When another profile is being taken, the profiler is off, or the temporary folder, where
@@ -64,12 +66,52 @@ fn failed(why: impl std::fmt::Display) -> ProfileError {
 pub fn heap(names: Names) -> Result<Vec<u8>, ProfileError> {
     let _one = BUSY.try_lock().ok_or(ProfileError::Busy)?;
     let control = PROF_CTL.as_ref().ok_or(ProfileError::Off)?;
-    let mut stacks = control.blocking_lock().dump_profile().map_err(failed)?;
+    let before = [(RESIDENT, resident_bytes()), (INUSE, allocator::inuse_bytes())];
+    let mut dump = String::new();
+    let mut file = control.blocking_lock().dump().map_err(failed)?;
+    file.read_to_string(&mut dump).map_err(failed)?;
+    let mut stacks =
+        pprof_util::parse_jeheap(dump.as_bytes(), MAPPINGS.as_deref()).map_err(failed)?;
     name_executable(&mut stacks);
     let raw = stacks.to_pprof(("inuse_space", "bytes"), ("space", "bytes"), None);
     finish(&raw, names, |profile| {
-        let drop_frames = add_string(profile, HEAP_DROP_FRAMES);
-        profile.drop_frames = drop_frames;
+        add_objects(profile, &dump);
+        profile.drop_frames = add_string(profile, HEAP_DROP_FRAMES);
+        for (name, bytes) in before.iter().filter_map(|(name, bytes)| Some((name, (*bytes)?))) {
+            let comment = add_string(profile, &format!("{name}={bytes}"));
+            profile.comment.push(comment);
+        }
+    })
+}
+
+/// The comment `resident_bytes=N`: resident memory of the process.
+pub const RESIDENT: &str = "resident_bytes";
+/// The comment `heap_inuse_bytes=N`: by the allocator's own count, not sampled.
+pub const INUSE: &str = "heap_inuse_bytes";
+
+fn resident_bytes() -> Option<u64> {
+    let pages = procfs::process::Process::myself().ok()?.statm().ok()?.resident;
+    Some(pages * procfs::page_size())
+}
+
+/// Puts the number of objects before each stack's bytes: the converter knows only the latter.
+fn add_objects(profile: &mut Profile, dump: &str) {
+    let count =
+        ValueType { ty: add_string(profile, "inuse_objects"), unit: add_string(profile, "count") };
+    profile.sample_type.insert(0, count);
+    profile.default_sample_type = profile.sample_type.last().map_or(0, |bytes| bytes.ty);
+    for (sample, each) in profile.sample.iter_mut().zip(mean_bytes(dump)) {
+        let bytes = sample.value.first().copied().unwrap_or(0);
+        sample.value.insert(0, (bytes as f64 / each).round() as i64);
+    }
+}
+
+/// Bytes of a sampled object, stack by stack: after `@ ADDRESS...`, `t*: OBJECTS: BYTES [0: 0]`.
+fn mean_bytes(dump: &str) -> impl Iterator<Item = f64> + '_ {
+    dump.lines().skip_while(|line| !line.starts_with('@')).filter_map(|line| {
+        let (objects, rest) = line.trim().strip_prefix("t*: ")?.split_once(": ")?;
+        let (bytes, _) = rest.split_once(' ')?;
+        Some(bytes.parse::<f64>().ok()? / objects.parse::<f64>().ok()?)
     })
 }
 
@@ -82,7 +124,7 @@ pub fn cpu(time: Duration, names: Names) -> Result<Vec<u8>, ProfileError> {
     let _one = BUSY.try_lock().ok_or(ProfileError::Busy)?;
     let samples = cpu::sample(time).map_err(failed)?;
     let mut stacks = StackProfile::default();
-    mappings::MAPPINGS.iter().flatten().for_each(|mapping| stacks.push_mapping(mapping.clone()));
+    MAPPINGS.iter().flatten().for_each(|mapping| stacks.push_mapping(mapping.clone()));
     name_executable(&mut stacks);
     let period_ns = 1_000_000_000 / cpu::HZ;
     for ((thread, mut addrs), count) in samples {
@@ -156,5 +198,18 @@ pub fn block_profiler_signal() {
     };
     if blocked != 0 {
         log::warn!(code = blocked; "cannot block SIGPROF; a CPU profile may cost connections");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The shape of jemalloc's dump: the sum of all stacks comes before the first of them.
+    #[test]
+    fn each_stack_has_the_size_of_its_objects() {
+        let dump = "heap_v2/524288\n  t*: 5: 2560 [0: 0]\n  t0: 5: 2560 [0: 0]\n@ 0x1 0x2\n  \
+                    t*: 4: 2048 [0: 0]\n  t0: 4: 2048 [0: 0]\n@ 0x3\n  t*: 1: 1536 [0: 0]\n";
+        assert_eq!(mean_bytes(dump).collect::<Vec<_>>(), [512.0, 1536.0]);
     }
 }
