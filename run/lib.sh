@@ -111,6 +111,10 @@ start_cluster() { # PORT-FLAGS...
     set -- --topic '' --min-disk "$disk" "$@"
   fi
   brokers=$(cluster up "$@")
+  # Beside the cluster's own ports and the same for every arm, so that a page stays open.
+  local first=${brokers%%,*}
+  live=127.0.0.1:$((${first##*:} + 200))
+  log info live_page "url=http://$live/" "while='an arm runs'"
 }
 
 # --- plan --------------------------------------------------------------------------------------
@@ -171,7 +175,7 @@ arm_runs() {
   for name in "${processors[@]}"; do pages+=",$name=http://${addresses[$name]}/metrics"; done
   start watch "$bin/lab" watch --brokers "$brokers" --topic "$topic" --group "$topic" \
     "${watched[@]}" --metrics "$pages,producer=http://$producer_at/metrics" \
-    --out "$dir" --listen 127.0.0.1:0
+    --out "$dir" --listen "$live" --sink "http://$sink_at"
   if [[ $memory_limit && $confined_by == watched ]]; then start_limiter; fi
   if [[ $stall_at ]]; then
     note sleep "$stall_at"

@@ -19,6 +19,7 @@ install_line() {
     ss) echo "$apt iproute2" ;;
     setsid | flock) echo "$apt util-linux" ;;
     ps | free | pgrep) echo "$apt procps" ;;
+    chromium) echo "$apt chromium   # Ubuntu: snap install chromium" ;;
     docker) echo "$apt docker.io docker-compose-v2   # or https://docs.docker.com/engine/install/" ;;
     go) echo "$apt golang-go" ;;
     *) echo "$apt $1" ;;

@@ -34,7 +34,7 @@ case ${1-} in
   *) printf "test.sh: unknown argument '%s' (see run/test.sh --help)\n" "$1" >&2; exit 2 ;;
 esac
 
-require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git shellcheck
+require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git shellcheck chromium
 unset "${!LAB_@}" # the caller's LAB_SINK or LAB_TOKEN is not what the tests expect
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/backpressure-lab-test.XXXXXX")
 running='' failed=()

@@ -83,7 +83,11 @@ impl Chaos {
         Ok(())
     }
 
-    fn command(&self, command: &Command) -> Result<Status, Failure> {
+    /// Asks for `command` once and says how the sink stands.
+    ///
+    /// # Errors
+    /// When the sink cannot be reached or refuses.
+    pub fn command(&self, command: &Command) -> Result<Status, Failure> {
         self.sink.post(wire::CONTROL, command).map_err(explain)
     }
 }

@@ -64,6 +64,11 @@ impl Access {
         Ok(Self { token })
     }
 
+    /// Whether a caller has to send the token.
+    pub fn wants_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// Lets the request pass, or says what to answer it.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! - `watch`       samples the whole pipeline on a fixed cadence
 //! - `lag`, `procs`, `scrape`  what a sample is read from: Kafka, `/proc`, `/metrics`
+//! - `live`        the page that the watch serves, and its line in a terminal
 //! - `samples`     a sample and its file
 //! - `model`, `layout`  the fluid model, and the bytes that one queued event costs
 //! - `predict`     what the model says about any load, without a run
@@ -19,6 +20,7 @@ pub mod experiments;
 pub mod heaps;
 pub mod lag;
 pub mod layout;
+pub mod live;
 pub mod model;
 pub mod plan;
 pub mod predict;

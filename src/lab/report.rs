@@ -177,11 +177,13 @@ fn disturbances(run: &Run, arm: &Arm) -> Vec<String> {
     why
 }
 
-fn measured(check: &Check) -> String {
+/// What was measured, with its unit.
+pub fn measured(check: &Check) -> String {
     check.measured.map_or("not measured".into(), |m| with_unit(m, &check.unit))
 }
 
-fn wanted(check: &Check) -> String {
+/// What was predicted or required, with its unit and margin.
+pub fn wanted(check: &Check) -> String {
     let value = with_unit(check.predicted, &check.unit);
     match check.margin {
         Margin::Share(share) => format!("{value} ± {:.0} %", share * 100.0),

@@ -84,6 +84,20 @@ impl Run {
         })
     }
 
+    /// A run under way: one arm, nothing seen yet.
+    pub fn under_way(plan: Plan, spec: ArmSpec) -> Self {
+        let arm = Arm {
+            spec,
+            samples: Vec::new(),
+            ledger: None,
+            latencies: Vec::new(),
+            commands: String::new(),
+            killed: None,
+            start_us: f64::NAN,
+        };
+        Self { plan, host: Host::default(), arms: vec![arm] }
+    }
+
     /// The arm `name`; `None` only for a name that the experiment does not declare.
     pub fn arm(&self, name: &str) -> Option<&Arm> {
         self.arms.iter().find(|arm| arm.spec.name == name)
@@ -109,7 +123,16 @@ impl Arm {
         })
     }
 
-    fn at(&self, us: i64) -> f64 {
+    /// Takes in what was seen next of a run under way.
+    pub fn push(&mut self, sample: Sample) {
+        if self.start_us.is_nan() {
+            self.start_us = start_us(std::slice::from_ref(&sample)).unwrap_or(f64::NAN);
+        }
+        self.samples.push(sample);
+    }
+
+    /// Seconds from the first event due to `us`; NaN, which lies in no phase, while none was.
+    pub fn at(&self, us: i64) -> f64 {
         (us as f64 - self.start_us) / 1e6
     }
 

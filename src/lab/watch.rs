@@ -1,8 +1,8 @@
-//! `lab watch`: looks at the whole pipeline on a fixed cadence and writes what it saw.
+//! `lab watch`: looks at the whole pipeline on a fixed cadence, writes what it saw, and shows it.
 //!
 //! ```text
 //! kafka thread ─► latest reading ┐
-//! /proc, every /metrics ─────────┴─► sample ─► samples.jsonl, kafka_consumergroup_lag
+//! /proc, every /metrics ─────────┴─► sample ─► samples.jsonl, kafka_consumergroup_lag, live page
 //! ```
 //! Invariant: deadlines are absolute (start + n intervals), so a slow look delays itself and never
 //! the ones after it; a deadline that was passed over is counted in the next sample.
@@ -18,13 +18,15 @@ use argh::FromArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
+use crate::chaos::Chaos;
 use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::clock;
 use crate::failure::Failure;
 use crate::http::access;
-use crate::http::{Access, Limits, Response, Server};
+use crate::http::{Access, Limits, Server};
 use crate::lab::heaps::Keeper;
 use crate::lab::lag::LagReader;
+use crate::lab::live::{Live, Sources};
 use crate::lab::procs::{self, Watched};
 use crate::lab::samples::{FILE, LogReading, ProcessReading, Sample};
 use crate::lab::scrape::Target;
@@ -55,9 +57,15 @@ pub struct Settings {
     /// folder of samples.jsonl, which is appended to
     #[argh(option)]
     pub out: PathBuf,
-    /// own /metrics (127.0.0.1:9903); port 0 picks one
+    /// the live page and own /metrics (127.0.0.1:9903); port 0 picks one
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9903))")]
     pub listen: SocketAddr,
+    /// the run's plan, for the live page (plan.json beside the folder of --out)
+    #[argh(option)]
+    pub plan: Option<PathBuf>,
+    /// sink that the live page may stall, pause and restore; without it, it cannot
+    #[argh(option)]
+    pub sink: Option<String>,
     /// time between two samples (1s)
     #[argh(option, default = "Duration::from_secs(1)", from_str_fn(cadence))]
     pub interval: Duration,
@@ -95,6 +103,10 @@ fn named(flag: &str, lists: &[String]) -> Result<Vec<(String, String)>, Failure>
     Ok(out)
 }
 
+fn names<T>(named: &[(String, T)]) -> Vec<String> {
+    named.iter().map(|(name, _)| name.clone()).collect()
+}
+
 /// Opens the processes of `--process` lists.
 fn processes(lists: &[String]) -> Result<Vec<(String, Watched)>, Failure> {
     let open = |(name, value): (String, String)| match value.parse::<i32>() {
@@ -130,15 +142,8 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
     let metrics = Metrics::new()?;
     let exported = WatchMetrics::register(&metrics)?;
-    let access = Access::new(settings.listen, access::token(None)?)?;
-    let answer = telemetry::endpoint(metrics, access);
-    let server = Server::start(
-        settings.listen,
-        Limits::default(),
-        Arc::new(move |request| {
-            answer(&request).unwrap_or_else(|| Response::text(404, "try /metrics"))
-        }),
-    )?;
+    let sources = Sources::new(names(&processes), names(&pages));
+    let (live, server) = serve(settings, sources, metrics)?;
     log::info!(addr = server.addr().to_string(); "listening");
 
     let latest = Arc::new(Mutex::new(None));
@@ -156,12 +161,29 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         let stop = stop.clone();
         crew.spawn("heaps", move || keeper.run(&stop))?;
     }
-    let watch = Watch { settings, processes, targets, latest, exported };
+    let watch = Watch { settings, processes, targets, latest, exported, live };
     let sampled = watch.sample_until(&stop, &mut file);
     stop.set();
     crew.join();
     sampled?;
     stop.outcome()
+}
+
+/// Starts the server of the live page and `/metrics`.
+fn serve(
+    settings: &Settings,
+    sources: Sources,
+    metrics: Metrics,
+) -> Result<(Arc<Live>, Server), Failure> {
+    let token = access::token(None)?;
+    let access = Access::new(settings.listen, token.clone())?;
+    let chaos = settings.sink.as_ref().map(|url| Chaos::new(url, token)).transpose()?;
+    let story = (settings.plan.as_deref(), settings.out.as_path());
+    let live = Arc::new(Live::new(sources, story, settings.interval, chaos, access.clone())?);
+    let (page, answer) = (live.clone(), telemetry::endpoint(metrics, access));
+    let answer = move |request| answer(&request).unwrap_or_else(|| page.answer(&request));
+    let server = Server::start(settings.listen, Limits::default(), Arc::new(answer))?;
+    Ok((live, server))
 }
 
 struct Watch<'a> {
@@ -170,6 +192,7 @@ struct Watch<'a> {
     targets: Vec<Target>,
     latest: Arc<Mutex<Option<Arc<LogReading>>>>,
     exported: WatchMetrics,
+    live: Arc<Live>,
 }
 
 impl Watch<'_> {
@@ -180,7 +203,6 @@ impl Watch<'_> {
         }
         let (start, interval) = (Instant::now(), self.settings.interval);
         let (mut tick, mut missed, mut taken) = (0u32, 0u64, 0u64);
-        let mut before: Option<Sample> = None;
         loop {
             let due = start + interval * tick;
             if stop.wait(due.saturating_duration_since(Instant::now())) {
@@ -189,11 +211,10 @@ impl Watch<'_> {
             let sample = self.look(due, missed);
             file.append(&sample)?;
             taken += 1;
-            line.set_message(progress(self.settings, &sample, before.as_ref(), start.elapsed()));
+            line.set_message(self.live.add(&sample));
             if self.gone(&sample) {
                 break;
             }
-            before = Some(sample);
             let next = (start.elapsed().as_nanos() / interval.as_nanos()) as u32 + 1;
             missed = u64::from(next - tick - 1);
             tick = next;
@@ -258,32 +279,6 @@ impl Watch<'_> {
         name.and_then(|name| sample.processes.get(name))
             .is_some_and(|reading| matches!(reading, ProcessReading::Gone { .. }))
     }
-}
-
-/// `pull 42s · lag 60123 · processor 17 MB · sink 2000/s`
-fn progress(
-    settings: &Settings,
-    now: &Sample,
-    before: Option<&Sample>,
-    elapsed: Duration,
-) -> String {
-    let name = settings.out.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-    let mut text = format!("{name} {}s", elapsed.as_secs());
-    if let Some(lag) = now.log.as_ref().and_then(|log| log.lag) {
-        text += &format!(" · lag {lag}");
-    }
-    if let Some(rss) = now.rss_bytes("processor") {
-        text += &format!(" · processor {:.0} MB", rss / 1e6);
-    }
-    let events = |s: &Sample| s.metric("sink", "sink_events_total");
-    let rate = before.and_then(|before| {
-        let seconds = (now.due_us - before.due_us) as f64 / 1e6;
-        Some((events(now)? - events(before)?) / seconds)
-    });
-    if let Some(rate) = rate {
-        text += &format!(" · sink {rate:.0}/s");
-    }
-    text
 }
 
 struct SampleFile {

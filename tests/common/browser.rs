@@ -1,0 +1,171 @@
+//! A real headless Chromium, driven through its debugging pipe: JSON, each message ended by a 0,
+//! written to its file 3 and read from its file 4. No port, no driver, no client library.
+#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::PATIENCE;
+
+/// Keeps to itself: no look at Google's hosts, no updates, no proxy of the environment.
+const FLAGS: &[&str] = &[
+    "--remote-debugging-pipe",
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
+
+/// A browser with one page.
+pub struct Browser {
+    child: Child,
+    /// Closing it ends the browser.
+    orders: Option<ChildStdin>,
+    answers: Receiver<Value>,
+    session: Option<String>,
+    sent: u64,
+    /// What the browser told unasked: requests, console, exceptions.
+    pub events: Vec<Value>,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// Starts Chromium with an empty page.
+    pub fn start() -> Self {
+        let profile = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new("sh");
+        // The shell moves the two pipes to where Chromium looks for them.
+        command.args(["-c", "exec chromium \"$@\" 3<&0 4>&1 >/dev/null 2>&1 </dev/null", "sh"]);
+        command.args(FLAGS).arg(format!("--user-data-dir={}", profile.path().display()));
+        // SAFETY: geteuid has no precondition and cannot fail.
+        if unsafe { libc::geteuid() } == 0 {
+            command.arg("--no-sandbox"); // Chromium refuses to start as root with it
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh");
+        let orders = child.stdin.take();
+        let pipe = BufReader::new(child.stdout.take().expect("piped"));
+        let (tx, answers) = channel();
+        std::thread::spawn(move || {
+            for message in pipe.split(0).map_while(Result::ok) {
+                let message = serde_json::from_slice(&message).expect("JSON");
+                if tx.send(message).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut browser = Self {
+            child,
+            orders,
+            answers,
+            session: None,
+            sent: 0,
+            events: vec![],
+            _profile: profile,
+        };
+        let target = browser.call("Target.createTarget", json!({"url": "about:blank"}));
+        let attach = json!({"targetId": target["targetId"], "flatten": true});
+        let session = browser.call("Target.attachToTarget", attach);
+        browser.session = session["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page", "Network", "Runtime", "Log"] {
+            browser.call(&format!("{domain}.enable"), json!({}));
+        }
+        browser
+    }
+
+    /// Calls a method of the DevTools protocol and waits for its answer.
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.sent += 1;
+        let mut order = json!({"id": self.sent, "method": method, "params": params});
+        if let Some(session) = &self.session {
+            order["sessionId"] = session.as_str().into();
+        }
+        let pipe = self.orders.as_mut().expect("open");
+        pipe.write_all(format!("{order}\0").as_bytes()).expect("is chromium installed?");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let message = self.answers.recv_timeout(left);
+            let message = message.unwrap_or_else(|e| panic!("chromium, asked for {order}: {e}"));
+            if message["id"] == self.sent {
+                assert!(message["error"].is_null(), "{order}: {message}");
+                return message["result"].clone();
+            }
+            self.events.push(message);
+        }
+    }
+
+    /// Opens `url`.
+    pub fn open(&mut self, url: &str) {
+        let opened = self.call("Page.navigate", json!({"url": url}));
+        assert!(opened["errorText"].is_null(), "{opened}");
+    }
+
+    /// The value of a JavaScript expression; a promise is awaited.
+    pub fn eval(&mut self, expression: &str) -> Value {
+        let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let answer = self.call("Runtime.evaluate", params);
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].clone()
+    }
+
+    /// Waits until `expression` is true; fails with `what` and the page's text.
+    pub fn until(&mut self, what: &str, expression: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.eval(expression) != true {
+            if Instant::now() > end {
+                panic!("never: {what}\n{}", self.eval("document.body.innerText"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Presses the mouse where the element is, as a person would.
+    pub fn click(&mut self, selector: &str) {
+        let at = self.eval(&format!(
+            "(() => {{ const e = document.querySelector('{selector}'); e.scrollIntoView(); \
+             const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] }})()"
+        ));
+        for kind in ["mousePressed", "mouseReleased"] {
+            let params =
+                json!({"type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1});
+            self.call("Input.dispatchMouseEvent", params);
+        }
+    }
+
+    /// Presses a key that types `text`, such as `("Enter", "\r")`.
+    pub fn key(&mut self, key: &str, text: &str) {
+        self.call(
+            "Input.dispatchKeyEvent",
+            json!({"type": "keyDown", "key": key, "code": key,
+            "windowsVirtualKeyCode": if key == "Tab" { 9 } else { 13 }, "text": text}),
+        );
+        self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key, "code": key}));
+    }
+
+    /// The parameters of every event of this method so far.
+    pub fn told(&self, method: &str) -> impl Iterator<Item = &Value> {
+        self.events.iter().filter(move |event| event["method"] == method).map(|e| &e["params"])
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        let end = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _already_ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

@@ -1,0 +1,161 @@
+//! The live page of `lab watch`, on a real pipeline and in a real browser.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+#[path = "common/browser.rs"]
+mod browser;
+mod common;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use browser::Browser;
+use common::lab::{Served, processor, producer, sink};
+use common::{Topic, brokers};
+use serde_json::{Value, json};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab");
+
+fn control(sink: &Served) -> Value {
+    serde_json::from_str(&sink.get("/control")).expect("JSON")
+}
+
+/// Prevents: a page that shows nothing, or always the same; one that loads something from
+/// elsewhere, or fails in the console; buttons that do nothing, or that only a mouse can press; a
+/// page that stays quiet when something cannot be read, or when the watch is gone.
+#[test]
+fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
+    let (topic, sink) = (Topic::create("live", 12), sink(&[]));
+    let processor = processor(&topic, &sink, &[]);
+    let producer = producer(&topic, &["--rate", "1500"]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let plan = ["plan", "--experiment", "exp2", "--form", "quick", "--schedule", "1500:10m"];
+    let planned =
+        Command::new(LAB).args(plan).args(["--rate-limit", "2000"]).arg(dir.path()).output();
+    let planned = planned.expect("lab plan");
+    assert!(planned.status.success(), "{planned:?}");
+
+    let out = dir.path().join("pull").display().to_string();
+    let served = [("sink", &sink), ("processor", &processor), ("producer", &producer)];
+    let list = |of: &dyn Fn(&Served) -> String| {
+        served.map(|(name, served)| format!("{name}={}", of(served))).join(",")
+    };
+    let (pids, pages) =
+        (list(&|s| s.process.pid().to_string()), list(&|s| format!("{}/metrics", s.url)));
+    let brokers = brokers();
+    let watch = Served::start(
+        LAB,
+        &[
+            "watch",
+            "--brokers",
+            &brokers,
+            "--topic",
+            &topic.name,
+            "--group",
+            &topic.name,
+            "--process",
+            &pids,
+            "--metrics",
+            &pages,
+            "--out",
+            &out,
+            "--sink",
+            &sink.url,
+            "--listen",
+            "127.0.0.1:0",
+        ],
+    );
+
+    let mut page = Browser::start();
+    page.open(&format!("{}/", watch.url));
+    page.until("live", "document.querySelector('#state')?.textContent === 'live'");
+    page.until(
+        "every figure is read",
+        "[...document.querySelectorAll('#now dd')].length === 10 \
+         && [...document.querySelectorAll('#now dd')].every((dd) => /[0-9]/.test(dd.textContent))",
+    );
+    page.until("the load arrives", "Math.abs(newest.delivered / 1500 - 1) < 0.5");
+    page.until(
+        "the model is beside it",
+        "newest.lag_model !== null && newest.queue_model !== null",
+    );
+    page.until("a verdict holds", "document.querySelector('#verdicts .holds') !== null");
+    assert_eq!(page.eval("document.querySelector('#name').textContent"), "exp2/pull");
+
+    // Each second another look, and what is shown moves with it.
+    let (begun, mut shown, mut looks) = (Instant::now(), BTreeSet::new(), BTreeSet::new());
+    while begun.elapsed() < Duration::from_secs(5) {
+        let seen = page.eval("[document.querySelector('#now').innerText, last]");
+        shown.insert(seen[0].to_string());
+        looks.insert(seen[1].to_string());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!((3..=7).contains(&looks.len()) && shown.len() >= 3, "{looks:?} {shown:?}");
+    let inked = "[...document.querySelectorAll('canvas')].filter((c) => c.getContext('2d')\
+         .getImageData(0, 0, c.width, c.height).data.some((byte) => byte > 0)).length";
+    assert_eq!(page.eval(inked), 5, "charts with something drawn");
+
+    // By mouse, and the page sees what came of it.
+    page.click("#stall");
+    sink.until("the sink is stalled", |sink| control(sink)["rate"] == 200.0);
+    assert_eq!(control(&sink)["fault"]["for_seconds"], 20.0);
+    page.until(
+        "what was done",
+        "document.querySelector('#done').textContent.startsWith('stall: 200 ')",
+    );
+    page.until("the limit in force", "newest.limit === 200");
+    // By keyboard: two fields on from the stall's button is the restore's.
+    page.eval("document.querySelector('#stall').focus()");
+    page.key("Tab", "");
+    page.key("Tab", "");
+    page.key("Enter", "\r");
+    sink.until("the sink is restored", |sink| control(sink)["fault"].is_null());
+    page.until("it says so", "document.querySelector('#done').textContent.startsWith('no fault')");
+
+    // On a phone nothing is wider than the screen.
+    let phone = json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true});
+    page.call("Emulation.setDeviceMetricsOverride", phone);
+    page.until("it fits", "document.scrollingElement.scrollWidth <= 390");
+    page.until(
+        "so do the charts",
+        "[...document.querySelectorAll('canvas')].every((c) => c.clientWidth < 390)",
+    );
+    let background = "getComputedStyle(document.body).backgroundColor";
+    let light = page.eval(background);
+    let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+    page.call("Emulation.setEmulatedMedia", dark);
+    assert_ne!(page.eval(background), light);
+
+    // What cannot be read is said and not shown as 0.
+    processor.process.signal(libc::SIGKILL);
+    page.until(
+        "unread",
+        "/unread: .*metrics processor/.test(document.querySelector('#unread').textContent)",
+    );
+    assert_eq!(page.eval("document.querySelector('#now-queue').textContent"), "–");
+
+    let own = format!("{}/", watch.url);
+    let foreign: Vec<&Value> = page
+        .told("Network.requestWillBeSent")
+        .map(|request| &request["request"]["url"])
+        .filter(|url| !url.as_str().is_some_and(|url| url.starts_with(&own) || url == "data:,"))
+        .collect();
+    assert!(foreign.is_empty(), "asked for {foreign:?}");
+    for kind in ["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"] {
+        let hint = |told: &&Value| told["entry"]["level"] != "verbose";
+        let told: Vec<&Value> = page.told(kind).filter(hint).collect();
+        assert!(told.is_empty(), "{told:?}");
+    }
+    // Even a script in the page may ask nobody else, not even on this machine.
+    let ask = format!(
+        "fetch('{}/metrics', {{mode: 'no-cors'}}).then(() => 'asked', () => 'kept')",
+        sink.url
+    );
+    assert_eq!(page.eval(&ask), "kept");
+
+    watch.stop();
+    page.until(
+        "stale",
+        "document.querySelector('#state').textContent.startsWith('stale: no answer')",
+    );
+}
