@@ -236,6 +236,7 @@ fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
         ("watch --out /tmp --plan /nowhere/plan.json", "--plan /nowhere/plan.json"),
         ("watch --out /tmp --sink 127.0.0.1:9900", "--sink 127.0.0.1:9900"),
         ("report --experiment exp0 /tmp", "exp0"),
+        ("report /tmp", "--slo"),
         ("plan --experiment exp2 --form slow --schedule 1:1s /tmp", "slow"),
         ("plan --experiment exp2 --form quick --schedule 1:x /tmp", "1:x"),
     ] {

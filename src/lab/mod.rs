@@ -12,12 +12,14 @@
 //! - `experiments` what is asked, predicted and checked: one file an experiment
 //! - `plan`        before a run: the prediction, the host
 //! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
+//! - `verdict`, `slo`, `index`  what came of it; all of them against the targets, and in one page
 
 pub mod audit;
 pub mod autopsy;
 pub mod charts;
 pub mod experiments;
 pub mod heaps;
+pub mod index;
 pub mod lag;
 pub mod layout;
 pub mod live;
@@ -29,8 +31,10 @@ pub mod report;
 pub mod run_folder;
 pub mod samples;
 pub mod scrape;
+pub mod slo;
 pub mod stats;
 pub mod text;
+pub mod verdict;
 pub mod watch;
 
 use std::path::Path;

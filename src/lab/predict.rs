@@ -16,7 +16,6 @@ mod scenario;
 mod tests;
 mod wire;
 
-use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +23,7 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use crate::failure::Failure;
-use crate::lab::text::{figure, scaled};
+use crate::lab::text::{aligned, figure, scaled};
 use crate::load::schedule::Schedule;
 use crate::units;
 
@@ -147,26 +146,4 @@ fn table(forecast: &Forecast) -> String {
         aligned(std::iter::once(head).chain(rows).collect(), true),
         aligned(figures.collect(), false)
     )
-}
-
-/// Columns side by side, to the right or to the left.
-fn aligned(rows: Vec<Vec<String>>, right: bool) -> String {
-    let wide =
-        |column: usize| rows.iter().filter_map(move |r| r.get(column)).map(|c| c.chars().count());
-    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len))
-        .map(|column| wide(column).max().unwrap_or_default())
-        .collect();
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, &width) in row.iter().zip(&widths) {
-            let _a_string_takes_all = match right {
-                true => write!(line, "{cell:>width$}  "),
-                false => write!(line, "{cell:<width$}  "),
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }

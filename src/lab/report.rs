@@ -1,4 +1,5 @@
-//! `lab report`: from a run's folder to `report.md`, `verdict.json` and charts.
+//! `lab report`: from a run's folder to `report.md`, `verdict.json` and charts; from all of them to
+//! the targets and the page.
 //!
 //! Invariant: every file is written before the exit code says that a check fell short. It knows
 //! no experiment by name: what is asked and drawn is declared in `experiments`.
@@ -10,12 +11,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
-use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::lab::charts::Chart;
 use crate::lab::experiments::{Check, Experiment, Margin, Table, named};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::{figure, with_unit};
+use crate::lab::verdict::{self, Outcome, Picture, Verdict, measured, wanted};
+use crate::lab::{index, slo};
 
 /// The host disturbs a run when more than this share of the machine's CPU goes to processes that
 /// are not part of it, or this share is stolen by the hypervisor, over one phase of one arm. A
@@ -24,92 +27,84 @@ use crate::lab::text::{figure, with_unit};
 const OTHERS_MAX: f64 = 0.40;
 const STEAL_MAX: f64 = 0.10;
 
-/// `verdict.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// Which experiment.
-    pub experiment: String,
-    /// `quick` or `full`.
-    pub form: String,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// How the host disturbed the run.
-    pub disturbances: Vec<String>,
-    /// One by one.
-    pub checks: Vec<Check>,
-}
+/// Where all experiments' folders are.
+const RESULTS: &str = "results";
 
-/// What came of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// Every check holds.
-    Pass,
-    /// One falls short.
-    Fail,
-    /// One falls short, and the host disturbed the run: neither pass nor fail.
-    Void,
-}
-
-impl Outcome {
-    fn of(checks: &[Check], disturbances: &[String]) -> Self {
-        match (checks.iter().all(|check| check.pass), disturbances.is_empty()) {
-            (true, _) => Self::Pass,
-            (false, true) => Self::Fail,
-            (false, false) => Self::Void,
-        }
-    }
-}
-
-/// Write report.md, verdict.json and charts into a run's folder; exit 3 when a check falls short.
+/// Write a run's report, or join those of all: give one of --experiment, --slo, --index. Exit 3
+/// when a check or a target falls short.
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "report")]
 pub struct Settings {
-    /// which experiment: ceiling, exp1 to exp7
+    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7
     #[argh(option)]
-    pub experiment: String,
-    /// the run's folder
+    pub experiment: Option<String>,
+    /// the targets in one table, from every verdict in the folder
+    #[argh(switch)]
+    pub slo: bool,
+    /// all experiments in one page, index.html in the folder
+    #[argh(switch)]
+    pub index: bool,
+    /// the run's folder (results/EXPERIMENT), or the one of all (results)
     #[argh(positional)]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
+}
+
+/// Reports, as the flags ask for.
+///
+/// # Errors
+/// [`Failure::Verdict`] when a check or a target falls short; [`Failure::Failed`] when the host
+/// disturbed the run, or files cannot be read or written; [`Failure::Usage`] for flags that do not
+/// go together.
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    let dir = |default: PathBuf| settings.dir.clone().unwrap_or(default);
+    let results = Path::new(RESULTS);
+    match (&settings.experiment, settings.slo, settings.index) {
+        (Some(name), false, false) => experiment(named(name)?, &dir(results.join(name))),
+        (None, true, false) => slo::run(&dir(results.into())),
+        (None, false, true) => index::run(&dir(results.into())),
+        _ => Err(Failure::Usage("report: give one of --experiment NAME, --slo, --index".into())),
+    }
 }
 
 /// Reads the run's folder, writes the report into it.
-///
-/// # Errors
-/// [`Failure::Verdict`] when a check falls short; [`Failure::Failed`] when the host disturbed the
-/// run, or files cannot be read or written.
-pub fn run(settings: &Settings) -> Result<(), Failure> {
-    let (experiment, dir) = (named(&settings.experiment)?, settings.dir.as_path());
+fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let run = Run::read(experiment, dir)?;
     let mut checks = (experiment.checks)(&run);
     checks.extend(run.arms.iter().map(ledger_check));
     let disturbances: Vec<String> =
         run.arms.iter().flat_map(|arm| disturbances(&run, arm)).collect();
+    let charts = (experiment.charts)(&run);
+    for chart in &charts {
+        chart.write(dir)?;
+    }
+    let picture = |chart: &Chart| Picture {
+        name: chart.name.into(),
+        title: chart.title.clone(),
+        subtitle: chart.subtitle.clone(),
+    };
     let verdict = Verdict {
         experiment: experiment.name.into(),
         form: run.plan.setup.form.clone(),
         outcome: Outcome::of(&checks, &disturbances),
         disturbances,
         checks,
+        charts: charts.iter().map(picture).collect(),
+        tables: (experiment.tables)(&run),
     };
-    let charts = (experiment.charts)(&run);
-    for chart in &charts {
-        chart.write(dir)?;
-    }
-    super::write_json(&dir.join("verdict.json"), &verdict)?;
+    super::write_json(&dir.join(verdict::FILE), &verdict)?;
     let mut text = Text::default();
     text.head(experiment, &run, &verdict);
     text.checks(&verdict);
-    for chart in &charts {
+    for chart in &verdict.charts {
         text.0 += &format!("![{}]({}.svg)\n\n", chart.title, chart.name);
     }
-    for table in (experiment.tables)(&run) {
-        text.table(&table);
+    for table in &verdict.tables {
+        text.table(table);
     }
     text.predictions(&run);
     text.numbers(&run);
     text.ledgers(&run);
-    text.record(experiment, &run);
+    text.record(experiment, &run, &verdict);
     let path = dir.join("report.md");
     std::fs::write(&path, text.0)
         .map_err(|e| Failure::Failed(format!("{}: cannot be written: {e}", path.display())))?;
@@ -177,22 +172,6 @@ fn disturbances(run: &Run, arm: &Arm) -> Vec<String> {
     why
 }
 
-/// What was measured, with its unit.
-pub fn measured(check: &Check) -> String {
-    check.measured.map_or("not measured".into(), |m| with_unit(m, &check.unit))
-}
-
-/// What was predicted or required, with its unit and margin.
-pub fn wanted(check: &Check) -> String {
-    let value = with_unit(check.predicted, &check.unit);
-    match check.margin {
-        Margin::Share(share) => format!("{value} ± {:.0} %", share * 100.0),
-        Margin::Absolute(by) => format!("{value} ± {}", figure(by)),
-        Margin::AtMost => format!("at most {value}"),
-        Margin::AtLeast => format!("at least {value}"),
-    }
-}
-
 #[derive(Default)]
 struct Text(String);
 
@@ -203,12 +182,7 @@ impl Text {
 
     fn head(&mut self, experiment: &Experiment, run: &Run, verdict: &Verdict) {
         let setup = &run.plan.setup;
-        let held = verdict.checks.iter().filter(|c| c.pass).count();
-        let outcome = match verdict.outcome {
-            Outcome::Pass => "All checks hold",
-            Outcome::Fail => "A check fell short",
-            Outcome::Void => "Void: a check fell short, and the host disturbed the run",
-        };
+        let (held, outcome) = (verdict.held(), verdict.outcome.says());
         let steps: Vec<String> = setup
             .phases()
             .map(|p| format!("{}/s for {} s", figure(p.rate), figure(p.to - p.from)))
@@ -302,7 +276,7 @@ impl Text {
         self.line("");
     }
 
-    fn record(&mut self, experiment: &Experiment, run: &Run) {
+    fn record(&mut self, experiment: &Experiment, run: &Run, verdict: &Verdict) {
         let host = &run.host;
         let arms: Vec<&str> = run.arms.iter().map(|arm| arm.spec.name).collect();
         let dirty = match host.dirty {
@@ -313,12 +287,11 @@ impl Text {
         self.line(format_args!("## What these numbers cannot show\n\n{}\n", experiment.limits));
         self.line(format_args!(
             "## Record\n\n\
-            - run again: `run/{}.sh{}`\n\
+            - run again: `{}`\n\
             - {}; {}, {} cores, {:.0} GB; Linux {}; load average before the run {:.2}\n\
             - Kafka {}; {}; revision {}{dirty}\n\
             - raw samples, ledgers and logs: `{}/` beside this file\n",
-            experiment.name,
-            if run.plan.setup.form == "quick" { " --quick" } else { "" },
+            verdict.command(),
             host.date,
             host.cpu,
             host.cores,

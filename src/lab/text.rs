@@ -1,6 +1,8 @@
 //! How a figure is written for people: in reports, charts and tables. It knows no experiment and
 //! no file.
 
+use std::fmt::Write as _;
+
 /// A whole number with its thousands apart: `360,000`.
 pub fn thousands(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
@@ -53,6 +55,28 @@ pub fn scaled(value: f64, unit: &str) -> String {
     let figure = short(value);
     let apart = if figure.ends_with(|c: char| c.is_ascii_digit()) { " " } else { "" };
     format!("{figure}{apart}{unit}")
+}
+
+/// Columns side by side for a terminal, their cells to the right or to the left.
+pub fn aligned(rows: Vec<Vec<String>>, right: bool) -> String {
+    let wide =
+        |column: usize| rows.iter().filter_map(move |r| r.get(column)).map(|c| c.chars().count());
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len))
+        .map(|column| wide(column).max().unwrap_or_default())
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, &width) in row.iter().zip(&widths) {
+            let _a_string_takes_all = match right {
+                true => write!(line, "{cell:>width$}  "),
+                false => write!(line, "{cell:<width$}  "),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use crate::lab::experiments::{self, Check, Experiment};
 use crate::lab::model;
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
-use crate::lab::report::{measured, wanted};
 use crate::lab::run_folder::Run;
 use crate::lab::samples::Sample;
 use crate::lab::text::figure;
+use crate::lab::verdict::{measured, wanted};
 
 /// Some 20 kB each: 10 MB.
 const SAMPLES_MAX: usize = 512;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use scraper::{ElementRef, Html, Selector};
+
 use super::*;
 use crate::lab::audit::{self, Ledger};
 use crate::lab::experiments::{Setup, exp2};
@@ -118,23 +120,23 @@ fn sample(arm: &str, t: f64, bend: Bend) -> Sample {
 }
 
 fn report(dir: &tempfile::TempDir) -> Result<(), Failure> {
-    run(&Settings { experiment: "exp2".into(), dir: dir.path().to_owned() })
+    experiment(&exp2::EXPERIMENT, dir.path())
 }
 
-fn verdict(dir: &tempfile::TempDir) -> Verdict {
-    let bytes = std::fs::read(dir.path().join("verdict.json")).expect("verdict.json");
+fn verdict(dir: &Path) -> Verdict {
+    let bytes = std::fs::read(dir.join("verdict.json")).expect("verdict.json");
     serde_json::from_slice(&bytes).expect("json")
 }
 
 fn failed(dir: &tempfile::TempDir) -> Vec<String> {
-    verdict(dir).checks.into_iter().filter(|c| !c.pass).map(|c| c.name).collect()
+    verdict(dir.path()).checks.into_iter().filter(|c| !c.pass).map(|c| c.name).collect()
 }
 
 #[test]
 fn a_run_that_does_what_the_model_says_passes_and_leaves_every_file() {
     let dir = folder(HONEST);
     report(&dir).expect("all checks hold");
-    assert_eq!(verdict(&dir).outcome, Outcome::Pass);
+    assert_eq!(verdict(dir.path()).outcome, Outcome::Pass);
     assert!(failed(&dir).is_empty());
     let text = std::fs::read_to_string(dir.path().join("report.md")).expect("report");
     assert!(text.contains("quick run") && text.contains("510,000"), "{text}");
@@ -173,8 +175,8 @@ fn a_check_that_falls_short_on_a_busy_host_is_void_and_not_a_failure_of_the_code
     let dir = folder(Bend { others: 1.5, growth: 1.2, ..HONEST });
     let why = report(&dir).expect_err("void");
     assert!(matches!(why, Failure::Failed(_)) && why.to_string().contains("void"), "{why}");
-    assert_eq!(verdict(&dir).outcome, Outcome::Void);
-    assert_eq!(verdict(&dir).disturbances.len(), 4, "two arms, two phases");
+    assert_eq!(verdict(dir.path()).outcome, Outcome::Void);
+    assert_eq!(verdict(dir.path()).disturbances.len(), 4, "two arms, two phases");
 }
 
 #[test]
@@ -185,17 +187,95 @@ fn a_busy_host_is_told_even_where_every_check_holds() {
     assert!(text.contains("disturbed: arm pull"), "{text}");
 }
 
-/// Draws the fixture's charts into a folder to be looked at: `LOOK=/tmp/x cargo test look`.
+/// A results folder with two runs in it, one of them bent.
+fn results() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("dir");
+    for (name, bend) in [("exp2", HONEST), ("exp2-bent", Bend { missing: 1, ..HONEST })] {
+        let run = folder(bend);
+        let _the_bent_one_falls_short = report(&run);
+        std::fs::rename(run.keep(), dir.path().join(name)).expect("moved");
+    }
+    dir
+}
+
+/// Prevents: a page that needs the network or a script; one that lets a file's text become markup;
+/// a chart without words; a table that a keyboard cannot scroll; a target that is not in it.
+#[test]
+fn the_page_joins_all_runs_and_needs_nothing_but_itself() {
+    let dir = results();
+    let path = dir.path().join("exp2-bent/verdict.json");
+    let mut bent = verdict(&dir.path().join("exp2-bent"));
+    bent.checks[0].question = "<script>alert(1)</script> & more".into();
+    crate::lab::write_json(&path, &bent).expect("written");
+
+    let asked =
+        Settings { experiment: None, slo: false, index: true, dir: Some(dir.path().into()) };
+    let why = run(&asked).expect_err("targets that nobody measured");
+    assert!(matches!(&why, Failure::Verdict(_)) && why.to_string().contains("recovery"), "{why}");
+    let text = std::fs::read_to_string(dir.path().join("index.html")).expect("the page");
+    let page = Html::parse_document(&text);
+    assert!(page.errors.is_empty(), "{:?}", page.errors);
+    let select =
+        |what: &str| page.select(&Selector::parse(what).expect("a selector")).collect::<Vec<_>>();
+
+    assert_eq!(select("script, link, iframe, object").len(), 0, "text became markup");
+    assert!(text.contains("&lt;script&gt;"), "it is there, as text");
+    for element in select("[src], [href]") {
+        for name in ["src", "href"] {
+            let target = element.value().attr(name).unwrap_or("#");
+            assert!(target.starts_with('#') || target.starts_with("data:"), "{target}");
+        }
+    }
+    assert!(!text.contains("url(") && !text.contains("@import"));
+
+    assert_eq!(select("main > section").len(), 3, "targets and two runs");
+    for link in select("nav a") {
+        assert_eq!(select(link.value().attr("href").expect("a place")).len(), 1);
+    }
+    assert_eq!(select("#targets tbody tr").len(), crate::lab::slo::rows(&[]).len());
+    assert!(select("#targets").iter().any(|s| s.text().any(|t| t == "exp2-bent/verdict.json")));
+    let charts = select("figure img");
+    assert_eq!(charts.len(), 2 * verdict(&dir.path().join("exp2")).charts.len());
+    assert!(charts.iter().all(|c| c.value().attr("alt").is_some_and(|alt| alt.len() > 20)));
+    for table in select("table") {
+        let around = table.parent().and_then(ElementRef::wrap).expect("an element");
+        assert_eq!(around.value().attr("tabindex"), Some("0"));
+    }
+    assert!(select("#exp2 p code").iter().any(|c| c.text().eq(["unbounded"])), "`code` is code");
+    let of = |id: &str| select(id)[0].text().collect::<String>();
+    assert!(of("#exp2").contains("All checks hold") && of("#exp2").contains("run/exp2.sh --quick"));
+    assert!(of("#exp2-bent").contains("A check fell short") && of("#exp2").contains("510,000"));
+}
+
+#[test]
+fn flags_that_do_not_go_together_and_an_empty_folder_say_what_to_do() {
+    let dir = tempfile::tempdir().expect("dir");
+    let ask = |experiment: Option<&str>, slo, index| {
+        let experiment = experiment.map(str::to_owned);
+        run(&Settings { experiment, slo, index, dir: Some(dir.path().into()) })
+            .expect_err("refused")
+    };
+    for flags in [(None, false, false), (Some("exp2"), true, false), (None, true, true)] {
+        assert!(matches!(ask(flags.0, flags.1, flags.2), Failure::Usage(_)), "{flags:?}");
+    }
+    assert!(ask(None, false, true).to_string().contains("run/all.sh"));
+    assert!(matches!(ask(None, true, false), Failure::Verdict(_)), "nothing is measured");
+}
+
+/// Puts the fixture's charts and page into a folder to be looked at: `LOOK=/tmp/x cargo test look`.
 #[test]
 #[ignore = "for eyes"]
 fn look() {
-    let dir = folder(HONEST);
-    report(&dir).expect("holds");
+    let dir = results();
+    let all = Settings { experiment: None, slo: false, index: true, dir: Some(dir.path().into()) };
+    let _targets_are_missing = run(&all);
     let to = std::env::var("LOOK").expect("LOOK names a folder");
     std::fs::create_dir_all(&to).expect("made");
-    for file in std::fs::read_dir(dir.path()).expect("dir").flatten() {
-        if file.path().is_file() {
-            std::fs::copy(file.path(), Path::new(&to).join(file.file_name())).expect("copied");
+    for from in [dir.path().to_owned(), dir.path().join("exp2")] {
+        for file in std::fs::read_dir(from).expect("dir").flatten() {
+            if file.path().is_file() {
+                std::fs::copy(file.path(), Path::new(&to).join(file.file_name())).expect("copied");
+            }
         }
     }
 }
