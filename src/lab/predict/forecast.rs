@@ -238,7 +238,8 @@ impl Forecast {
             _ => "the lag while the processor lives: the queue has no limit".into(),
         };
         say("queue_peak", Some(queue), "events", held);
-        let share = "its share of a channel block and its payload, by allocator size class".into();
+        let share =
+            "its share of a channel block, its payload and the allocator's records of both".into();
         say("event_bytes", Some(s.event_bytes), "B", share);
         let sum = format!(
             "{} resident when empty + one fetch of every partition, {} + b × queue = {} × {}",

@@ -131,7 +131,7 @@ impl Scenario {
                 QueueKind::Pull => 0.0,
             },
             payload_bytes,
-            event_bytes: crate::lab::queued_event_bytes(payload_bytes),
+            event_bytes: crate::lab::resident_event_bytes(payload_bytes),
             base_bytes,
             fetch_bytes: flags.fetch_bytes as f64 * partitions,
             limit_bytes: flags.memory_limit.map(|bytes| bytes as f64),
