@@ -114,6 +114,10 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest poll of the seat: commits and revocations wait no longer than this.
 const SEAT_POLL: Duration = Duration::from_millis(100);
 
+/// Poll of the seat between two fetches: short, so that it costs no rate; long enough that what
+/// waits for it (an eviction is three events) is heard in one turn on a busy machine too.
+const NAIVE_POLL: Duration = Duration::from_millis(20);
+
 /// How often depth and partitions are shown.
 const GAUGES: Duration = Duration::from_millis(200);
 
@@ -334,7 +338,7 @@ fn poll_while_workers_live(seat: &mut Seat, pulses: &[Pulse], stuck_after: Durat
 fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
     let mut fetchers: BTreeMap<i32, (String, Fetcher)> = BTreeMap::new();
     while !leave.is_set() {
-        seat.turn(Duration::from_millis(1));
+        seat.turn(NAIVE_POLL);
         if shared.stop.is_set() {
             leave.wait(SEAT_POLL);
             continue;
@@ -347,12 +351,11 @@ fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
                 continue;
             }
             idle = false;
-            let entry = fetchers
-                .entry(*id)
-                .or_insert_with(|| (address.clone(), shared.fetcher(address, &Arc::default())));
-            if entry.0 != *address {
-                *entry = (address.clone(), shared.fetcher(address, &Arc::default()));
-            }
+            let known = fetchers.remove(id).filter(|(known, _)| known == address);
+            let entry =
+                fetchers.entry(*id).or_insert(known.unwrap_or_else(|| {
+                    (address.clone(), shared.fetcher(address, &Arc::default()))
+                }));
             match entry.1.turn(&holdings) {
                 Turn::Failed(why) => {
                     shared.complain(*id, &why);
