@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 begin exp5 "$@"
 
 # shellcheck disable=SC2154 # begin sets form
-if [[ $form == quick ]]; then schedule=1500:85s at=15 time=15; else schedule=1500:17m at=600 time=90; fi
+if [[ $form == quick ]]; then schedule=1500:76s at=15 time=15; else schedule=1500:17m at=600 time=90; fi
 # shellcheck disable=SC2034 # arm reads them
 load=(--schedule "$schedule" --msg-size 512 --seed 1) sink=(--rate-limit 2000)
 # shellcheck disable=SC2034

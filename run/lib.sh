@@ -165,7 +165,7 @@ processor() { # NAME PROCESSOR-FLAGS...
 
 # shellcheck disable=SC2154
 arm_runs() {
-  local name at named watched=() pages="sink=http://$sink_at/metrics" audited=()
+  local name at named watched=() pages="sink=http://$sink_at/metrics" audited=() last=$dir/heap-last.pb.gz
   await_group
   start producer "$bin/producer" --brokers "$brokers" --topic "$topic" --listen "$producer_at" "${load[@]}"
   while read -r named _ at _; do # broker=N state=up pid=P ...
@@ -173,6 +173,7 @@ arm_runs() {
   done < <(cluster status)
   for name in sink "${processors[@]}" producer; do watched+=(--process "$name=${pids[$name]}"); done
   for name in "${processors[@]}"; do pages+=",$name=http://${addresses[$name]}/metrics"; done
+  [[ ! $memory_limit ]] || watched+=(--heap "http://${addresses[processor]}")
   start watch "$bin/lab" watch --brokers "$brokers" --topic "$topic" --group "$topic" \
     "${watched[@]}" --metrics "$pages,producer=http://$producer_at/metrics" \
     --out "$dir" --listen "$live" --sink "http://$sink_at"
@@ -194,6 +195,10 @@ arm_runs() {
   stop watch
   stop sink
   unconfine
+  if [[ -e $last ]]; then
+    note "$bin/lab" autopsy --json "$last"
+    "$bin/lab" autopsy --json "$last" >"$dir/autopsy.json"
+  fi
   cluster topic delete "$topic"
   topic=''
   log info arm_ended "experiment=$experiment arm=$arm"

@@ -116,6 +116,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         ceiling: settings.rate_limit,
         payload_bytes,
         event_bytes: super::queued_event_bytes(payload_bytes),
+        resident_bytes: super::resident_event_bytes(payload_bytes),
         queue_cap: settings.queue_cap,
         memory_limit: settings.memory_limit.map(|bytes| bytes as f64),
         stall: settings.stall,

@@ -2,12 +2,13 @@
 //! and commands. Times are seconds from the producer's first event due, so that arms of one run
 //! lie on one axis.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::lab::audit::{self, Ledger};
+use crate::lab::autopsy::{self, Autopsy};
 use crate::lab::experiments::{ArmSpec, Experiment, Phase};
 use crate::lab::plan::{self, Host, Plan};
 use crate::lab::read_json;
@@ -56,8 +57,12 @@ pub struct Arm {
     latencies: Vec<hlog::Interval>,
     /// The exact commands, one a line.
     pub commands: String,
+    /// Its folder.
+    dir: PathBuf,
     /// How the processor was killed; absent when it was not.
     pub killed: Option<Killed>,
+    /// What its heap held last; absent when nobody looked.
+    pub autopsy: Option<Autopsy>,
     /// The schedule's start, µs since the epoch.
     start_us: f64,
 }
@@ -84,15 +89,17 @@ impl Run {
         })
     }
 
-    /// A run under way: one arm, nothing seen yet.
-    pub fn under_way(plan: Plan, spec: ArmSpec) -> Self {
+    /// A run under way: one arm, whose folder is `dir`, nothing seen yet.
+    pub fn under_way(plan: Plan, spec: ArmSpec, dir: &Path) -> Self {
         let arm = Arm {
             spec,
             samples: Vec::new(),
             ledger: None,
             latencies: Vec::new(),
             commands: String::new(),
+            dir: dir.to_owned(),
             killed: None,
+            autopsy: None,
             start_us: f64::NAN,
         };
         Self { plan, host: Host::default(), arms: vec![arm] }
@@ -107,17 +114,18 @@ impl Run {
 impl Arm {
     fn read(dir: &Path, spec: ArmSpec) -> Result<Self, Failure> {
         let samples = samples::read(&dir.join(samples::FILE))?;
-        let (ledger, latencies) = (dir.join(audit::FILE), dir.join("latency.hlog"));
-        let killed = dir.join(KILLED_FILE);
+        let latencies = dir.join("latency.hlog");
         let start_us = start_us(&samples).ok_or_else(|| {
             Failure::Failed(format!("{}: the producer sent nothing", dir.display()))
         })?;
         Ok(Self {
             spec,
             samples,
-            ledger: if ledger.exists() { Some(read_json(&ledger)?) } else { None },
+            dir: dir.to_owned(),
+            ledger: read_json_if_there(&dir.join(audit::FILE))?,
             latencies: if latencies.exists() { hlog::read(&latencies)? } else { Vec::new() },
-            killed: if killed.exists() { Some(read_json(&killed)?) } else { None },
+            killed: read_json_if_there(&dir.join(KILLED_FILE))?,
+            autopsy: read_json_if_there(&dir.join(autopsy::FILE))?,
             commands: std::fs::read_to_string(dir.join("commands.txt")).unwrap_or_default(),
             start_us,
         })
@@ -146,6 +154,18 @@ impl Arm {
     pub fn alive_in(&self, phase: Phase) -> Phase {
         let to = self.killed_s().map_or(phase.to, |at| phase.to.min(at - 1.0));
         Phase { to: to.max(phase.from), ..phase }
+    }
+
+    /// What `process` logged: (s, line); empty when it has no log. Lines without a time are left
+    /// out.
+    pub fn log_of(&self, process: &str) -> Vec<(f64, String)> {
+        let text = std::fs::read_to_string(self.dir.join(format!("{process}.log")));
+        let timed = |line: &str| {
+            let at = humantime::parse_rfc3339(line.split(' ').next()?).ok()?;
+            let us = at.duration_since(std::time::UNIX_EPOCH).ok()?.as_micros();
+            Some((self.at(i64::try_from(us).ok()?), line.to_owned()))
+        };
+        text.unwrap_or_default().lines().filter_map(timed).collect()
     }
 
     /// A quantity over time; samples that do not have it are left out.
@@ -237,6 +257,10 @@ impl Arm {
     pub fn rate_in(&self, source: &str, key: &str, phase: Phase) -> Option<f64> {
         stats::overall_rate(&stats::between(&self.metric(source, key), phase.from, phase.to))
     }
+}
+
+fn read_json_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+    path.exists().then(|| read_json(path)).transpose()
 }
 
 /// When the schedule started: the first sample that saw events due says how many, at which rate.

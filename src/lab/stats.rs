@@ -36,6 +36,21 @@ pub fn line(points: &[(f64, f64)]) -> Option<Line> {
     Some(Line { slope, at_zero: mean_v - slope * mean_t })
 }
 
+/// Pearson's correlation of the two values of each point; `None` below three points or where one of
+/// them never changes.
+pub fn correlation(points: &[(f64, f64)]) -> Option<f64> {
+    let n = points.len() as f64;
+    if n < 3.0 {
+        return None;
+    }
+    let (x, y) =
+        (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
+    let moment =
+        |of: fn(f64, f64) -> f64| -> f64 { points.iter().map(|p| of(p.0 - x, p.1 - y)).sum() };
+    let spread = (moment(|x, _| x * x) * moment(|_, y| y * y)).sqrt();
+    (spread > 0.0).then(|| moment(|x, y| x * y) / spread)
+}
+
 /// The part of `series` from `from` to `to` s, both included.
 pub fn between(series: &[(f64, f64)], from: f64, to: f64) -> Series {
     series.iter().copied().filter(|(t, _)| (from..=to).contains(t)).collect()
@@ -71,6 +86,16 @@ pub fn max(series: &[(f64, f64)]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn correlation_is_1_along_a_line_minus_1_against_it_and_none_without_change() {
+        let r = |points: &[(f64, f64)]| correlation(points);
+        assert!((r(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]).expect("r") - 1.0).abs() < 1e-12);
+        assert!((r(&[(0.0, 5.0), (1.0, 3.0), (2.0, 1.0)]).expect("r") + 1.0).abs() < 1e-12);
+        assert_eq!(r(&[(0.0, 1.0), (1.0, 0.0), (2.0, 1.0)]), Some(0.0));
+        assert_eq!(r(&[(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)]), None);
+        assert_eq!(r(&[(0.0, 1.0), (1.0, 2.0)]), None);
+    }
 
     #[test]
     fn a_line_gives_its_slope_back_and_noise_that_sums_to_nothing_does_not_move_it() {

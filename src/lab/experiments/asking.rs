@@ -83,7 +83,7 @@ impl<'a> Asking<'a> {
     /// events/s too many, 4 MB in a minute).
     pub fn rss_flat_in(&mut self, phase: Phase) {
         let setup = &self.run.plan.setup;
-        let climb = setup.event_bytes * (setup.overload().rate - setup.ceiling) / MB;
+        let climb = setup.resident_bytes * (setup.overload().rate - setup.ceiling) / MB;
         let (flat, rss) = ((0.0, Margin::Absolute(0.02 * climb)), rss_slope_mb(self.arm, phase));
         self.ask("rss_slope", "Is its memory flat under overload?", flat, rss, "MB/s");
     }

@@ -11,6 +11,7 @@ pub mod drawing;
 pub mod exp1;
 pub mod exp2;
 pub mod exp5;
+pub mod exp6;
 pub mod exp7;
 
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,14 @@ use crate::lab::model::Rates;
 use crate::lab::run_folder::Run;
 
 /// Every experiment that can be reported.
-pub const ALL: &[Experiment] =
-    &[ceiling::EXPERIMENT, exp1::EXPERIMENT, exp2::EXPERIMENT, exp5::EXPERIMENT, exp7::EXPERIMENT];
+pub const ALL: &[Experiment] = &[
+    ceiling::EXPERIMENT,
+    exp1::EXPERIMENT,
+    exp2::EXPERIMENT,
+    exp5::EXPERIMENT,
+    exp6::EXPERIMENT,
+    exp7::EXPERIMENT,
+];
 
 /// The declaration.
 pub struct Experiment {
@@ -101,6 +108,8 @@ pub struct Setup {
     pub payload_bytes: usize,
     /// Heap bytes of one queued event, from the layout.
     pub event_bytes: f64,
+    /// What resident memory grows by with each: the allocator's own records as well.
+    pub resident_bytes: f64,
     /// Events that the bounded queue holds.
     #[serde(default)]
     pub queue_cap: f64,
@@ -297,6 +306,7 @@ mod tests {
             ceiling: 2000.0,
             payload_bytes: 512,
             event_bytes: 600.0,
+            resident_bytes: 600.0,
             queue_cap: 10_000.0,
             memory_limit: None,
             stall: None,

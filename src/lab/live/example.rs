@@ -45,7 +45,7 @@ pub fn arm() -> (TempDir, PathBuf) {
     let mut plan: Plan = serde_json::from_str(
         r#"{"experiment": "exp2", "written_at": "", "predictions": [], "setup": {"form": "quick",
             "schedule": [[1500, 20], [8000, 60]], "ceiling": 2000, "payload_bytes": 512,
-            "event_bytes": 595}}"#,
+            "event_bytes": 595, "resident_bytes": 612}}"#,
     )
     .expect("a plan");
     plan.predictions = (experiments::named("exp2").expect("declared").predict)(&plan.setup);

@@ -86,9 +86,8 @@ impl Story {
     /// # Errors
     /// When `plan` cannot be used.
     pub fn find(plan: Option<&Path>, out: &Path) -> Result<Option<Self>, Failure> {
-        let arm = out.file_name().unwrap_or_default().to_string_lossy();
         if let Some(path) = plan {
-            let story = Self::open(path, &arm);
+            let story = Self::open(path, out);
             return story
                 .map(Some)
                 .map_err(|why| Failure::flag("--plan", path.display(), &why.to_string()));
@@ -97,7 +96,7 @@ impl Story {
         if !beside.exists() {
             return Ok(None);
         }
-        match Self::open(&beside, &arm) {
+        match Self::open(&beside, out) {
             Ok(story) => Ok(Some(story)),
             Err(why) => {
                 log::warn!(why = why.to_string(); "no prediction on the live page");
@@ -106,14 +105,15 @@ impl Story {
         }
     }
 
-    fn open(path: &Path, arm: &str) -> Result<Self, Failure> {
+    fn open(path: &Path, out: &Path) -> Result<Self, Failure> {
+        let arm = out.file_name().unwrap_or_default().to_string_lossy();
         let plan: Plan = read_json(path)?;
         let experiment = experiments::named(&plan.experiment)?;
         let spec = experiment.arms.iter().find(|spec| spec.name == arm).ok_or_else(|| {
             let (path, name) = (path.display(), experiment.name);
             Failure::Failed(format!("{path} is of {name}, which has no arm {arm}"))
         })?;
-        Ok(Self { experiment, run: Run::under_way(plan, *spec), seen: 0, every: 1 })
+        Ok(Self { experiment, run: Run::under_way(plan, *spec, out), seen: 0, every: 1 })
     }
 
     /// `exp2/pull`.

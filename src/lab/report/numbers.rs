@@ -37,7 +37,7 @@ pub const NUMBERS: &[Number] = &[
     ("RSS slope from λ and μ as measured, MB/s", |r, a| {
         let polled = overload_rate(r, a, "processor", "processor_events_fetched_total")?;
         let acked = overload_rate(r, a, "sink", "sink_events_total")?;
-        Some(r.plan.setup.event_bytes * (polled - acked) / 1e6)
+        Some(r.plan.setup.resident_bytes * (polled - acked) / 1e6)
     }),
     ("RSS of the processor at the end of the baseline, MB", |r, a| {
         let to = r.plan.setup.baseline().to;

@@ -7,8 +7,8 @@ use scraper::{ElementRef, Html, Selector};
 
 use super::*;
 use crate::lab::audit::{self, Ledger};
-use crate::lab::experiments::{Setup, exp2};
-use crate::lab::model::{Rates, backlog};
+use crate::lab::experiments::{Setup, StallAt, exp2};
+use crate::lab::model::backlog;
 use crate::lab::plan::{self, Host, Plan};
 use crate::lab::samples::{self, HostReading, LogReading, ProcessReading, Sample};
 
@@ -32,9 +32,10 @@ fn setup() -> Setup {
         ceiling: 2000.0,
         payload_bytes: 512,
         event_bytes: 600.0,
+        resident_bytes: 600.0,
         queue_cap: 10_000.0,
         memory_limit: None,
-        stall: None,
+        stall: Some(StallAt { rate: 500.0, from: 60.0, to: 75.0 }),
     }
 }
 
@@ -65,11 +66,13 @@ fn folder(bend: Bend) -> tempfile::TempDir {
 
 /// The second `t` of an arm, as the model has it, with a little noise that sums to nothing.
 fn sample(arm: &str, t: f64, bend: Bend) -> Sample {
-    let (offered, ceiling) = (setup().offered(), Rates::constant(2000.0));
+    let (offered, ceiling) = (setup().offered(), setup().ceilings());
     let load = t.clamp(0.0, 80.0);
     let held = backlog(&offered, &ceiling, load);
     let (sent, acked) = (offered.total(load), offered.total(load) - held);
-    let (queue, fetched) = if arm == "pull" { (0.0, acked) } else { (held, sent) };
+    // An unbounded poll rate has a noise of its own, not the sink's.
+    let noise = 50.0 * (t * 2.3).sin();
+    let (queue, fetched) = if arm == "pull" { (0.0, acked) } else { (held, sent + noise) };
     let rss = 15e6 + 600.0 * queue * bend.growth + (t * 1.7).sin() * 2e5;
     let metric = |pairs: &[(&str, f64)]| -> BTreeMap<String, f64> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect()
