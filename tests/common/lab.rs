@@ -71,6 +71,11 @@ pub fn sink(flags: &[&str]) -> Served {
 
 /// A processor of `topic` on a free port; its group is the topic's name.
 pub fn processor(topic: &Topic, sink: &Served, flags: &[&str]) -> Served {
+    processor_to(topic, &sink.url, flags)
+}
+
+/// A processor whose sink is at `url`.
+pub fn processor_to(topic: &Topic, url: &str, flags: &[&str]) -> Served {
     let brokers = brokers();
     let fixed = [
         "--brokers",
@@ -80,7 +85,7 @@ pub fn processor(topic: &Topic, sink: &Served, flags: &[&str]) -> Served {
         "--group",
         &topic.name,
         "--sink",
-        &sink.url,
+        url,
         "--listen",
         "127.0.0.1:0",
     ];

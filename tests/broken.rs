@@ -1,0 +1,207 @@
+//! A verdict that cannot turn red proves nothing: deliberately broken processors, and the check
+//! that must catch each.
+//!
+//! They are real processors, broken from the outside: by a middleman that answers for the sink, by
+//! a flag that lifts the bound, by a commit that nobody acked.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use backpressure_lab::event::Event;
+use backpressure_lab::http::{Limits, Request, Response, Server, client};
+use backpressure_lab::lab::audit::Ledger;
+use backpressure_lab::lab::verdict::Verdict;
+use backpressure_lab::sink::wire::{self, Acked};
+use common::lab::{Served, figure, ledger, processor, processor_to, produce, producer, sink};
+use common::{Ended, PATIENCE, Running, Topic, brokers};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab");
+const EVENTS: u64 = 3000;
+
+/// Stands between processor and sink, passes on what `bend` makes of each batch, and answers that
+/// all of it was acked.
+fn middleman(sink: &Served, bend: fn(Vec<Event>) -> Vec<Event>) -> Server {
+    let (agent, to) = (client::agent(PATIENCE), format!("{}{}", sink.url, wire::BATCH));
+    let handler = move |request: Request| {
+        let events = wire::unframe(&request.body).expect("a batch");
+        let all = Acked { acked: events.len() as u64 };
+        let mut body = Vec::new();
+        bend(events).iter().for_each(|event| wire::frame(event, &mut body));
+        if !body.is_empty() {
+            let request = agent.post(&to).content_type("application/octet-stream");
+            assert_eq!(request.send(&body[..]).expect("the sink").status(), 200);
+        }
+        Response::json(200, &all)
+    };
+    let listen = ([127, 0, 0, 1], 0).into();
+    Server::start(listen, Limits::default(), Arc::new(handler)).expect("a middleman")
+}
+
+fn url(server: &Server) -> String {
+    format!("http://{}", server.addr())
+}
+
+fn audit(topic: &Topic, sink: &Served, dir: &Path, processor: Option<&str>) -> (Ended, Ledger) {
+    let path = |name: &str| dir.join(name).display().to_string();
+    if let Some(summary) = processor {
+        std::fs::write(path("processor.json"), summary).expect("written");
+    }
+    let mut flags = format!(
+        "audit --topic {0} --group {0} --sink {1} --producer {2} --out {3}",
+        topic.name,
+        sink.url,
+        path("producer.json"),
+        path("ledger.json")
+    );
+    if processor.is_some() {
+        flags += &format!(" --processor {}", path("processor.json"));
+    }
+    let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
+    let bytes = std::fs::read(path("ledger.json")).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+    (ended, serde_json::from_slice(&bytes).expect("a ledger"))
+}
+
+/// Produces [`EVENTS`] and has them consumed through a middleman; gives the folder, the topic, the
+/// sink, and what the processor printed.
+fn run(
+    name: &str,
+    bend: fn(Vec<Event>) -> Vec<Event>,
+    flags: &[&str],
+) -> (tempfile::TempDir, Topic, Served, String) {
+    let (topic, sink) = (Topic::create(name, 12), sink(&["--rate-limit", "1000000"]));
+    let dir = tempfile::tempdir().expect("dir");
+    let middleman = middleman(&sink, bend);
+    let count = EVENTS.to_string();
+    let produced = produce(&topic, &["--rate", "3000", "--count", &count, "--keys", "50"]);
+    std::fs::write(dir.path().join("producer.json"), produced.to_string()).expect("written");
+    let processor = processor_to(&topic, &url(&middleman), flags);
+    processor.until("all is acked, as it thinks", |p| {
+        p.metric("processor_events_acked_total", "") == EVENTS as f64
+    });
+    let summary = processor.stop().stdout;
+    (dir, topic, sink, summary)
+}
+
+/// Prevents: a ledger that takes the processor's word for what was delivered.
+#[test]
+fn acked_events_that_were_dropped_turn_the_ledger_red() {
+    let dropped = |id: u64| id % 500 == 250;
+    let (dir, topic, sink, summary) = run(
+        "dropped",
+        |mut events| {
+            events.retain(|event| event.id % 500 != 250);
+            events
+        },
+        &[],
+    );
+    let (ended, found) = audit(&topic, &sink, dir.path(), Some(&summary));
+    let expected: Vec<u64> = (0..EVENTS).filter(|id| dropped(*id)).collect();
+    assert_eq!((ended.status.code(), found.examples), (Some(3), expected), "{ended:?}");
+}
+
+/// Prevents: an ordering tax that is never seen because violations are not counted; and a count
+/// that is not 0 when keys keep their order (the control).
+#[test]
+fn a_batch_that_was_reordered_is_counted_as_violations() {
+    let by_key = ["--worker-assignment", "key"];
+    let (.., sink, _) = run("ordered", |events| events, &by_key);
+    assert_eq!(figure(&ledger(&sink), "order_violations"), 0);
+    let (.., sink, _) = run("reordered", |events| events.into_iter().rev().collect(), &by_key);
+    assert!(figure(&ledger(&sink), "order_violations") > EVENTS / 10, "{}", ledger(&sink));
+}
+
+/// Prevents: an audit that believes a commit which no ack stands behind.
+#[test]
+fn a_commit_ahead_of_the_ack_turns_the_ledger_red() {
+    let (topic, sink) = (Topic::create("ahead", 3), sink(&["--rate-limit", "500"]));
+    let dir = tempfile::tempdir().expect("dir");
+    let produced = produce(&topic, &["--rate", "3000", "--count", &EVENTS.to_string()]);
+    std::fs::write(dir.path().join("producer.json"), produced.to_string()).expect("written");
+    let processor = processor(&topic, &sink, &["--batch-size", "20", "--drain-timeout", "1s"]);
+    sink.until("some is delivered", |s| figure(&ledger(s), "events") > 200);
+    // It gives the rest back to the log, and leaves.
+    processor.process.signal(libc::SIGTERM);
+    let summary = processor.process.end(PATIENCE).stdout;
+    let (ended, honest) = audit(&topic, &sink, dir.path(), Some(&summary));
+    assert_eq!((ended.status.code(), honest.wrong()), (Some(0), 0), "{ended:?}");
+    let mut ends = TopicPartitionList::new();
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .set("group.id", &topic.name)
+        .create()
+        .expect("a consumer");
+    for partition in 0..3 {
+        let (_, end) =
+            consumer.fetch_watermarks(&topic.name, partition, PATIENCE).expect("the end");
+        ends.add_partition_offset(&topic.name, partition, Offset::Offset(end)).expect("valid");
+    }
+    consumer.commit(&ends, CommitMode::Sync).expect("committed");
+    let (ended, found) = audit(&topic, &sink, dir.path(), Some(&summary));
+    let lost = EVENTS - figure(&ledger(&sink), "distinct");
+    assert!(lost > 0, "all was delivered: nothing to lose");
+    assert_eq!((ended.status.code(), found.missing), (Some(3), lost), "{ended:?}");
+}
+
+/// Prevents: a bounded queue that is not bounded and is not noticed. The same recording stands for
+/// both arms: as `unbounded` its memory may grow, as `pull` it must not.
+#[test]
+fn a_queue_that_ignores_its_bound_turns_memory_and_poll_rate_red() {
+    const SCHEDULE: &str = "1500:7s,8000:13s";
+    let dir = tempfile::tempdir().expect("dir");
+    let root = dir.path().display().to_string();
+    let planned = format!("plan --experiment exp2 --form quick --schedule {SCHEDULE} {root}");
+    assert!(Running::start(LAB, planned.split(' ')).end(PATIENCE).status.success());
+
+    let arm = dir.path().join("pull");
+    std::fs::create_dir(&arm).expect("made");
+    let (topic, sink) = (Topic::create("unbound", 12), sink(&[]));
+    let processor = processor(&topic, &sink, &["--queue", "unbounded", "--drain-timeout", "1s"]);
+    processor.until("partitions are held", |p| p.metric("processor_partitions", "") == 12.0);
+    let mut producer = producer(&topic, &["--schedule", SCHEDULE]);
+    let pages = [("sink", &sink), ("processor", &processor), ("producer", &producer)]
+        .map(|(name, of)| format!("{name}={}/metrics", of.url));
+    let flags = format!(
+        "watch --topic {0} --group {0} --process processor={1} --metrics {2} --out {3} --listen \
+         127.0.0.1:0",
+        topic.name,
+        processor.process.pid(),
+        pages.join(","),
+        arm.display()
+    );
+    let watch = Running::start(LAB, flags.split(' '));
+    producer.process.await_log("schedule ended");
+    let produced = producer.process.end(PATIENCE).stdout;
+    std::fs::write(arm.join("producer.json"), produced).expect("written");
+    let summary = processor.stop().stdout;
+    watch.signal(libc::SIGTERM);
+    assert!(watch.end(PATIENCE).status.success());
+    let (ended, _) = audit(&topic, &sink, &arm, Some(&summary));
+    assert!(ended.status.success(), "{ended:?}");
+    let other = dir.path().join("unbounded");
+    std::fs::create_dir(&other).expect("made");
+    for file in ["samples.jsonl", "ledger.json"] {
+        std::fs::copy(arm.join(file), other.join(file)).expect("copied");
+    }
+
+    let reported = format!("report --experiment exp2 {root}");
+    let ended = Running::start(LAB, reported.split(' ')).end(PATIENCE);
+    let bytes = std::fs::read(dir.path().join("verdict.json")).expect("a verdict");
+    let verdict: Verdict = serde_json::from_slice(&bytes).expect("JSON");
+    let passes = |name: &str| {
+        let check = verdict.checks.iter().find(|check| check.name == name);
+        check.unwrap_or_else(|| panic!("no check {name}: {ended:?}")).pass
+    };
+    for red in ["pull_rss_slope", "pull_poll_ratio"] {
+        assert!(!passes(red), "{red} holds: {ended:?}");
+    }
+    for green in ["unbounded_poll_ratio", "unbounded_ledger", "pull_ledger"] {
+        assert!(passes(green), "{green} fell short: {ended:?}");
+    }
+    // 3, or 1 when a busy machine disturbed the recording.
+    assert!(matches!(ended.status.code(), Some(1 | 3)), "{ended:?}");
+}
