@@ -21,7 +21,7 @@ source "$here/memory.sh"
 # Seconds: for a program to say where it listens, for the group to hold all partitions, for an
 # orderly stop (the processor drains for at most 10 s and commits), for the stop of a broken run.
 readonly LISTEN_WITHIN_S=20 JOIN_WITHIN_S=40 STOP_WITHIN_S=60 ABORT_WITHIN_S=3
-readonly PARTITIONS=12
+PARTITIONS=12 # of each arm's topic; an experiment may have its own
 
 declare -A pids=() addresses=() # of what runs now, by name
 topic='' cluster_is_ours='' experiment=''

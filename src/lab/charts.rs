@@ -196,8 +196,11 @@ impl Chart {
             (x - left, y - upper)
         };
         for (line, points) in self.lines.iter().zip(&lines) {
-            let path: Vec<(i32, i32)> = points.iter().map(place).collect();
-            line.ink.draw(&plotting, &path)?;
+            // Between two sizes nothing was measured: only a model knows what is there.
+            if matches!(self.x_axis, Axis::Even) || line.ink.is_of_a_model() {
+                let path: Vec<(i32, i32)> = points.iter().map(place).collect();
+                line.ink.draw(&plotting, &path)?;
+            }
         }
         // Marks over all lines: every point of a short line; 12 of a long one, each line's a little
         // further on than the one before's, so that lines which lie on each other still show both.

@@ -10,7 +10,7 @@ use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{self, Prediction, Setup, StallAt};
+use crate::lab::experiments::{self, Call, Prediction, Setup, StallAt};
 use crate::units;
 
 /// File name inside a run's folder.
@@ -34,6 +34,15 @@ pub struct Settings {
     /// the sink's ceiling, events/s (2000)
     #[argh(option, default = "2000.0", from_str_fn(units::rate))]
     pub rate_limit: f64,
+    /// tokens of a sink call, whatever is in it (0)
+    #[argh(option, default = "0.0", from_str_fn(units::rate_or_zero))]
+    pub call_cost: f64,
+    /// tokens of each event in it (1)
+    #[argh(option, default = "1.0", from_str_fn(units::rate))]
+    pub event_cost: f64,
+    /// time that a sink call takes besides its wait (0)
+    #[argh(option, default = "Duration::ZERO", from_str_fn(units::duration))]
+    pub latency: Duration,
     /// payload bytes of an event (512)
     #[argh(option, default = "512", from_str_fn(units::size))]
     pub msg_size: u64,
@@ -114,6 +123,11 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         form: settings.form.clone(),
         schedule: schedule(&settings.schedule)?,
         ceiling: settings.rate_limit,
+        call: Call {
+            cost: settings.call_cost,
+            event_cost: settings.event_cost,
+            latency_s: settings.latency.as_secs_f64(),
+        },
         payload_bytes,
         event_bytes: super::queued_event_bytes(payload_bytes),
         resident_bytes: super::resident_event_bytes(payload_bytes),

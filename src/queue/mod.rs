@@ -164,8 +164,7 @@ impl<T> Intake<T> {
         if self.gate.is_closed() {
             return Offer::Closed(event);
         }
-        let lane = (spread(key) % self.lanes.len().max(1) as u64) as usize;
-        let Some(lane) = self.lanes.get(lane) else {
+        let Some(lane) = self.lanes.get(lane(key, self.lanes.len())) else {
             return Offer::Closed(event);
         };
         let offer = match lane.try_send(event) {
@@ -183,6 +182,11 @@ impl<T> Intake<T> {
         }
         offer
     }
+}
+
+/// Which of `lanes` takes the events of `key`: always the same one.
+pub fn lane(key: u64, lanes: usize) -> usize {
+    (spread(key) % lanes.max(1) as u64) as usize
 }
 
 /// Spreads neighbouring keys over the lanes (finaliser of MurmurHash3, Appleby 2011).

@@ -23,6 +23,11 @@ pub enum Ink {
 }
 
 impl Ink {
+    /// Whether it is a prediction or a limit, which hold between the points as well.
+    pub(super) fn is_of_a_model(self) -> bool {
+        matches!(self, Self::Predicted | Self::Limit)
+    }
+
     fn colour(self) -> RGBColor {
         match self {
             Self::Blue => RGBColor(0x00, 0x72, 0xB2),

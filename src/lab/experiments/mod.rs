@@ -6,13 +6,17 @@
 //! `report`. Neither knows an experiment by name.
 
 pub mod asking;
+mod batch_law;
 pub mod ceiling;
 pub mod drawing;
 pub mod exp1;
 pub mod exp2;
+pub mod exp3;
+pub mod exp4;
 pub mod exp5;
 pub mod exp6;
 pub mod exp7;
+mod worker_cases;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +30,8 @@ pub const ALL: &[Experiment] = &[
     ceiling::EXPERIMENT,
     exp1::EXPERIMENT,
     exp2::EXPERIMENT,
+    exp3::EXPERIMENT,
+    exp4::EXPERIMENT,
     exp5::EXPERIMENT,
     exp6::EXPERIMENT,
     exp7::EXPERIMENT,
@@ -102,8 +108,11 @@ pub struct Setup {
     pub form: String,
     /// (events/s, s) steps of the offered load.
     pub schedule: Vec<(f64, f64)>,
-    /// The sink's ceiling, events/s.
+    /// The sink's ceiling, events/s; tokens/s where a token is not an event.
     pub ceiling: f64,
+    /// What a call of the sink costs.
+    #[serde(default)]
+    pub call: Call,
     /// Payload bytes of an event.
     pub payload_bytes: usize,
     /// Heap bytes of one queued event, from the layout.
@@ -119,6 +128,24 @@ pub struct Setup {
     /// What befalls the sink.
     #[serde(default)]
     pub stall: Option<StallAt>,
+}
+
+/// A call of the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// Tokens of the call, whatever is in it.
+    pub cost: f64,
+    /// Tokens of each event in it.
+    pub event_cost: f64,
+    /// What it takes besides its wait for tokens, s.
+    pub latency_s: f64,
+}
+
+impl Default for Call {
+    /// A token is an event.
+    fn default() -> Self {
+        Self { cost: 0.0, event_cost: 1.0, latency_s: 0.0 }
+    }
 }
 
 /// A stall of the sink.
@@ -304,6 +331,7 @@ mod tests {
             form: "quick".into(),
             schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
             ceiling: 2000.0,
+            call: Call::default(),
             payload_bytes: 512,
             event_bytes: 600.0,
             resident_bytes: 600.0,

@@ -7,7 +7,7 @@ use scraper::{ElementRef, Html, Selector};
 
 use super::*;
 use crate::lab::audit::{self, Ledger};
-use crate::lab::experiments::{Setup, StallAt, exp2};
+use crate::lab::experiments::{Call, Setup, StallAt, exp2};
 use crate::lab::model::backlog;
 use crate::lab::plan::{self, Host, Plan};
 use crate::lab::samples::{self, HostReading, LogReading, ProcessReading, Sample};
@@ -30,6 +30,7 @@ fn setup() -> Setup {
         form: "quick".into(),
         schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
         ceiling: 2000.0,
+        call: Call::default(),
         payload_bytes: 512,
         event_bytes: 600.0,
         resident_bytes: 600.0,

@@ -1,0 +1,86 @@
+//! What batches carry, and the batch that is large enough, by rule.
+//!
+//! Calls of B events that cost c + e B tokens at r tokens/s carry r B / (c + e B) events/s. That is
+//! Hockney's law r∞ B / (n½ + B) (Hockney and Jesshope, Parallel Computers 2, 1988) with r∞ = r / e,
+//! which no batch reaches, and n½ = c / e, the batch that reaches half of it. The batch that reaches
+//! a share q of r∞ is n½ q / (1 − q): 9 n½ for 90 %.
+
+use super::Call;
+
+/// Where the knee lies, as a share of r∞.
+pub const KNEE_SHARE: f64 = 0.9;
+
+/// Hockney's law.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchLaw {
+    /// r∞, events/s.
+    pub asymptote: f64,
+    /// n½, events.
+    pub half_size: f64,
+}
+
+impl BatchLaw {
+    /// The law of a sink that earns `rate` tokens/s.
+    pub fn of(rate: f64, call: Call) -> Self {
+        Self { asymptote: rate / call.event_cost, half_size: call.cost / call.event_cost }
+    }
+
+    /// The law through measured (size, events/s): B / T = n½ / r∞ + B / r∞ is a straight line, each
+    /// point's relative error counting the same. `None` for fewer than two sizes.
+    pub fn fitted(points: &[(f64, f64)]) -> Option<Self> {
+        let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for (x, rate) in points.iter().filter(|p| p.1 > 0.0) {
+            let y = x / rate;
+            let weight = 1.0 / (y * y);
+            w += weight;
+            wx += weight * x;
+            wy += weight * y;
+            wxx += weight * x * x;
+            wxy += weight * x * y;
+        }
+        let slope = (w * wxy - wx * wy) / (w * wxx - wx * wx);
+        let at_zero = (wy - slope * wx) / w;
+        (slope.is_finite() && slope > 0.0)
+            .then(|| Self { asymptote: 1.0 / slope, half_size: at_zero / slope })
+    }
+
+    /// Events/s that batches of `size` carry.
+    pub fn carries(self, size: f64) -> f64 {
+        self.asymptote * size / (self.half_size + size)
+    }
+
+    /// The batch that carries [`KNEE_SHARE`] of r∞, events.
+    pub fn knee(self) -> f64 {
+        self.half_size * KNEE_SHARE / (1.0 - KNEE_SHARE)
+    }
+
+    /// The smallest of `points` (size, events/s), ascending, that carries [`KNEE_SHARE`] of r∞.
+    pub fn knee_among(self, points: &[(f64, f64)]) -> Option<f64> {
+        points.iter().find(|(_, rate)| *rate >= KNEE_SHARE * self.asymptote).map(|p| p.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: [f64; 4] = [1.0, 50.0, 200.0, 1000.0];
+
+    // Prevents: a fit that the large sizes rule alone, so that a knee far off still passes.
+    #[test]
+    fn the_fit_gives_the_law_back_and_one_bad_size_moves_the_knee() {
+        let law = BatchLaw::of(2000.0, Call { cost: 0.9, event_cost: 0.1, latency_s: 0.0 });
+        let points = SIZES.map(|size| (size, law.carries(size)));
+        let fit = BatchLaw::fitted(&points).expect("a fit");
+        assert!((fit.asymptote - 20_000.0).abs() < 1e-6 && (fit.half_size - 9.0).abs() < 1e-9);
+        assert_eq!(fit.knee_among(&points), Some(200.0));
+        let slow_calls = SIZES.map(|size| match size {
+            1.0 => (size, 0.7 * law.carries(size)),
+            _ => (size, law.carries(size)),
+        });
+        let fit = BatchLaw::fitted(&slow_calls).expect("a fit");
+        assert!(fit.knee() > 1.2 * 81.0, "{fit:?}");
+        assert_eq!(BatchLaw::fitted(&[]), None);
+        assert_eq!(BatchLaw::fitted(&[(1.0, 2000.0)]), None);
+    }
+}

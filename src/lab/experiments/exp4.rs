@@ -1,0 +1,356 @@
+//! Experiment 4: how many workers, and what does order cost? A call takes 5 ms, so W workers that
+//! take whatever is next carry W calls in that time, and overtake each other. Workers by key keep a
+//! key's order: the hottest lane then bounds them all, because its queue fills and the one stream
+//! that feeds every lane waits for it.
+//!
+//! The share of that lane is known before the run (`worker_cases`).
+
+use super::asking::{Asking, SETTLE_S};
+use super::worker_cases::{CASES, Case, KEYS, ZIPF, busiest_share, without_order};
+use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
+use crate::lab::charts::{Axis, Chart, Ink, Line};
+use crate::lab::run_folder::Run;
+use crate::lab::stats;
+use crate::lab::text::figure;
+
+/// What a call takes besides the sink's latency, s: the way there and back through client, guard
+/// and handler, with every thread on it woken a little late. From earlier runs on two cores that
+/// brokers and load share: 0.5 ms at the median, 0.9 in the mean, which is what throughput feels.
+const OVERHEAD_S: f64 = 0.9e-3;
+/// What that may be off by, as a share of the throughput: 0.13 to 1.9 ms are within it.
+const CALL_MARGIN: f64 = 0.15;
+/// Two arms that run one after the other may differ by this much in what a call takes.
+const TAX_MARGIN_PERCENT: f64 = 5.0;
+
+/// The declaration.
+pub const EXPERIMENT: Experiment = Experiment {
+    name: "exp4",
+    title: "workers, and the price of order",
+    question: "A call of the sink takes 5 ms. What do more workers gain, how often do they break the \
+               order of a key, and what does it cost to keep it?",
+    held: "offered load, seed, 100 keys, payload, sink (5 ms a call, no limit in reach), one event a \
+           call, a bounded queue of 1,600 events, a topic of one partition (so that the log itself \
+           has one order, and one stream feeds every lane), machine",
+    varied: "workers (1, 4, 16); who takes an event: whoever is free (`rr`) or its key's worker \
+             (`key`); keys uniform or by Zipf's law with exponent 1. A single worker is both",
+    arms: &[
+        ArmSpec { name: "single", title: "single worker", ink: Ink::Blue },
+        ArmSpec { name: "rr4-uniform", title: "4 round-robin, uniform keys", ink: Ink::Blue },
+        ArmSpec { name: "rr16-uniform", title: "16 round-robin, uniform keys", ink: Ink::Blue },
+        ArmSpec { name: "key4-uniform", title: "4 by key, uniform keys", ink: Ink::Vermilion },
+        ArmSpec { name: "key16-uniform", title: "16 by key, uniform keys", ink: Ink::Vermilion },
+        ArmSpec { name: "rr4-zipf", title: "4 round-robin, Zipf keys", ink: Ink::Green },
+        ArmSpec { name: "rr16-zipf", title: "16 round-robin, Zipf keys", ink: Ink::Green },
+        ArmSpec { name: "key4-zipf", title: "4 by key, Zipf keys", ink: Ink::Purple },
+        ArmSpec { name: "key16-zipf", title: "16 by key, Zipf keys", ink: Ink::Purple },
+    ],
+    predict,
+    checks,
+    charts,
+    tables: |run| vec![cases_table(run)],
+    limits: "One machine and one run an arm. How often order breaks depends on how evenly threads \
+             are woken: it is counted, not predicted, and a quieter machine breaks it less often. \
+             100 keys are few: a hash spreads them unevenly over 16 lanes (13 % in the fullest \
+             instead of 6 %), and 10,000 uniform keys would pay a tax of 7 % instead. With several \
+             partitions the streams without the hottest key would run ahead for as long as they \
+             have a backlog.",
+};
+
+/// What one call takes, s.
+fn call_s(setup: &Setup) -> f64 {
+    setup.call.latency_s + OVERHEAD_S
+}
+
+/// What `case` carries, events/s: its busiest worker makes one call after the other.
+fn carries(setup: &Setup, case: Case) -> f64 {
+    (1.0 / (busiest_share(setup, case) * call_s(setup))).min(setup.overload().rate)
+}
+
+fn predict(setup: &Setup) -> Vec<Prediction> {
+    let call_ms = figure(call_s(setup) * 1e3);
+    let mut all = vec![Prediction::new(
+        "call",
+        call_s(setup) * 1e3,
+        "ms",
+        format!(
+            "a latency of {} ms and {} ms for the way",
+            figure(setup.call.latency_s * 1e3),
+            figure(OVERHEAD_S * 1e3)
+        ),
+    )];
+    for case in CASES {
+        all.push(Prediction::new(
+            &format!("{}_throughput", case.arm),
+            carries(setup, case),
+            "events/s",
+            format!(
+                "1 / (p s): the busiest of {} gets p = {} % of the events, a call takes s = \
+                 {call_ms} ms",
+                case.workers,
+                figure(100.0 * busiest_share(setup, case))
+            ),
+        ));
+    }
+    all
+}
+
+/// When every lane that will be full is full.
+fn steady(run: &Run) -> Phase {
+    run.plan.setup.overload().settled(SETTLE_S)
+}
+
+fn carried(run: &Run, arm: &str) -> Option<f64> {
+    run.arm(arm)?.rate_in("sink", "sink_events_total", steady(run))
+}
+
+fn said(run: &Run, arm: &str) -> f64 {
+    run.plan.predicted(&format!("{arm}_throughput"))
+}
+
+/// Events delivered after a later one of their key.
+fn violations(run: &Run, arm: &str) -> Option<f64> {
+    stats::max(&run.arm(arm)?.metric("sink", "sink_order_violations_total"))
+}
+
+fn violations_per_1000(run: &Run, arm: &str) -> Option<f64> {
+    let delivered = stats::max(&run.arm(arm)?.metric("sink", "sink_events_total"))?;
+    Some(1e3 * violations(run, arm)? / delivered)
+}
+
+/// The share of the throughput that order costs `case`; `None` where nothing keeps it.
+fn tax(case: Case, rate: impl Fn(&str) -> Option<f64>) -> Option<f64> {
+    let free = rate(without_order(case)?.arm)?;
+    Some(1.0 - rate(case.arm)? / free)
+}
+
+fn checks(run: &Run) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for case in CASES {
+        let Some(arm) = run.arm(case.arm) else { continue };
+        let mut asking = Asking::of(run, arm);
+        asking.offered_in(steady(run));
+        let wanted = (said(run, case.arm), Margin::Share(CALL_MARGIN));
+        let found = carried(run, case.arm);
+        asking.ask("throughput", "Does it carry what is predicted?", wanted, found, "events/s");
+        let broken = violations(run, case.arm);
+        if case.by_key || case.workers == 1 {
+            let never = (0.0, Margin::AtMost);
+            asking.ask("order", "Is the order of every key kept?", never, broken, "violations");
+        } else {
+            let some = (1.0, Margin::AtLeast);
+            asking.ask("order", "Does it break the order of a key?", some, broken, "violations");
+        }
+        if let Some(expected) = tax(case, |arm| Some(said(run, arm))) {
+            // Whatever a call takes on this machine, it takes in both arms.
+            let wanted = (100.0 * expected, Margin::Absolute(TAX_MARGIN_PERCENT));
+            let found = tax(case, |arm| carried(run, arm)).map(|share| 100.0 * share);
+            asking.ask("tax", "Does order cost what is predicted?", wanted, found, "%");
+        }
+        checks.append(&mut asking.checks);
+    }
+    checks
+}
+
+fn cell(value: Option<f64>) -> String {
+    value.map_or("not measured".into(), figure)
+}
+
+fn cases_table(run: &Run) -> Table {
+    let single = carried(run, "single");
+    let row = |case: &Case| {
+        let carries = carried(run, case.arm);
+        let broken = violations(run, case.arm);
+        let lost = without_order(*case).and_then(|free| {
+            let lost = carried(run, free.arm)? - carries?;
+            let share = tax(*case, |arm| carried(run, arm))?;
+            Some(format!("{} ({} %)", figure(lost), figure(100.0 * share)))
+        });
+        vec![
+            run.arm(case.arm).map_or(case.arm, |arm| arm.spec.title).to_owned(),
+            figure(said(run, case.arm)),
+            cell(carries),
+            cell(carries.zip(single).map(|(carries, single)| carries / single)),
+            lost.unwrap_or_else(|| "–".into()),
+            cell(broken),
+            cell(broken.map(|broken| broken / KEYS as f64)),
+            cell(violations_per_1000(run, case.arm)),
+        ]
+    };
+    Table {
+        title: "What workers gain and what order costs".into(),
+        head: [
+            "workers",
+            "events/s, predicted",
+            "measured",
+            "× a single worker",
+            "ordering tax, events/s",
+            "order violations",
+            "per key",
+            "per 1,000 events",
+        ]
+        .map(String::from)
+        .into(),
+        rows: CASES.iter().map(row).collect(),
+    }
+}
+
+/// Label, ink, by key, skew.
+type Kind = (&'static str, Ink, bool, f64);
+
+const FREE: [Kind; 2] = [
+    ("round-robin, uniform keys", Ink::Blue, false, 0.0),
+    ("round-robin, Zipf keys", Ink::Green, false, ZIPF),
+];
+const ORDERED: [Kind; 2] = [
+    ("by key, uniform keys", Ink::Vermilion, true, 0.0),
+    ("by key, Zipf keys", Ink::Purple, true, ZIPF),
+];
+
+/// The arms of a kind; a single worker is of every one.
+fn measured((label, ink, by_key, skew): Kind, of: impl Fn(Case) -> Option<f64>) -> Line {
+    let points = CASES
+        .into_iter()
+        .filter(|c| c.workers == 1 || (c.by_key == by_key && c.skew == skew))
+        .filter_map(|c| Some((f64::from(c.workers), of(c)?)));
+    Line { label: label.into(), ink, points: points.collect() }
+}
+
+/// The model, for every number of workers up to the most.
+fn predicted((label, _, by_key, skew): Kind, of: impl Fn(Case) -> f64) -> Line {
+    let points = (1..=16).map(|workers| {
+        let case = Case { arm: "", workers, by_key, skew };
+        (f64::from(workers), of(case))
+    });
+    let label = format!("{label}, predicted");
+    Line { label, ink: Ink::Predicted, points: points.collect() }
+}
+
+fn by_workers(
+    name: &'static str,
+    title: String,
+    subtitle: &str,
+    y_label: &'static str,
+    lines: Vec<Line>,
+) -> Chart {
+    Chart {
+        name,
+        title,
+        subtitle: subtitle.to_owned(),
+        x_axis: Axis::Ratios(vec![1.0, 4.0, 16.0]),
+        x_label: "workers",
+        y_label,
+        lines,
+        spans: Vec::new(),
+    }
+}
+
+fn charts(run: &Run) -> Vec<Chart> {
+    vec![throughput_chart(run), tax_chart(run), order_chart(run)]
+}
+
+fn times(run: &Run, arm: &str) -> String {
+    let gain = carried(run, arm).zip(carried(run, "single"));
+    gain.map_or("?".into(), |(carries, single)| figure(carries / single))
+}
+
+fn throughput_chart(run: &Run) -> Chart {
+    let setup = &run.plan.setup;
+    // Without order the keys do not matter: one prediction for both.
+    let free = ("round-robin", Ink::Predicted, false, 0.0);
+    let mut lines = vec![predicted(free, |case| carries(setup, case))];
+    lines.extend(ORDERED.map(|kind| predicted(kind, |case| carries(setup, case))));
+    let found = |case: Case| carried(run, case.arm);
+    lines.extend(FREE.into_iter().chain(ORDERED).map(|kind| measured(kind, found)));
+    by_workers(
+        "throughput",
+        format!(
+            "16 workers carry {} × what one does; {} × when uniform keys keep their order, {} × \
+             when Zipf keys do",
+            times(run, "rr16-uniform"),
+            times(run, "key16-uniform"),
+            times(run, "key16-zipf")
+        ),
+        "Events acked by the sink per second, each call taking 5 ms. By key, the fullest lane bounds \
+         all; a hash fills lanes unevenly, so one worker more may carry less.",
+        "events/s",
+        lines,
+    )
+}
+
+fn tax_chart(run: &Run) -> Chart {
+    let setup = &run.plan.setup;
+    let found = |case: Case| match case.workers {
+        1 => Some(0.0),
+        _ => tax(case, |arm| carried(run, arm)).map(|share| 100.0 * share),
+    };
+    let expected = |case: Case| {
+        let free = carries(setup, Case { by_key: false, ..case });
+        100.0 * (1.0 - carries(setup, case) / free)
+    };
+    let mut lines: Vec<Line> = ORDERED.map(|kind| predicted(kind, expected)).into();
+    lines.extend(ORDERED.map(|kind| measured(kind, found)));
+    let costs = |arm: &str| {
+        let case = CASES.into_iter().find(|case| case.arm == arm);
+        case.and_then(found).map_or("?".into(), |percent| figure(percent.round()))
+    };
+    by_workers(
+        "tax",
+        format!(
+            "Order costs 16 workers {} % of their throughput with uniform keys, {} % with Zipf keys",
+            costs("key16-uniform"),
+            costs("key16-zipf")
+        ),
+        "What is lost by key, as a share of what round-robin carries with as many workers on the \
+         same keys.",
+        "ordering tax, %",
+        lines,
+    )
+}
+
+fn order_chart(run: &Run) -> Chart {
+    let mut lines = vec![predicted(("by key", Ink::Predicted, true, 0.0), |_| 0.0)];
+    let rate = |case: Case| violations_per_1000(run, case.arm);
+    lines.extend(FREE.into_iter().chain(ORDERED).map(|kind| measured(kind, rate)));
+    let count = |arm: &str| cell(violations(run, arm));
+    by_workers(
+        "order",
+        format!(
+            "16 workers break the order of a key {} times with uniform keys, {} times with Zipf keys; \
+             by key never",
+            count("rr16-uniform"),
+            count("rr16-zipf")
+        ),
+        "Events delivered after a later one of their key, as the sink counts them.",
+        "order violations per 1,000 events",
+        lines,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::worker_cases::tests::setup;
+    use super::*;
+
+    #[test]
+    fn every_case_is_an_arm_and_every_arm_a_case() {
+        let arms: Vec<&str> = EXPERIMENT.arms.iter().map(|arm| arm.name).collect();
+        assert_eq!(arms, CASES.map(|case| case.arm));
+    }
+
+    #[test]
+    fn order_never_makes_it_faster_and_the_source_bounds_all() {
+        let plan = predict(&setup());
+        let said = |arm: &str| {
+            let name = format!("{arm}_throughput");
+            plan.iter().find(|p| p.name == name).expect(arm).value
+        };
+        assert!((said("rr16-zipf") - 16.0 / 5.9e-3).abs() < 1e-6);
+        for case in CASES {
+            if let Some(free) = without_order(case) {
+                assert!(said(case.arm) < said(free.arm), "{}", case.arm);
+            }
+        }
+        let slow = Setup { schedule: vec![(100.0, 13.0)], ..setup() };
+        assert!(predict(&slow).iter().filter(|p| p.unit == "events/s").all(|p| p.value == 100.0));
+    }
+}

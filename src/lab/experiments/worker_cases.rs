@@ -1,0 +1,105 @@
+//! The arms of experiment 4 as cases: how many workers, how they share events, how keys are drawn,
+//! and what follows for the fullest lane.
+//!
+//! Nothing here is fitted: keys are drawn from the seed as the producer draws them, and go to lanes
+//! as the queue sends them.
+
+use super::Setup;
+use crate::event;
+use crate::load::keys::Keys;
+use crate::queue;
+
+/// The load's keys, as in `run/exp4.sh`.
+pub const KEYS: u64 = 100;
+/// Exponent of the skewed keys.
+pub const ZIPF: f64 = 1.0;
+const SEED: u64 = 1;
+
+/// How an arm's workers share events, and how its keys are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Case {
+    /// The arm's name.
+    pub arm: &'static str,
+    /// Threads that call the sink.
+    pub workers: u32,
+    /// Whether a key has its worker.
+    pub by_key: bool,
+    /// Zipf exponent of the keys; 0 is uniform.
+    pub skew: f64,
+}
+
+const fn case(arm: &'static str, workers: u32, by_key: bool, skew: f64) -> Case {
+    Case { arm, workers, by_key, skew }
+}
+
+/// Every arm.
+pub const CASES: [Case; 9] = [
+    case("single", 1, false, 0.0),
+    case("rr4-uniform", 4, false, 0.0),
+    case("rr16-uniform", 16, false, 0.0),
+    case("key4-uniform", 4, true, 0.0),
+    case("key16-uniform", 16, true, 0.0),
+    case("rr4-zipf", 4, false, ZIPF),
+    case("rr16-zipf", 16, false, ZIPF),
+    case("key4-zipf", 4, true, ZIPF),
+    case("key16-zipf", 16, true, ZIPF),
+];
+
+/// The share of all offered events that the busiest of `case`'s workers gets: what bounds them all
+/// once every queue is full.
+pub fn busiest_share(setup: &Setup, case: Case) -> f64 {
+    if !case.by_key {
+        return 1.0 / f64::from(case.workers); // whoever is free takes the next
+    }
+    let Ok(keys) = Keys::new(KEYS, case.skew) else { return f64::NAN };
+    let ids = setup.offered().total(setup.end_s()) as u64;
+    let mut lanes = vec![0u64; case.workers as usize];
+    for id in 0..ids {
+        let lane = queue::lane(keys.draw(&mut event::stream(SEED, id)), lanes.len());
+        if let Some(events) = lanes.get_mut(lane) {
+            *events += 1;
+        }
+    }
+    lanes.into_iter().max().unwrap_or(0) as f64 / ids as f64
+}
+
+/// The arm with as many workers on the same keys that does not keep order.
+pub fn without_order(of: Case) -> Option<Case> {
+    let same = |c: &Case| !c.by_key && c.workers == of.workers && c.skew == of.skew;
+    CASES.into_iter().find(|c| of.by_key && same(c))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::lab::experiments::Call;
+
+    pub fn setup() -> Setup {
+        Setup {
+            form: "quick".into(),
+            schedule: vec![(4000.0, 13.0)],
+            ceiling: 100_000.0,
+            call: Call { latency_s: 5e-3, ..Call::default() },
+            payload_bytes: 512,
+            event_bytes: 600.0,
+            resident_bytes: 600.0,
+            queue_cap: 1600.0,
+            memory_limit: None,
+            stall: None,
+        }
+    }
+
+    // 100 uniform keys: the hash puts 13 of them into one of 16 lanes, 30 into one of 4.
+    #[test]
+    fn the_busiest_worker_is_known_from_the_seed_and_the_hash() {
+        let share = |arm: &str| {
+            let case = CASES.into_iter().find(|case| case.arm == arm).expect(arm);
+            busiest_share(&setup(), case)
+        };
+        assert!((share("key16-uniform") - 0.13).abs() < 0.01);
+        assert!((share("key4-uniform") - 0.30).abs() < 0.01);
+        // Of Zipf's 100 keys the first alone has 1 / H(100) = 19 %.
+        assert!((share("key16-zipf") - 0.204).abs() < 0.01);
+        assert_eq!((share("rr16-zipf"), share("single")), (1.0 / 16.0, 1.0));
+    }
+}
