@@ -10,6 +10,9 @@ use super::Call;
 /// Where the knee lies, as a share of r∞.
 pub const KNEE_SHARE: f64 = 0.9;
 
+/// Throughputs that are this close are equal to a recommendation: the smaller batch is taken.
+const AS_GOOD: f64 = 0.95;
+
 /// Hockney's law.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchLaw {
@@ -60,6 +63,14 @@ impl BatchLaw {
     }
 }
 
+/// The size to take for a stated p99: among those of `sizes` (size, events/s, p99 in s), ascending,
+/// that keep it, the smallest that is as good as the best.
+pub fn recommended(sizes: &[(f64, f64, f64)], stated_s: f64) -> Option<(f64, f64, f64)> {
+    let kept = || sizes.iter().copied().filter(|(_, _, p99)| *p99 <= stated_s);
+    let best = kept().map(|(_, rate, _)| rate).fold(0.0, f64::max);
+    kept().find(|(_, rate, _)| *rate >= AS_GOOD * best)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,5 +93,13 @@ mod tests {
         assert!(fit.knee() > 1.2 * 81.0, "{fit:?}");
         assert_eq!(BatchLaw::fitted(&[]), None);
         assert_eq!(BatchLaw::fitted(&[(1.0, 2000.0)]), None);
+    }
+
+    #[test]
+    fn the_smallest_size_as_good_as_the_best_is_recommended() {
+        let sizes = [(1.0, 2e3, 0.03), (50.0, 17e3, 0.1), (200.0, 19.1e3, 0.3), (1e3, 19.8e3, 0.6)];
+        let size = |stated| recommended(&sizes, stated).map(|r| r.0);
+        assert_eq!([size(0.01), size(0.05), size(0.1)], [None, Some(1.0), Some(50.0)]);
+        assert_eq!([size(0.5), size(1.0)], [Some(200.0), Some(200.0)]);
     }
 }

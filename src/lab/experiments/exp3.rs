@@ -3,7 +3,7 @@
 //! they wait, [`wait_p50_s`]'s.
 
 use super::asking::{Asking, SETTLE_S, scaled};
-use super::batch_law::{BatchLaw, KNEE_SHARE};
+use super::batch_law::{BatchLaw, KNEE_SHARE, recommended};
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Axis, Chart, Ink, Line};
@@ -25,9 +25,6 @@ const PUFF_S: f64 = 0.02;
 const BROKERS: f64 = 3.0;
 /// The p99 for which a size is recommended, s.
 const STATED_P99_S: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
-/// Throughputs that are this close are equal to a recommendation: the smaller batch is taken.
-const AS_GOOD: f64 = 0.95;
-
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
     name: "exp3",
@@ -351,14 +348,6 @@ fn sizes_table(run: &Run) -> Table {
     }
 }
 
-/// For each stated p99, the size to take: among those that keep it, the smallest that is as good as
-/// the best.
-fn recommended(sizes: &[(f64, f64, f64)], stated_s: f64) -> Option<(f64, f64, f64)> {
-    let kept = || sizes.iter().copied().filter(|(_, _, p99)| *p99 <= stated_s);
-    let best = kept().map(|(_, rate, _)| rate).fold(0.0, f64::max);
-    kept().find(|(_, rate, _)| *rate >= AS_GOOD * best)
-}
-
 fn recommendations(run: &Run) -> Table {
     let sizes: Vec<(f64, f64, f64)> = (run.arms.iter())
         .filter_map(|arm| Some((size(arm), carried(run, arm)?, p99_s(run, arm)?)))
@@ -413,13 +402,5 @@ mod tests {
         assert_eq!(said("b1_wait_p50"), 0.0);
         assert!((said("b50_wait_p50") - 1e3 * 40.0 * 2.0 / 1500.0 / 2.0).abs() < 1e-9);
         assert_eq!(said("b1000_wait_p50"), 250.0, "the linger ends it");
-    }
-
-    #[test]
-    fn the_smallest_size_as_good_as_the_best_is_recommended() {
-        let sizes = [(1.0, 2e3, 0.03), (50.0, 17e3, 0.1), (200.0, 19.1e3, 0.3), (1e3, 19.8e3, 0.6)];
-        let size = |stated| recommended(&sizes, stated).map(|r| r.0);
-        assert_eq!([size(0.01), size(0.05), size(0.1)], [None, Some(1.0), Some(50.0)]);
-        assert_eq!([size(0.5), size(1.0)], [Some(200.0), Some(200.0)]);
     }
 }
