@@ -58,7 +58,9 @@ cargo build --release --locked --bins >&2
 bin=${CARGO_TARGET_DIR:-target}/release
 if ! "$here/cluster.sh" brokers --data "$data" >/dev/null 2>&1; then
   cluster_is_ours=yes
-  "$here/cluster.sh" up --topic '' --data "$data" ${port[@]+"${port[@]}"} >/dev/null
+  disk=4GiB
+  ((${#quick[@]} > 0)) || disk=30GiB # as run/lib.sh
+  "$here/cluster.sh" up --topic '' --min-disk "$disk" --data "$data" ${port[@]+"${port[@]}"} >/dev/null
 fi
 
 # All run even when one falls short: the page shows which. A failure outweighs a verdict.

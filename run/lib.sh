@@ -107,7 +107,7 @@ start_cluster() { # PORT-FLAGS...
   if ! cluster brokers >/dev/null 2>&1; then
     cluster_is_ours=yes
     local disk=4GiB
-    [[ $form == quick ]] || disk=20GiB # two arms of 8,000/s x 0.56 kB x 3 replicas x 600 s
+    [[ $form == quick ]] || disk=30GiB # an arm of 8,000/s x 0.56 kB x 3 replicas x 30 min is 24 GB
     set -- --topic '' --min-disk "$disk" "$@"
   fi
   brokers=$(cluster up "$@")
