@@ -56,7 +56,7 @@ oom_kills() {
     systemd-run)
       # The scope is gone with its process; what is left is why.
       if systemctl "${as[@]}" show -P Result "$confined_scope" | grep -q oom-kill; then echo 1; else echo 0; fi ;;
-    *) echo 0 ;;
+    *) echo 1 ;; # the caller's own kill, and no kernel's: confined_by says so
   esac
 }
 

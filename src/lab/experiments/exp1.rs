@@ -40,7 +40,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     predict,
     checks,
     charts,
-    tables: |run| vec![autopsy(run)],
+    tables: |run| vec![kill(run), autopsy(run)],
     limits: "One machine and one run an arm. A processor that is \
              killed forgets its queue; nothing of it was committed, so all of it is still in the \
              log, and some of what the sink took last is there as well.",
@@ -146,6 +146,30 @@ fn of_the_killed(asking: &mut Asking<'_>, run: &Run, arm: &Arm, alive: Phase) {
     let held = arm.autopsy.as_ref().map(|a| a.queue_share + a.payload_share);
     let question = "Share of the last heap profile's bytes in the queue and its payloads";
     asking.ask("autopsy", question, (NAMED_MIN, Margin::AtLeast), held, "");
+}
+
+fn kill(run: &Run) -> Table {
+    let arm = run.arm("unbounded");
+    let row = arm.and_then(|arm| {
+        let killed = arm.killed.as_ref()?;
+        let by = match killed.by.as_str() {
+            "watched" => "the script, which watched memory: no limit of the kernel's to be had",
+            by => by,
+        };
+        Some(vec![
+            by.to_owned(),
+            format!("{} MB", figure(killed.limit_bytes as f64 / MB)),
+            killed.exit_code.to_string(),
+            killed.oom_kills.to_string(),
+            format!("{} s", figure(arm.killed_s()? - run.plan.setup.overload().from)),
+        ])
+    });
+    let head = ["limit set by", "limit", "exit code", "kills counted", "into the overload"];
+    Table {
+        title: "How unbounded ended".into(),
+        head: head.map(String::from).into(),
+        rows: row.into_iter().collect(),
+    }
 }
 
 fn autopsy(run: &Run) -> Table {
