@@ -199,7 +199,8 @@ fn a_queue_that_ignores_its_bound_turns_memory_and_poll_rate_red() {
     for red in ["pull_rss_slope", "pull_poll_ratio"] {
         assert!(!passes(red), "{red} holds: {ended:?}");
     }
-    for green in ["unbounded_poll_ratio", "unbounded_ledger", "pull_ledger"] {
+    // Those that no busy machine can spoil.
+    for green in ["unbounded_ledger", "pull_ledger"] {
         assert!(passes(green), "{green} fell short: {ended:?}");
     }
     // 3, or 1 when a busy machine disturbed the recording.
