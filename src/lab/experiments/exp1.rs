@@ -1,7 +1,9 @@
 //! Experiment 1: unbounded against bounded, until the kernel ends it. Then bounded with the source
 //! slowed down: the same overload waits nowhere.
 
-use super::asking::{Asking, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb, rss_slope_mb, scaled};
+use super::asking::{
+    Asking, BASE_MB, FILE_MB, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb, rss_slope_mb, scaled,
+};
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink, Line};
@@ -10,11 +12,6 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
 use crate::lab::text::figure;
 
-/// Memory of a processor with an empty queue, MB: `RssAnon` and `RssFile` in `/proc/PID/status`,
-/// read once at 1,500 events/s, before any run that is judged by it. A limit counts the first; the
-/// pages of the program's own file are given back before anybody is killed.
-const BASE_MB: f64 = 13.0;
-const FILE_MB: f64 = 8.0;
 /// Share of the heap's bytes that the autopsy must find in the queue and the payloads.
 const NAMED_MIN: f64 = 0.80;
 /// Call sites that the report lists.
@@ -266,8 +263,11 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
         let sent = stats::rates(&arm.metric("producer", "producer_events_sent_total"));
         lines.push(Line { ink: Ink::Purple, ..drawing.arm(arm, "'s producer sends", &sent) });
     }
+    let offered = run.plan.setup.offered();
+    lines.push(drawing.model("unbounded, predicted: what is offered", |t| Some(offered.at(t))));
     let ceiling = run.plan.setup.ceiling;
-    lines.push(drawing.limit(format!("sink's ceiling, {}/s", figure(ceiling)), ceiling));
+    let label = format!("bounded, predicted: the sink's ceiling, {}/s", figure(ceiling));
+    lines.push(drawing.limit(label, ceiling));
     let settled = run.plan.setup.overload().settled(LEASE_SETTLE_S);
     let rate = |name, source, key| drawing.figure(name, |arm| arm.rate_in(source, key, settled));
     let polled = rate("bounded", "processor", "processor_events_fetched_total");

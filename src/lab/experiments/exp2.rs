@@ -210,8 +210,12 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
         let taken = stats::rates(&arm.metric("sink", "sink_events_total"));
         lines.push(Line { ink: Ink::Green, ..drawing.arm(arm, "'s sink takes", &taken) });
     }
+    let offered = run.plan.setup.offered();
+    lines
+        .push(drawing.model("unbounded push, predicted: what is offered", |t| Some(offered.at(t))));
     let ceiling = run.plan.setup.ceiling;
-    lines.push(drawing.limit(format!("sink's ceiling, {}/s", figure(ceiling)), ceiling));
+    let label = format!("pull, predicted: the sink's ceiling, {}/s", figure(ceiling));
+    lines.push(drawing.limit(label, ceiling));
     let overload = steady(&run.plan.setup);
     let ratio = |name| drawing.figure(name, |arm| poll_ratio(arm, overload));
     let (pull, unbounded) = (ratio("pull"), ratio("unbounded"));

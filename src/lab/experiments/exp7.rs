@@ -1,7 +1,9 @@
 //! Experiment 7: three overload policies under the same load. Each keeps some promises and breaks
 //! others; the table says which, computed from what was measured.
 
-use super::asking::{Asking, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled};
+use super::asking::{
+    Asking, BASE_MB, FILE_MB, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled,
+};
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink};
@@ -268,8 +270,14 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     )
 }
 
-fn rss_chart(_: &Run, drawing: &Drawing<'_>) -> Chart {
+fn rss_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let mut lines = drawing.arms("", |arm| scaled(arm.rss_bytes("processor"), MB));
+    let setup = &run.plan.setup;
+    lines.push(drawing.model("buffer and shed, predicted", |t| {
+        let backlog = model::backlog(&setup.offered(), &setup.ceilings(), t);
+        let queue = model::queued(backlog, setup.queue_cap);
+        Some(model::rss_bytes((BASE_MB + FILE_MB) * MB, setup.resident_bytes, queue) / MB)
+    }));
     lines.push(drawing.limit(format!("limit, {} MB", figure(RSS_MAX_MB)), RSS_MAX_MB));
     let most = |name| drawing.figure(name, rss_max_mb);
     drawing.chart(
