@@ -5,6 +5,10 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
+# shellcheck source=run/prereq.sh
+source "$here/prereq.sh"
+# shellcheck source=run/flags.sh
+source "$here/flags.sh"
 
 usage() {
   cat <<'TEXT'
@@ -19,25 +23,11 @@ exit: 0 all checks hold, 1 failed or void, 2 wrong usage, 3 a check fell short
 TEXT
 }
 
-quick=() out=$root/results data=$root/.cluster port=()
-while (($# > 0)); do
-  case $1 in
-    -h | --help) usage; exit 0 ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-    --quick) quick=(--quick); shift ;;
-    --out | --data | --port)
-      [[ $# -gt 1 && $2 ]] || { echo "all.sh: $1 needs a value (see run/all.sh --help)" >&2; exit 2; }
-      case $1 in
-        --out) out=$(realpath -m -- "$2") ;;
-        --data) data=$(realpath -m -- "$2") ;;
-        --port) port=(--port "$2") ;;
-      esac
-      shift 2 ;;
-    *) echo "all.sh: unknown argument '$1' (see run/all.sh --help)" >&2; exit 2 ;;
-  esac
-done
-
-log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
+read_flags "$root/results" "$@"
+require cargo cc c++ make java mvn setsid flock ss
+quick=()
+# shellcheck disable=SC2154 # read_flags sets form, data, out, port
+if [[ $form == quick ]]; then quick=(--quick); fi
 
 cluster_is_ours='' running=''
 clean_up() {
@@ -58,9 +48,7 @@ cargo build --release --locked --bins >&2
 bin=${CARGO_TARGET_DIR:-target}/release
 if ! "$here/cluster.sh" brokers --data "$data" >/dev/null 2>&1; then
   cluster_is_ours=yes
-  disk=4GiB
-  ((${#quick[@]} > 0)) || disk=30GiB # as run/lib.sh
-  "$here/cluster.sh" up --topic '' --min-disk "$disk" --data "$data" ${port[@]+"${port[@]}"} >/dev/null
+  "$here/cluster.sh" up --topic '' --min-disk "$(disk_needed)" --data "$data" ${port[@]+"${port[@]}"} >/dev/null
 fi
 
 # All run even when one falls short: the page shows which. A failure outweighs a verdict.

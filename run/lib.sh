@@ -15,6 +15,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
 # shellcheck source=run/prereq.sh
 source "$here/prereq.sh"
+# shellcheck source=run/flags.sh
+source "$here/flags.sh"
 # shellcheck source=run/memory.sh
 source "$here/memory.sh"
 
@@ -25,10 +27,6 @@ PARTITIONS=12 # of each arm's topic; an experiment may have its own
 
 declare -A pids=() addresses=() # of what runs now, by name
 topic='' cluster_is_ours='' experiment=''
-
-log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
-die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
-misuse() { printf '%s: %s (see run/%s --help)\n' "${0##*/}" "$*" "${0##*/}" >&2; exit 2; }
 
 usage() {
   cat <<TEXT
@@ -48,24 +46,7 @@ TEXT
 begin() { # EXPERIMENT ARGS...
   experiment=$1
   shift
-  form=full out=$root/results/$experiment data=$root/.cluster
-  local port=()
-  while (($# > 0)); do
-    case $1 in
-      -h | --help) usage; exit 0 ;;
-      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-      --quick) form=quick; shift ;;
-      --out | --data | --port)
-        [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
-        case $1 in
-          --out) out=$(realpath -m -- "$2") ;;
-          --data) data=$(realpath -m -- "$2") ;;
-          --port) port=(--port "$2") ;;
-        esac
-        shift 2 ;;
-      *) misuse "unknown argument '$1'" ;;
-    esac
-  done
+  read_flags "$root/results/$experiment" "$@"
   require cargo cc c++ make java mvn setsid flock ss
   claim_folder
   trap clean_up EXIT
@@ -106,9 +87,7 @@ start_cluster() { # PORT-FLAGS...
   flock -n 9 || die "another run uses the cluster in $data: wait for it, or choose --data and --port"
   if ! cluster brokers >/dev/null 2>&1; then
     cluster_is_ours=yes
-    local disk=4GiB
-    [[ $form == quick ]] || disk=30GiB # an arm of 8,000/s x 0.56 kB x 3 replicas x 30 min is 24 GB
-    set -- --topic '' --min-disk "$disk" "$@"
+    set -- --topic '' --min-disk "$(disk_needed)" "$@"
   fi
   brokers=$(cluster up "$@")
   # Beside the cluster's own ports and the same for every arm, so that a page stays open.
