@@ -344,6 +344,8 @@ fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
             continue;
         }
         let view = shared.view.get();
+        // A broker that moved is fetched from at its new address.
+        fetchers.retain(|id, (address, _)| view.addresses.get(id) == Some(address));
         let mut idle = true;
         for (id, address) in &view.addresses {
             let holdings = shared.led_by(*id);
@@ -351,12 +353,10 @@ fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
                 continue;
             }
             idle = false;
-            let known = fetchers.remove(id).filter(|(known, _)| known == address);
-            let entry =
-                fetchers.entry(*id).or_insert(known.unwrap_or_else(|| {
-                    (address.clone(), shared.fetcher(address, &Arc::default()))
-                }));
-            match entry.1.turn(&holdings) {
+            let (_, fetcher) = fetchers
+                .entry(*id)
+                .or_insert_with(|| (address.clone(), shared.fetcher(address, &Arc::default())));
+            match fetcher.turn(&holdings) {
                 Turn::Failed(why) => {
                     shared.complain(*id, &why);
                     shared.view.refresh(&shared.brokers, &shared.topic, 0);
