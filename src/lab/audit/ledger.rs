@@ -1,0 +1,148 @@
+//! The sums: every produced id held against where it was found. Nothing is read here.
+
+use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
+
+/// Ids in the wrong that are written out.
+const EXAMPLES: usize = 20;
+
+/// Where every id went. `produced = delivered + shed + in_log − again + missing`, by id, unless an
+/// id was shed and delivered.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ledger {
+    /// Ids that were acknowledged to the producer.
+    pub produced: u64,
+    /// Of these, delivered to the sink.
+    pub delivered: u64,
+    /// Of these, in the log at or above the committed offset.
+    pub in_log: u64,
+    /// Delivered or shed, and in the log: a restart would take them up again.
+    pub again: u64,
+    /// Of these, shed by the processor.
+    pub shed: u64,
+    /// Both shed and delivered: must be 0.
+    pub shed_delivered: u64,
+    /// Counted as no event by the processor, or refused for good by the sink.
+    pub invalid: u64,
+    /// What the processor had taken and neither delivered nor dropped when it ended. It was not
+    /// committed: its ids are among `in_log`. Absent when it was killed and left no summary.
+    pub held: Option<u64>,
+    /// In none of these places.
+    pub missing: u64,
+    /// Missing beyond what was invalid: must be 0.
+    pub unexplained: u64,
+    /// The lowest ids that are missing, or shed and delivered.
+    pub examples: Vec<u64>,
+    /// Ids found that the producer does not vouch for (it was stopped before the acknowledgement
+    /// came).
+    pub beyond: u64,
+    /// Deliveries of an id that was delivered before.
+    pub duplicates: u64,
+    /// Records in that part of the log; more than its ids when the producer sent some again.
+    pub log_records: u64,
+    /// Records in that part of the log that are no event.
+    pub log_invalid: u64,
+}
+
+/// Sets of ids, by what became of them.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub delivered: RoaringTreemap,
+    pub shed: RoaringTreemap,
+    pub in_log: RoaringTreemap,
+}
+
+impl Ledger {
+    /// Ids without a fate, or with two: must be 0.
+    pub fn wrong(&self) -> u64 {
+        self.unexplained + self.shed_delivered
+    }
+
+    /// Holds the ids against each other; the counts that are not about ids stay 0.
+    pub(super) fn of(produced: std::ops::Range<u64>, found: &Found, invalid: u64) -> Self {
+        let mut all = RoaringTreemap::new();
+        all.insert_range(produced);
+        let Found { delivered, shed, in_log } = found;
+        let settled = delivered | shed;
+        let anywhere = &settled | in_log;
+        let (missing, both) = (&all - &anywhere, delivered & shed);
+        Self {
+            produced: all.len(),
+            delivered: (&all & delivered).len(),
+            in_log: (&all & in_log).len(),
+            again: (settled & in_log & &all).len(),
+            shed: (&all & shed).len(),
+            shed_delivered: both.len(),
+            invalid,
+            missing: missing.len(),
+            unexplained: missing.len().saturating_sub(invalid),
+            examples: (missing | both).iter().take(EXAMPLES).collect(),
+            beyond: (anywhere - &all).len(),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of ranges is meant, also of one")]
+mod tests {
+    use super::*;
+
+    fn ids(ids: impl IntoIterator<Item = u64>) -> RoaringTreemap {
+        ids.into_iter().collect()
+    }
+
+    fn ledger(
+        delivered: impl IntoIterator<Item = u64>,
+        shed: impl IntoIterator<Item = u64>,
+        in_log: impl IntoIterator<Item = u64>,
+        invalid: u64,
+    ) -> Ledger {
+        let found = Found { delivered: ids(delivered), shed: ids(shed), in_log: ids(in_log) };
+        Ledger::of(0..100, &found, invalid)
+    }
+
+    #[test]
+    fn delivered_shed_and_in_the_log_make_all_and_what_is_in_two_is_counted_once() {
+        let ledger = ledger(0..40, 40..60, 35..100, 0);
+        assert_eq!(ledger.wrong(), 0);
+        assert_eq!((ledger.delivered, ledger.shed, ledger.in_log), (40, 20, 65));
+        // 5 delivered and 20 shed ones are in the log as well.
+        assert_eq!((ledger.again, ledger.missing, ledger.beyond), (25, 0, 0));
+        assert_eq!(ledger.produced, 40 + 20 + 65 - 25);
+    }
+
+    #[test]
+    fn one_missing_id_turns_the_ledger_red_and_is_named() {
+        let ledger = ledger((0..60).filter(|id| *id != 42), [], 60..100, 0);
+        assert_eq!((ledger.wrong(), ledger.missing, ledger.unexplained), (1, 1, 1));
+        assert_eq!(ledger.examples, [42]);
+    }
+
+    #[test]
+    fn a_shed_id_explains_itself_and_no_other() {
+        assert_eq!(ledger(0..90, 90..100, [], 0).wrong(), 0);
+        // As many shed as are missing, but another one.
+        let other = ledger(0..90, (91..100).chain([200]), [], 0);
+        assert_eq!((other.wrong(), other.examples), (1, vec![90]));
+    }
+
+    #[test]
+    fn an_id_that_was_shed_and_delivered_has_two_fates() {
+        let both = ledger(0..100, [7], [], 0);
+        assert_eq!((both.wrong(), both.missing, both.examples), (1, 0, vec![7]));
+    }
+
+    #[test]
+    fn what_was_invalid_explains_as_many_missing_and_no_more() {
+        assert_eq!(ledger(0..90, [], [], 10).wrong(), 0);
+        assert_eq!(ledger(0..90, [], [], 9).wrong(), 1);
+    }
+
+    #[test]
+    fn ids_that_nobody_vouches_for_do_not_fill_a_hole() {
+        let ledger = ledger((0..99).chain(200..205), [], [], 0);
+        assert_eq!((ledger.unexplained, ledger.beyond), (1, 5));
+    }
+}
