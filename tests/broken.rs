@@ -15,10 +15,12 @@ use backpressure_lab::http::{Limits, Request, Response, Server, client};
 use backpressure_lab::lab::audit::Ledger;
 use backpressure_lab::lab::verdict::Verdict;
 use backpressure_lab::sink::wire::{self, Acked};
-use common::lab::{Served, figure, ledger, processor, processor_to, produce, producer, sink};
-use common::{Ended, PATIENCE, Running, Topic, brokers};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use common::lab::{
+    self, Served, commit, figure, ledger, outsider, processor, processor_to, produce, producer,
+    sink, watch,
+};
+use common::{Ended, PATIENCE, Running, Topic};
+use rdkafka::consumer::Consumer as _;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 const EVENTS: u64 = 3000;
@@ -46,24 +48,11 @@ fn url(server: &Server) -> String {
     format!("http://{}", server.addr())
 }
 
-fn audit(topic: &Topic, sink: &Served, dir: &Path, processor: Option<&str>) -> (Ended, Ledger) {
-    let path = |name: &str| dir.join(name).display().to_string();
-    if let Some(summary) = processor {
-        std::fs::write(path("processor.json"), summary).expect("written");
-    }
-    let mut flags = format!(
-        "audit --topic {0} --group {0} --sink {1} --producer {2} --out {3}",
-        topic.name,
-        sink.url,
-        path("producer.json"),
-        path("ledger.json")
-    );
-    if processor.is_some() {
-        flags += &format!(" --processor {}", path("processor.json"));
-    }
-    let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
-    let bytes = std::fs::read(path("ledger.json")).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
-    (ended, serde_json::from_slice(&bytes).expect("a ledger"))
+/// The audit of what a processor left that printed `summary`.
+fn audit(topic: &Topic, sink: &Served, dir: &Path, summary: &str) -> (Ended, Ledger) {
+    let path = dir.join("processor.json");
+    std::fs::write(&path, summary).expect("written");
+    lab::audit(topic, &sink.url, dir, &["--processor", &path.display().to_string()])
 }
 
 /// Produces [`EVENTS`] and has them consumed through a middleman; gives the folder, the topic, the
@@ -99,7 +88,7 @@ fn acked_events_that_were_dropped_turn_the_ledger_red() {
         },
         &[],
     );
-    let (ended, found) = audit(&topic, &sink, dir.path(), Some(&summary));
+    let (ended, found) = audit(&topic, &sink, dir.path(), &summary);
     let expected: Vec<u64> = (0..EVENTS).filter(|id| dropped(*id)).collect();
     assert_eq!((ended.status.code(), found.examples), (Some(3), expected), "{ended:?}");
 }
@@ -127,21 +116,14 @@ fn a_commit_ahead_of_the_ack_turns_the_ledger_red() {
     // It gives the rest back to the log, and leaves.
     processor.process.signal(libc::SIGTERM);
     let summary = processor.process.end(PATIENCE).stdout;
-    let (ended, honest) = audit(&topic, &sink, dir.path(), Some(&summary));
+    let (ended, honest) = audit(&topic, &sink, dir.path(), &summary);
     assert_eq!((ended.status.code(), honest.wrong()), (Some(0), 0), "{ended:?}");
-    let mut ends = TopicPartitionList::new();
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers())
-        .set("group.id", &topic.name)
-        .create()
-        .expect("a consumer");
-    for partition in 0..3 {
-        let (_, end) =
-            consumer.fetch_watermarks(&topic.name, partition, PATIENCE).expect("the end");
-        ends.add_partition_offset(&topic.name, partition, Offset::Offset(end)).expect("valid");
-    }
-    consumer.commit(&ends, CommitMode::Sync).expect("committed");
-    let (ended, found) = audit(&topic, &sink, dir.path(), Some(&summary));
+    let end = |partition| {
+        let ends = outsider(&topic.name).fetch_watermarks(&topic.name, partition, PATIENCE);
+        (partition, ends.expect("the end").1)
+    };
+    commit(&topic, &[0, 1, 2].map(end));
+    let (ended, found) = audit(&topic, &sink, dir.path(), &summary);
     let lost = EVENTS - figure(&ledger(&sink), "distinct");
     assert!(lost > 0, "all was delivered: nothing to lose");
     assert_eq!((ended.status.code(), found.missing), (Some(3), lost), "{ended:?}");
@@ -163,24 +145,14 @@ fn a_queue_that_ignores_its_bound_turns_memory_and_poll_rate_red() {
     let processor = processor(&topic, &sink, &["--queue", "unbounded", "--drain-timeout", "1s"]);
     processor.until("partitions are held", |p| p.metric("processor_partitions", "") == 12.0);
     let mut producer = producer(&topic, &["--schedule", SCHEDULE]);
-    let pages = [("sink", &sink), ("processor", &processor), ("producer", &producer)]
-        .map(|(name, of)| format!("{name}={}/metrics", of.url));
-    let flags = format!(
-        "watch --topic {0} --group {0} --process processor={1} --metrics {2} --out {3} --listen \
-         127.0.0.1:0",
-        topic.name,
-        processor.process.pid(),
-        pages.join(","),
-        arm.display()
-    );
-    let watch = Running::start(LAB, flags.split(' '));
+    let served = [("sink", &sink), ("processor", &processor), ("producer", &producer)];
+    let watch = watch(&topic, &served, &arm, &[]);
     producer.process.await_log("schedule ended");
     let produced = producer.process.end(PATIENCE).stdout;
     std::fs::write(arm.join("producer.json"), produced).expect("written");
     let summary = processor.stop().stdout;
-    watch.signal(libc::SIGTERM);
-    assert!(watch.end(PATIENCE).status.success());
-    let (ended, _) = audit(&topic, &sink, &arm, Some(&summary));
+    watch.stop();
+    let (ended, _) = audit(&topic, &sink, &arm, &summary);
     assert!(ended.status.success(), "{ended:?}");
     let other = dir.path().join("unbounded");
     std::fs::create_dir(&other).expect("made");

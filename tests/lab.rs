@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use backpressure_lab::event::Event;
 use backpressure_lab::lab::audit::Ledger;
 use backpressure_lab::lab::samples::{self, ProcessReading, Sample};
-use common::{Ended, PATIENCE, Running, Topic, brokers, lab};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use common::lab::{self, commit, outsider};
+use common::{PATIENCE, Running, Topic};
+use rdkafka::consumer::Consumer as _;
 use roaring::RoaringTreemap;
 use sinks::{Sink, event};
 
@@ -36,19 +36,6 @@ fn produce(topic: &Topic, count: u32, dir: &Path) -> String {
     path.display().to_string()
 }
 
-fn outsider(group: &str) -> BaseConsumer {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers()).set("group.id", group);
-    config.create().expect("a consumer")
-}
-
-/// Commits `offset` for one partition of a group that has no members.
-fn commit(topic: &Topic, group: &str, partition: i32, offset: i64) {
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topic.name, partition, Offset::Offset(offset)).expect("valid");
-    outsider(group).commit(&list, CommitMode::Sync).expect("committed");
-}
-
 /// Prevents: a lag that is not end less committed; a watch that joins the group it watches; a
 /// process that ended and still has memory; a watch that does not end with 0 on SIGTERM.
 #[test]
@@ -57,7 +44,7 @@ fn watch_sees_the_lag_and_an_ended_process_and_never_joins_the_group() {
     let group = topic.name.as_str();
     produce(&topic, 1000, dir.path());
     let of_0 = topic.records().iter().filter(|r| r.partition == 0).count() as i64;
-    commit(&topic, group, 0, of_0 - 10);
+    commit(&topic, &[(0, of_0 - 10)]);
 
     let mut sleep = Command::new("sleep").arg("600").spawn().expect("sleep");
     let flags = format!(
@@ -115,16 +102,8 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
     let dir = tempfile::tempdir().expect("dir");
     let producer = produce(&topic, 300, dir.path());
     let audit = || -> (Option<i32>, Ledger) {
-        let out = dir.path().join("ledger.json");
-        let flags = format!(
-            "audit --topic {0} --group {0} --sink {1} --producer {producer} --out {2}",
-            topic.name,
-            sink.url,
-            out.display()
-        );
-        let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
-        let bytes = std::fs::read(out).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
-        (ended.status.code(), serde_json::from_slice(&bytes).expect("a ledger"))
+        let (ended, ledger) = lab::audit(&topic, &sink.url, dir.path(), &[]);
+        (ended.status.code(), ledger)
     };
 
     // Nothing delivered, nothing committed: all of it is in the log.
@@ -139,7 +118,7 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
         .map(|r| Event::decode(r.value.as_deref().expect("a value")).expect("an event").id)
         .collect();
     let lost = *ids.iter().nth(ids.len() / 2).expect("an id");
-    commit(&topic, &topic.name, 1, ids.len() as i64);
+    commit(&topic, &[(1, ids.len() as i64)]);
     let caller = sink.caller();
     let deliver = |id: u64| assert_eq!(caller.write(&event(id, id)).status, 200);
     ids.iter().filter(|id| **id != lost).for_each(|id| deliver(*id));
@@ -182,20 +161,9 @@ fn every_shed_id_is_accounted_for_by_itself() {
             == 16000.0
     });
     std::fs::write(path("processor.json"), processor.stop().stdout).expect("written");
-    let audit = || -> (Ended, Ledger) {
-        let flags = format!(
-            "audit --topic {0} --group {0} --sink {1} --producer {2} --processor {3} --shed-ids \
-             {shed_ids} --out {4}",
-            topic.name,
-            sink.url,
-            path("producer.json"),
-            path("processor.json"),
-            path("ledger.json")
-        );
-        let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
-        let bytes = std::fs::read(path("ledger.json")).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
-        (ended, serde_json::from_slice(&bytes).expect("a ledger"))
-    };
+    let processor_json = path("processor.json");
+    let files = ["--processor", &processor_json, "--shed-ids", &shed_ids];
+    let audit = || lab::audit(&topic, &sink.url, dir.path(), &files);
 
     let (ended, ledger) = audit();
     assert_eq!((ended.status.code(), ledger.wrong()), (Some(0), 0), "{ended:?}");

@@ -10,8 +10,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use browser::Browser;
-use common::lab::{Served, processor, producer, sink};
-use common::{Topic, brokers};
+use common::Topic;
+use common::lab::{Served, processor, producer, sink, watch};
 use serde_json::{Value, json};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
@@ -35,36 +35,9 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
     let planned = planned.expect("lab plan");
     assert!(planned.status.success(), "{planned:?}");
 
-    let out = dir.path().join("pull").display().to_string();
+    let out = dir.path().join("pull");
     let served = [("sink", &sink), ("processor", &processor), ("producer", &producer)];
-    let list = |of: &dyn Fn(&Served) -> String| {
-        served.map(|(name, served)| format!("{name}={}", of(served))).join(",")
-    };
-    let (pids, pages) =
-        (list(&|s| s.process.pid().to_string()), list(&|s| format!("{}/metrics", s.url)));
-    let brokers = brokers();
-    let watch = Served::start(
-        LAB,
-        &[
-            "watch",
-            "--brokers",
-            &brokers,
-            "--topic",
-            &topic.name,
-            "--group",
-            &topic.name,
-            "--process",
-            &pids,
-            "--metrics",
-            &pages,
-            "--out",
-            &out,
-            "--sink",
-            &sink.url,
-            "--listen",
-            "127.0.0.1:0",
-        ],
-    );
+    let watch = watch(&topic, &served, &out, &["--sink", &sink.url]);
 
     let mut page = Browser::start();
     page.open(&format!("{}/", watch.url));

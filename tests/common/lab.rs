@@ -2,9 +2,13 @@
 #![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use backpressure_lab::http::client;
+use backpressure_lab::lab::audit::Ledger;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::{Ended, PATIENCE, Running, Topic, brokers};
@@ -114,4 +118,63 @@ pub fn ledger(sink: &Served) -> Value {
 /// One figure of a ledger or a summary.
 pub fn figure(of: &Value, name: &str) -> u64 {
     of[name].as_u64().unwrap_or_else(|| panic!("no {name} in {of}"))
+}
+
+/// `lab watch` of the pipeline made of `served`, by name, into the folder `out`.
+pub fn watch(topic: &Topic, served: &[(&str, &Served)], out: &Path, flags: &[&str]) -> Served {
+    let list = |of: &dyn Fn(&Served) -> String| {
+        served.iter().map(|(name, one)| format!("{name}={}", of(one))).collect::<Vec<_>>().join(",")
+    };
+    let (pids, pages) =
+        (list(&|s| s.process.pid().to_string()), list(&|s| format!("{}/metrics", s.url)));
+    let (brokers, out) = (brokers(), out.display().to_string());
+    let fixed = [
+        "watch",
+        "--brokers",
+        &brokers,
+        "--topic",
+        &topic.name,
+        "--group",
+        &topic.name,
+        "--process",
+        &pids,
+        "--metrics",
+        &pages,
+        "--out",
+        &out,
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    Served::start(env!("CARGO_BIN_EXE_lab"), &[&fixed, flags].concat())
+}
+
+/// `lab audit` of a topic whose group has its name: how it ended, and the ledger that it wrote into
+/// `dir`, where the producer's summary is.
+pub fn audit(topic: &Topic, sink: &str, dir: &Path, flags: &[&str]) -> (Ended, Ledger) {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let (producer, out) = (path("producer.json"), path("ledger.json"));
+    let name = topic.name.as_str();
+    let fixed = ["audit", "--topic", name, "--group", name, "--sink", sink];
+    let files = ["--producer", &producer, "--out", &out];
+    let binary = env!("CARGO_BIN_EXE_lab");
+    let ended = Running::start(binary, [&fixed[..], &files, flags].concat()).end(PATIENCE);
+    let bytes = std::fs::read(&out).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+    (ended, serde_json::from_slice(&bytes).expect("a ledger"))
+}
+
+/// Commits offsets, by partition, for a group without members that has the topic's name.
+pub fn commit(topic: &Topic, offsets: &[(i32, i64)]) {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        let offset = Offset::Offset(*offset);
+        list.add_partition_offset(&topic.name, *partition, offset).expect("valid");
+    }
+    outsider(&topic.name).commit(&list, CommitMode::Sync).expect("committed");
+}
+
+/// A consumer of `group` that does not join it.
+pub fn outsider(group: &str) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers()).set("group.id", group);
+    config.create().expect("a consumer")
 }

@@ -10,6 +10,7 @@ use backpressure_lab::sink::ledger::Totals;
 use backpressure_lab::sink::wire;
 use serde::de::DeserializeOwned;
 
+use crate::common::lab::{self, Served};
 use crate::common::{PATIENCE, Running};
 
 /// A running sink.
@@ -46,13 +47,8 @@ impl Answer {
 
 impl Sink {
     pub fn start(flags: &[&str]) -> Self {
-        let listen = ["--listen", "127.0.0.1:0"];
-        let mut running = Running::start(env!("CARGO_BIN_EXE_sink"), listen.iter().chain(flags));
-        running.await_log("msg=listening");
-        let log = running.log();
-        let addr = log.split("addr=").nth(1).unwrap().split_whitespace().next().unwrap();
-        let url = format!("http://{addr}");
-        Self { running, url, agent: agent(Duration::from_secs(30)) }
+        let Served { process, url } = lab::sink(flags);
+        Self { running: process, url, agent: agent(Duration::from_secs(30)) }
     }
 
     /// The part of the URL behind `http://`.
