@@ -6,6 +6,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::units;
+
 /// A rate over time in events/s, constant between steps; the last rate holds on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rates {
@@ -32,13 +36,7 @@ impl Rates {
         Self { steps: out, end_s: start }
     }
 
-    /// `rate`, but `stalled` for `time` from `at`: a sink that stalls and comes back.
-    pub fn with_stall(rate: f64, stalled: f64, at: Duration, time: Duration) -> Self {
-        let at = at.as_secs_f64();
-        Self::constant(rate).but(stalled, at, at + time.as_secs_f64())
-    }
-
-    /// The same, but `rate` from `from` to `to`, s.
+    /// The same, but `rate` from `from` to `to`, s: a sink that stalls and comes back.
     #[must_use]
     pub fn but(mut self, rate: f64, from: f64, to: f64) -> Self {
         let after = self.at(to);
@@ -89,6 +87,49 @@ impl Rates {
             }
         }
         None
+    }
+}
+
+/// A time in which a rate holds: a step of the offered load, or a stall of the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Events/s.
+    pub rate: f64,
+    /// Start, s from the schedule's.
+    pub from: f64,
+    /// End, s from the schedule's start.
+    pub to: f64,
+}
+
+impl Phase {
+    /// Where there is none.
+    pub const NONE: Self = Self { rate: 0.0, from: 0.0, to: 0.0 };
+
+    /// How long it lasts, s.
+    pub fn length(self) -> f64 {
+        self.to - self.from
+    }
+
+    /// The phase without its first `skip` s, in which the change of load still shows, and without
+    /// its last second, in which the next change may.
+    #[must_use]
+    pub fn settled(self, skip: f64) -> Self {
+        let to = self.to - 1.0;
+        Self { from: (self.from + skip).min(to), to, ..self }
+    }
+
+    /// `200@600s:90s`: a rate, when it begins, how long it lasts.
+    ///
+    /// # Errors
+    /// What is expected, and what is wrong with the part.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let shape = "expected RATE@AT:TIME such as 200@600s:90s";
+        let (rate, when) = text.split_once('@').ok_or(shape)?;
+        let (at, time) = when.split_once(':').ok_or(shape)?;
+        let why = |e: String| format!("{shape} ({e})");
+        let from = units::duration(at).map_err(why)?.as_secs_f64();
+        let time = units::duration_above_zero(time).map_err(why)?.as_secs_f64();
+        Ok(Self { rate: units::rate_or_zero(rate).map_err(why)?, from, to: from + time })
     }
 }
 
@@ -262,7 +303,7 @@ mod tests {
     #[test]
     fn the_backlog_over_time_agrees_with_the_stalls_closed_form() {
         let (offered, ceiling) =
-            (Rates::constant(1500.0), Rates::with_stall(2000.0, 200.0, S(60), S(90)));
+            (Rates::constant(1500.0), Rates::constant(2000.0).but(200.0, 60.0, 150.0));
         assert_eq!(backlog(&offered, &ceiling, 60.0), 0.0);
         assert_eq!(backlog(&offered, &ceiling, 150.0), 117_000.0);
         assert!(backlog(&offered, &ceiling, 150.0 + 233.0) > 0.0);
@@ -287,7 +328,7 @@ mod tests {
     #[test]
     fn a_course_has_a_corner_wherever_the_backlog_bends() {
         let offered = Rates::schedule([(1500.0, S(600))]);
-        let ceiling = Rates::with_stall(2000.0, 200.0, S(60), S(90));
+        let ceiling = Rates::constant(2000.0).but(200.0, 60.0, 150.0);
         let course = Course::of(&offered, &ceiling, 600.0);
         let bends = [(0.0, 0.0), (60.0, 0.0), (150.0, 117_000.0), (384.0, 0.0), (600.0, 0.0)];
         assert_eq!(course.corners(), bends);

@@ -10,7 +10,7 @@ use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{self, Call, Prediction, Setup, StallAt};
+use crate::lab::experiments::{self, Call, Phase, Prediction, Setup};
 use crate::units;
 
 /// File name inside a run's folder.
@@ -52,9 +52,9 @@ pub struct Settings {
     /// memory that the unbounded arm may take
     #[argh(option, from_str_fn(units::size))]
     pub memory_limit: Option<u64>,
-    /// what befalls the sink, RATE@AT:FOR, such as 200@10m:90s
-    #[argh(option, from_str_fn(stall))]
-    pub stall: Option<StallAt>,
+    /// what befalls the sink, RATE@AT:TIME, such as 200@10m:90s
+    #[argh(option, from_str_fn(Phase::parse))]
+    pub stall: Option<Phase>,
     /// kafka's release, for the record
     #[argh(option, default = "String::from(\"unknown\")")]
     pub kafka: String,
@@ -161,14 +161,6 @@ fn schedule(text: &str) -> Result<Vec<(f64, f64)>, Failure> {
         .collect()
 }
 
-fn stall(text: &str) -> Result<StallAt, String> {
-    let parts = text.split_once('@').and_then(|(rate, rest)| Some((rate, rest.split_once(':')?)));
-    let (rate, (at, time)) = parts.ok_or("expected RATE@AT:FOR, such as 200@10m:90s")?;
-    let from = units::duration(at)?.as_secs_f64();
-    let to = from + units::duration_above_zero(time)?.as_secs_f64();
-    Ok(StallAt { rate: units::rate_or_zero(rate)?, from, to })
-}
-
 fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
@@ -202,11 +194,6 @@ impl Plan {
     /// The predicted figure `name`; NaN, which no check passes, when the plan has none.
     pub fn predicted(&self, name: &str) -> f64 {
         self.predictions.iter().find(|p| p.name == name).map_or(f64::NAN, |p| p.value)
-    }
-
-    /// How long the schedule takes.
-    pub fn length(&self) -> Duration {
-        Duration::from_secs_f64(self.setup.schedule.iter().map(|step| step.1).sum())
     }
 }
 

@@ -23,12 +23,15 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use crate::failure::Failure;
+use crate::lab::model::Phase;
 use crate::lab::text::{aligned, figure, scaled};
 use crate::load::schedule::Schedule;
+use crate::queue;
+use crate::sink::settings::cost;
 use crate::units;
 
 use forecast::{Forecast, Row};
-use scenario::{QueueKind, Scenario, Stall};
+use scenario::Scenario;
 
 /// Say what the fluid model predicts for a load, a sink, a queue and a memory limit.
 #[derive(Debug, FromArgs)]
@@ -41,20 +44,20 @@ pub struct Settings {
     #[argh(option, default = "2000.0", from_str_fn(units::rate))]
     rate_limit: f64,
     /// tokens that a call of the sink costs (0)
-    #[argh(option, default = "0.0", from_str_fn(scenario::cost))]
+    #[argh(option, default = "0.0", from_str_fn(cost))]
     call_cost: f64,
     /// tokens that each event of a call costs (1)
-    #[argh(option, default = "1.0", from_str_fn(scenario::cost))]
+    #[argh(option, default = "1.0", from_str_fn(cost))]
     event_cost: f64,
     /// events in a call (200)
     #[argh(option, default = "at_least_1(200)", from_str_fn(units::count))]
     batch_size: NonZeroUsize,
     /// a stall of the sink, RATE@AT:TIME such as 200@600s:90s; may be given more than once
-    #[argh(option, from_str_fn(scenario::stall))]
-    stall: Vec<Stall>,
+    #[argh(option, from_str_fn(Phase::parse))]
+    stall: Vec<Phase>,
     /// between fetch and workers: bounded, unbounded, pull (bounded)
-    #[argh(option, default = "QueueKind::Bounded", from_str_fn(scenario::queue))]
-    queue: QueueKind,
+    #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
+    queue: queue::Name,
     /// events that a bounded queue holds (10000)
     #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
     queue_cap: NonZeroUsize,

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::lab::charts::Chart;
 use crate::lab::experiments::{Check, Experiment, Margin, Table, named};
 use crate::lab::run_folder::{Arm, Run};
-use crate::lab::text::{figure, with_unit};
+use crate::lab::text::{figure, or_not_measured, with_unit};
 use crate::lab::verdict::{self, Outcome, Picture, Verdict, measured, wanted};
 use crate::lab::{index, slo};
 
@@ -252,11 +252,8 @@ impl Text {
         self.line(format_args!("## Numbers\n\n| | {} |", names.join(" | ")));
         self.line(format_args!("|---|{}", "---|".repeat(names.len())));
         for (label, of) in numbers::NUMBERS {
-            let cells: Vec<String> = run
-                .arms
-                .iter()
-                .map(|arm| of(run, arm).map_or("not measured".into(), figure))
-                .collect();
+            let cells: Vec<String> =
+                run.arms.iter().map(|arm| or_not_measured(of(run, arm))).collect();
             self.line(format_args!("| {label} | {} |", cells.join(" | ")));
         }
         self.line("\nRates are taken between the settled first and last second of the phase.\n");

@@ -253,6 +253,21 @@ impl Arm {
         (total > 0.0).then(|| (others / total, (b.steal_s - a.steal_s) / total))
     }
 
+    /// Events/s that the producer sent in `phase`.
+    pub fn sent_in(&self, phase: Phase) -> Option<f64> {
+        self.rate_in("producer", "producer_events_sent_total", phase)
+    }
+
+    /// Events/s that the processor polled from the log in `phase`.
+    pub fn polled_in(&self, phase: Phase) -> Option<f64> {
+        self.rate_in("processor", "processor_events_fetched_total", phase)
+    }
+
+    /// Events/s that the sink acked in `phase`.
+    pub fn delivered_in(&self, phase: Phase) -> Option<f64> {
+        self.rate_in("sink", "sink_events_total", phase)
+    }
+
     /// What a counter gained a second in `phase`.
     pub fn rate_in(&self, source: &str, key: &str, phase: Phase) -> Option<f64> {
         stats::overall_rate(&stats::between(&self.metric(source, key), phase.from, phase.to))

@@ -33,6 +33,11 @@ pub fn with_unit(value: f64, unit: &str) -> String {
     if unit.is_empty() { figure(value) } else { format!("{} {unit}", figure(value)) }
 }
 
+/// A figure that a run may not show.
+pub fn or_not_measured(value: Option<f64>) -> String {
+    value.map_or("not measured".into(), figure)
+}
+
 /// A figure short enough for an axis: `8,000`, `250 k`, `1.5 M`, `36 G`; small numbers with the
 /// decimals that they need.
 pub fn short(value: f64) -> String {

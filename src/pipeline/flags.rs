@@ -12,7 +12,7 @@ use crate::brokers::Brokers;
 use crate::failure::Failure;
 use crate::http::{access, client};
 use crate::policy::Policy;
-use crate::queue::Kind;
+use crate::queue;
 use crate::sink::workers::Mode;
 use crate::source::fetcher::FetchSettings;
 use crate::source::seat::{From, SeatSettings};
@@ -34,8 +34,8 @@ pub struct Flags {
     #[argh(option, default = "From::Earliest", from_str_fn(from))]
     from: From,
     /// what is between fetch and workers: bounded, unbounded, pull (bounded)
-    #[argh(option, default = "QueueName::Bounded", from_str_fn(queue))]
-    queue: QueueName,
+    #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
+    queue: queue::Name,
     /// events that a bounded queue holds (10000)
     #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
     queue_cap: NonZeroUsize,
@@ -107,13 +107,6 @@ pub struct Flags {
     shed_ids: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum QueueName {
-    Bounded,
-    Unbounded,
-    Pull,
-}
-
 #[derive(Clone, Copy)]
 enum ModeName {
     Single,
@@ -141,11 +134,7 @@ impl Flags {
                 bytes_max: self.fetch_bytes_max,
                 wait: Duration::from_millis(100),
             },
-            queue: match self.queue {
-                QueueName::Bounded => Kind::Bounded(self.queue_cap),
-                QueueName::Unbounded => Kind::Unbounded,
-                QueueName::Pull => Kind::Pull,
-            },
+            queue: self.queue.with_capacity(self.queue_cap),
             assignment: self.worker_assignment,
             workers: self.sink_workers,
             mode: match self.sink_mode {
@@ -170,7 +159,7 @@ impl Flags {
 
     /// What no single flag's range can say.
     fn check(&self) -> Result<(), Failure> {
-        if self.policy == Policy::Shed && self.queue != QueueName::Bounded {
+        if self.policy == Policy::Shed && self.queue != queue::Name::Bounded {
             return Err(Failure::Usage(
                 "--policy shed drops at a full queue: it needs --queue bounded".into(),
             ));
@@ -213,15 +202,6 @@ fn at_least_1(n: usize) -> NonZeroUsize {
 
 fn from(text: &str) -> Result<From, String> {
     units::one_of(text, &[("earliest", From::Earliest), ("latest", From::Latest)])
-}
-
-fn queue(text: &str) -> Result<QueueName, String> {
-    let kinds = [
-        ("bounded", QueueName::Bounded),
-        ("unbounded", QueueName::Unbounded),
-        ("pull", QueueName::Pull),
-    ];
-    units::one_of(text, &kinds)
 }
 
 fn mode(text: &str) -> Result<ModeName, String> {

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
 
+use crate::units;
+
 /// What a full queue means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -28,6 +30,38 @@ pub enum Kind {
     Unbounded,
     /// No queue: the sender waits for a worker to take the event from its hand.
     Pull,
+}
+
+/// A [`Kind`] as flags name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    /// [`Kind::Bounded`], its limit being a flag of its own.
+    Bounded,
+    /// [`Kind::Unbounded`].
+    Unbounded,
+    /// [`Kind::Pull`].
+    Pull,
+}
+
+impl Name {
+    /// Reads `bounded`, `unbounded` or `pull`.
+    ///
+    /// # Errors
+    /// The names that are allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let names =
+            [("bounded", Self::Bounded), ("unbounded", Self::Unbounded), ("pull", Self::Pull)];
+        units::one_of(text, &names)
+    }
+
+    /// The kind; `capacity` is a bounded one's.
+    pub fn with_capacity(self, capacity: NonZeroUsize) -> Kind {
+        match self {
+            Self::Bounded => Kind::Bounded(capacity),
+            Self::Unbounded => Kind::Unbounded,
+            Self::Pull => Kind::Pull,
+        }
+    }
 }
 
 impl Kind {

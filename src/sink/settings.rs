@@ -137,7 +137,8 @@ impl Flags {
     }
 }
 
-fn cost(text: &str) -> Result<f64, String> {
+/// Tokens of a call, or of each of its events.
+pub fn cost(text: &str) -> Result<f64, String> {
     number(text, 0.0, 1e6, "tokens")
 }
 

@@ -67,14 +67,14 @@ impl<'a> Asking<'a> {
 
     /// The producer kept its schedule.
     pub fn offered_in(&mut self, phase: Phase) {
-        let sent = self.arm.rate_in("producer", "producer_events_sent_total", phase);
+        let sent = self.arm.sent_in(phase);
         let load = (phase.rate, Margin::Share(0.01));
         self.ask("offered", "Was the load really offered?", load, sent, "events/s");
     }
 
     /// The sink was the bottleneck.
     pub fn sink_busy_in(&mut self, phase: Phase) {
-        let delivered = self.arm.rate_in("sink", "sink_events_total", phase);
+        let delivered = self.arm.delivered_in(phase);
         let floor = (0.98 * self.run.plan.setup.ceiling, Margin::AtLeast);
         self.ask(
             "delivered",
@@ -124,8 +124,7 @@ pub fn rss_max_mb(arm: &Arm) -> Option<f64> {
 
 /// Events polled for each event that the sink took.
 pub fn poll_ratio(arm: &Arm, phase: Phase) -> Option<f64> {
-    let polled = arm.rate_in("processor", "processor_events_fetched_total", phase)?;
-    Some(polled / arm.rate_in("sink", "sink_events_total", phase)?)
+    Some(arm.polled_in(phase)? / arm.delivered_in(phase)?)
 }
 
 /// By how much the heap in use grows with each event in the queue, B.

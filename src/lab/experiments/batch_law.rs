@@ -1,6 +1,7 @@
 //! What batches carry, and the batch that is large enough, by rule.
 //!
-//! Calls of B events that cost c + e B tokens at r tokens/s carry r B / (c + e B) events/s. That is
+//! Calls of B events that cost c + e B tokens at r tokens/s carry r B / (c + e B) events/s
+//! ([`crate::lab::model::ceiling`]). That is
 //! Hockney's law r∞ B / (n½ + B) (Hockney and Jesshope, Parallel Computers 2, 1988) with r∞ = r / e,
 //! which no batch reaches, and n½ = c / e, the batch that reaches half of it. The batch that reaches
 //! a share q of r∞ is n½ q / (1 − q): 9 n½ for 90 %.
@@ -47,11 +48,6 @@ impl BatchLaw {
             .then(|| Self { asymptote: 1.0 / slope, half_size: at_zero / slope })
     }
 
-    /// Events/s that batches of `size` carry.
-    pub fn carries(self, size: f64) -> f64 {
-        self.asymptote * size / (self.half_size + size)
-    }
-
     /// The batch that carries [`KNEE_SHARE`] of r∞, events.
     pub fn knee(self) -> f64 {
         self.half_size * KNEE_SHARE / (1.0 - KNEE_SHARE)
@@ -74,20 +70,21 @@ pub fn recommended(sizes: &[(f64, f64, f64)], stated_s: f64) -> Option<(f64, f64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::model;
 
     const SIZES: [f64; 4] = [1.0, 50.0, 200.0, 1000.0];
 
     // Prevents: a fit that the large sizes rule alone, so that a knee far off still passes.
     #[test]
     fn the_fit_gives_the_law_back_and_one_bad_size_moves_the_knee() {
-        let law = BatchLaw::of(2000.0, Call { cost: 0.9, event_cost: 0.1, latency_s: 0.0 });
-        let points = SIZES.map(|size| (size, law.carries(size)));
+        let carries = |size| model::ceiling(2000.0, 0.9, 0.1, size);
+        let points = SIZES.map(|size| (size, carries(size)));
         let fit = BatchLaw::fitted(&points).expect("a fit");
         assert!((fit.asymptote - 20_000.0).abs() < 1e-6 && (fit.half_size - 9.0).abs() < 1e-9);
         assert_eq!(fit.knee_among(&points), Some(200.0));
         let slow_calls = SIZES.map(|size| match size {
-            1.0 => (size, 0.7 * law.carries(size)),
-            _ => (size, law.carries(size)),
+            1.0 => (size, 0.7 * carries(size)),
+            _ => (size, carries(size)),
         });
         let fit = BatchLaw::fitted(&slow_calls).expect("a fit");
         assert!(fit.knee() > 1.2 * 81.0, "{fit:?}");

@@ -73,7 +73,7 @@ fn checks(run: &Run) -> Vec<Check> {
         let small = (P99_MAX_MS, Margin::AtMost);
         asking.ask("p99_below", "Due to acked at 80 % of the ceiling, p99", small, p99_ms, "ms");
         asking.sink_busy_in(above);
-        let sent = arm.rate_in("producer", "producer_events_sent_total", above);
+        let sent = arm.sent_in(above);
         let kept = (0.999 * run.plan.predicted("offered"), Margin::AtLeast);
         asking.ask("offered", "Does the producer keep its schedule?", kept, sent, "events/s");
         checks.append(&mut asking.checks);

@@ -6,6 +6,33 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
 use crate::lab::text::figure;
 
+/// What a chart over ratios says besides its lines.
+pub struct Words {
+    /// File name without extension.
+    pub name: &'static str,
+    /// The finding.
+    pub title: String,
+    /// What is drawn, how it was measured.
+    pub subtitle: &'static str,
+    /// Quantity and unit.
+    pub y_label: &'static str,
+}
+
+/// A chart over the sizes or numbers that the arms were given, `ticks`, on an axis of ratios.
+pub fn over_ratios(x_label: &'static str, ticks: &[f64], words: Words, lines: Vec<Line>) -> Chart {
+    let Words { name, title, subtitle, y_label } = words;
+    Chart {
+        name,
+        title,
+        subtitle: subtitle.to_owned(),
+        x_axis: Axis::Ratios(ticks.into()),
+        x_label,
+        y_label,
+        lines,
+        spans: Vec::new(),
+    }
+}
+
 /// Makes the charts of one run.
 pub struct Drawing<'a> {
     run: &'a Run,
@@ -15,7 +42,7 @@ pub struct Drawing<'a> {
 impl<'a> Drawing<'a> {
     /// Of the whole schedule.
     pub fn new(run: &'a Run) -> Self {
-        Self::until(run, run.plan.setup.phases().map(|p| p.to).fold(0.0, f64::max))
+        Self::until(run, run.plan.setup.end_s())
     }
 
     /// Of the schedule's first `end_s` seconds.

@@ -104,7 +104,7 @@ fn checks(run: &Run) -> Vec<Check> {
                 asking.lag_climbs_in(overload);
                 asking.sink_busy_in(overload);
                 asking.offered_in(overload);
-                let polled = arm.rate_in("processor", "processor_events_fetched_total", overload);
+                let polled = arm.polled_in(overload);
                 let throttled = (run.plan.predicted("bounded_poll_rate"), Margin::Share(0.05));
                 let question = "Is its poll rate throttled to the sink's?";
                 asking.ask("poll_rate", question, throttled, polled, "events/s");
@@ -114,7 +114,7 @@ fn checks(run: &Run) -> Vec<Check> {
                 asking.rss_flat_in(settled);
                 asking.rss_under(RSS_MAX_MB);
                 asking.sink_busy_in(overload);
-                let sent = arm.rate_in("producer", "producer_events_sent_total", settled);
+                let sent = arm.sent_in(settled);
                 let slowed = (run.plan.predicted("slow_source_sent"), Margin::Share(0.10));
                 asking.ask("sent", "Does the source follow the sink?", slowed, sent, "events/s");
             }
@@ -162,11 +162,7 @@ fn kill(run: &Run) -> Table {
         ])
     });
     let head = ["limit set by", "limit", "exit code", "kills counted", "into the overload"];
-    Table {
-        title: "How unbounded ended".into(),
-        head: head.map(String::from).into(),
-        rows: row.into_iter().collect(),
-    }
+    Table::new("How unbounded ended", &head, row)
 }
 
 fn autopsy(run: &Run) -> Table {
@@ -180,11 +176,8 @@ fn autopsy(run: &Run) -> Table {
             format!("{} %", figure(100.0 * site.share)),
         ]
     });
-    Table {
-        title: "What unbounded's heap held when it was last looked at".into(),
-        head: ["call site", "line", "part", "bytes", "share"].map(String::from).into(),
-        rows: rows.collect(),
-    }
+    let head = ["call site", "line", "part", "bytes", "share"];
+    Table::new("What unbounded's heap held when it was last looked at", &head, rows)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
@@ -269,9 +262,8 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let label = format!("bounded, predicted: the sink's ceiling, {}/s", figure(ceiling));
     lines.push(drawing.limit(label, ceiling));
     let settled = run.plan.setup.overload().settled(LEASE_SETTLE_S);
-    let rate = |name, source, key| drawing.figure(name, |arm| arm.rate_in(source, key, settled));
-    let polled = rate("bounded", "processor", "processor_events_fetched_total");
-    let sent = rate("slow-source", "producer", "producer_events_sent_total");
+    let polled = drawing.figure("bounded", |arm| arm.polled_in(settled));
+    let sent = drawing.figure("slow-source", |arm| arm.sent_in(settled));
     drawing.chart(
         "rates",
         format!("Bounded polls {polled}/s; a source that is told sends {sent}/s"),

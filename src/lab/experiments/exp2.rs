@@ -5,7 +5,7 @@ use super::asking::{
     Asking, MB, SETTLE_S, heap_per_event, poll_ratio, rss_max_mb, rss_slope_mb, scaled,
 };
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, StallAt, no_tables};
+use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, no_tables};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
@@ -99,16 +99,14 @@ fn steady(setup: &Setup) -> Phase {
 
 /// The stall, with as much of the steady overload before it: half of it at each of the sink's rates.
 fn stalled(setup: &Setup) -> Phase {
-    let stall = setup.stall.unwrap_or(StallAt { rate: 0.0, from: 0.0, to: 0.0 });
-    let from = stall.from - (stall.to - stall.from);
-    Phase { rate: setup.overload().rate, from, to: stall.to }
+    let stall = setup.stall.unwrap_or(Phase::NONE);
+    Phase { rate: setup.overload().rate, from: stall.from - stall.length(), to: stall.to }
 }
 
 /// How closely the poll rate follows the sink's, sample by sample (Pearson's r).
 fn correlation(arm: &Arm, phase: Phase) -> Option<f64> {
-    let metric = |of: &'static str, name| move |s: &Sample| s.metric(of, name);
-    let polled = metric("processor", "processor_events_fetched_total");
-    let totals = arm.against(phase, polled, metric("sink", "sink_events_total"));
+    let polled = |s: &Sample| s.metric("processor", "processor_events_fetched_total");
+    let totals = arm.against(phase, polled, |s| s.metric("sink", "sink_events_total"));
     let gains = totals.iter().zip(totals.iter().skip(1)).map(|(a, b)| (b.0 - a.0, b.1 - a.1));
     stats::correlation(&gains.collect::<Vec<_>>())
 }
@@ -232,10 +230,8 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
 fn ratio_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let setup = &run.plan.setup;
     let mut lines = drawing.arms(", measured", |arm| {
-        let metric = |of: &'static str, name| move |s: &Sample| s.metric(of, name);
-        let polled =
-            stats::rates(&arm.series(metric("processor", "processor_events_fetched_total")));
-        let taken = stats::rates(&arm.series(metric("sink", "sink_events_total")));
+        let polled = stats::rates(&arm.metric("processor", "processor_events_fetched_total"));
+        let taken = stats::rates(&arm.metric("sink", "sink_events_total"));
         let pairs = polled.iter().zip(&taken).filter(|(p, t)| p.0 == t.0 && t.1 > 0.0);
         pairs.map(|(p, t)| (p.0, p.1 / t.1)).collect()
     });

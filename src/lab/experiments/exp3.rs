@@ -1,15 +1,16 @@
 //! Experiment 3: how large a batch? A call has a price of its own: larger batches share it among
-//! more events, and wait longer until they are full. What they carry is [`BatchLaw`]'s to say; what
-//! they wait, [`wait_p50_s`]'s.
+//! more events, and wait longer until they are full. What they carry is the model's to say, where
+//! the knee lies [`BatchLaw`]'s; what they wait, [`wait_p50_s`]'s.
 
 use super::asking::{Asking, SETTLE_S, scaled};
 use super::batch_law::{BatchLaw, KNEE_SHARE, recommended};
-use super::drawing::Drawing;
+use super::drawing::{Drawing, Words, over_ratios};
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
-use crate::lab::charts::{Axis, Chart, Ink, Line};
+use crate::lab::charts::{Chart, Ink, Line};
+use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
-use crate::lab::text::figure;
+use crate::lab::text::{figure, or_not_measured};
 use crate::telemetry::latency::Stage;
 
 /// Events a batch, by arm.
@@ -56,6 +57,11 @@ fn law(setup: &Setup) -> BatchLaw {
     BatchLaw::of(setup.ceiling, setup.call)
 }
 
+/// Events/s that batches of `size` carry.
+fn carries(setup: &Setup, size: f64) -> f64 {
+    model::ceiling(setup.ceiling, setup.call.cost, setup.call.event_cost, size)
+}
+
 /// What half of the events wait for their batch to leave, at `offered` events/s: the first waits
 /// until it is full or the linger is over, the last puff not at all, the others evenly between.
 fn wait_p50_s(offered: f64, size: f64) -> f64 {
@@ -67,7 +73,7 @@ fn wait_p50_s(offered: f64, size: f64) -> f64 {
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let p = Prediction::new;
     let (law, call) = (law(setup), setup.call);
-    let curve = SIZES.map(|(_, size)| (size, law.carries(size)));
+    let curve = SIZES.map(|(_, size)| (size, carries(setup, size)));
     let mut all = vec![
         p(
             "asymptote",
@@ -98,7 +104,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     for (arm, size) in SIZES {
         all.push(p(
             &format!("{arm}_throughput"),
-            law.carries(size),
+            carries(setup, size),
             "events/s",
             format!("r B / (c + e B) at B = {}", figure(size)),
         ));
@@ -131,7 +137,7 @@ fn size(arm: &Arm) -> f64 {
 }
 
 fn carried(run: &Run, arm: &Arm) -> Option<f64> {
-    arm.rate_in("sink", "sink_events_total", above(run))
+    arm.delivered_in(above(run))
 }
 
 fn p99_s(run: &Run, arm: &Arm) -> Option<f64> {
@@ -190,23 +196,8 @@ fn curve(of: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
     (0..=60).map(|step| 10f64.powf(f64::from(step) / 20.0)).map(|b| (b, of(b))).collect()
 }
 
-fn by_size_chart(
-    name: &'static str,
-    title: String,
-    subtitle: &str,
-    y_label: &'static str,
-    lines: Vec<Line>,
-) -> Chart {
-    Chart {
-        name,
-        title,
-        subtitle: subtitle.to_owned(),
-        x_axis: Axis::Ratios(SIZES.map(|(_, size)| size).into()),
-        x_label: "batch size, events",
-        y_label,
-        lines,
-        spans: Vec::new(),
-    }
+fn by_size_chart(words: Words, lines: Vec<Line>) -> Chart {
+    over_ratios("batch size, events", &SIZES.map(|(_, size)| size), words, lines)
 }
 
 fn level(label: String, value: f64) -> Line {
@@ -222,23 +213,23 @@ fn throughput_chart(run: &Run) -> Chart {
         Line {
             label: "r B / (c + e B), predicted".into(),
             ink: Ink::Predicted,
-            points: curve(|size| law.carries(size)),
+            points: curve(|size| carries(&run.plan.setup, size)),
         },
         Line { label: "measured".into(), ink: Ink::Blue, points },
         level(format!("r∞, {}/s", figure(most)), most),
         level(format!("90 % of it, {}/s", figure(KNEE_SHARE * most)), KNEE_SHARE * most),
     ];
-    by_size_chart(
-        "throughput",
-        format!(
+    let words = Words {
+        name: "throughput",
+        title: format!(
             "A batch of {found} events carries 90 % of what the sink can ever take; {} predicted",
             figure(run.plan.predicted("knee").round())
         ),
-        "Events acked by the sink per second, under overload, by batch size. The knee is 9 n½ of \
+        subtitle: "Events acked by the sink per second, under overload, by batch size. The knee is 9 n½ of \
          Hockney's law, fitted to the four points.",
-        "events/s",
-        lines,
-    )
+        y_label: "events/s",
+    };
+    by_size_chart(words, lines)
 }
 
 fn latency_chart(run: &Run) -> Chart {
@@ -270,14 +261,14 @@ fn latency_chart(run: &Run) -> Chart {
         Line { label: "end to end p99, measured".into(), ink: Ink::Blue, points: p99 },
         level(format!("linger, {} ms", figure(LINGER_S * 1e3)), LINGER_S * 1e3),
     ];
-    by_size_chart(
-        "latency",
+    let words = Words {
+        name: "latency",
         title,
-        "Of all events acked at the lower load, by batch size. A batch leaves when it is full or its \
+        subtitle: "Of all events acked at the lower load, by batch size. A batch leaves when it is full or its \
          first event has waited for the linger.",
-        "time, ms",
-        lines,
-    )
+        y_label: "time, ms",
+    };
+    by_size_chart(words, lines)
 }
 
 fn time_chart(run: &Run) -> Chart {
@@ -285,7 +276,7 @@ fn time_chart(run: &Run) -> Chart {
     let mut lines = drawing.arms("", |arm| stats::rates(&arm.metric("sink", "sink_events_total")));
     let offered = setup.offered();
     for (_, size) in SIZES {
-        let most = law(setup).carries(size);
+        let most = carries(setup, size);
         let during = |t| (t < setup.end_s()).then(|| offered.at(t).min(most));
         lines.push(drawing.model(format!("{}, predicted", figure(size)), during));
     }
@@ -304,12 +295,8 @@ fn time_chart(run: &Run) -> Chart {
     )
 }
 
-fn cell(value: Option<f64>) -> String {
-    value.map_or("not measured".into(), figure)
-}
-
 fn sizes_table(run: &Run) -> Table {
-    let ms = |value: Option<f64>| cell(value.map(|s| s * 1e3));
+    let ms = |value: Option<f64>| or_not_measured(value.map(|s| s * 1e3));
     let row = |arm: &Arm| {
         let predicted = run.plan.predicted(&format!("{}_throughput", arm.spec.name));
         let carried = carried(run, arm);
@@ -318,9 +305,9 @@ fn sizes_table(run: &Run) -> Table {
         vec![
             figure(size(arm)),
             figure(predicted),
-            cell(carried),
+            or_not_measured(carried),
             carried.map_or("?".into(), |c| format!("{:+.1} %", 100.0 * (c / predicted - 1.0))),
-            cell(carried.zip(calls).map(|(events, calls)| events / calls)),
+            or_not_measured(carried.zip(calls).map(|(events, calls)| events / calls)),
             ms(arm.latency_in(Stage::EndToEnd, 0.5, below(run))),
             ms(p99_s(run, arm)),
             wait(0.5, below(run)),
@@ -328,24 +315,19 @@ fn sizes_table(run: &Run) -> Table {
             wait(0.99, above(run)),
         ]
     };
-    Table {
-        title: "What each batch size does".into(),
-        head: [
-            "batch",
-            "events/s, predicted",
-            "measured",
-            "off by",
-            "events a call",
-            "p50 at the lower load, ms",
-            "p99",
-            "linger waited there, p50, ms",
-            "p99",
-            "p99 under overload",
-        ]
-        .map(String::from)
-        .into(),
-        rows: run.arms.iter().map(row).collect(),
-    }
+    let head = [
+        "batch",
+        "events/s, predicted",
+        "measured",
+        "off by",
+        "events a call",
+        "p50 at the lower load, ms",
+        "p99",
+        "linger waited there, p50, ms",
+        "p99",
+        "p99 under overload",
+    ];
+    Table::new("What each batch size does", &head, run.arms.iter().map(row))
 }
 
 fn recommendations(run: &Run) -> Table {
@@ -361,15 +343,12 @@ fn recommendations(run: &Run) -> Table {
             None => vec![wanted, "none keeps it".into(), String::new(), String::new()],
         }
     };
-    Table {
-        title: "The batch size for a stated p99: the smallest within 5 % of the best throughput \
-                among those that keep it"
-            .into(),
-        head: ["p99 at the lower load", "batch size", "carries, events/s", "its p99"]
-            .map(String::from)
-            .into(),
-        rows: STATED_P99_S.map(row).into(),
-    }
+    Table::new(
+        "The batch size for a stated p99: the smallest within 5 % of the best throughput among those \
+         that keep it",
+        &["p99 at the lower load", "batch size", "carries, events/s", "its p99"],
+        STATED_P99_S.map(row),
+    )
 }
 
 #[cfg(test)]
@@ -379,16 +358,9 @@ mod tests {
 
     fn setup() -> Setup {
         Setup {
-            form: "quick".into(),
             schedule: vec![(1500.0, 14.0), (22_000.0, 16.0)],
-            ceiling: 2000.0,
             call: Call { cost: 0.9, event_cost: 0.1, latency_s: 0.0 },
-            payload_bytes: 512,
-            event_bytes: 600.0,
-            resident_bytes: 600.0,
-            queue_cap: 10_000.0,
-            memory_limit: None,
-            stall: None,
+            ..Setup::example()
         }
     }
 

@@ -6,12 +6,13 @@
 //! The share of that lane is known before the run (`worker_cases`).
 
 use super::asking::{Asking, SETTLE_S};
+use super::drawing::{Words, over_ratios};
 use super::worker_cases::{CASES, Case, KEYS, ZIPF, busiest_share, without_order};
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
-use crate::lab::charts::{Axis, Chart, Ink, Line};
+use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::run_folder::Run;
 use crate::lab::stats;
-use crate::lab::text::figure;
+use crate::lab::text::{figure, or_not_measured};
 
 /// What a call takes besides the sink's latency, s: the way there and back through client, guard
 /// and handler, with every thread on it woken a little late. From earlier runs on two cores that
@@ -100,7 +101,7 @@ fn steady(run: &Run) -> Phase {
 }
 
 fn carried(run: &Run, arm: &str) -> Option<f64> {
-    run.arm(arm)?.rate_in("sink", "sink_events_total", steady(run))
+    run.arm(arm)?.delivered_in(steady(run))
 }
 
 fn said(run: &Run, arm: &str) -> f64 {
@@ -151,10 +152,6 @@ fn checks(run: &Run) -> Vec<Check> {
     checks
 }
 
-fn cell(value: Option<f64>) -> String {
-    value.map_or("not measured".into(), figure)
-}
-
 fn cases_table(run: &Run) -> Table {
     let single = carried(run, "single");
     let row = |case: &Case| {
@@ -168,30 +165,25 @@ fn cases_table(run: &Run) -> Table {
         vec![
             run.arm(case.arm).map_or(case.arm, |arm| arm.spec.title).to_owned(),
             figure(said(run, case.arm)),
-            cell(carries),
-            cell(carries.zip(single).map(|(carries, single)| carries / single)),
+            or_not_measured(carries),
+            or_not_measured(carries.zip(single).map(|(carries, single)| carries / single)),
             lost.unwrap_or_else(|| "–".into()),
-            cell(broken),
-            cell(broken.map(|broken| broken / KEYS as f64)),
-            cell(violations_per_1000(run, case.arm)),
+            or_not_measured(broken),
+            or_not_measured(broken.map(|broken| broken / KEYS as f64)),
+            or_not_measured(violations_per_1000(run, case.arm)),
         ]
     };
-    Table {
-        title: "What workers gain and what order costs".into(),
-        head: [
-            "workers",
-            "events/s, predicted",
-            "measured",
-            "× a single worker",
-            "ordering tax, events/s",
-            "order violations",
-            "per key",
-            "per 1,000 events",
-        ]
-        .map(String::from)
-        .into(),
-        rows: CASES.iter().map(row).collect(),
-    }
+    let head = [
+        "workers",
+        "events/s, predicted",
+        "measured",
+        "× a single worker",
+        "ordering tax, events/s",
+        "order violations",
+        "per key",
+        "per 1,000 events",
+    ];
+    Table::new("What workers gain and what order costs", &head, CASES.iter().map(row))
 }
 
 /// Label, ink, by key, skew.
@@ -225,23 +217,8 @@ fn predicted((label, _, by_key, skew): Kind, of: impl Fn(Case) -> f64) -> Line {
     Line { label, ink: Ink::Predicted, points: points.collect() }
 }
 
-fn by_workers(
-    name: &'static str,
-    title: String,
-    subtitle: &str,
-    y_label: &'static str,
-    lines: Vec<Line>,
-) -> Chart {
-    Chart {
-        name,
-        title,
-        subtitle: subtitle.to_owned(),
-        x_axis: Axis::Ratios(vec![1.0, 4.0, 16.0]),
-        x_label: "workers",
-        y_label,
-        lines,
-        spans: Vec::new(),
-    }
+fn by_workers(words: Words, lines: Vec<Line>) -> Chart {
+    over_ratios("workers", &[1.0, 4.0, 16.0], words, lines)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
@@ -261,20 +238,20 @@ fn throughput_chart(run: &Run) -> Chart {
     lines.extend(ORDERED.map(|kind| predicted(kind, |case| carries(setup, case))));
     let found = |case: Case| carried(run, case.arm);
     lines.extend(FREE.into_iter().chain(ORDERED).map(|kind| measured(kind, found)));
-    by_workers(
-        "throughput",
-        format!(
+    let words = Words {
+        name: "throughput",
+        title: format!(
             "16 workers carry {} × what one does; {} × when uniform keys keep their order, {} × \
              when Zipf keys do",
             times(run, "rr16-uniform"),
             times(run, "key16-uniform"),
             times(run, "key16-zipf")
         ),
-        "Events acked by the sink per second, each call taking 5 ms. By key, the fullest lane bounds \
+        subtitle: "Events acked by the sink per second, each call taking 5 ms. By key, the fullest lane bounds \
          all; a hash fills lanes unevenly, so one worker more may carry less.",
-        "events/s",
-        lines,
-    )
+        y_label: "events/s",
+    };
+    by_workers(words, lines)
 }
 
 fn tax_chart(run: &Run) -> Chart {
@@ -293,37 +270,37 @@ fn tax_chart(run: &Run) -> Chart {
         let case = CASES.into_iter().find(|case| case.arm == arm);
         case.and_then(found).map_or("?".into(), |percent| figure(percent.round()))
     };
-    by_workers(
-        "tax",
-        format!(
+    let words = Words {
+        name: "tax",
+        title: format!(
             "Order costs 16 workers {} % of their throughput with uniform keys, {} % with Zipf keys",
             costs("key16-uniform"),
             costs("key16-zipf")
         ),
-        "What is lost by key, as a share of what round-robin carries with as many workers on the \
+        subtitle: "What is lost by key, as a share of what round-robin carries with as many workers on the \
          same keys.",
-        "ordering tax, %",
-        lines,
-    )
+        y_label: "ordering tax, %",
+    };
+    by_workers(words, lines)
 }
 
 fn order_chart(run: &Run) -> Chart {
     let mut lines = vec![predicted(("by key", Ink::Predicted, true, 0.0), |_| 0.0)];
     let rate = |case: Case| violations_per_1000(run, case.arm);
     lines.extend(FREE.into_iter().chain(ORDERED).map(|kind| measured(kind, rate)));
-    let count = |arm: &str| cell(violations(run, arm));
-    by_workers(
-        "order",
-        format!(
+    let count = |arm: &str| or_not_measured(violations(run, arm));
+    let words = Words {
+        name: "order",
+        title: format!(
             "16 workers break the order of a key {} times with uniform keys, {} times with Zipf keys; \
              by key never",
             count("rr16-uniform"),
             count("rr16-zipf")
         ),
-        "Events delivered after a later one of their key, as the sink counts them.",
-        "order violations per 1,000 events",
-        lines,
-    )
+        subtitle: "Events delivered after a later one of their key, as the sink counts them.",
+        y_label: "order violations per 1,000 events",
+    };
+    by_workers(words, lines)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use super::asking::{Asking, SETTLE_S, lag_slope};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, StallAt, no_tables};
+use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, no_tables};
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::model::{self, Rates};
 use crate::lab::run_folder::{Arm, Run};
@@ -40,13 +40,18 @@ pub const EXPERIMENT: Experiment = Experiment {
              one commit interval.",
 };
 
-fn of(setup: &Setup) -> StallAt {
-    setup.stall.unwrap_or(StallAt { rate: 0.0, from: 0.0, to: 0.0 })
+fn of(setup: &Setup) -> Phase {
+    setup.stall.unwrap_or(Phase::NONE)
+}
+
+/// The settled time before the stall.
+fn before(setup: &Setup) -> Phase {
+    Phase { rate: setup.baseline().rate, from: SETTLE_S, to: of(setup).from - 1.0 }
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let (stall, load) = (of(setup), setup.baseline().rate);
-    let time = std::time::Duration::from_secs_f64(stall.to - stall.from);
+    let time = std::time::Duration::from_secs_f64(stall.length());
     let after = model::stall(load, setup.ceiling, stall.rate, time);
     let (slope, spare) = (load - stall.rate, setup.ceiling - load);
     let p = Prediction::new;
@@ -82,7 +87,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
 fn checks(run: &Run) -> Vec<Check> {
     let setup = &run.plan.setup;
     let (stall, said) = (of(setup), |name: &str| run.plan.predicted(name));
-    let before = Phase { rate: setup.baseline().rate, from: SETTLE_S, to: stall.from - 1.0 };
+    let before = before(setup);
     let during = Phase { from: stall.from + EDGE_S, to: stall.to - EDGE_S, ..before };
     let mut checks = Vec::new();
     for arm in &run.arms {
@@ -133,8 +138,7 @@ fn predicted_lag(run: &Run, t: f64) -> f64 {
 }
 
 fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
-    let setup = &run.plan.setup;
-    let before = Phase { rate: 0.0, from: SETTLE_S, to: of(setup).from - 1.0 };
+    let before = before(&run.plan.setup);
     let mut lines = drawing.arms("", Arm::lag);
     lines.push(drawing.model("both, predicted", |t| Some(predicted_lag(run, t))));
     let took = drawing.figure("bounded", |arm| recovery_s(arm, before));

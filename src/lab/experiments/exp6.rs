@@ -8,7 +8,7 @@ use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
-use crate::lab::text::figure;
+use crate::lab::text::{figure, or_not_measured};
 
 /// `--max-poll-interval` and `--session-timeout` of every arm but `interval`, s: the lowest that
 /// the brokers of the lab allow.
@@ -228,30 +228,21 @@ fn timeline(run: &Run) -> Table {
         }
         _ => vec![row(None, "the naive member was not evicted".into())],
     };
-    Table {
-        title: "What happened to the naive member".into(),
-        head: vec!["s from the start".into(), "what".into()],
-        rows,
-    }
+    Table::new("What happened to the naive member", &["s from the start", "what"], rows)
 }
 
 fn cures(run: &Run) -> Table {
-    let show = |value: Option<f64>| value.map_or("not measured".into(), figure);
     let rows = run.arms.iter().map(|arm| {
         vec![
             arm.spec.title.to_owned(),
-            show(of_all(arm, "processor_evictions_total")),
-            show(largest(arm, MEMBERS[0], "processor_poll_gap_seconds")),
-            show(of_all(arm, "processor_rebalances_total")),
-            show(arm.ledger.as_ref().map(|l| l.duplicates as f64)),
+            or_not_measured(of_all(arm, "processor_evictions_total")),
+            or_not_measured(largest(arm, MEMBERS[0], "processor_poll_gap_seconds")),
+            or_not_measured(of_all(arm, "processor_rebalances_total")),
+            or_not_measured(arm.ledger.as_ref().map(|l| l.duplicates as f64)),
         ]
     });
     let head = ["arm", "evictions", "largest poll gap, s", "rebalances", "duplicates"];
-    Table {
-        title: "Each cure by itself".into(),
-        head: head.map(String::from).into(),
-        rows: rows.collect(),
-    }
+    Table::new("Each cure by itself", &head, rows)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {

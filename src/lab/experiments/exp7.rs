@@ -118,7 +118,7 @@ fn checks(run: &Run) -> Vec<Check> {
                 asking.ask("p50", "Does what is kept wait for a full queue?", wanted, p50, "s");
             }
             "slow-source" => {
-                let sent = sent(arm, steady);
+                let sent = arm.sent_in(steady);
                 let wanted = (said("slow_source_sent"), Margin::Share(0.10));
                 asking.ask("sent", "Does the source follow the sink?", wanted, sent, "events/s");
                 let wanted = (said("slow_source_sojourn"), Margin::Share(0.25));
@@ -133,10 +133,6 @@ fn checks(run: &Run) -> Vec<Check> {
 
 fn p99_s(arm: &Arm, phase: Phase) -> Option<f64> {
     arm.latency_in(Stage::EndToEnd, 0.99, phase)
-}
-
-fn sent(arm: &Arm, phase: Phase) -> Option<f64> {
-    arm.rate_in("producer", "producer_events_sent_total", phase)
 }
 
 fn shed_rate(arm: &Arm, phase: Phase) -> Option<f64> {
@@ -182,13 +178,13 @@ fn promises(run: &Run) -> Table {
         (
             "the source is not slowed",
             Box::new(|arm| {
-                let share = sent(arm, steady)? / setup.overload().rate;
+                let share = arm.sent_in(steady)? / setup.overload().rate;
                 Some((share > 0.99, format!("sends {} % of what is due", figure(100.0 * share))))
             }),
         ),
     ];
-    let mut head = vec!["promise, under overload".to_owned()];
-    head.extend(run.arms.iter().map(|arm| arm.spec.title.to_owned()));
+    let titles = run.arms.iter().map(|arm| arm.spec.title);
+    let head: Vec<&str> = std::iter::once("promise, under overload").chain(titles).collect();
     let rows = promises.iter().map(|(name, kept)| {
         let cells = run.arms.iter().map(|arm| match kept(arm) {
             Some((true, figures)) => format!("kept ({figures})"),
@@ -197,7 +193,7 @@ fn promises(run: &Run) -> Table {
         });
         std::iter::once((*name).to_owned()).chain(cells).collect()
     });
-    Table { title: "Which promise each policy keeps".into(), head, rows: rows.collect() }
+    Table::new("Which promise each policy keeps", &head, rows)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
@@ -259,7 +255,7 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     lines.push(drawing.model("buffer and shed, predicted", |t| Some(setup.offered().at(t))));
     lines
         .push(drawing.limit(format!("sink's ceiling, {}/s", figure(setup.ceiling)), setup.ceiling));
-    let slowed = drawing.figure("slow-source", |arm| sent(arm, steady(setup)));
+    let slowed = drawing.figure("slow-source", |arm| arm.sent_in(steady(setup)));
     let dropped = drawing.figure("shed", |arm| shed_rate(arm, steady(setup)));
     drawing.chart(
         "rates",

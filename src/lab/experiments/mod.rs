@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::lab::charts::{Chart, Ink};
+pub use crate::lab::model::Phase;
 use crate::lab::model::Rates;
 use crate::lab::run_folder::Run;
 
@@ -85,6 +86,14 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
+impl Table {
+    /// Rows under their heads.
+    pub fn new(title: &str, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Self {
+        let head = head.iter().map(|name| (*name).to_owned()).collect();
+        Self { title: title.into(), head, rows: rows.into_iter().collect() }
+    }
+}
+
 /// For experiments whose charts say it all.
 pub fn no_tables(_: &Run) -> Vec<Table> {
     Vec::new()
@@ -127,7 +136,7 @@ pub struct Setup {
     pub memory_limit: Option<f64>,
     /// What befalls the sink.
     #[serde(default)]
-    pub stall: Option<StallAt>,
+    pub stall: Option<Phase>,
 }
 
 /// A call of the sink.
@@ -148,17 +157,6 @@ impl Default for Call {
     }
 }
 
-/// A stall of the sink.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct StallAt {
-    /// Events/s served meanwhile.
-    pub rate: f64,
-    /// Start, s from the schedule's.
-    pub from: f64,
-    /// End, s from the schedule's start.
-    pub to: f64,
-}
-
 impl Setup {
     /// λ(t).
     pub fn offered(&self) -> Rates {
@@ -169,10 +167,11 @@ impl Setup {
 
     /// μ(t).
     pub fn ceilings(&self) -> Rates {
-        let s = std::time::Duration::from_secs_f64;
-        self.stall.map_or(Rates::constant(self.ceiling), |stall| {
-            Rates::with_stall(self.ceiling, stall.rate, s(stall.from), s(stall.to - stall.from))
-        })
+        let steady = Rates::constant(self.ceiling);
+        match self.stall {
+            Some(stall) => steady.but(stall.rate, stall.from, stall.to),
+            None => steady,
+        }
     }
 
     /// When the schedule ends, s.
@@ -197,29 +196,6 @@ impl Setup {
             *at += seconds;
             Some(Phase { rate, from, to: *at })
         })
-    }
-}
-
-/// A step of the schedule.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Phase {
-    /// Events/s offered.
-    pub rate: f64,
-    /// Start, s.
-    pub from: f64,
-    /// End, s.
-    pub to: f64,
-}
-
-impl Phase {
-    const NONE: Self = Self { rate: 0.0, from: 0.0, to: 0.0 };
-
-    /// The phase without its first `skip` s, in which the change of load still shows, and without
-    /// its last second, in which the next change may.
-    #[must_use]
-    pub fn settled(self, skip: f64) -> Self {
-        let to = self.to - 1.0;
-        Self { from: (self.from + skip).min(to), to, ..self }
     }
 }
 
@@ -305,6 +281,25 @@ impl Check {
 }
 
 #[cfg(test)]
+impl Setup {
+    /// Experiment 2's in quick form, without its stall.
+    pub fn example() -> Self {
+        Self {
+            form: "quick".into(),
+            schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
+            ceiling: 2000.0,
+            call: Call::default(),
+            payload_bytes: 512,
+            event_bytes: 600.0,
+            resident_bytes: 600.0,
+            queue_cap: 10_000.0,
+            memory_limit: None,
+            stall: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -327,18 +322,7 @@ mod tests {
 
     #[test]
     fn phases_follow_the_schedule() {
-        let setup = Setup {
-            form: "quick".into(),
-            schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
-            ceiling: 2000.0,
-            call: Call::default(),
-            payload_bytes: 512,
-            event_bytes: 600.0,
-            resident_bytes: 600.0,
-            queue_cap: 10_000.0,
-            memory_limit: None,
-            stall: None,
-        };
+        let setup = Setup::example();
         assert_eq!(setup.overload(), Phase { rate: 8000.0, from: 20.0, to: 80.0 });
         assert_eq!(setup.baseline().settled(5.0), Phase { rate: 1500.0, from: 5.0, to: 19.0 });
     }

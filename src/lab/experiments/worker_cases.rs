@@ -76,16 +76,11 @@ pub(super) mod tests {
 
     pub fn setup() -> Setup {
         Setup {
-            form: "quick".into(),
             schedule: vec![(4000.0, 13.0)],
             ceiling: 100_000.0,
             call: Call { latency_s: 5e-3, ..Call::default() },
-            payload_bytes: 512,
-            event_bytes: 600.0,
-            resident_bytes: 600.0,
             queue_cap: 1600.0,
-            memory_limit: None,
-            stall: None,
+            ..Setup::example()
         }
     }
 

@@ -1,47 +1,18 @@
 //! What is given: the flags of `lab predict`, checked against each other. Opens nothing.
 
 use crate::failure::Failure;
-use crate::lab::model::{self, Rates};
+use crate::lab::model::{self, Phase, Rates};
 use crate::lab::text::{figure, scaled};
+use crate::queue;
 use crate::units;
 
 use super::Settings;
 use super::wire::Wire;
 
-/// What is between fetch and workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueueKind {
-    Bounded,
-    Unbounded,
-    Pull,
-}
-
-/// A time in which the sink serves less.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stall {
-    /// Tokens/s meanwhile.
-    pub rate: f64,
-    /// Start, s.
-    pub from: f64,
-    /// End, s.
-    pub to: f64,
-}
-
-/// A step of the offered load.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
-    /// Events/s.
-    pub rate: f64,
-    /// Start, s.
-    pub from: f64,
-    /// End, s.
-    pub to: f64,
-}
-
 /// Everything that the forecast follows from. Rates in events/s, times in s, sizes in B.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    pub steps: Vec<Step>,
+    pub steps: Vec<Phase>,
     pub offered: Rates,
     /// With its stalls.
     pub ceiling: Rates,
@@ -49,7 +20,7 @@ pub struct Scenario {
     pub steady: f64,
     pub steady_because: String,
     /// In events/s.
-    pub stalls: Vec<Stall>,
+    pub stalls: Vec<Phase>,
     /// Infinite for an unbounded queue, 0 for none.
     pub capacity: f64,
     pub payload_bytes: usize,
@@ -78,7 +49,7 @@ impl Scenario {
                 Failure::Usage("--schedule: its last step needs a time, such as 8000:10m".into())
             })?;
             let to = from + time.as_secs_f64();
-            steps.push(Step { rate, from, to });
+            steps.push(Phase { rate, from, to });
             from = to;
         }
         let offered =
@@ -125,11 +96,11 @@ impl Scenario {
                     figure(batch)
                 ),
             },
-            capacity: match flags.queue {
-                QueueKind::Bounded => flags.queue_cap.get() as f64,
-                QueueKind::Unbounded => f64::INFINITY,
-                QueueKind::Pull => 0.0,
-            },
+            capacity: flags
+                .queue
+                .with_capacity(flags.queue_cap)
+                .capacity()
+                .map_or(f64::INFINITY, |c| c as f64),
             payload_bytes,
             event_bytes: crate::lab::resident_event_bytes(payload_bytes),
             base_bytes,
@@ -174,14 +145,14 @@ impl Scenario {
         let steps: Vec<String> = self
             .steps
             .iter()
-            .map(|s| format!("{}/s for {} s", figure(s.rate), figure(s.to - s.from)))
+            .map(|s| format!("{}/s for {} s", figure(s.rate), figure(s.length())))
             .collect();
         let stalls: String =
             self.stalls.iter().map(|s| format!(", stalled: {}", written(*s))).collect();
         let queue = match flags.queue {
-            QueueKind::Bounded => format!("a queue of {} events", figure(self.capacity)),
-            QueueKind::Unbounded => "a queue without limit".into(),
-            QueueKind::Pull => "no queue (pull)".into(),
+            queue::Name::Bounded => format!("a queue of {} events", figure(self.capacity)),
+            queue::Name::Unbounded => "a queue without limit".into(),
+            queue::Name::Pull => "no queue (pull)".into(),
         };
         let limit =
             flags.memory_limit.map(|bytes| format!(", killed at {}", scaled(bytes as f64, "B")));
@@ -199,35 +170,8 @@ impl Scenario {
     }
 }
 
-fn written(stall: Stall) -> String {
+fn written(stall: Phase) -> String {
     format!("{}/s from {} s to {} s", figure(stall.rate), figure(stall.from), figure(stall.to))
-}
-
-/// `200@600s:90s`: a rate, when it begins, how long it lasts.
-pub fn stall(text: &str) -> Result<Stall, String> {
-    let shape = "expected RATE@AT:TIME such as 200@600s:90s";
-    let (rate, when) = text.split_once('@').ok_or(shape)?;
-    let (at, time) = when.split_once(':').ok_or(shape)?;
-    let why = |e: String| format!("{shape} ({e})");
-    let from = units::duration(at).map_err(why)?.as_secs_f64();
-    let time = units::duration_above_zero(time).map_err(why)?.as_secs_f64();
-    Ok(Stall { rate: units::rate_or_zero(rate).map_err(why)?, from, to: from + time })
-}
-
-/// As `--queue` of the processor.
-pub fn queue(text: &str) -> Result<QueueKind, String> {
-    let kinds = [
-        ("bounded", QueueKind::Bounded),
-        ("unbounded", QueueKind::Unbounded),
-        ("pull", QueueKind::Pull),
-    ];
-    units::one_of(text, &kinds)
-}
-
-/// Tokens, as the sink takes them.
-pub fn cost(text: &str) -> Result<f64, String> {
-    let cost = text.parse().ok().filter(|cost| (0.0..=1e6).contains(cost));
-    cost.ok_or_else(|| "expected tokens from 0 to 1000000".into())
 }
 
 /// A payload that the producer takes.

@@ -7,7 +7,7 @@ use scraper::{ElementRef, Html, Selector};
 
 use super::*;
 use crate::lab::audit::{self, Ledger};
-use crate::lab::experiments::{Call, Setup, StallAt, exp2};
+use crate::lab::experiments::{Phase, Setup, exp2};
 use crate::lab::model::backlog;
 use crate::lab::plan::{self, Host, Plan};
 use crate::lab::samples::{self, HostReading, LogReading, ProcessReading, Sample};
@@ -26,18 +26,7 @@ struct Bend {
 const HONEST: Bend = Bend { growth: 1.0, missing: 0, others: 0.1 };
 
 fn setup() -> Setup {
-    Setup {
-        form: "quick".into(),
-        schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
-        ceiling: 2000.0,
-        call: Call::default(),
-        payload_bytes: 512,
-        event_bytes: 600.0,
-        resident_bytes: 600.0,
-        queue_cap: 10_000.0,
-        memory_limit: None,
-        stall: Some(StallAt { rate: 500.0, from: 60.0, to: 75.0 }),
-    }
+    Setup { stall: Some(Phase { rate: 500.0, from: 60.0, to: 75.0 }), ..Setup::example() }
 }
 
 fn folder(bend: Bend) -> tempfile::TempDir {
