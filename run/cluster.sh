@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Three real Kafka brokers (KRaft, combined roles) on loopback: Docker where an engine answers,
-# else JVMs from Maven Central jars. `up` leaves nothing half started, `down` leaves nothing.
+# else JVMs from Maven Central jars, which may listen on another address (`up --host`).
+# `up` leaves nothing half started, `down` leaves nothing.
 # No remembered pid is ever signalled, and only a folder with our marker is ever deleted.
 # It builds nothing and tunes no host setting. Logs go to stderr, answers to stdout.
 set -euo pipefail
@@ -17,6 +18,7 @@ export TZ=UTC # for our log lines and the brokers'
 
 # shellcheck disable=SC2034 # CLI_WITHIN_S is for the two files sourced above
 readonly UP_WITHIN_S=60 STOP_WITHIN_S=30 CLI_WITHIN_S=20
+readonly LOOPBACK=127.0.0.1
 readonly MARKER=backpressure-lab.cluster # its presence makes a folder ours to delete
 
 usage() {
@@ -41,8 +43,11 @@ options of up (a cluster that is up remembers them):
   --topic NAME          topic to make (default events); '' makes none
   --partitions N        its partitions (default 12), 1 to 1000
   --version X.Y.Z       Kafka release, 3.9.x or 4.x (default: the one pinned in run/kafka/pom.xml)
-  --port P              brokers on 127.0.0.1:P to P+2, controllers on P+100 to P+102
+  --port P              brokers on P to P+2, controllers on P+100 to P+102
                         (default 19092), 1024 to 65433
+  --host ADDR           IPv4 address of this machine where the brokers listen instead (jvm mode;
+                        default 127.0.0.1). Anything but loopback is open to that network,
+                        without authentication; the controllers stay on 127.0.0.1
   --mode MODE           auto, docker or jvm (default auto: docker where an engine answers)
   --min-disk SIZE       free space wanted under the data folder (default 2GiB); e.g. 512MiB
 
@@ -64,7 +69,7 @@ parse() {
     case $1 in
       -h | --help) usage; exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
-      --data | --topic | --partitions | --version | --port | --mode | --min-disk)
+      --data | --topic | --partitions | --version | --port | --host | --mode | --min-disk)
         (($# > 1)) || misuse "$1 needs a value"
         local name=${1#--}
         printf -v "opt_${name//-/_}" '%s' "$2"
@@ -89,6 +94,9 @@ check_values() {
     misuse "--partitions '$opt_partitions': allowed: a whole number, 1 to 1000"
   whole "${opt_port-19092}" 1024 65433 ||
     misuse "--port '$opt_port': allowed: a whole number, 1024 to 65433"
+  local byte='(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
+  [[ ${opt_host-$LOOPBACK} =~ ^$byte(\.$byte){3}$ ]] ||
+    misuse "--host '$opt_host': allowed: an IPv4 address, such as 127.0.0.1"
   [[ ${opt_version-4.0.0} =~ ^(3\.9|4\.[0-9]+)\.[0-9]+$ ]] ||
     misuse "--version '$opt_version': allowed: 3.9.x or 4.x.y, such as 3.9.2"
   [[ ${opt_mode-auto} =~ ^(auto|docker|jvm)$ ]] ||
@@ -120,7 +128,7 @@ check_topic_verb() {
 check_options() {
   [[ $verb != up ]] || return 0
   local name
-  for name in topic version port mode min_disk; do
+  for name in topic version port host mode min_disk; do
     [[ -z "$(declare -p "opt_$name" 2>/dev/null)" ]] ||
       misuse "--${name/_/-} is an option of 'up', not of '$verb'; allowed here: --data"
   done
@@ -136,11 +144,12 @@ setting() { sed -n "s/^$1=//p" "$data/$MARKER"; }
 
 load() {
   mode=$(setting mode) version=$(setting version) port=$(setting port)
+  host=$(setting host) host=${host:-$LOOPBACK} # an older marker has none
   topic=$(setting topic) partitions=$(setting partitions) cluster_id=$(setting cluster_id)
 }
 
 save() {
-  printf '%s=%s\n' mode "$mode" version "$version" port "$port" topic "$topic" \
+  printf '%s=%s\n' mode "$mode" version "$version" port "$port" host "$host" topic "$topic" \
     partitions "$partitions" cluster_id "$cluster_id" >"$data/$MARKER.new"
   mv -f "${data:?}/$MARKER"{.new,}
 }
@@ -151,8 +160,15 @@ need_cluster() {
 }
 
 broker_port() { echo $((port + $1 - 1)); }
-bootstrap() { printf '127.0.0.1:%s,127.0.0.1:%s,127.0.0.1:%s\n' "$port" $((port + 1)) $((port + 2)); }
-answers() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; } # does a listener accept on port $1?
+bootstrap() { echo "$host:$port,$host:$((port + 1)),$host:$((port + 2))"; }
+answers() { (: <"/dev/tcp/$1/$2") 2>/dev/null; } # does a listener accept on ADDRESS PORT?
+
+# Is $1 an IPv4 address of this machine, or rather of this network namespace?
+is_local() {
+  [[ $1 == 127.* ]] || awk -v want="$1" '$1 == "|--" { at = $2 }
+    $1 == "/32" && $3 == "LOCAL" && at == want { found = 1 }
+    END { exit !found }' /proc/net/fib_trie
+}
 
 # --- waiting -------------------------------------------------------------------------------------
 broker_died() {
@@ -214,6 +230,8 @@ choose_mode() {
   elif [[ $mode == auto ]]; then
     if docker_answers; then mode=docker; else mode=jvm; fi
   fi
+  [[ $mode == jvm || $host == "$LOOPBACK" ]] ||
+    die "--host $host: containers are published on $LOOPBACK only; add --mode jvm, or leave it out"
 }
 
 check_disk() {
@@ -226,17 +244,19 @@ check_disk() {
 }
 
 check_ports() { # BROKER...
-  local n p holder busy=()
+  local n at p holder busy=()
+  is_local "$host" || die "--host $host: no address of this machine: take one of 'ip -4 address', or leave it out"
   for n in "$@"; do
-    for p in $((port + n - 1)) $((port + n + 99)); do
+    for at in "$host:$((port + n - 1))" "$LOOPBACK:$((port + n + 99))"; do
+      p=${at#*:}
       [[ $mode == jvm || $p -lt $((port + 100)) ]] || continue
-      if answers "$p"; then
+      if answers "${at%:*}" "$p"; then
         holder=$({ ss -Hltnp "sport = :$p" 2>/dev/null || true; } | grep -o '"[^"]*",pid=[0-9]*' | head -n 1 || true)
-        busy+=("$p (${holder:-holder unknown})")
+        busy+=("$at (${holder:-holder unknown})")
       fi
     done
   done
-  ((${#busy[@]} == 0)) || die "port in use on 127.0.0.1: ${busy[*]}; free it or choose another --port"
+  ((${#busy[@]} == 0)) || die "port in use: ${busy[*]}; free it or choose another --port"
 }
 
 # Runs when `up` or `start` ends early: stops what it started; deletes a folder it made itself,
@@ -282,13 +302,14 @@ up() {
   if is_cluster; then
     load
     if [[ ${opt_mode-auto} == auto ]]; then opt_mode=$mode; fi
-    [[ ${opt_version-$version} == "$version" && ${opt_port-$port} == "$port" && $opt_mode == "$mode" ]] ||
-      die "the cluster in $data is mode=$mode version=$version port=$port: 'run/cluster.sh down --data $data' first, or choose another --data"
+    [[ ${opt_version-$version} == "$version" && ${opt_port-$port} == "$port" &&
+      ${opt_host-$host} == "$host" && $opt_mode == "$mode" ]] ||
+      die "the cluster in $data is mode=$mode version=$version port=$port host=$host: 'run/cluster.sh down --data $data' first, or choose another --data"
     topic=${opt_topic-$topic} partitions=${opt_partitions-$partitions}
   else
     [[ ! -e $data ]] || { [[ -d $data ]] && [[ -z $(ls -A "$data") ]]; } ||
       die "--data $data exists and is no cluster's folder: choose another, or an empty one"
-    mode=${opt_mode-auto} port=${opt_port-19092} topic=${opt_topic-events}
+    mode=${opt_mode-auto} port=${opt_port-19092} host=${opt_host-$LOOPBACK} topic=${opt_topic-events}
     partitions=${opt_partitions-12} version=${opt_version-$(pinned_version)}
     cluster_id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | tr -d '=')
     choose_mode

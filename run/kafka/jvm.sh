@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154 # data, port, version, cluster_id, here: cluster.sh's
+# shellcheck shell=bash disable=SC2154 # data, host, port, version, cluster_id, here: cluster.sh's
 # Sourced by cluster.sh: three brokers as plain JVMs. It answers to the same names as docker.sh:
 # MODE_pid N, MODE_ready N, MODE_launch N, MODE_signal SIGNAL N, MODE_tail N, MODE_topics ARGS.
 # A broker is known by the tag on its own command line: a pid file can go stale, this cannot.
@@ -13,7 +13,7 @@ jvm_pids() {
 }
 
 jvm_pid() { jvm_pids "$1" | head -n 1; }
-jvm_ready() { answers "$(broker_port "$1")"; }
+jvm_ready() { answers "$host" "$(broker_port "$1")"; }
 
 # One folder of jars a version. It is filled elsewhere and renamed, so it is whole or absent.
 fetch_jars() {
@@ -43,8 +43,8 @@ broker_config() {
 node.id=$1
 process.roles=broker,controller
 controller.quorum.voters=1@127.0.0.1:$c,2@127.0.0.1:$((c + 1)),3@127.0.0.1:$((c + 2))
-listeners=HOST://127.0.0.1:$(broker_port "$1"),CONTROLLER://127.0.0.1:$((c + $1 - 1))
-advertised.listeners=HOST://127.0.0.1:$(broker_port "$1")
+listeners=HOST://$host:$(broker_port "$1"),CONTROLLER://127.0.0.1:$((c + $1 - 1))
+advertised.listeners=HOST://$host:$(broker_port "$1")
 listener.security.protocol.map=HOST:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=HOST
