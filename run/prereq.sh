@@ -16,8 +16,9 @@ install_line() {
     mvn) echo "$apt maven" ;;
     cc | gcc) echo "$apt gcc libc6-dev" ;;
     c++) echo "$apt g++" ;;
-    ss) echo "$apt iproute2" ;;
-    setsid | flock) echo "$apt util-linux" ;;
+    ss | ip | tc) echo "$apt iproute2" ;;
+    nft) echo "$apt nftables" ;;
+    setsid | flock | setpriv | nsenter | unshare | fallocate) echo "$apt util-linux" ;;
     ps | free | pgrep) echo "$apt procps" ;;
     chromium) echo "$apt chromium   # Ubuntu: snap install chromium" ;;
     docker) echo "$apt docker.io docker-compose-v2   # or https://docs.docker.com/engine/install/" ;;
