@@ -38,7 +38,7 @@ impl Chaos {
         Ok(Self { sink })
     }
 
-    /// Asks for `fault` (a stall or a pause of `time`) and stays until it is over. `stop` ends it
+    /// Asks for `fault` (which lasts `time`) and stays until it is over. `stop` ends it
     /// early.
     ///
     /// # Errors

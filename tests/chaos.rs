@@ -14,6 +14,8 @@ mod sinks;
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
+use backpressure_lab::http::client::agent;
+use backpressure_lab::sink::wire::{self, Acked};
 use common::Running;
 use sinks::{Sink, event, events};
 
@@ -128,6 +130,44 @@ fn a_sink_with_a_token_obeys_only_who_has_it() {
     assert_eq!(sink.caller().write(&event(1, 1)).status, 200);
 }
 
+/// Prevents a failure that delivers what it should not, or a ledger that does not know what was
+/// delivered without the caller's learning of it.
+#[test]
+fn failing_requests_fail_as_asked_and_the_ledger_knows_what_was_delivered() {
+    let sink = Sink::start(&["--rate-limit", "1e6"]);
+    let caller = sink.caller();
+    let fail = |how: &str| {
+        let flags = ["fail", "--how", how, "--for", "60s", "--sink", &sink.url];
+        let chaos = Running::start(CHAOS, flags);
+        let kind = format!("fail {how}");
+        sink.await_status(&kind, |s| s.fault.as_ref().is_some_and(|f| f.kind == kind));
+        chaos
+    };
+    let broken = fail("500");
+    assert_eq!(caller.batch(&events(0..10)).status, 500);
+    let limited = fail("429");
+    let answer = caller.batch(&events(0..10));
+    assert_eq!((answer.status, answer.header("retry-after")), (429, "1"));
+    assert_eq!(sink.totals().events, 0);
+    let partial = fail("partial");
+    assert_eq!(caller.batch(&events(0..5)).json::<Acked>().acked, 3);
+    assert_eq!(caller.write(&event(3, 3)).json::<Acked>().acked, 1);
+    assert_eq!((sink.totals().events, sink.totals().max_id), (4, Some(3)));
+    let cut = fail("cut");
+    let mut body = Vec::new();
+    event(4, 4).encode(&mut body);
+    let agent = agent(SOON);
+    let answer = agent.post(format!("{}{}", sink.url, wire::WRITE)).send(&body[..]);
+    // The head came, the body never whole.
+    let read = answer.map(|mut answer| answer.body_mut().read_to_string());
+    assert!(!matches!(&read, Ok(Ok(_))), "{read:?}");
+    assert_eq!(sink.totals().events, 5);
+    let over = Running::start(CHAOS, ["restore", "--sink", &sink.url]).end(SOON);
+    assert!(over.status.success(), "{over:?}");
+    assert_eq!(caller.write(&event(5, 5)).status, 200);
+    drop([broken, limited, partial, cut]);
+}
+
 /// Prevents a chaos that reports success while the sink went away under it.
 #[test]
 fn a_sink_that_dies_during_the_fault_is_a_failure() {
@@ -144,15 +184,17 @@ fn a_sink_that_dies_during_the_fault_is_a_failure() {
 fn bad_flags_are_refused_with_what_was_expected() {
     let cases: &[(&[&str], &str)] = &[
         (&[], "action"),
-        (&["melt"], "stall, pause, restore or status"),
+        (&["melt"], "stall, pause, fail, restore or status"),
         (&["stall", "--rate", "200"], "--for"),
         (&["stall", "--for", "90s"], "--rate"),
         (&["stall", "--rate", "x", "--for", "90s"], "from 0 to 1000000000"),
         (&["pause"], "--for"),
         (&["pause", "--for", "0s"], "above 0"),
         (&["pause", "--for", "25h"], "at most 1day"),
-        (&["pause", "--for", "1s", "--rate", "5"], "no --rate"),
-        (&["restore", "--for", "1s"], "no --rate or --for"),
+        (&["pause", "--for", "1s", "--rate", "5"], "--for alone"),
+        (&["fail", "--for", "1s"], "--how"),
+        (&["fail", "--how", "404", "--for", "1s"], "500, 429, cut or partial"),
+        (&["restore", "--for", "1s"], "no --rate, --how or --for"),
         (&["status", "--sink", "127.0.0.1:9900"], "http://127.0.0.1:9900"),
     ];
     for (args, word) in cases {

@@ -9,7 +9,8 @@ mod common;
 use std::time::Duration;
 
 use backpressure_lab::event::Event;
-use common::lab::{Served, figure, ledger, processor, sink};
+use backpressure_lab::http::client;
+use common::lab::{Served, commit_with, figure, ledger, processor, sink};
 use common::{PATIENCE, Running, Topic, block_on, brokers};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -183,6 +184,42 @@ fn events_deleted_before_they_were_fetched_are_counted_as_lost() {
     assert!(second.process.log().contains("from=100 to=600 events_lost=500"));
     assert_eq!(figure(&ledger(&sink), "distinct"), 500);
     second.stop();
+}
+
+/// Prevents: positions and commits of a topic that was deleted being taken for those of the one
+/// made in its place, which would pass over its first events; and the end of the run.
+#[test]
+fn a_topic_made_anew_is_read_from_its_start_and_the_loss_is_said() {
+    let (topic, sink) = (Topic::create("anew", 1), sink(&["--rate-limit", "100"]));
+    let mut foreign = Foreign::new(&topic);
+    // A fetch brings one of them, which takes four seconds to deliver.
+    (0..4).for_each(|_| foreign.batch("none", 400, 100));
+    let flags = ["--queue-cap", "50", "--batch-size", "10", "--sink-workers", "1"];
+    let mut first = processor(&topic, &sink, &flags);
+    sink.until("some is delivered", |s| figure(&ledger(s), "distinct") > 50);
+    topic.make_anew();
+    let faster = format!("{}/control", sink.url);
+    let faster = client::agent(PATIENCE).post(&faster).send(r#"{"do":"rate","rate":1000}"#);
+    assert_eq!(faster.expect("an answer").status(), 200);
+    foreign.batch("none", 500, 100);
+    first.process.await_log("reason=topic_deleted");
+    let all = |ids: u64| move |s: &Served| figure(&ledger(s), "max_id") == ids - 1;
+    sink.until("the new topic's are delivered", all(2100));
+    let counted = first.metric("processor_events_lost_total", "reason=\"topic_deleted\"");
+    let missing = 2100 - figure(&ledger(&sink), "distinct");
+    assert!(missing > 0 && counted as u64 == missing, "{missing} missing, {counted} counted");
+    first.stop();
+    // A commit that came late, of the topic that is gone; and one of Kafka's own tools.
+    let metadata = format!("topic-id={:032x}", 7);
+    commit_with(&topic, &[(0, 300)], &metadata);
+    let second = processor(&topic, &sink, &flags);
+    sink.until("all is delivered again", |s| figure(&ledger(s), "duplicates") >= 500);
+    second.stop();
+    commit_with(&topic, &[(0, 450)], "");
+    let third = processor(&topic, &sink, &flags);
+    all_is_passed(&third, 500);
+    assert_eq!(figure(&ledger(&sink), "duplicates"), 550, "from the offset that the tool set");
+    third.stop();
 }
 
 fn delete_before(topic: &Topic, offset: i64) {

@@ -269,6 +269,36 @@ fn the_ledger_counts_duplicates_and_disorder_and_hands_out_the_ids() {
     assert!(metrics.contains("sink_order_violations_total 1"), "{metrics}");
 }
 
+/// Prevents a ground truth that dies with its process: a sink that is killed has delivered.
+#[test]
+fn a_sink_killed_with_9_goes_on_with_its_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--rate-limit", "1e6", "--journal", dir.path().join("j").to_str().unwrap()]
+        .map(str::to_owned);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let first = Sink::start(&flags);
+    assert_eq!(first.caller().batch(&events(0..100)).status, 200);
+    assert_eq!(first.caller().batch(&events(90..110)).status, 200);
+    let before = first.totals();
+    assert_eq!((before.distinct, before.duplicates), (110, 10));
+    first.running.signal(libc::SIGKILL);
+    drop(first);
+    let second = Sink::start(&flags);
+    assert_eq!(second.totals(), before);
+    assert!(second.get("/metrics").text().contains("sink_events_total 120\n"));
+    assert_eq!(second.caller().batch(&events(100..120)).status, 200);
+    assert_eq!((second.totals().distinct, second.totals().duplicates), (120, 20));
+}
+
+/// Prevents an ack of what could not be kept.
+#[test]
+fn a_journal_that_takes_nothing_means_no_ack() {
+    let sink = Sink::start(&["--journal", "/dev/full"]);
+    let answer = sink.caller().write(&event(1, 1));
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+    assert_eq!(sink.totals().events, 0);
+}
+
 #[test]
 fn an_absurd_content_length_leaves_the_sink_serving() {
     let sink = Sink::start(&[]);

@@ -1,4 +1,4 @@
-//! `chaos`: makes the sink slow or deaf for a time.
+//! `chaos`: makes the sink slow, deaf or faulty for a time.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,23 +8,26 @@ use argh::FromArgs;
 use backpressure_lab::chaos::Chaos;
 use backpressure_lab::failure::Failure;
 use backpressure_lab::http::access;
-use backpressure_lab::sink::control::{Command, fault_time};
+use backpressure_lab::sink::control::{Command, Failing, fault_time};
 use backpressure_lab::threads::Stop;
 use backpressure_lab::{cli, units};
 
-/// Makes the sink slow (stall) or deaf (pause) for a time, and restores it. The sink ends the
-/// fault by itself, whatever becomes of this command.
+/// Makes the sink slow (stall), deaf (pause) or faulty (fail) for a time, and restores it. The sink
+/// ends the fault by itself, whatever becomes of this command.
 #[derive(FromArgs)]
-#[argh(example = "chaos stall --rate 200 --for 90s\nchaos pause --for 30s\nchaos restore\n\
-                  chaos status")]
+#[argh(example = "chaos stall --rate 200 --for 90s\nchaos pause --for 30s\n\
+                  chaos fail --how cut --for 10s\nchaos restore\nchaos status")]
 struct Flags {
-    /// stall, pause, restore or status
+    /// stall, pause, fail, restore or status
     #[argh(positional)]
     action: Action,
     /// tokens per second during a stall; 0 is a pause
     #[argh(option, from_str_fn(units::rate_or_zero))]
     rate: Option<f64>,
-    /// how long a stall or a pause lasts, at most 1day
+    /// how requests fail: 500, 429, cut (delivered, the answer is cut off), partial (half a batch)
+    #[argh(option)]
+    how: Option<Failing>,
+    /// how long a stall, a pause or a failure lasts, at most 1day
     #[argh(option, long = "for", from_str_fn(fault_time))]
     time: Option<Duration>,
     /// the sink (LAB_SINK, else http://127.0.0.1:9900)
@@ -38,6 +41,7 @@ struct Flags {
 enum Action {
     Stall,
     Pause,
+    Fail,
     Restore,
     Status,
 }
@@ -49,9 +53,10 @@ impl std::str::FromStr for Action {
         match text {
             "stall" => Ok(Self::Stall),
             "pause" => Ok(Self::Pause),
+            "fail" => Ok(Self::Fail),
             "restore" => Ok(Self::Restore),
             "status" => Ok(Self::Status),
-            _ => Err("expected stall, pause, restore or status"),
+            _ => Err("expected stall, pause, fail, restore or status"),
         }
     }
 }
@@ -65,25 +70,23 @@ fn run(flags: Flags) -> Result<(), Failure> {
     let chaos = Chaos::new(&url, access::token(flags.token_file.as_deref())?)?;
     let stop = Stop::default();
     let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
-    match (flags.action, flags.rate, flags.time) {
-        (Action::Stall, Some(rate), Some(time)) => {
-            stop.on_signals()?;
-            chaos.hold(&Command::Stall { rate, time }, time, &stop)
-        }
-        (Action::Pause, None, Some(time)) => {
-            stop.on_signals()?;
-            chaos.hold(&Command::Pause { time }, time, &stop)
-        }
-        (Action::Restore, None, None) => chaos.restore(),
-        (Action::Status, None, None) => chaos.status(),
+    let (command, time) = match (flags.action, flags.rate, flags.how, flags.time) {
+        (Action::Stall, Some(rate), None, Some(time)) => (Command::Stall { rate, time }, time),
+        (Action::Pause, None, None, Some(time)) => (Command::Pause { time }, time),
+        (Action::Fail, None, Some(how), Some(time)) => (Command::Fail { how, time }, time),
+        (Action::Restore, None, None, None) => return chaos.restore(),
+        (Action::Status, None, None, None) => return chaos.status(),
         (Action::Stall, ..) => {
-            usage("stall needs --rate and --for: chaos stall --rate 200 --for 90s")
+            return usage("stall needs --rate and --for: chaos stall --rate 200 --for 90s");
         }
-        (Action::Pause, ..) => {
-            usage("pause needs --for and takes no --rate: chaos pause --for 30s")
+        (Action::Pause, ..) => return usage("pause needs --for alone: chaos pause --for 30s"),
+        (Action::Fail, ..) => {
+            return usage("fail needs --how and --for: chaos fail --how 500 --for 10s");
         }
         (Action::Restore | Action::Status, ..) => {
-            usage("restore and status take no --rate or --for")
+            return usage("restore and status take no --rate, --how or --for");
         }
-    }
+    };
+    stop.on_signals()?;
+    chaos.hold(&command, time, &stop)
 }

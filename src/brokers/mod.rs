@@ -86,6 +86,8 @@ impl BrokerError {
 /// One topic as the brokers describe it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TopicView {
+    /// The topic's own id: one that was deleted and made anew has another (KIP-516).
+    pub id: u128,
     /// Leader of each partition, by broker id; `None` while there is none.
     pub leaders: BTreeMap<i32, Option<i32>>,
     /// `host:port` of each live broker.

@@ -15,7 +15,7 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, FetchRequest, FetchResponse,
     ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, RequestHeader,
-    TopicName,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes, encode_request_header_into_buffer};
 
@@ -28,10 +28,10 @@ pub const TIMEOUT: Duration = Duration::from_secs(3);
 /// somebody raised it) and its envelope.
 const ANSWER_BYTES_MAX: usize = 65 << 20;
 
-/// Versions sent. Fetch 10 is the first that may carry zstd; Metadata 4 the first that can
-/// decline to create the topic; ListOffsets 1 the lowest that 4.x serves.
+/// Versions sent. Fetch 10 is the first that may carry zstd; Metadata 10 the first that tells the
+/// topic's id (KIP-516, Kafka 2.8); ListOffsets 1 the lowest that 4.x serves.
 const API_VERSIONS_VERSION: i16 = 0;
-const METADATA_VERSION: i16 = 4;
+const METADATA_VERSION: i16 = 10;
 const LIST_OFFSETS_VERSION: i16 = 1;
 const FETCH_VERSION: i16 = 10;
 
@@ -69,8 +69,8 @@ fn ask<Q: Encodable, A: Decodable>(
     let mut answer = vec![0; size];
     stream.read_exact(&mut answer)?;
     let mut answer = Bytes::from(answer);
-    // None of the versions sent has tagged fields, so the answer's header is the correlation id.
-    if answer.get_i32() != header.correlation_id {
+    let answered = ResponseHeader::decode(&mut answer, key.response_header_version(version));
+    if answered.map_err(|e| bad(&e))?.correlation_id != header.correlation_id {
         return Err(bad(&"answered another question: not Kafka?"));
     }
     A::decode(&mut answer, version).map_err(|e| bad(&e))
@@ -134,7 +134,7 @@ pub fn metadata(host: &str, topic: &str) -> io::Result<Result<TopicView, BrokerE
         .iter()
         .map(|p| (p.partition_index, (p.leader_id.0 >= 0).then_some(p.leader_id.0)))
         .collect();
-    Ok(Ok(TopicView { leaders, addresses }))
+    Ok(Ok(TopicView { id: found.topic_id.as_u128(), leaders, addresses }))
 }
 
 fn refused(api: &str, code: i16) -> io::Error {

@@ -22,6 +22,9 @@ const ANSWER_BYTES_KEPT: usize = 64 << 10;
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_MAX: Duration = Duration::from_secs(1);
 
+/// The header by which a handler asks for its answer to be cut off; see [`super::Response::cut`].
+pub(super) const CUT: &str = "Cut-Short";
+
 const BUSY: Refusal = Refusal { status: 503, why: Cow::Borrowed("every handler is busy") };
 const LOST: Refusal = Refusal { status: 500, why: Cow::Borrowed("the handler was lost") };
 
@@ -69,6 +72,12 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
         let outcome = ticket.upstream().exchange(&mut outbound, &mut answer, || is_gone(stream));
         let stays = ticket.end() && head.keep_alive;
         match outcome {
+            Exchange::Answered { head_len } if is_cut(&answer, head_len) => {
+                answer.truncate(head_len.midpoint(answer.len()));
+                let _the_client_expects_no_better =
+                    write_by(stream, &answer, Instant::now() + limits.request_deadline);
+                return;
+            }
             Exchange::Answered { head_len } => mark(&mut answer, head_len, &head, stays),
             Exchange::Busy => answer = BUSY.answer(head.is_head, stays),
             Exchange::Lost => answer = LOST.answer(head.is_head, stays),
@@ -235,6 +244,12 @@ pub(super) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) 
         }
     }
     Ok(())
+}
+
+/// Whether the answer's handler asked for it to be cut off.
+fn is_cut(answer: &[u8], head_len: usize) -> bool {
+    let head = answer.get(..head_len).unwrap_or_default();
+    head.split(|b| *b == b'\n').any(|line| line.strip_suffix(b": \r") == Some(CUT.as_bytes()))
 }
 
 /// Says in a relayed answer what the client cannot know by itself: that the connection ends, or

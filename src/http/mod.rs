@@ -74,6 +74,13 @@ impl Response {
         Self { status, content_type, headers: Vec::new(), body }
     }
 
+    /// Has the connection closed in the middle of this answer: what a server that dies looks like to
+    /// its client. For chaos.
+    #[must_use]
+    pub fn cut(self) -> Self {
+        self.with_header(connection::CUT, "")
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {

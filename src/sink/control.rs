@@ -1,4 +1,4 @@
-//! What chaos may do to the sink's rate, and until when.
+//! What chaos may do to the sink's rate and answers, and until when.
 //!
 //! Invariant: a fault always carries its end, and the sink itself ends it; a chaos that is
 //! interrupted, killed or cut off cannot leave the sink slow. One fault at a time: a later one
@@ -39,12 +39,61 @@ pub enum Command {
         #[serde(rename = "for", with = "written")]
         time: Duration,
     },
+    /// Fails requests for a time, at the base rate.
+    Fail {
+        /// In which way.
+        how: Failing,
+        /// How long, at most [`FAULT_MAX`].
+        #[serde(rename = "for", with = "written")]
+        time: Duration,
+    },
     /// Ends the fault now.
     Restore {
         /// End it only if it is this one; without it, whichever there is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault: Option<u64>,
     },
+}
+
+/// How a request fails while [`Command::Fail`] is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failing {
+    /// Answered 500: nothing of it is delivered.
+    #[serde(rename = "500")]
+    Broken,
+    /// Answered 429 with `Retry-After`: nothing of it is delivered.
+    #[serde(rename = "429")]
+    Limited,
+    /// Delivered whole, and the connection is closed in the middle of the answer: its caller cannot
+    /// know, and what it sends again is a duplicate.
+    #[serde(rename = "cut")]
+    Cut,
+    /// The first half of its events is delivered and acked; of one event, that one.
+    #[serde(rename = "partial")]
+    Partial,
+}
+
+impl Failing {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Broken, "500"),
+        (Self::Limited, "429"),
+        (Self::Cut, "cut"),
+        (Self::Partial, "partial"),
+    ];
+
+    /// Its name in flags and JSON.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(one, _)| *one == self).map_or("", |(_, name)| name)
+    }
+}
+
+impl std::str::FromStr for Failing {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = Self::ALL.iter().find(|(_, name)| *name == text);
+        named.map(|(one, _)| *one).ok_or("expected 500, 429, cut or partial")
+    }
 }
 
 /// Times travel as they are written in flags: `90s`.
@@ -79,7 +128,7 @@ pub struct Status {
 pub struct FaultStatus {
     /// Names it in [`Command::Restore`]; counts from 1.
     pub id: u64,
-    /// `stall` or `pause`.
+    /// `stall`, `pause`, or `fail` and how.
     pub kind: String,
     /// The rate while it lasts, tokens/s.
     pub rate: f64,
@@ -103,7 +152,9 @@ pub struct Scheduled {
 #[derive(Debug, Clone, Copy)]
 struct Fault {
     id: u64,
-    rate: f64,
+    /// Tokens/s while it lasts; `None` leaves the base rate in force.
+    rate: Option<f64>,
+    failing: Option<Failing>,
     since: Instant,
     until: Instant,
 }
@@ -136,7 +187,12 @@ impl Control {
 
     /// The rate in force, tokens/s.
     pub fn rate(&self) -> f64 {
-        self.fault.map_or(self.base_rate, |fault| fault.rate)
+        self.fault.and_then(|fault| fault.rate).unwrap_or(self.base_rate)
+    }
+
+    /// How requests fail now.
+    pub fn failing(&self) -> Option<Failing> {
+        self.fault.and_then(|fault| fault.failing)
     }
 
     /// Whether a fault is in force.
@@ -157,7 +213,7 @@ impl Control {
         let what = match self.scheduled {
             Some(stall) if stall.at == at => {
                 self.scheduled = None;
-                self.begin(stall.rate, stall.time, at);
+                self.begin(Some(stall.rate), None, stall.time, at);
                 "scheduled stall begins"
             }
             _ => {
@@ -185,12 +241,16 @@ impl Control {
                 if !(0.0..=RATE_MAX).contains(&rate) {
                     return Err(format!("rate {rate}: from 0 to {RATE_MAX} events/s"));
                 }
-                self.begin(rate, checked(time)?, now);
+                self.begin(Some(rate), None, checked(time)?, now);
                 "stall begins"
             }
             Command::Pause { time } => {
-                self.begin(0.0, checked(time)?, now);
+                self.begin(Some(0.0), None, checked(time)?, now);
                 "pause begins"
+            }
+            Command::Fail { how, time } => {
+                self.begin(None, Some(how), checked(time)?, now);
+                "requests fail from now on"
             }
             Command::Restore { fault } => {
                 let ended = self.fault.take_if(|current| fault.is_none_or(|id| id == current.id));
@@ -202,19 +262,30 @@ impl Control {
 
     /// How things stand at `now`.
     pub fn status(&self, now: Instant, waiting: usize) -> Status {
+        let kind = |fault: Fault| match (fault.failing, fault.rate) {
+            (Some(how), _) => format!("fail {}", how.name()),
+            (None, Some(0.0)) => "pause".to_owned(),
+            (None, _) => "stall".to_owned(),
+        };
         let fault = self.fault.map(|fault| FaultStatus {
             id: fault.id,
-            kind: if fault.rate > 0.0 { "stall" } else { "pause" }.to_owned(),
-            rate: fault.rate,
+            kind: kind(fault),
+            rate: self.rate(),
             for_seconds: (fault.until - fault.since).as_secs_f64(),
             left_seconds: fault.until.saturating_duration_since(now).as_secs_f64(),
         });
         Status { base_rate: self.base_rate, rate: self.rate(), fault, waiting }
     }
 
-    fn begin(&mut self, rate: f64, time: Duration, since: Instant) {
+    fn begin(
+        &mut self,
+        rate: Option<f64>,
+        failing: Option<Failing>,
+        time: Duration,
+        since: Instant,
+    ) {
         self.faults += 1;
-        self.fault = Some(Fault { id: self.faults, rate, since, until: since + time });
+        self.fault = Some(Fault { id: self.faults, rate, failing, since, until: since + time });
     }
 }
 
@@ -250,6 +321,8 @@ mod tests {
             rate().prop_map(|rate| Command::Rate { rate }),
             (rate(), time()).prop_map(|(rate, time)| Command::Stall { rate, time }),
             time().prop_map(|time| Command::Pause { time }),
+            (0usize..4, time())
+                .prop_map(|(n, time)| Command::Fail { how: Failing::ALL[n].0, time }),
             proptest::option::of(0u64..20).prop_map(|fault| Command::Restore { fault }),
         ]
     }
@@ -275,13 +348,18 @@ mod tests {
             }
             while control.advance(now + Duration::from_secs(100 + 90)).is_some() {}
             prop_assert_eq!(control.rate(), control.base_rate);
-            prop_assert_eq!(control.next_change(), None);
+            prop_assert_eq!((control.next_change(), control.failing()), (None, None));
         }
 
         #[test]
         fn commands_travel_as_json(command in command()) {
             let text = serde_json::to_string(&command).expect("json");
-            prop_assert_eq!(serde_json::from_str::<Command>(&text).expect("json"), command);
+            prop_assert_eq!(&serde_json::from_str::<Command>(&text).expect("json"), &command);
+            if let Command::Fail { how, .. } = command {
+                prop_assert_eq!(how.name().parse(), Ok(how));
+                let written = format!(r#""how":"{}""#, how.name());
+                prop_assert!(text.contains(&written), "{}", text);
+            }
         }
     }
 
@@ -322,6 +400,8 @@ mod tests {
             r#"{"do":"pause","for":30}"#,
             r#"{"do":"pause","for":"0s"}"#,
             r#"{"do":"stall","rate":1,"for":"1s","x":1}"#,
+            r#"{"do":"fail","how":"502","for":"1s"}"#,
+            r#"{"do":"fail","for":"1s"}"#,
         ] {
             assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
         }

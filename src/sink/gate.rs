@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::bucket::{Bucket, Due, Place};
-use super::control::{Change, Command, Control, Scheduled, Status};
+use super::control::{Change, Command, Control, Failing, Scheduled, Status};
 use crate::telemetry::metrics::SinkMetrics;
 
 /// What a refused request is told when nobody knows when tokens come; and the most it is told
@@ -156,6 +156,11 @@ impl Gate {
             self.changed.wait_until(state, over);
         }
         Ok(())
+    }
+
+    /// How requests that come now are to fail.
+    pub fn failing(&self) -> Option<Failing> {
+        self.lock().0.control.failing()
     }
 
     /// Does what chaos asks for, and tells how things stand after it.

@@ -3,8 +3,9 @@
 //! - `wire`    what travels: paths, the batch frame, the answer
 //! - `bucket`  the token bucket that makes the sink slower than its source
 //! - `gate`    holds a request until its tokens are there: the bucket, the clock and the faults
-//! - `control` what chaos may do to the rate, and until when
+//! - `control` what chaos may do to rate and answers, and until when
 //! - `ledger`  the ground truth: ids delivered, duplicates, order per key
+//! - `journal` the ground truth in a file, for a sink that is killed and comes back
 //! - `server`  the sink itself
 //! - `settings` its flags and what they make
 //! - `client`  one worker's way to the sink: post, retry, give back what was not acked
@@ -14,6 +15,7 @@ pub mod bucket;
 pub mod client;
 pub mod control;
 pub mod gate;
+pub mod journal;
 pub mod ledger;
 pub mod server;
 pub mod settings;

@@ -6,9 +6,11 @@
 //!                        │         └ 429, 503: nothing is recorded
 //!                        └ 400, 413, 415: costs no tokens
 //! ```
-//! Invariant: an event is in the ledger if and only if its request was answered 200. A request is
-//! acked whole or not at all. A client that gave up waiting is served all the same: for it the
-//! outcome is unknown, and what it sends again is a duplicate, as with any at-least-once sink.
+//! Invariant: an event is in the ledger, and in its journal where there is one, if and only if its
+//! request was answered 200 with a count that covers it. A request is acked whole or not at all,
+//! unless chaos asks for the half of it. A client that gave up waiting, or whose answer was cut off,
+//! is served all the same: for it the outcome is unknown, and what it sends again is a duplicate, as
+//! with any at-least-once sink.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::control::{Command, Scheduled};
+use super::control::{Command, Failing, Scheduled};
 use super::gate::{Gate, Refusal, Terms};
-use super::ledger::Ledger;
+use super::journal::Journal;
+use super::ledger::{Ledger, Recorded};
 use super::settings::Settings;
 use super::wire::{self, Acked};
 use crate::event::{Event, Invalid};
@@ -36,7 +39,8 @@ const HANDLERS_SPARE: usize = 4;
 /// What `POST /control` takes, for whoever sent something else.
 const COMMANDS: &str = concat!(
     r#"{"do":"stall","rate":200,"for":"90s"}, {"do":"pause","for":"30s"}, "#,
-    r#"{"do":"rate","rate":2000}, {"do":"restore"}"#
+    r#"{"do":"fail","how":"500|429|cut|partial","for":"10s"}, {"do":"rate","rate":2000}, "#,
+    r#"{"do":"restore"}"#
 );
 
 /// Runs the sink until SIGINT or SIGTERM: what waits then is answered 503 and not acked. The
@@ -49,7 +53,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     stop.on_signals()?;
     let registry = Metrics::new()?;
     let access = Access::new(settings.listen, settings.token.clone())?;
-    let sink = Arc::new(Sink::new(&settings, SinkMetrics::register(&registry)?, access.clone()));
+    let sink = Arc::new(Sink::new(&settings, SinkMetrics::register(&registry)?, access.clone())?);
     let answer = {
         let (sink, telemetry) = (Arc::clone(&sink), telemetry::endpoint(registry, access));
         move |request: Request| telemetry(&request).unwrap_or_else(|| sink.answer(&request))
@@ -68,7 +72,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     sink.gate.close();
     drop(server);
     timekeeper.join();
-    let totals = sink.ledger.lock().totals();
+    let totals = sink.book.lock().ledger.totals();
     log::info!(events = totals.events, duplicates = totals.duplicates; "sink stopped");
     println!("{}", serde_json::to_string(&totals).map_err(Failure::failed)?);
     stop.outcome()
@@ -105,13 +109,20 @@ impl Settings {
 
 struct Sink {
     gate: Gate,
-    ledger: Mutex<Ledger>,
+    book: Mutex<Book>,
     metrics: SinkMetrics,
     access: Access,
 }
 
+/// What was delivered, and where that is kept.
+#[derive(Default)]
+struct Book {
+    ledger: Ledger,
+    journal: Option<Journal>,
+}
+
 impl Sink {
-    fn new(settings: &Settings, metrics: SinkMetrics, access: Access) -> Self {
+    fn new(settings: &Settings, metrics: SinkMetrics, access: Access) -> Result<Self, Failure> {
         let now = Instant::now();
         let terms = Terms {
             call_cost: settings.call_cost,
@@ -126,7 +137,18 @@ impl Sink {
             time: stall.time,
         });
         let gate = Gate::new(terms, settings.rate, settings.burst, stall, metrics.clone(), now);
-        Self { gate, ledger: Mutex::default(), metrics, access }
+        let mut book = Book::default();
+        if let Some(path) = &settings.journal {
+            let (ledger, journal) = Journal::open(path)?;
+            let kept = ledger.totals();
+            count(&metrics, kept.writes, kept.events, kept.duplicates, kept.order_violations);
+            log::info!(
+                journal = path.display().to_string().as_str(), events = kept.events,
+                requests = kept.writes; "journal read"
+            );
+            book = Book { ledger, journal: Some(journal) };
+        }
+        Ok(Self { gate, book: Mutex::new(book), metrics, access })
     }
 
     fn answer(&self, request: &Request) -> Response {
@@ -149,7 +171,7 @@ impl Sink {
             (wire::WRITE | wire::BATCH, "POST") => self.write(request),
             (wire::CONTROL, "GET") => Response::json(200, &self.gate.status()),
             (wire::CONTROL, "POST") => self.control(request),
-            (wire::LEDGER, "GET") => Response::json(200, &self.ledger.lock().totals()),
+            (wire::LEDGER, "GET") => Response::json(200, &self.book.lock().ledger.totals()),
             (wire::LEDGER_IDS, "GET") => self.ids(),
             (path, _) => Response::text(405, format_args!("{path} takes {allowed}, not {method}"))
                 .with_header("Allow", allowed),
@@ -158,10 +180,7 @@ impl Sink {
 
     fn write(&self, request: &Request) -> Response {
         let answer = match decode(request) {
-            Ok(events) => match self.gate.pass(events.len()) {
-                Ok(()) => self.deliver(&events),
-                Err(refusal) => refused(refusal),
-            },
+            Ok(events) => self.serve(&events),
             Err(answer) => answer,
         };
         if answer.status != 200 {
@@ -170,17 +189,40 @@ impl Sink {
         answer
     }
 
+    fn serve(&self, events: &[Event]) -> Response {
+        let failing = self.gate.failing();
+        let served = match failing {
+            Some(Failing::Broken) => return Response::text(500, "chaos: requests fail"),
+            Some(Failing::Limited) => return refused(Refusal::Limit(RESTART_TIME)),
+            Some(Failing::Partial) => events.get(..events.len().div_ceil(2)).unwrap_or(events),
+            Some(Failing::Cut) | None => events,
+        };
+        match self.gate.pass(served.len()) {
+            Ok(()) if failing == Some(Failing::Cut) => self.deliver(served).cut(),
+            Ok(()) => self.deliver(served),
+            Err(refusal) => refused(refusal),
+        }
+    }
+
     /// The delivered moment: the tokens are paid and the answer is next.
     fn deliver(&self, events: &[Event]) -> Response {
-        let recorded = self.ledger.lock().record(events, clock::now_us());
-        if recorded.keys_full {
+        let now_us = clock::now_us();
+        let mut book = self.book.lock();
+        // First where it survives this process: a sink that dies here has delivered.
+        let kept = book.journal.as_mut().map_or(Ok(()), |journal| journal.keep(events, now_us));
+        if let Err(e) = kept {
+            log::error!(why = e.to_string().as_str(); "not delivered: the journal takes nothing");
+            return Response::text(503, "the journal cannot be written; nothing was delivered")
+                .with_header("Retry-After", "1");
+        }
+        let Recorded { duplicates, order_violations, keys_full } =
+            book.ledger.record(events, now_us);
+        drop(book);
+        if keys_full {
             log::warn!(keys = super::ledger::KEYS_MAX; "order is not watched for further keys");
         }
         let acked = events.len() as u64;
-        self.metrics.writes.inc();
-        self.metrics.events.inc_by(acked);
-        self.metrics.duplicates.inc_by(recorded.duplicates);
-        self.metrics.order_violations.inc_by(recorded.order_violations);
+        count(&self.metrics, 1, acked, duplicates, order_violations);
         Response::json(200, &Acked { acked })
     }
 
@@ -202,13 +244,20 @@ impl Sink {
 
     fn ids(&self) -> Response {
         // Copied under the lock (a few ms at 100 M dense ids), written out after it.
-        let ids = self.ledger.lock().ids();
+        let ids = self.book.lock().ledger.ids();
         let mut body = Vec::with_capacity(ids.serialized_size());
         match ids.serialize_into(&mut body) {
             Ok(()) => Response::bytes(200, "application/octet-stream", body),
             Err(e) => Response::text(500, format_args!("cannot write the ids: {e}")),
         }
     }
+}
+
+fn count(metrics: &SinkMetrics, writes: u64, events: u64, duplicates: u64, violations: u64) {
+    metrics.writes.inc_by(writes);
+    metrics.events.inc_by(events);
+    metrics.duplicates.inc_by(duplicates);
+    metrics.order_violations.inc_by(violations);
 }
 
 /// The request's events; all of them or an answer that says which is wrong and why.

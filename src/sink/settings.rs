@@ -57,6 +57,9 @@ pub struct Flags {
     /// requests that may wait at once; one more is answered 503 (64)
     #[argh(option, default = "HANDLERS_DEFAULT", from_str_fn(handlers))]
     pub handlers: NonZeroUsize,
+    /// file that keeps what was delivered; a sink that starts with it goes on where that one ended
+    #[argh(option)]
+    pub journal: Option<PathBuf>,
     /// file with the token that control asks for (LAB_TOKEN); needed beyond loopback
     #[argh(option)]
     pub token_file: Option<PathBuf>,
@@ -83,6 +86,8 @@ pub struct Settings {
     pub latency: Duration,
     /// Requests that may wait at once.
     pub handlers: NonZeroUsize,
+    /// Where what was delivered outlives the process.
+    pub journal: Option<PathBuf>,
     /// What control and profiles ask for; see [`access::Access`].
     pub token: Option<String>,
 }
@@ -132,6 +137,7 @@ impl Flags {
             stall,
             latency: self.latency,
             handlers: self.handlers,
+            journal: self.journal,
             token: access::token(self.token_file.as_deref())?,
         })
     }

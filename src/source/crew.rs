@@ -128,9 +128,11 @@ impl Shared {
         Fetcher::new(address, &self.topic, settings, hand_over, metrics, Arc::clone(busy))
     }
 
-    /// The partitions held now that broker `id` leads.
+    /// The partitions held now that broker `id` leads. One whose topic was made anew is none of
+    /// them until the seat has started it anew: its position is another log's.
     pub fn led_by(&self, id: i32) -> Vec<Arc<Holding>> {
-        self.holdings.among(self.view.get().led_by(id))
+        let view = self.view.get();
+        self.holdings.among(view.id, view.led_by(id))
     }
 }
 

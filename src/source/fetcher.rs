@@ -248,7 +248,8 @@ impl Fetcher {
         Err(Turn::Failed(format!("partition {}: {error}", holding.partition)))
     }
 
-    /// Retention overtook the position, or the topic was made anew: go on at the log's start.
+    /// Retention overtook the position: go on at the log's start. Or the log ends before the
+    /// position: the seat decides where to go on.
     fn out_of_range(&mut self, holding: &Holding) -> Result<(), Turn> {
         let busy = Arc::clone(&self.busy);
         let (partition, position) = (holding.partition, holding.position());
@@ -257,11 +258,10 @@ impl Fetcher {
             .ok_or(Turn::Unwanted)?
             .map_err(|e| Turn::Failed(format!("partition {partition}: earliest offset: {e}")))?;
         if earliest <= position {
-            return Err(Turn::Fatal(format!(
-                "topic {} partition {partition}: offset {position} is beyond the end of the log \
-                 (which starts at {earliest}): the topic was made anew or truncated; reset the \
-                 group's offsets or use another --group",
-                self.topic
+            holding.found_beyond_the_end();
+            return Err(Turn::Failed(format!(
+                "partition {partition}: offset {position} is beyond the end of the log, which \
+                 starts at {earliest}"
             )));
         }
         let lost = (earliest - position).unsigned_abs();

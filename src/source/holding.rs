@@ -17,25 +17,31 @@ use super::tracker::Tracker;
 pub struct Holding {
     /// The partition's number.
     pub partition: i32,
+    /// The id of the topic whose log it is fetched from; see [`crate::brokers::TopicView::id`].
+    pub topic_id: u128,
     tracker: Mutex<Tracker>,
     /// The log's end as the last fetch told it.
     log_end: AtomicI64,
     /// Signalled when the last open offset is done or the last event in hand is put down.
     quiet: Condvar,
     revoked: AtomicBool,
+    /// A broker said that the position is behind the end of the log.
+    beyond: AtomicBool,
     /// Events that workers are sending now.
     in_hand: AtomicUsize,
 }
 
 impl Holding {
-    /// A partition that is fetched from `start` on.
-    pub fn new(partition: i32, start: i64) -> Self {
+    /// A partition of the topic `topic_id` that is fetched from `start` on.
+    pub fn new(topic_id: u128, partition: i32, start: i64) -> Self {
         Self {
             partition,
+            topic_id,
             tracker: Mutex::new(Tracker::new(start)),
             log_end: AtomicI64::new(start),
             quiet: Condvar::new(),
             revoked: AtomicBool::new(false),
+            beyond: AtomicBool::new(false),
             in_hand: AtomicUsize::new(0),
         }
     }
@@ -53,6 +59,21 @@ impl Holding {
     /// Notes where the log ends.
     pub fn log_ends_at(&self, offset: i64) {
         self.log_end.store(offset, Ordering::Relaxed);
+    }
+
+    /// Events that the log was known to hold and that were not fetched.
+    pub fn unfetched(&self) -> u64 {
+        u64::try_from(self.log_end.load(Ordering::Relaxed) - self.position()).unwrap_or(0)
+    }
+
+    /// Notes that the log ends before the position.
+    pub fn found_beyond_the_end(&self) {
+        self.beyond.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the log was found to end before the position.
+    pub fn is_beyond_the_end(&self) -> bool {
+        self.beyond.load(Ordering::SeqCst)
     }
 
     /// Events between the acked prefix and the log's end: in the log, the queue and in hand.
@@ -168,10 +189,15 @@ impl Holdings {
         self.all().iter().map(|h| h.backlog()).sum()
     }
 
-    /// Those of `partitions` that are held now.
-    pub fn among(&self, partitions: impl Iterator<Item = i32>) -> Vec<Arc<Holding>> {
+    /// Those of `partitions` of the topic `topic_id` that are held now.
+    pub fn among(
+        &self,
+        topic_id: u128,
+        partitions: impl Iterator<Item = i32>,
+    ) -> Vec<Arc<Holding>> {
         let held = self.held.lock();
-        partitions.filter_map(|p| held.get(&p).cloned()).collect()
+        let of_topic = |holding: &Arc<Holding>| holding.topic_id == topic_id;
+        partitions.filter_map(|p| held.get(&p).cloned()).filter(of_topic).collect()
     }
 }
 
@@ -181,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_revoked_partition_sends_nothing_more_and_waits_for_what_is_in_hand() {
-        let holding = Arc::new(Holding::new(3, 100));
+        let holding = Arc::new(Holding::new(0, 3, 100));
         assert!(holding.open(100) && holding.open(101));
         assert!(holding.take_in_hand());
         holding.revoke();

@@ -3,10 +3,12 @@
 //!
 //! Invariant: only the contiguous acked prefix of a partition is committed, on a period, on revoke
 //! and at the end. On revoke, what workers have in hand is finished (bounded), what is queued is
-//! dropped, then the prefix is committed, then the partition moves. The seat's poll is the
-//! `max.poll.interval.ms` clock (KIP-62), so its thread does nothing else.
+//! dropped, then the prefix is committed, then the partition moves. A commit names the topic's own
+//! id (KIP-516) in its metadata: an offset of a topic that was deleted is never taken for one of the
+//! topic that was made in its place. The seat's poll is the `max.poll.interval.ms` clock (KIP-62), so
+//! its thread does nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -70,6 +72,15 @@ pub struct Seat {
     next_commit: Instant,
 }
 
+/// Where a partition that is new to this member starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Where the group left off, or where the settings say.
+    Committed,
+    /// Where the log starts: what the group had committed is of another log.
+    OfLog,
+}
+
 struct Context {
     topic: String,
     revoke_wait: Duration,
@@ -77,7 +88,7 @@ struct Context {
     metrics: ProcessorMetrics,
     view: View,
     /// Assigned, their first offset not yet known.
-    newly: Mutex<BTreeSet<i32>>,
+    newly: Mutex<BTreeMap<i32, Start>>,
     /// What the coordinator confirmed.
     committed: Mutex<BTreeMap<i32, i64>>,
     /// An asynchronous commit is on its way.
@@ -117,7 +128,7 @@ impl Seat {
             // Between assignment and pause a fetch may slip through; keep it to one small one.
             .set("queued.max.messages.kbytes", "1")
             .set("fetch.message.max.bytes", "1024")
-            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set("topic.metadata.refresh.interval.ms", "10000")
             .set("reconnect.backoff.max.ms", "2000")
             .set("log.connection.close", "false")
             .set_log_level(RDKafkaLogLevel::Notice)
@@ -154,6 +165,7 @@ impl Seat {
             wait = Duration::ZERO;
             self.note(event);
         }
+        self.consumer.context().leave_logs_that_are_gone();
         self.start_newly_assigned();
     }
 
@@ -197,17 +209,18 @@ impl Seat {
 
     fn start_newly_assigned(&self) {
         let context = self.consumer.context();
-        let newly: Vec<i32> = context.newly.lock().iter().copied().collect();
+        let newly = context.newly.lock().clone();
         if newly.is_empty() {
             return;
         }
         match self.first_offsets(&newly) {
-            Ok(starts) => {
-                for (partition, start) in starts {
+            Ok(holdings) => {
+                for holding in holdings {
                     // Gone again while the coordinator was asked?
-                    if context.newly.lock().remove(&partition) {
-                        log::info!(partition = partition, from = start; "partition starts");
-                        context.holdings.add(Holding::new(partition, start));
+                    if context.newly.lock().remove(&holding.partition).is_some() {
+                        let (partition, from) = (holding.partition, holding.position());
+                        log::info!(partition = partition, from = from; "partition starts");
+                        context.holdings.add(holding);
                     }
                 }
             }
@@ -219,11 +232,12 @@ impl Seat {
         context.metrics.partitions.set(context.holdings.all().len() as i64);
     }
 
-    /// The committed offset of each partition, or the log's start or end where there is none.
-    fn first_offsets(&self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, String> {
+    /// Each partition from its committed offset on, or from the log's start or end where there is
+    /// none.
+    fn first_offsets(&self, partitions: &BTreeMap<i32, Start>) -> Result<Vec<Holding>, String> {
         let context = self.consumer.context();
         let mut list = TopicPartitionList::new();
-        for partition in partitions {
+        for partition in partitions.keys() {
             list.add_partition(&context.topic, *partition);
         }
         let committed = self
@@ -235,25 +249,70 @@ impl Seat {
         for element in committed.elements() {
             let partition = element.partition();
             element.error().map_err(|e| format!("partition {partition}: {e}"))?;
-            if let Offset::Offset(offset) = element.offset() {
-                context.committed.lock().insert(partition, offset);
-                starts.push((partition, offset));
-                continue;
+            // Whoever names no topic (Kafka's own tools) means the one that is there.
+            let named = element.metadata();
+            let of_this_log = (named.is_empty() || named == name(view.id))
+                && partitions.get(&partition) != Some(&Start::OfLog);
+            match element.offset() {
+                Offset::Offset(offset) if of_this_log => {
+                    context.committed.lock().insert(partition, offset);
+                    starts.push(Holding::new(view.id, partition, offset));
+                    continue;
+                }
+                Offset::Offset(offset) => log::error!(
+                    partition = partition, committed = offset;
+                    "the committed offset is of a log that is gone, reading this one from its start"
+                ),
+                _ => {}
             }
             let leader = view
                 .leader_address(partition)
                 .ok_or_else(|| format!("partition {partition} has no leader yet"))?;
             let start = match self.settings.from {
-                From::Earliest => wire::earliest_offset(leader, &context.topic, partition),
-                From::Latest => wire::latest_offset(leader, &context.topic, partition),
+                From::Latest if of_this_log => {
+                    wire::latest_offset(leader, &context.topic, partition)
+                }
+                From::Earliest | From::Latest => {
+                    wire::earliest_offset(leader, &context.topic, partition)
+                }
             };
-            starts.push((partition, start.map_err(|e| format!("partition {partition}: {e}"))?));
+            let start = start.map_err(|e| format!("partition {partition}: {e}"))?;
+            starts.push(Holding::new(view.id, partition, start));
         }
         Ok(starts)
     }
 }
 
+/// A topic's id as commits carry it.
+fn name(topic_id: u128) -> String {
+    format!("topic-id={topic_id:032x}")
+}
+
 impl Context {
+    /// Starts anew where the log behind a holding is gone: the topic was deleted and made anew, or
+    /// the log was cut back behind the position. What was fetched is still delivered; what was not
+    /// is lost, and said so.
+    fn leave_logs_that_are_gone(&self) {
+        let id = self.view.get().id;
+        for holding in self.holdings.all() {
+            let reason = match holding.topic_id == id {
+                false => "topic_deleted",
+                true if holding.is_beyond_the_end() => "truncated",
+                true => continue,
+            };
+            let (partition, lost) = (holding.partition, holding.unfetched());
+            self.metrics.lost.with_label_values(&[reason]).inc_by(lost);
+            log::error!(
+                topic = self.topic.as_str(), partition = partition, reason = reason,
+                position = holding.position(), events_lost_at_least = lost;
+                "the log is gone, reading what is there now from its start"
+            );
+            self.holdings.remove(partition);
+            self.committed.lock().remove(&partition);
+            self.newly.lock().insert(partition, Start::OfLog);
+        }
+    }
+
     /// What of `holdings` is acked and not yet committed; `None` when there is nothing.
     fn uncommitted(&self, holdings: &[std::sync::Arc<Holding>]) -> Option<TopicPartitionList> {
         let committed = self.committed.lock();
@@ -263,12 +322,10 @@ impl Context {
             let partition = holding.partition.to_string();
             self.metrics.committable.with_label_values(&[&partition]).set(offset);
             if committed.get(&holding.partition).is_none_or(|before| *before < offset) {
+                let mut element = list.add_partition(&self.topic, holding.partition);
                 // The only error is an offset below the logical ones; ours are never negative.
-                let _valid = list.add_partition_offset(
-                    &self.topic,
-                    holding.partition,
-                    Offset::Offset(offset),
-                );
+                let _valid = element.set_offset(Offset::Offset(offset));
+                element.set_metadata(name(holding.topic_id));
             }
         }
         (list.count() > 0).then_some(list)
@@ -405,7 +462,7 @@ impl ConsumerContext for Context {
         }
         let partitions = numbers(list);
         log::info!(partitions = format!("{partitions:?}").as_str(); "partitions assigned");
-        self.newly.lock().extend(partitions);
+        self.newly.lock().extend(partitions.into_iter().map(|p| (p, Start::Committed)));
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {

@@ -164,10 +164,16 @@ pub fn audit(topic: &Topic, sink: &str, dir: &Path, flags: &[&str]) -> (Ended, L
 
 /// Commits offsets, by partition, for a group without members that has the topic's name.
 pub fn commit(topic: &Topic, offsets: &[(i32, i64)]) {
+    commit_with(topic, offsets, "");
+}
+
+/// As [`commit`], with Kafka's commit metadata.
+pub fn commit_with(topic: &Topic, offsets: &[(i32, i64)], metadata: &str) {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in offsets {
-        let offset = Offset::Offset(*offset);
-        list.add_partition_offset(&topic.name, *partition, offset).expect("valid");
+        let mut element = list.add_partition(&topic.name, *partition);
+        element.set_offset(Offset::Offset(*offset)).expect("valid");
+        element.set_metadata(metadata);
     }
     outsider(&topic.name).commit(&list, CommitMode::Sync).expect("committed");
 }

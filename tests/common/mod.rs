@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use backpressure_lab::brokers::Brokers;
+use backpressure_lab::brokers::{BrokerError, Brokers};
 use backpressure_lab::clock;
 use backpressure_lab::threads::Stop;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -70,21 +70,40 @@ impl Topic {
     /// As [`Topic::create`], with settings such as `("max.message.bytes", "10000")`.
     pub fn create_with(test: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let name = format!("{test}-{}-{}", std::process::id(), clock::now_us());
+        let topic = Self { name, partitions };
+        topic.make(settings);
+        topic
+    }
+
+    fn make(&self, settings: &[(&str, &str)]) {
+        let (name, brokers) = (&self.name, Brokers::parse(&brokers()).expect("a broker list"));
         let admin: AdminClient<_> = config().create().expect("an admin client");
-        let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(3))
+        let new = NewTopic::new(name, self.partitions, TopicReplication::Fixed(3))
             .set("min.insync.replicas", "2");
         let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
         let made = block_on(admin.create_topics([&new], &options())).expect("an answer");
         assert!(made.iter().all(Result::is_ok), "topic {name} is not made: {made:?}");
-        let topic = Self { name, partitions };
-        let brokers = Brokers::parse(&brokers()).expect("LAB_BROKERS is a broker list");
         let end = Instant::now() + PATIENCE;
         // Brokers learn of a new topic one after the other.
-        while !matches!(brokers.await_topic(&topic.name, &Stop::default()), Ok(Some(_))) {
-            assert!(Instant::now() < end, "topic {} does not appear", topic.name);
+        while !matches!(brokers.await_topic(name, &Stop::default()), Ok(Some(_))) {
+            assert!(Instant::now() < end, "topic {name} does not appear");
             std::thread::sleep(Duration::from_millis(50));
         }
-        topic
+    }
+
+    /// Deletes it and, once every broker has forgotten it, makes another of the same name.
+    pub fn make_anew(&self) {
+        let list = Brokers::parse(&brokers()).expect("a broker list");
+        delete(&self.name).expect("deleted");
+        let end = Instant::now() + PATIENCE;
+        let missing = |first| {
+            matches!(list.describe(&self.name, first), Err(BrokerError::MissingTopic { .. }))
+        };
+        while !(0..3).all(missing) {
+            assert!(Instant::now() < end, "topic {} does not go", self.name);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.make(&[]);
     }
 
     /// Every record that the log holds now, partition after partition, in order.
@@ -126,11 +145,18 @@ impl Topic {
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        let Ok(admin) = config().create::<AdminClient<_>>() else { return };
-        let deleted = block_on(admin.delete_topics(&[&self.name], &options()));
-        if !matches!(&deleted, Ok(all) if all.iter().all(Result::is_ok)) {
-            eprintln!("topic {} is not deleted: {deleted:?}", self.name);
+        if let Err(why) = delete(&self.name) {
+            eprintln!("topic {} is not deleted: {why}", self.name);
         }
+    }
+}
+
+fn delete(topic: &str) -> Result<(), String> {
+    let admin: AdminClient<_> = config().create().map_err(|e| e.to_string())?;
+    let deleted = block_on(admin.delete_topics(&[topic], &options()));
+    match &deleted {
+        Ok(all) if all.iter().all(Result::is_ok) => Ok(()),
+        _ => Err(format!("{deleted:?}")),
     }
 }
 
