@@ -23,6 +23,7 @@ declare -A network_on=() # link -> what is in its way: netem, nft or tbf
 hosts_up() {
   local holder there link n=0 end=$((SECONDS + 5))
   require ip tc nsenter unshare setpriv setsid
+  [[ ! /proc/self/ns/net -ef /proc/1/ns/net ]] || die "two hosts need a network namespace of their own: unshare --net"
   # The namespace lives as long as this process, and that no longer than we do.
   setsid setpriv --pdeathsig KILL unshare --net sleep infinity </dev/null >/dev/null 2>&1 9>&- &
   holder=$!
