@@ -167,14 +167,15 @@ impl Curve {
         let after = self.knots.partition_point(|knot| knot.at_us <= now_us);
         let mut count = match after.checked_sub(1).and_then(|i| self.knots.get(i)) {
             Some(knot) => knot.due_by(now_us) as u64,
-            None => self.knots.first().map_or(0.0, |first| first.due.ceil()) as u64,
+            None => 0,
         };
-        count = count.min(self.count_max);
+        // What was due before the first knot is due: `due_at` no longer knows when.
+        let floor = self.knots.first().map_or(0.0, |first| first.due.ceil()) as u64;
+        count = count.max(floor).min(self.count_max);
         // The estimate is within an event of the truth, which is what `due_at` says.
         while self.due_at(count).is_some_and(|at| at <= now_us) {
             count += 1;
         }
-        let floor = self.knots.first().map_or(0.0, |first| first.due.ceil()) as u64;
         while count > floor && self.due_at(count - 1).is_none_or(|at| at > now_us) {
             count -= 1;
         }

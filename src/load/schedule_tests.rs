@@ -90,7 +90,7 @@ proptest! {
     fn the_curve_agrees_with_a_plain_simulation(
         steps in proptest::collection::vec((rates(), 1i64..2_000_000), 0..4),
         last in rates(),
-        acts in proptest::collection::vec((0i64..1_500_000, acts(), 0u8..4), 0..12),
+        acts in proptest::collection::vec((0i64..1_500_000, acts(), 0u8..=4), 0..12),
     ) {
         let mut pacer = Pacer::new(endless(&steps, last), START_US);
         let mut plain = Simulation {
