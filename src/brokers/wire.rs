@@ -231,30 +231,46 @@ pub fn peek_batch(
     }
 }
 
-fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
+/// Reads the header at the start of `records`, as [`peek_batch`] does.
+///
+/// # Errors
+/// `InvalidData` when it is cut short, of an older format, or when its size and offsets cannot be
+/// those of a batch: no position may be taken from such a header.
+pub fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
     const LOG_OVERHEAD: usize = 12;
     const UP_TO_LAST_OFFSET_DELTA: usize = 27;
+    const WHOLE_HEADER: usize = 61;
     const MAGIC_V2: i8 = 2;
-    let mut header = records.get(..UP_TO_LAST_OFFSET_DELTA).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "the batch header is cut short")
-    })?;
+    let bad = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let mut header = records
+        .get(..UP_TO_LAST_OFFSET_DELTA)
+        .ok_or_else(|| bad("the batch header is cut short".to_owned()))?;
     let base_offset = header.get_i64();
     let length = header.get_i32();
     let _partition_leader_epoch = header.get_i32();
     let magic = header.get_i8();
     if magic != MAGIC_V2 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the batch has message format {magic}, expected {MAGIC_V2}"),
-        ));
+        return Err(bad(format!("the batch has message format {magic}, expected {MAGIC_V2}")));
     }
     let _crc = header.get_u32();
     let attributes = header.get_i16();
     let last_offset_delta = header.get_i32();
+    let size = usize::try_from(length).map_or(0, |length| LOG_OVERHEAD + length);
+    let last_offset = base_offset.saturating_add(i64::from(last_offset_delta));
+    // The offset behind the last one must be a number too: it is the next position.
+    if size < WHOLE_HEADER
+        || base_offset < 0
+        || last_offset < base_offset
+        || last_offset == i64::MAX
+    {
+        return Err(bad(format!(
+            "no batch has offsets {base_offset} to {last_offset} in a length of {length} bytes"
+        )));
+    }
     Ok(BatchHeader {
         base_offset,
-        last_offset: base_offset.saturating_add(i64::from(last_offset_delta)),
-        size: LOG_OVERHEAD + usize::try_from(length).unwrap_or(0),
+        last_offset,
+        size,
         codec: (attributes & 0x07) as u8,
         is_control: attributes & 0x20 != 0,
     })
