@@ -15,7 +15,7 @@ const HEADERS_MAX: usize = 64;
 
 /// What the guard needs to know of a request whose head is whole.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub struct Head {
     /// Bytes of the head, the empty line included.
     pub len: usize,
     /// Bytes of the body that follows.
@@ -32,12 +32,15 @@ pub(super) struct Head {
 
 /// What the guard itself answers to a request that it does not hand on.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub struct Refusal {
+    /// Status code.
     pub status: u16,
+    /// The reason, for the body.
     pub why: Cow<'static, str>,
 }
 
 impl Refusal {
+    /// A refusal with `status`.
     pub fn new(status: u16, why: impl Into<Cow<'static, str>>) -> Self {
         Self { status, why: why.into() }
     }
@@ -60,7 +63,10 @@ impl Refusal {
 
 /// Reads a head from the start of `bytes`; `None` when it has not all arrived. `forward` is
 /// filled with the head to hand on.
-pub(super) fn parse(
+///
+/// # Errors
+/// What the client is told; nothing after this head can be read.
+pub fn parse(
     bytes: &[u8],
     limits: &Limits,
     forward: &mut Vec<u8>,

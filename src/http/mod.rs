@@ -15,7 +15,7 @@ pub mod access;
 pub mod client;
 mod connection;
 mod guard;
-mod head;
+pub mod head;
 mod upstream;
 
 use std::collections::HashMap;

@@ -34,7 +34,11 @@ impl Target {
     }
 }
 
-fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
+/// The finite numbers of a page: value by `metric{label="value",…}`.
+///
+/// # Errors
+/// What the parser says.
+pub fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
     let page =
         Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).map_err(|e| e.to_string())?;
     let mut out = BTreeMap::new();

@@ -1,0 +1,247 @@
+//! Hostile bytes for everything that reads bytes from elsewhere. A target here is a property of
+//! any input, not "it does not panic" alone.
+//!
+//! `cargo test` replays each target's seeds (`__fuzz__/TARGET/corpus`, and what once broke it in
+//! `crashes`), then random bytes and changed seeds, a second at most. `run/fuzz.sh` runs the same
+//! targets for as long as wished under libFuzzer, which follows the code that an input reaches.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+use std::time::{Duration, Instant};
+
+use backpressure_lab::brokers::wire::parse_header;
+use backpressure_lab::cli::normalise;
+use backpressure_lab::event::{EVENT_BYTES_MAX, Event, HEADER_BYTES};
+use backpressure_lab::http::{Limits, head};
+use backpressure_lab::lab::scrape;
+use backpressure_lab::load::rate::{LEASE_MAX, RateLease};
+use backpressure_lab::load::schedule::{Lease, Pacer, Schedule};
+use backpressure_lab::sink::bucket::{Bucket, Due};
+use backpressure_lab::sink::control::{Command, Control, FAULT_MAX};
+use backpressure_lab::sink::wire::{BadFrame, FRAME_HEADER_BYTES, frame, unframe};
+
+#[path = "fuzz/mutate.rs"]
+mod mutate;
+
+/// Highest rate that any control takes, events/s.
+const RATE_MAX: f64 = 1e9;
+
+/// A test whose name is the target's and its folder's.
+macro_rules! targets {
+    ($($target:ident)*) => {$(
+        #[test]
+        fn $target() {
+            // libFuzzer changes seeds by itself, better, and never comes back.
+            if std::env::var_os("BOLERO_LIBFUZZER_ARGS").is_none() {
+                let seeds = mutate::Seeds::of(stringify!($target));
+                bolero::check!(name = "changed_seeds")
+                    .with_iterations(20_000)
+                    .with_test_time(Duration::from_millis(600))
+                    .with_generator(seeds)
+                    .for_each(|bytes: &Vec<u8>| property::$target(bytes));
+            }
+            bolero::check!(name = stringify!($target))
+                .with_iterations(5_000)
+                .with_test_time(Duration::from_millis(300))
+                .for_each(|bytes: &[u8]| property::$target(bytes));
+        }
+    )*};
+}
+
+targets! { event batch sink_control rate_lease flags metrics_page http_head batch_header }
+
+mod property {
+    use super::*;
+
+    /// Bytes are an event exactly when their length is an event's, and then the event is those
+    /// bytes and no others.
+    pub fn event(bytes: &[u8]) {
+        let decoded = Event::decode(bytes);
+        let fits = (HEADER_BYTES..=EVENT_BYTES_MAX).contains(&bytes.len());
+        assert_eq!(decoded.is_ok(), fits, "{} bytes", bytes.len());
+        let Ok(event) = decoded else { return };
+        let mut again = Vec::new();
+        event.encode(&mut again);
+        assert_eq!(again, bytes);
+        assert_eq!(again.len(), event.encoded_len());
+        assert_eq!(Event::decode(&again), Ok(event));
+    }
+
+    /// A body is a batch in one way only, no byte of it left over, none missing; and it takes
+    /// memory by what has arrived, not by what it announces.
+    pub fn batch(body: &[u8]) {
+        let events = match unframe(body) {
+            Ok(events) => events,
+            Err(BadFrame::Empty) => return assert!(body.is_empty()),
+            Err(BadFrame::Truncated { left, needed, .. }) => return assert!(left < needed),
+            Err(BadFrame::Event { .. }) => return,
+        };
+        let mut again = Vec::new();
+        events.iter().for_each(|e| frame(e, &mut again));
+        assert_eq!(again, body);
+        // A growing `Vec` is at most twice as long as it must be, and starts with four.
+        let most = (2 * body.len() / (FRAME_HEADER_BYTES + HEADER_BYTES)).max(4);
+        assert!(events.capacity() <= most, "{} for {} B", events.capacity(), body.len());
+        let mut longer = body.to_vec();
+        longer.push(0);
+        assert!(unframe(&longer).is_err(), "a trailing byte is read over");
+        let last = events.last().map_or(0, Event::encoded_len);
+        for cut in [1, last, last + 1, last + FRAME_HEADER_BYTES - 1] {
+            assert!(unframe(&body[..body.len() - cut]).is_err(), "{cut} bytes short");
+        }
+    }
+
+    /// Commands, one a line, a second apart. Whatever is accepted leaves a finite rate that ends,
+    /// and a bucket that can be asked; what is refused changes nothing.
+    pub fn sink_control(bytes: &[u8]) {
+        let mut now = Instant::now();
+        let mut control = Control::new(2_000.0, None);
+        let mut bucket = Bucket::new(control.rate(), None, now);
+        for line in bytes.split(|byte| *byte == b'\n') {
+            now += Duration::from_secs(1);
+            while let Some(change) = control.advance(now) {
+                bucket.set_rate(change.rate, change.at);
+            }
+            let Ok(command) = serde_json::from_slice::<Command>(line) else { continue };
+            let before = control.status(now, 0);
+            match control.apply(&command, now) {
+                Ok(change) => {
+                    assert!((0.0..=RATE_MAX).contains(&change.rate), "{command:?}: {change:?}");
+                    bucket.set_rate(change.rate, change.at);
+                }
+                Err(_) => assert_eq!(control.status(now, 0), before, "{command:?}"),
+            }
+            assert!(control.next_change().is_none_or(|end| now < end && end <= now + FAULT_MAX));
+            assert!(control.status(now, 0).base_rate > 0.0);
+            let place = bucket.claim(1.0, now);
+            if let Due::At(at) = bucket.due(place, now) {
+                assert!(at > now, "{command:?}");
+            }
+            if !matches!(command, Command::Rate { .. } | Command::Stall { .. }) {
+                let text = serde_json::to_string(&command).expect("it came as JSON");
+                assert_eq!(serde_json::from_str::<Command>(&text).expect(&text), command);
+            }
+        }
+        while control.advance(now + FAULT_MAX).is_some() {}
+        let status = control.status(now + FAULT_MAX, 0);
+        assert_eq!((status.rate, status.fault), (status.base_rate, None));
+    }
+
+    /// Leases, one a line, each granted when a third of the last one has passed. None may raise
+    /// the rate, make an event due again, or outlast its time.
+    pub fn rate_lease(bytes: &[u8]) {
+        const RATE: f64 = 2_000.0;
+        let mut now_us = 1_700_000_000_000_000;
+        let mut pacer = Pacer::new(Schedule::constant(RATE), now_us);
+        let mut due = 0;
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let lease = serde_json::from_slice::<RateLease>(line).map_err(|e| e.to_string());
+            let Ok(lease) = lease.and_then(RateLease::check) else { continue };
+            assert!((0.0..=RATE_MAX).contains(&lease.rate), "{lease:?}");
+            let time = Duration::from_millis(lease.lease_ms);
+            assert!(!time.is_zero() && time <= LEASE_MAX, "{lease:?}");
+            let time_us = i64::try_from(time.as_micros()).expect("ten minutes");
+            pacer.grant(Lease { rate: lease.rate, expires_us: now_us + time_us }, now_us, due);
+            assert!(pacer.rate(now_us) <= RATE.min(lease.rate), "{lease:?}");
+            assert_eq!(pacer.rate(now_us + time_us), RATE, "{lease:?}");
+            let passed_us = 1 + time_us / 3;
+            now_us += passed_us;
+            let then = pacer.curve().due_count(now_us);
+            let most = RATE.min(lease.rate) * passed_us as f64 / 1e6 + 1.0;
+            assert!(then >= due && (then - due) as f64 <= most, "{lease:?}: {due} to {then}");
+            due = then;
+        }
+    }
+
+    /// Words, one a line. Not a letter of them is lost, what follows `--` is left alone, and any
+    /// spelling of a flag becomes the same two words.
+    pub fn flags(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let words: Vec<String> = text.split('\n').map(str::to_owned).collect();
+        let once = normalise(words.clone());
+        let letters = |words: &[String]| words.concat().replace(['-', '='], "");
+        assert_eq!(letters(&once), letters(&words));
+        let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+        let verbatim = &words[end..];
+        assert!(once.ends_with(verbatim), "{once:?}");
+        let split = once.len() - words.len();
+        let with_value = words[..end].iter().filter(|word| word.contains('=')).count();
+        assert!(split <= with_value, "{once:?}");
+        // Without values that look like flags themselves, twice is once.
+        if split == 0 {
+            assert_eq!(normalise(once.clone()), once);
+        }
+        let name: String = words[0].chars().filter(char::is_ascii_alphanumeric).collect();
+        let name = format!("f{name}x");
+        let value = words.last().map(String::as_str).unwrap_or_default();
+        for dashes in ["-", "--"] {
+            let word = format!("{dashes}{name}={value}");
+            assert_eq!(normalise([word]), [format!("--{name}"), value.to_owned()]);
+        }
+    }
+
+    /// Every number read is finite and from a line of its own; written out under its key it is
+    /// read again as it was.
+    pub fn metrics_page(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let Ok(numbers) = scrape::numbers(&text) else { return };
+        assert!(numbers.values().all(|value| value.is_finite()), "{numbers:?}");
+        assert!(numbers.len() <= text.lines().count());
+        let written: String =
+            numbers.iter().map(|(key, value)| format!("{key} {value}\n")).collect();
+        assert_eq!(scrape::numbers(&written), Ok(numbers), "{written:?}");
+    }
+
+    /// A head that is taken has lengths within the limits, is the same whatever follows it, is
+    /// waited for at every cut, and is handed on in a form that reads as itself.
+    pub fn http_head(bytes: &[u8]) {
+        let limits = Limits { head_bytes_max: 512, body_bytes_max: 1_000, ..Limits::default() };
+        let mut forward = Vec::new();
+        let head = match head::parse(bytes, &limits, &mut forward) {
+            Ok(Some(head)) => head,
+            Ok(None) => return assert!(bytes.len() < limits.head_bytes_max),
+            Err(refusal) => {
+                assert!([400, 411, 413, 417, 431, 501, 505].contains(&refusal.status));
+                let answer = String::from_utf8(refusal.answer(false, false)).expect("text");
+                assert_eq!(answer.matches("\r\n\r\n").count(), 1, "{answer}");
+                return;
+            }
+        };
+        assert!(head.len <= bytes.len().min(limits.head_bytes_max), "{head:?}");
+        assert!(head.body_len <= limits.body_bytes_max, "{head:?}");
+        let read = |bytes: &[u8], limits| {
+            let mut forward = Vec::new();
+            let head = head::parse(bytes, limits, &mut forward);
+            (head, forward)
+        };
+        let own = &bytes[..head.len];
+        let (alone, same) = read(own, &limits);
+        assert_eq!((alone.as_ref(), &same), (Ok(&Some(head)), &forward));
+        for cut in [own.len() - 1, own.len() / 2, 1] {
+            assert_eq!(read(&own[..cut], &limits).0, Ok(None), "{cut} bytes");
+        }
+        // One space more a header, and a line for the length, may be written than was read.
+        let wider = Limits { head_bytes_max: 4 * limits.head_bytes_max, ..limits };
+        let Ok(Some(head)) = alone else { return };
+        match read(&forward, &wider) {
+            (Ok(Some(again)), same) => {
+                assert_eq!(same, forward);
+                assert_eq!(again.len, forward.len(), "something follows the head");
+                assert_eq!((again.body_len, again.is_head), (head.body_len, head.is_head));
+            }
+            // HTTP/1.0 may go without a host; it is handed on as 1.1 to a server that does not mind.
+            (Err(refusal), _) if head.http_1_0 => assert!(refusal.why.contains("Host")),
+            other => panic!("{other:?} from {:?}", String::from_utf8_lossy(&forward)),
+        }
+    }
+
+    /// A header that is taken names a next position that is ahead, and a size to fetch.
+    pub fn batch_header(bytes: &[u8]) {
+        let Ok(batch) = parse_header(bytes) else { return };
+        assert!(0 <= batch.base_offset && batch.base_offset <= batch.last_offset, "{batch:?}");
+        assert!(batch.last_offset < i64::MAX, "{batch:?}");
+        assert!(batch.size >= 61 && batch.size <= 12 + i32::MAX as usize, "{batch:?}");
+        assert!(batch.codec < 8 && bytes[16] == 2);
+        assert_eq!(parse_header(&bytes[..27]).ok(), Some(batch), "what follows is not the header");
+    }
+}
