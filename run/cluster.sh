@@ -18,7 +18,7 @@ export TZ=UTC # for our log lines and the brokers'
 
 # shellcheck disable=SC2034 # CLI_WITHIN_S is for the two files sourced above
 readonly UP_WITHIN_S=60 STOP_WITHIN_S=30 CLI_WITHIN_S=20
-readonly LOOPBACK=127.0.0.1
+readonly LOOPBACK=127.0.0.1 VERBS='up down status brokers kill stop start topic coordinator'
 readonly MARKER=backpressure-lab.cluster # its presence makes a folder ours to delete
 
 usage() {
@@ -32,9 +32,12 @@ usage: run/cluster.sh VERB [OPTIONS]
   kill N                signal 9 to broker N (1, 2 or 3)
   stop N                orderly stop of broker N
   start N               start broker N again, wait until it accepts connections
-  topic create NAME [--partitions N]     (replication 3; waits until it is in sync)
+  topic create NAME [--partitions N] [--config KEY=VALUE]...
+                        (replication 3; waits until it is in sync)
+  topic grow NAME --partitions N         (adds partitions)
   topic delete NAME
   topic list
+  coordinator GROUP     print the number of the broker that coordinates a consumer group
 
 options of every verb:
   --data DIR            data folder (default: .cluster beside run/)
@@ -64,7 +67,7 @@ now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
 # --- flags -----------------------------------------------------------------------------------
 # Fills verb, args[] and the opt_* variables; an option that was not given stays unset.
 parse() {
-  args=()
+  args=() configs=()
   while (($# > 0)); do
     case $1 in
       -h | --help) usage; exit 0 ;;
@@ -74,11 +77,15 @@ parse() {
         local name=${1#--}
         printf -v "opt_${name//-/_}" '%s' "$2"
         shift 2 ;;
+      --config)
+        [[ ${2-} =~ ^[a-z.]+=[A-Za-z0-9.,_-]+$ ]] || misuse "--config '${2-}': allowed: KEY=VALUE, such as retention.ms=60000"
+        configs+=(--config "$2")
+        shift 2 ;;
       -*) misuse "unknown option '$1'" ;;
       *) args+=("$1"); shift ;;
     esac
   done
-  ((${#args[@]} > 0)) || misuse "no verb given; allowed: up down status brokers kill stop start topic"
+  ((${#args[@]} > 0)) || misuse "no verb given; allowed: $VERBS"
   verb=${args[0]}
   args=("${args[@]:1}")
 }
@@ -119,8 +126,11 @@ check_broker() {
 check_topic_verb() {
   case ${args[0]-}/${#args[@]} in
     create/2 | delete/2) check_topic "topic ${args[0]}" "${args[1]}" ;;
+    grow/2)
+      check_topic "topic ${args[0]}" "${args[1]}"
+      [[ ${opt_partitions-} ]] || misuse 'topic grow needs --partitions N' ;;
     list/1) ;;
-    *) misuse "topic '${args[*]-}': allowed: create NAME, delete NAME, list" ;;
+    *) misuse "topic '${args[*]-}': allowed: create NAME, grow NAME, delete NAME, list" ;;
   esac
 }
 
@@ -132,8 +142,10 @@ check_options() {
     [[ -z "$(declare -p "opt_$name" 2>/dev/null)" ]] ||
       misuse "--${name/_/-} is an option of 'up', not of '$verb'; allowed here: --data"
   done
-  [[ -z ${opt_partitions-} || $verb/${args[0]-} == topic/create ]] ||
-    misuse "--partitions is an option of 'up' and 'topic create', not of '$verb'"
+  [[ -z ${opt_partitions-} || $verb/${args[0]-} =~ ^topic/(create|grow)$ ]] ||
+    misuse "--partitions is an option of 'up', 'topic create' and 'topic grow', not of '$verb'"
+  ((${#configs[@]} == 0)) || [[ $verb/${args[0]-} == topic/create ]] ||
+    misuse "--config is an option of 'topic create'"
 }
 
 # --- the data folder: marker and remembered settings -------------------------------------------
@@ -205,7 +217,7 @@ make_topic() {
   while :; do
     if [[ ! $made ]]; then
       if out=$("${mode}_topics" --create --if-not-exists --topic "$1" --partitions "$2" \
-        --replication-factor 3 --config min.insync.replicas=2 2>&1); then made=1; fi
+        --replication-factor 3 --config min.insync.replicas=2 ${configs[@]+"${configs[@]}"} 2>&1); then made=1; fi
     fi
     if [[ $made ]] && out=$("${mode}_topics" --describe --topic "$1" 2>&1); then
       count=$(grep -c 'Leader:' <<<"$out" || true)
@@ -439,6 +451,10 @@ topics() {
   prepare
   case ${args[0]} in
     create) make_topic "${args[1]}" "${opt_partitions-12}" "$since" ;;
+    grow)
+      out=$("${mode}_topics" --alter --topic "${args[1]}" --partitions "$opt_partitions" 2>&1) ||
+        die "topic ${args[1]} does not grow to $opt_partitions partitions: $out"
+      make_topic "${args[1]}" "$opt_partitions" "$since" ;;
     delete)
       out=$("${mode}_topics" --delete --if-exists --topic "${args[1]}" 2>&1) ||
         die "topic ${args[1]} is not deleted: $out"
@@ -449,6 +465,17 @@ topics() {
   esac
 }
 
+# Kafka's own tool says it as HOST:PORT (N).
+coordinator() {
+  local out
+  need_cluster
+  prepare
+  out=$("${mode}_groups" --describe --state --group "${args[0]}" 2>&1) ||
+    die "group ${args[0]} is not described: $out"
+  [[ $out =~ \(([123])\) ]] || die "group ${args[0]} has no coordinator: $out"
+  echo "${BASH_REMATCH[1]}"
+}
+
 main() {
   parse "$@"
   check_values
@@ -457,7 +484,8 @@ main() {
     kill | start | stop) check_broker ;;
     up | down | status | brokers) ((${#args[@]} == 0)) || misuse "$verb takes no '${args[0]}'" ;;
     topic) check_topic_verb ;;
-    *) misuse "unknown verb '$verb'; allowed: up down status brokers kill stop start topic" ;;
+    coordinator) ((${#args[@]} == 1)) || misuse 'coordinator needs one GROUP' ;;
+    *) misuse "unknown verb '$verb'; allowed: $VERBS" ;;
   esac
   check_options
   case $verb in
@@ -469,6 +497,7 @@ main() {
     stop) stop_broker "${args[0]}" ;;
     start) start_broker "${args[0]}" ;;
     topic) topics ;;
+    coordinator) coordinator ;;
   esac
 }
 

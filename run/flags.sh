@@ -3,7 +3,8 @@
 #
 #   read_flags OUT ARGS...   sets form=quick|full, out (OUT unless told), data, port=(--port P)
 #
-# The script has said what `root` is, and has a function `usage`.
+# The script has said what `root` is, and has a function `usage`; `cluster_folder`, where it sets it,
+# is the cluster's default folder instead of .cluster.
 
 log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
@@ -11,7 +12,7 @@ misuse() { printf '%s: %s (see run/%s --help)\n' "${0##*/}" "$*" "${0##*/}" >&2;
 
 # shellcheck disable=SC2034,SC2154 # set for, and by, the script
 read_flags() { # OUT ARGS...
-  form=full out=$1 data=$root/.cluster port=()
+  form=full out=$1 data=$root/${cluster_folder-.cluster} port=()
   shift
   while (($# > 0)); do
     case $1 in

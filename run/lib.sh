@@ -4,7 +4,8 @@
 #   begin NAME ARGS...     flags, prerequisites, build, cluster
 #   plan FLAGS...          the prediction and the host, written before anything is measured
 #   arm NAME FLAGS...      topic -> sink -> processor(FLAGS) -> producer -> watch; audit; topic away
-#   arm_begins NAME, processor NAME FLAGS..., arm_runs    the same with several processors
+#   arm_begins NAME, processor NAME FLAGS..., arm_runs    the same with several processors;
+#                          arm_runs is arm_starts, waiting for the load's end, arm_ends
 #   report                 report.md, verdict.json, charts; the script's exit code
 #
 # It stops what it started, by pid, however it ends, deletes its own topics only, and takes the
@@ -23,7 +24,9 @@ source "$here/memory.sh"
 # Seconds: for a program to say where it listens, for the group to hold all partitions, for an
 # orderly stop (the processor drains for at most 10 s and commits), for the stop of a broken run.
 readonly LISTEN_WITHIN_S=20 JOIN_WITHIN_S=40 STOP_WITHIN_S=60 ABORT_WITHIN_S=3
-PARTITIONS=12 # of each arm's topic; an experiment may have its own
+# An experiment may have its own: partitions of each arm's topic and how else it is made, where the
+# sink and the processors listen, what the processors are run through, how the cluster is started.
+PARTITIONS=12 topic_flags=() sink_on=127.0.0.1:0 processor_on=127.0.0.1:0 through=() cluster_flags=()
 
 declare -A pids=() addresses=() # of what runs now, by name
 topic='' cluster_is_ours='' experiment=''
@@ -87,7 +90,7 @@ start_cluster() { # PORT-FLAGS...
   flock -n 9 || die "another run uses the cluster in $data: wait for it, or choose --data and --port"
   if ! cluster brokers >/dev/null 2>&1; then
     cluster_is_ours=yes
-    set -- --topic '' --min-disk "$(disk_needed)" "$@"
+    set -- --topic '' --min-disk "$(disk_needed)" ${cluster_flags[@]+"${cluster_flags[@]}"} "$@"
   fi
   brokers=$(cluster up "$@")
   # Beside the cluster's own ports and the same for every arm, so that a page stays open.
@@ -120,9 +123,10 @@ arm_begins() { # NAME
   mkdir -p "$dir"
   log info arm_begins "experiment=$experiment arm=$arm"
   topic=$experiment-$arm-$$
-  note run/cluster.sh topic create "$topic" --partitions "$PARTITIONS"
-  cluster topic create "$topic" --partitions "$PARTITIONS"
-  start sink "$bin/sink" --listen 127.0.0.1:0 "${sink[@]}"
+  local made=("$topic" --partitions "$PARTITIONS" ${topic_flags[@]+"${topic_flags[@]}"})
+  note run/cluster.sh topic create "${made[@]}"
+  cluster topic create "${made[@]}"
+  start sink "$bin/sink" --listen "$sink_on" "${sink[@]}"
   sink_at=$address producer_at=$(free_address)
 }
 
@@ -134,17 +138,23 @@ processor() { # NAME PROCESSOR-FLAGS...
     confine "$arm" "$(numfmt --from=auto "${memory_limit%B}")"
     log info memory_limit "by='$confined_by' limit=$memory_limit"
   fi
-  start "$name" ${confined[@]+"${confined[@]}"} "$bin/processor" --brokers "$brokers" \
-    --topic "$topic" --group "$topic" --sink "http://$sink_at" --listen 127.0.0.1:0 \
+  start "$name" ${confined[@]+"${confined[@]}"} ${through[@]+"${through[@]}"} "$bin/processor" \
+    --brokers "$brokers" --topic "$topic" --group "$topic" --sink "http://$sink_at" --listen "$processor_on" \
     --hlog "$dir/${name/processor/latency}.hlog" --shed-ids "$dir/${name/processor/shed}.ids" \
     "${flags[@]}"
   processors+=("$name")
   addresses[$name]=$address
 }
 
-# shellcheck disable=SC2154
 arm_runs() {
-  local name at named watched=() pages="sink=http://$sink_at/metrics" audited=() last=$dir/heap-last.pb.gz
+  arm_starts
+  await_load
+  arm_ends
+}
+
+# shellcheck disable=SC2154
+arm_starts() {
+  local name at named watched=() pages="sink=http://$sink_at/metrics"
   await_group
   start producer "$bin/producer" --brokers "$brokers" --topic "$topic" --listen "$producer_at" "${load[@]}"
   while read -r named _ at _; do # broker=N state=up pid=P ...
@@ -161,15 +171,19 @@ arm_runs() {
     note sleep "$stall_at"
     start_stall
   fi
+}
 
-  await_load
+# The producer has ended. Its summary, and those of others that were started beside it, are audited.
+arm_ends() { # OTHER-PRODUCERS...
+  local name audited=(--producer "$dir/producer.json") last=$dir/heap-last.pb.gz
+  for name; do audited+=(--producer "$dir/$name.json"); done
   for name in "${processors[@]}"; do
     audited+=(--processor "$dir/$name.json" --shed-ids "$dir/${name/processor/shed}.ids")
     [[ ! ${pids[$name]-} ]] || stop "$name"
   done
   # Exit 3, ids missing, is for the report to say.
   run_and_note "$bin/lab" audit --brokers "$brokers" --topic "$topic" --group "$topic" \
-    --sink "http://$sink_at" --producer "$dir/producer.json" "${audited[@]}" \
+    --sink "http://$sink_at" "${audited[@]}" \
     --out "$dir/ledger.json" || (($? == 3)) || die "arm $arm has no ledger"
   stop watch
   stop sink
@@ -243,7 +257,7 @@ start() {
   : >"$err" # before it is looked into
   setsid "$@" </dev/null >"$dir/$name.json" 2>"$err" 9>&- &
   pids[$name]=$!
-  until address=$(grep -m 1 -oE '(addr|listen)="?127\.0\.0\.1:[0-9]+' "$err" | grep -oE '127.*'); do
+  until address=$(grep -m 1 -oE '(addr|listen)="?[0-9.]+:[0-9]+' "$err" | grep -oE '[0-9.]+:.*'); do
     alive
     ((SECONDS < end)) || broken "$name" "does not listen after $LISTEN_WITHIN_S s"
     sleep 0.05

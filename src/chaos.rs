@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli;
 use crate::failure::Failure;
 use crate::http::client::{CallError, Peer};
 use crate::sink::control::{Command, Status};
@@ -47,14 +48,14 @@ impl Chaos {
         let begun = Instant::now();
         let status = self.command(fault)?;
         let id = status.fault.as_ref().map(|fault| fault.id);
-        println!("{}", describe(&status));
+        cli::say(describe(&status))?;
         let cut_short = wait(time, stop);
         let held = units::show(begun.elapsed());
         let status = self.command(&Command::Restore { fault: id }).map_err(|failure| {
             let left = units::show(time.saturating_sub(begun.elapsed()));
             Failure::Failed(format!("{failure}; a sink that runs ends the fault itself in {left}"))
         })?;
-        println!("{}", describe(&status));
+        cli::say(describe(&status))?;
         if cut_short {
             return Err(Failure::Failed(format!(
                 "interrupted: the fault lasted {held} of {}; it was taken back",
@@ -69,8 +70,7 @@ impl Chaos {
     /// # Errors
     /// When the sink cannot be reached or refuses.
     pub fn restore(&self) -> Result<(), Failure> {
-        println!("{}", describe(&self.command(&Command::Restore { fault: None })?));
-        Ok(())
+        cli::say(describe(&self.command(&Command::Restore { fault: None })?))
     }
 
     /// Shows how the sink stands.
@@ -79,7 +79,7 @@ impl Chaos {
     /// When the sink cannot be reached or refuses.
     pub fn status(&self) -> Result<(), Failure> {
         let status = self.sink.get(wire::CONTROL).map_err(explain)?;
-        println!("{}", describe(&status));
+        cli::say(describe(&status))?;
         Ok(())
     }
 

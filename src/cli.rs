@@ -3,6 +3,7 @@
 //! argh takes `--flag value` only; users also write `--flag=value` and `-flag=value`, so argv is
 //! normalised once, here. It deliberately knows no flag by name.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use argh::{EarlyExit, FromArgs};
@@ -83,6 +84,25 @@ pub fn main<T: FromArgs>(run: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode
             failure.exit_code()
         }
     }
+}
+
+/// Writes `text` to stdout, which may be a full disk or a pipe that nobody reads.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(|e| Failure::Failed(format!("stdout cannot be written: {e}")))
+}
+
+/// Writes `value` to stdout as one line of JSON.
+///
+/// # Errors
+/// As [`say`].
+pub fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    say(serde_json::to_string(value).map_err(Failure::failed)?)
 }
 
 /// The flag's value, else the environment variable's, else `default`.

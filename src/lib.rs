@@ -13,6 +13,7 @@ pub mod event;
 pub mod failure;
 pub mod http;
 pub mod lab;
+pub mod lines;
 pub mod load;
 pub mod logging;
 pub mod pipeline;

@@ -32,13 +32,16 @@ docker_launch() {
 docker_signal() { compose kill -s "SIG$1" "broker-$2" >&2; }
 docker_tail() { compose logs --no-log-prefix --tail 15 "broker-$1" >&2 || true; }
 
-docker_topics() {
+docker_topics() { docker_tool kafka-topics.sh "$@"; }
+docker_groups() { docker_tool kafka-consumer-groups.sh "$@"; }
+
+docker_tool() { # SCRIPT ARGS...
   local n
   for n in 1 2 3; do
     if [[ $(docker_pid "$n") ]]; then
       timeout --foreground "$CLI_WITHIN_S" docker exec "$(compose ps -q "broker-$n")" \
-        /opt/kafka/bin/kafka-topics.sh \
-        --bootstrap-server broker-1:9092,broker-2:9092,broker-3:9092 "$@"
+        "/opt/kafka/bin/$1" \
+        --bootstrap-server broker-1:9092,broker-2:9092,broker-3:9092 "${@:2}"
       return
     fi
   done

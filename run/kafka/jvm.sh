@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154 # data, host, port, version, cluster_id, here: cluster.sh's
 # Sourced by cluster.sh: three brokers as plain JVMs. It answers to the same names as docker.sh:
-# MODE_pid N, MODE_ready N, MODE_launch N, MODE_signal SIGNAL N, MODE_tail N, MODE_topics ARGS.
+# MODE_pid N, MODE_ready N, MODE_launch N, MODE_signal SIGNAL N, MODE_tail N, MODE_topics ARGS, MODE_groups ARGS.
 # A broker is known by the tag on its own command line: a pid file can go stale, this cannot.
 
 tag() { echo "-Dbackpressure.lab.broker=$data/broker-$1"; }
@@ -64,6 +64,8 @@ group.min.session.timeout.ms=6000
 # 64 MiB segments, deleted 1 s after their topic: the disk comes back
 log.segment.bytes=67108864
 log.segment.delete.delay.ms=1000
+# what a topic no longer keeps is gone within a second, not five minutes
+log.retention.check.interval.ms=1000
 # the default, 128 MiB, would be a third of the heap; this one has few keys to compact
 log.cleaner.dedupe.buffer.size=8388608
 TEXT
@@ -102,8 +104,11 @@ jvm_signal() { # SIGNAL N
 
 jvm_tail() { tail -n 15 "$data/broker-$1/broker.log" >&2 || true; }
 
-jvm_topics() {
+jvm_topics() { jvm_tool TopicCommand "$@"; }
+jvm_groups() { jvm_tool consumer.group.ConsumerGroupCommand "$@"; }
+
+jvm_tool() { # CLASS ARGS...
   timeout --foreground "$CLI_WITHIN_S" java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC \
     -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$jars/*" \
-    org.apache.kafka.tools.TopicCommand --bootstrap-server "$(bootstrap)" "$@"
+    "org.apache.kafka.tools.$1" --bootstrap-server "$(bootstrap)" "${@:2}"
 }

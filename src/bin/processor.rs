@@ -3,13 +3,11 @@
 use std::process::ExitCode;
 
 use backpressure_lab::cli;
-use backpressure_lab::failure::Failure;
 use backpressure_lab::pipeline::{self, flags::Flags};
 
 fn main() -> ExitCode {
     cli::main(|flags: Flags| {
         let summary = pipeline::run(flags.settings()?)?;
-        println!("{}", serde_json::to_string(&summary).map_err(Failure::failed)?);
-        Ok(())
+        cli::say_json(&summary)
     })
 }

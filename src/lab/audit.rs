@@ -53,9 +53,9 @@ pub struct Settings {
     /// the sink's address (LAB_SINK, else http://127.0.0.1:9900)
     #[argh(option, default = "or_env(None, \"LAB_SINK\", \"http://127.0.0.1:9900\")")]
     pub sink: String,
-    /// what the producer printed at its end
+    /// what a producer printed at its end, once for each
     #[argh(option)]
-    pub producer: PathBuf,
+    pub producer: Vec<PathBuf>,
     /// what a processor printed at its end, once for each; nothing, if it was killed
     #[argh(option)]
     pub processor: Vec<PathBuf>,
@@ -120,7 +120,14 @@ fn shed(path: &Path) -> Result<RoaringTreemap, Failure> {
 /// [`Failure::Verdict`] when ids are unaccounted for; [`Failure::Failed`] when the log or the
 /// sink cannot be read to the end: half an audit is none.
 pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
-    let producer: Produced = super::read_json(&settings.producer)?;
+    if settings.producer.is_empty() {
+        return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
+    }
+    let mut produced = RoaringTreemap::new();
+    for path in &settings.producer {
+        let Produced { first_id, acked_below } = super::read_json(path)?;
+        produced.insert_range(first_id..acked_below);
+    }
     let taken: Vec<Option<Taken>> =
         settings.processor.iter().map(|path| Taken::read(path)).collect::<Result<_, _>>()?;
     let mut found = Found::default();
@@ -137,11 +144,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         log_records: tail.records,
         log_invalid: tail.invalid,
         held: held(&taken),
-        ..Ledger::of(
-            producer.first_id..producer.acked_below,
-            &found,
-            summaries().map(|taken| taken.invalid).sum(),
-        )
+        ..Ledger::of(&produced, &found, summaries().map(|taken| taken.invalid).sum())
     };
     super::write_json(&settings.out, &ledger)?;
     log::info!(

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::names::{Frame, Names};
 use self::profile::{Heap, Stack};
+use crate::cli;
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::queue;
@@ -208,9 +209,9 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         )?;
     }
     if settings.json {
-        println!("{}", serde_json::to_string_pretty(&autopsy).map_err(Failure::failed)?);
+        cli::say(serde_json::to_string_pretty(&autopsy).map_err(Failure::failed)?)?;
     } else {
-        print!("{}", autopsy.table(settings.top));
+        cli::say(autopsy.table(settings.top).trim_end())?;
     }
     Ok(())
 }

@@ -55,27 +55,21 @@ impl Keeper {
     }
 
     /// Keeps the newest profile until the stop. No answer is no error: the process may be gone.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub fn run(&self, stop: &Stop) -> Result<(), Failure> {
-        let mut answered = true;
+    pub fn run(&self, stop: &Stop) {
+        let mut kept_before = true;
         loop {
-            let taken = self.take();
-            if let Err(why) = &taken
-                && answered
+            let kept = self.take().and_then(|profile| {
+                let written = self.keep(&profile);
+                written.map_err(|e| format!("{}: it cannot be written: {e}", self.dir.display()))
+            });
+            if let Err(why) = &kept
+                && kept_before
             {
                 log::warn!(why = why.as_str(); "no heap profile; the last one stays");
             }
-            answered = taken.is_ok();
-            if let Ok(profile) = taken {
-                self.keep(&profile).map_err(|e| {
-                    let dir = self.dir.display();
-                    Failure::Failed(format!("{dir}: the heap profile cannot be written: {e}"))
-                })?;
-            }
+            kept_before = kept.is_ok();
             if stop.wait(self.every) {
-                return Ok(());
+                return;
             }
         }
     }

@@ -184,8 +184,10 @@ fn experiment(result: &Result) -> Markup {
                 h3 { (table.title) }
                 (listed(table))
             }
-            h3 { "Ledger" }
-            (ledgers(folder, &result.ledgers))
+            @if !result.ledgers.is_empty() {
+                h3 { "Ledger" }
+                (ledgers(folder, &result.ledgers))
+            }
             details {
                 summary { "Predictions, written down before the run" }
                 (predictions(folder, &plan.predictions))

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::cli;
 use crate::failure::Failure;
 use crate::lab::model::Phase;
 use crate::lab::text::{aligned, figure, scaled};
@@ -109,9 +110,9 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let scenario = Scenario::new(settings)?;
     let forecast = Forecast::of(&scenario);
     if settings.json {
-        println!("{}", serde_json::to_string_pretty(&forecast).map_err(Failure::failed)?);
+        cli::say(serde_json::to_string_pretty(&forecast).map_err(Failure::failed)?)?;
     } else {
-        print!("{}", table(&forecast));
+        cli::say(table(&forecast).trim_end())?;
     }
     let Some(dir) = &settings.chart else { return Ok(()) };
     std::fs::create_dir_all(dir)

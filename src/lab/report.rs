@@ -35,7 +35,7 @@ const RESULTS: &str = "results";
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "report")]
 pub struct Settings {
-    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7
+    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7, faults
     #[argh(option)]
     pub experiment: Option<String>,
     /// the targets in one table, from every verdict in the folder
@@ -102,8 +102,10 @@ fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
         text.table(table);
     }
     text.predictions(&run);
-    text.numbers(&run);
-    text.ledgers(&run);
+    if !run.arms.is_empty() {
+        text.numbers(&run);
+        text.ledgers(&run);
+    }
     text.record(experiment, &run, &verdict);
     let path = dir.join("report.md");
     std::fs::write(&path, text.0)
@@ -275,7 +277,9 @@ impl Text {
 
     fn record(&mut self, experiment: &Experiment, run: &Run, verdict: &Verdict) {
         let host = &run.host;
-        let arms: Vec<&str> = run.arms.iter().map(|arm| arm.spec.name).collect();
+        let arms: Vec<String> =
+            run.arms.iter().map(|arm| format!("`{}/`", arm.spec.name)).collect();
+        let folders = if arms.is_empty() { "the folders".into() } else { arms.join(", ") };
         let dirty = match host.dirty {
             Some(true) => " with uncommitted changes",
             Some(false) => "",
@@ -287,7 +291,7 @@ impl Text {
             - run again: `{}`\n\
             - {}; {}, {} cores, {:.0} GB; Linux {}; load average before the run {:.2}\n\
             - Kafka {}; {}; revision {}{dirty}\n\
-            - raw samples, ledgers and logs: `{}/` beside this file\n",
+            - raw samples, ledgers and logs: {} beside this file\n",
             verdict.command(),
             host.date,
             host.cpu,
@@ -298,7 +302,7 @@ impl Text {
             host.kafka,
             host.rustc,
             host.revision,
-            arms.join("/`, `")
+            folders
         ));
         for arm in &run.arms {
             self.line(format_args!(

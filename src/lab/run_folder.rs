@@ -25,6 +25,8 @@ pub struct Run {
     pub host: Host,
     /// In the experiment's order.
     pub arms: Vec<Arm>,
+    /// Its folder.
+    pub dir: PathBuf,
 }
 
 /// The end of a processor at its memory limit, as the run's script saw it.
@@ -86,6 +88,7 @@ impl Run {
             host: read_json(&dir.join(plan::HOST_FILE))?,
             arms: arms.collect::<Result<_, _>>()?,
             plan,
+            dir: dir.to_owned(),
         })
     }
 
@@ -102,7 +105,7 @@ impl Run {
             autopsy: None,
             start_us: f64::NAN,
         };
-        Self { plan, host: Host::default(), arms: vec![arm] }
+        Self { plan, host: Host::default(), arms: vec![arm], dir: dir.to_owned() }
     }
 
     /// The arm `name`; `None` only for a name that the experiment does not declare.
@@ -112,7 +115,11 @@ impl Run {
 }
 
 impl Arm {
-    fn read(dir: &Path, spec: ArmSpec) -> Result<Self, Failure> {
+    /// Reads an arm's folder.
+    ///
+    /// # Errors
+    /// When its samples are absent or damaged, or show no event.
+    pub fn read(dir: &Path, spec: ArmSpec) -> Result<Self, Failure> {
         let samples = samples::read(&dir.join(samples::FILE))?;
         let latencies = dir.join("latency.hlog");
         let start_us = start_us(&samples).ok_or_else(|| {

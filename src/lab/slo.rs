@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use crate::cli;
 use crate::failure::Failure;
 use crate::lab::experiments::{Check, Margin};
 use crate::lab::text::aligned;
@@ -93,7 +94,7 @@ pub fn run(dir: &Path) -> Result<(), Failure> {
         vec![target.into(), check, wanted, measured, file, standing.says().into()]
     };
     let lines = std::iter::once(head.to_vec()).chain(rows.iter().map(cells)).collect();
-    print!("{}", aligned(lines, false));
+    cli::say(aligned(lines, false).trim_end())?;
     conclude(&rows)
 }
 

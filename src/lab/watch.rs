@@ -7,8 +7,6 @@
 //! Invariant: deadlines are absolute (start + n intervals), so a slow look delays itself and never
 //! the ones after it; a deadline that was passed over is counted in the next sample.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +28,7 @@ use crate::lab::live::{Live, Sources};
 use crate::lab::procs::{self, Watched};
 use crate::lab::samples::{FILE, LogReading, ProcessReading, Sample};
 use crate::lab::scrape::Target;
+use crate::lines::Lines;
 use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, WatchMetrics};
 use crate::threads::{Crew, Stop};
@@ -159,7 +158,10 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
     if let Some(keeper) = heaps {
         let stop = stop.clone();
-        crew.spawn("heaps", move || keeper.run(&stop))?;
+        crew.spawn("heaps", move || {
+            keeper.run(&stop);
+            Ok(())
+        })?;
     }
     let watch = Watch { settings, processes, targets, latest, exported, live };
     let sampled = watch.sample_until(&stop, &mut file);
@@ -209,8 +211,7 @@ impl Watch<'_> {
                 break;
             }
             let sample = self.look(due, missed);
-            file.append(&sample)?;
-            taken += 1;
+            taken += u64::from(file.append(&sample)?);
             line.set_message(self.live.add(&sample));
             if self.gone(&sample) {
                 break;
@@ -282,7 +283,7 @@ impl Watch<'_> {
 }
 
 struct SampleFile {
-    file: File,
+    lines: Lines,
     path: PathBuf,
 }
 
@@ -292,20 +293,18 @@ impl SampleFile {
             Failure::Failed(format!("--out {}: cannot be made: {e}", dir.display()))
         })?;
         let path = dir.join(FILE);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| {
+        let (lines, _) = Lines::open(&path).map_err(|e| {
             Failure::Failed(format!("--out {}: cannot be written: {e}", path.display()))
         })?;
-        Ok(Self { file, path })
+        Ok(Self { lines, path })
     }
 
-    /// One line in one write: a reader never sees half of one, a kill cuts at most the last.
-    fn append(&mut self, sample: &Sample) -> Result<(), Failure> {
+    /// One line in one write: a reader never sees half of one. A sample that a full disk does not
+    /// take is left out, and said so: false.
+    fn append(&mut self, sample: &Sample) -> Result<bool, Failure> {
         let mut line = serde_json::to_vec(sample).map_err(Failure::failed)?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|e| {
-            let path = self.path.display();
-            Failure::Failed(format!("{path}: a sample cannot be written: {e}; free some disk"))
-        })
+        Ok(self.lines.append_or_go_on(&line))
     }
 }
 
@@ -322,13 +321,5 @@ mod tests {
             let why = named("--metrics", &[bad.to_owned()]).expect_err(bad);
             assert!(matches!(why, Failure::Usage(_)), "{why}");
         }
-    }
-
-    #[test]
-    fn a_full_disk_is_a_clear_error() {
-        let file = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-        let mut file = SampleFile { file, path: PathBuf::from("run/samples.jsonl") };
-        let why = file.append(&Sample::default()).expect_err("full").to_string();
-        assert!(why.contains("run/samples.jsonl") && why.contains("No space"), "{why}");
     }
 }

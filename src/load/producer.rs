@@ -21,7 +21,6 @@ use super::schedule::Pacer;
 use super::sender::{Shared, Tally};
 use super::settings::Settings;
 use crate::brokers::View;
-use crate::clock;
 use crate::failure::Failure;
 use crate::http::access::{self, Access};
 use crate::http::{Handler, Limits, Request, Response, Server};
@@ -31,6 +30,7 @@ use crate::telemetry::{
 };
 use crate::threads::Stop;
 use crate::units;
+use crate::{cli, clock};
 
 /// How often the gauges, the progress line and the senders are looked after.
 const LOOK: Duration = Duration::from_millis(50);
@@ -136,7 +136,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     shared.done.set();
 
     let summary = summary(&shared, started_us);
-    println!("{}", serde_json::to_string(&summary).map_err(Failure::failed)?);
+    cli::say_json(&summary)?;
     stop.outcome()?;
     match summary.due - summary.produced {
         0 => Ok(()),

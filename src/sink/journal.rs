@@ -2,11 +2,9 @@
 //! it: one JSON line a request, `{"at_us":…,"events":[[id,key],…]}`.
 //!
 //! Invariant: a request's line is in the file, whole, before the request is answered 200; a line
-//! that was cut short (the sink was killed in the middle of it) was never answered, and is taken
-//! away when the file is opened. It survives the process, not the machine: nothing is synced.
+//! that was cut short was never answered.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ledger::Ledger;
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::lines::Lines;
 
 /// One request.
 #[derive(Serialize, Deserialize)]
@@ -26,67 +25,37 @@ struct Line {
 
 /// An open journal.
 pub struct Journal {
-    file: File,
-    /// Bytes that are whole lines: where a write that failed is taken back to.
-    whole: u64,
+    lines: Lines,
 }
 
 impl Journal {
     /// Opens the file or makes it; gives the ledger of what it holds.
     ///
     /// # Errors
-    /// When it cannot be opened or read, or a line before the last is no request.
+    /// When it cannot be opened or read, or a whole line is no request.
     pub fn open(path: &Path) -> Result<(Ledger, Self), Failure> {
         let failed = |why: String| Failure::Failed(format!("--journal {}: {why}", path.display()));
-        let io = |e: std::io::Error| failed(e.to_string());
-        let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = file.map_err(io)?;
-        let (mut ledger, mut whole) = (Ledger::default(), 0);
-        let mut lines = BufReader::new(&file);
-        let mut text = Vec::new();
-        for number in 1.. {
-            text.clear();
-            let bytes = lines.read_until(b'\n', &mut text).map_err(io)?;
-            if bytes == 0 {
-                break;
-            }
-            if text.last() != Some(&b'\n') {
-                log::warn!(line = number, bytes = bytes; "journal: the last line is cut short");
-                break;
-            }
-            let line: Line = serde_json::from_slice(&text)
-                .map_err(|e| failed(format!("line {number} is no request: {e}")))?;
-            let event = |&(id, key): &(u64, u64)| Event {
-                id,
-                key,
-                ts_us: line.at_us,
-                payload: Box::default(),
-            };
-            let events: Vec<Event> = line.events.iter().map(event).collect();
-            ledger.record(&events, line.at_us);
-            whole += bytes as u64;
+        let (lines, text) = Lines::open(path).map_err(|e| failed(e.to_string()))?;
+        let mut ledger = Ledger::default();
+        for (n, line) in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()).enumerate() {
+            let Line { at_us, events } = serde_json::from_slice(line)
+                .map_err(|e| failed(format!("line {} is no request: {e}", n + 1)))?;
+            let event = |(id, key)| Event { id, key, ts_us: at_us, payload: Box::default() };
+            let events: Vec<Event> = events.into_iter().map(event).collect();
+            ledger.record(&events, at_us);
         }
-        file.set_len(whole).map_err(io)?;
-        file.seek(SeekFrom::End(0)).map_err(io)?;
-        Ok((ledger, Self { file, whole }))
+        Ok((ledger, Self { lines }))
     }
 
     /// Keeps a request; only then may it be answered.
     ///
     /// # Errors
     /// When it cannot be written whole: the file is then as it was before.
-    pub fn keep(&mut self, events: &[Event], at_us: i64) -> std::io::Result<()> {
+    pub fn keep(&mut self, events: &[Event], at_us: i64) -> io::Result<()> {
         let events = events.iter().map(|event| (event.id, event.key)).collect();
         let mut line = serde_json::to_vec(&Line { at_us, events })?;
         line.push(b'\n');
-        if let Err(e) = self.file.write_all(&line) {
-            self.file.set_len(self.whole)?;
-            self.file.seek(SeekFrom::End(0))?;
-            return Err(e);
-        }
-        self.whole += line.len() as u64;
-        Ok(())
+        self.lines.append(&line)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::http::{Access, Limits, Request, Response, Server};
 use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, SinkMetrics};
 use crate::threads::{Crew, Stop};
-use crate::{clock, units};
+use crate::{cli, clock, units};
 
 /// Handlers beyond those that may wait for tokens, so that control, ledger and metrics answer
 /// while all the others wait.
@@ -74,7 +74,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     timekeeper.join();
     let totals = sink.book.lock().ledger.totals();
     log::info!(events = totals.events, duplicates = totals.duplicates; "sink stopped");
-    println!("{}", serde_json::to_string(&totals).map_err(Failure::failed)?);
+    cli::say_json(&totals)?;
     stop.outcome()
 }
 

@@ -321,6 +321,7 @@ impl Context {
             let offset = holding.committable();
             let partition = holding.partition.to_string();
             self.metrics.committable.with_label_values(&[&partition]).set(offset);
+            self.metrics.position.with_label_values(&[&partition]).set(holding.position());
             if committed.get(&holding.partition).is_none_or(|before| *before < offset) {
                 let mut element = list.add_partition(&self.topic, holding.partition);
                 // The only error is an offset below the logical ones; ours are never negative.

@@ -1,12 +1,11 @@
 //! The standard HdrHistogram interval log: one line a stage and second, tagged with the stage,
 //! values in µs, times in s since the epoch.
 //!
-//! Invariant: a second is written with one call, so a `kill -9` leaves at most one cut line at
-//! the end, which reading ignores and appending removes. Any HdrHistogram tool reads the file.
+//! Invariant: it grows by whole seconds (`lines`); reading ignores a line that was cut short. A disk
+//! that is full leaves a hole, said in the log, and stops nobody. Any HdrHistogram tool reads the file.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -19,11 +18,11 @@ use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
 
 use super::latency::Stage;
 use crate::failure::Failure;
+use crate::lines::{self, Lines};
 
 /// An interval log that grows by a line a stage at a time.
 pub(super) struct Writer {
-    path: PathBuf,
-    file: File,
+    lines: Lines,
     serializer: V2DeflateSerializer,
 }
 
@@ -34,28 +33,24 @@ impl Writer {
     }
 
     fn open(path: &Path) -> io::Result<Self> {
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        let whole = whole_lines(&text).len() as u64;
-        file.set_len(whole)?;
-        file.seek(io::SeekFrom::Start(whole))?;
-        let serializer = V2DeflateSerializer::new();
-        let mut writer = Self { path: path.to_owned(), file, serializer };
-        if whole == 0 {
+        let (lines, text) = Lines::open(path)?;
+        let mut writer = Self { lines, serializer: V2DeflateSerializer::new() };
+        if text.is_empty() {
             let mut header = Vec::new();
             IntervalLogWriterBuilder::new()
                 .add_comment("[Latency by stage (the tag), in microseconds]")
                 .with_start_time(SystemTime::now())
                 .begin_log_with(&mut header, &mut writer.serializer)?;
-            writer.file.write_all(&header)?;
+            writer.lines.append(&header)?;
         }
         Ok(writer)
     }
 
     /// Appends the interval between two times (µs since the epoch), stages in the order of
     /// [`Stage::ALL`].
+    ///
+    /// # Errors
+    /// When a histogram cannot be serialised.
     pub fn write(
         &mut self,
         start_us: i64,
@@ -65,18 +60,15 @@ impl Writer {
         let start = Duration::from_micros(start_us.try_into().unwrap_or(0));
         let length = Duration::from_micros(end_us.saturating_sub(start_us).try_into().unwrap_or(0));
         let mut lines = Vec::new();
-        let written = IntervalLogWriterBuilder::new()
+        let mut log = IntervalLogWriterBuilder::new()
             .begin_log_with(&mut lines, &mut self.serializer)
-            .map_err(io::Error::other)
-            .and_then(|mut log| {
-                Stage::ALL.iter().zip(stages).try_for_each(|(stage, histogram)| {
-                    log.write_histogram(histogram, start, length, Tag::new(stage.name()))
-                        .map_err(io::Error::other)
-                })
-            });
-        written
-            .and_then(|()| self.file.write_all(&lines))
-            .map_err(|e| failure("write", &self.path, e))
+            .map_err(Failure::failed)?;
+        for (stage, histogram) in Stage::ALL.iter().zip(stages) {
+            log.write_histogram(histogram, start, length, Tag::new(stage.name()))
+                .map_err(|e| Failure::Failed(format!("the latency log: {e:?}")))?;
+        }
+        self.lines.append_or_go_on(&lines);
+        Ok(())
     }
 }
 
@@ -100,7 +92,7 @@ pub fn read(path: &Path) -> Result<Vec<Interval>, Failure> {
     let text = std::fs::read(path).map_err(|e| failure("read", path, e))?;
     let mut deserializer = Deserializer::new();
     let mut intervals = Vec::new();
-    for entry in IntervalLogIterator::new(whole_lines(&text)) {
+    for entry in IntervalLogIterator::new(lines::whole(&text)) {
         match entry {
             Ok(LogEntry::Interval(line)) => {
                 intervals.extend(
@@ -139,11 +131,6 @@ pub fn merge(intervals: &[Interval], stage: Stage, from_us: i64, to_us: i64) -> 
         }
     }
     merged
-}
-
-fn whole_lines(text: &[u8]) -> &[u8] {
-    let end = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-    text.get(..end).unwrap_or_default()
 }
 
 fn failure(what: &str, path: &Path, why: impl std::fmt::Display) -> Failure {

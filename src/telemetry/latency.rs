@@ -179,7 +179,7 @@ impl Reporter {
     /// recorded.
     ///
     /// # Errors
-    /// When the `.hlog` cannot be written: a run without its record proves nothing.
+    /// When a histogram cannot be serialised. A disk that is full leaves a hole in the `.hlog`.
     pub fn run(&mut self, gauges: &GaugeVec, stop: &Stop) -> Result<(), Failure> {
         loop {
             let stopping = stop.wait(INTERVAL);

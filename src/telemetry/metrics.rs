@@ -163,6 +163,8 @@ pub struct ProcessorMetrics {
     pub commits: IntCounterVec,
     /// Committable offset by partition: all below it is acked.
     pub committable: IntGaugeVec,
+    /// Next offset to fetch by partition.
+    pub position: IntGaugeVec,
     /// Fetches that failed and were tried again.
     pub fetch_retries: IntCounter,
     /// Sink calls by result: ok, retried, rejected.
@@ -218,6 +220,11 @@ impl ProcessorMetrics {
             committable: m.int_gauges(
                 "processor_committable_offset",
                 "All offsets below it are acked",
+                &["partition"],
+            )?,
+            position: m.int_gauges(
+                "processor_position_offset",
+                "The next offset to fetch",
                 &["partition"],
             )?,
             fetch_retries: m.counter("processor_fetch_retries_total", "Fetches tried again")?,

@@ -60,25 +60,23 @@ impl Ledger {
     }
 
     /// Holds the ids against each other; the counts that are not about ids stay 0.
-    pub(super) fn of(produced: std::ops::Range<u64>, found: &Found, invalid: u64) -> Self {
-        let mut all = RoaringTreemap::new();
-        all.insert_range(produced);
+    pub(super) fn of(all: &RoaringTreemap, found: &Found, invalid: u64) -> Self {
         let Found { delivered, shed, in_log } = found;
         let settled = delivered | shed;
         let anywhere = &settled | in_log;
-        let (missing, both) = (&all - &anywhere, delivered & shed);
+        let (missing, both) = (all - &anywhere, delivered & shed);
         Self {
             produced: all.len(),
-            delivered: (&all & delivered).len(),
-            in_log: (&all & in_log).len(),
-            again: (settled & in_log & &all).len(),
-            shed: (&all & shed).len(),
+            delivered: (all & delivered).len(),
+            in_log: (all & in_log).len(),
+            again: (settled & in_log & all).len(),
+            shed: (all & shed).len(),
             shed_delivered: both.len(),
             invalid,
             missing: missing.len(),
             unexplained: missing.len().saturating_sub(invalid),
             examples: (missing | both).iter().take(EXAMPLES).collect(),
-            beyond: (anywhere - &all).len(),
+            beyond: (anywhere - all).len(),
             ..Self::default()
         }
     }
@@ -100,7 +98,7 @@ mod tests {
         invalid: u64,
     ) -> Ledger {
         let found = Found { delivered: ids(delivered), shed: ids(shed), in_log: ids(in_log) };
-        Ledger::of(0..100, &found, invalid)
+        Ledger::of(&ids(0..100), &found, invalid)
     }
 
     #[test]

@@ -149,7 +149,7 @@ mod tests {
             topic: "t".into(),
             group: "g".into(),
             sink: "s".into(),
-            producer: PathBuf::new(),
+            producer: Vec::new(),
             processor: Vec::new(),
             shed_ids: Vec::new(),
             out: PathBuf::new(),

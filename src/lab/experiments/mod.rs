@@ -16,6 +16,7 @@ pub mod exp4;
 pub mod exp5;
 pub mod exp6;
 pub mod exp7;
+pub mod faults;
 mod worker_cases;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,7 @@ pub const ALL: &[Experiment] = &[
     exp5::EXPERIMENT,
     exp6::EXPERIMENT,
     exp7::EXPERIMENT,
+    faults::EXPERIMENT,
 ];
 
 /// The declaration.

@@ -1,0 +1,325 @@
+#!/usr/bin/env bash
+# The fault matrix: a pipeline under load, one thing broken at a time, and the ledger after it. What
+# is expected of each fault is declared in src/lab/experiments/faults/matrix.rs. Half an hour after
+# the build with --quick: each fault once, queues and loads in turn; in full each under all of them.
+# It runs in network and mount namespaces of its own, so it needs root, or a kernel that lets users
+# have namespaces. Nothing that it does to links, disks or clocks is seen outside of them.
+# shellcheck disable=SC2034 # lib.sh and the files sourced here read what is set
+set -euo pipefail
+self=$(realpath -- "${BASH_SOURCE[0]}")
+
+# Every fault, in the order of the table.
+FAULTS=(
+  processor-killed processor-frozen
+  broker-1-killed broker-2-killed broker-3-killed coordinator-killed two-brokers-killed broker-disk-full
+  sink-killed answers-500 answers-429 answers-hang answers-cut answers-partial
+  broker-link-cut broker-link-delayed broker-link-lossy sink-link-cut sink-link-delayed sink-link-lossy
+  results-disk-full clock-back partitions-added topic-anew retention
+)
+# Every queue and load, in such an order that neighbours differ in both.
+CASES=('bounded 8000' 'pull 1500' 'unbounded 8000' 'bounded 1500' 'pull 8000' 'unbounded 1500')
+
+# Seconds: before the fault, after it.
+readonly BEFORE_S=7 AFTER_S=14 AFTER_SLOW_S=30
+
+# What this script takes and run/lib.sh does not: names of faults, and one case.
+only=() passed=() one_case=''
+while (($# > 0)); do
+  if [[ $1 == --case ]]; then one_case=${2-}; shift
+  elif [[ " ${FAULTS[*]} " == *" $1 "* ]]; then only+=("$1")
+  else passed+=("$1")
+  fi
+  shift
+done
+if [[ $one_case && " ${CASES[*]/ /:} " != *" $one_case "* ]]; then
+  printf "faults.sh: --case '%s': allowed: %s\n" "$one_case" "${CASES[*]/ /:}" >&2
+  exit 2
+fi
+
+if [[ ! ${LAB_FAULTS_INSIDE-} && " ${passed[*]-} " != *' --help '* && " ${passed[*]-} " != *' -h '* ]]; then
+  as=(unshare --net --mount)
+  ((EUID == 0)) || as+=(--user --map-root-user)
+  "${as[@]}" true || {
+    echo 'faults.sh: no namespaces of its own (its words are above): run it as root' >&2
+    exit 1
+  }
+  [[ ! $one_case ]] || set -- --case "$one_case"
+  exec env LAB_FAULTS_INSIDE=1 "${as[@]}" "$self" "$@" ${only[@]+"${only[@]}"} ${passed[@]+"${passed[@]}"}
+fi
+
+cluster_folder=.cluster-faults
+# shellcheck source=run/lib.sh
+source "${self%/*}/lib.sh"
+# shellcheck source=run/hosts.sh
+source "$here/hosts.sh"
+# shellcheck source=run/disks.sh
+source "$here/disks.sh"
+# shellcheck source=run/clock.sh
+source "$here/clock.sh"
+
+usage() {
+  cat <<TEXT
+usage: run/faults.sh [--quick] [--case QUEUE:LOAD] [--out DIR] [--data DIR] [--port P] [FAULT...]
+
+  --quick      each fault once, queues and loads in turn (about half an hour)
+  --case C     each fault under this queue and load only: ${CASES[*]/ /:}
+  --out DIR    folder of the results (default results/faults)
+  --data DIR   the cluster's folder (default .cluster-faults)
+  --port P     the cluster's first port (default 19092)
+  FAULT...     these faults only: ${FAULTS[*]}
+
+exit: 0 all checks hold, 1 failed, 2 wrong usage, 3 a check fell short
+TEXT
+}
+
+if [[ ! ${LAB_FAULTS_INSIDE-} ]]; then
+  usage
+  exit 0
+fi
+
+# --- marks -------------------------------------------------------------------------------------
+now_us() { echo "${EPOCHREALTIME/[.,]/}"; }
+rest() { sleep "$1" 9>&- & wait $!; } # SECONDS; a signal ends it
+begins() { began_us=$(now_us); }
+ends() { ended_us=$(now_us); }
+saw() { noted=$*; log info seen "fault=$fault what='$*'"; }
+
+# kill9 NAME: and nobody wonders that it is gone.
+kill9() {
+  note kill -KILL "${pids[$1]}"
+  kill -KILL "${pids[$1]}"
+  wait "${pids[$1]}" 2>/dev/null || true
+  unset "pids[$1]"
+}
+
+# --- the faults: each begins, breaks, heals, ends ----------------------------------------------
+fault_processor_killed() {
+  begins; kill9 processor
+  rest 1
+  member processor-2; ends
+}
+fault_processor_frozen() {
+  begins; note kill -STOP "${pids[processor]}"; kill -STOP "${pids[processor]}"
+  rest 10
+  note kill -CONT "${pids[processor]}"; kill -CONT "${pids[processor]}"; ends
+}
+
+brokers_die() { # N...
+  local n
+  begins
+  for n; do note run/cluster.sh kill "$n"; cluster kill "$n"; done
+  rest 6
+  for n; do note run/cluster.sh start "$n"; cluster start "$n"; done
+  ends
+}
+fault_broker_1_killed() { brokers_die 1; }
+fault_broker_2_killed() { brokers_die 2; }
+fault_broker_3_killed() { brokers_die 3; }
+fault_two_brokers_killed() { brokers_die 1 2; }
+fault_coordinator_killed() {
+  local was
+  was=$(cluster coordinator "$topic")
+  brokers_die "$was"
+  saw "broker $was was the coordinator, $(cluster coordinator "$topic") is"
+}
+fault_broker_disk_full() {
+  local pid after=0
+  pid=$(broker_pid 2)
+  begins; fill_disk 2
+  while kill -0 "$pid" 2>/dev/null; do
+    rest 1
+    after=$((after + 1))
+    ((after < 8)) || break
+  done
+  kill -0 "$pid" 2>/dev/null || saw "the broker halted itself after $after s"
+  rest $((8 - after))
+  free_disk 2; cluster start 2; ends
+}
+broker_pid() { cluster status | sed -n "s/^broker=$1 .*pid=\([0-9]*\).*/\1/p"; }
+
+fault_sink_killed() {
+  begins; kill9 sink
+  rest 3
+  start sink-2 "$bin/sink" --listen "$sink_on" "${sink[@]}"; ends
+}
+
+chaos() { # FLAGS...
+  begins; run_and_note "$bin/chaos" "$@" --sink "http://$sink_at" >>"$dir/chaos.log"; ends
+}
+fault_answers_500() { chaos fail --how 500 --for 8s; }
+fault_answers_429() { chaos fail --how 429 --for 8s; }
+fault_answers_hang() { chaos pause --for 8s; }
+fault_answers_cut() { chaos fail --how cut --for 8s; }
+fault_answers_partial() { chaos fail --how partial --for 8s; }
+
+# The time of a new connection from the processor's host says that the link is harmed.
+link() { # cut|delay|lose LINK SECONDS ADDRESS:PORT
+  local from took end
+  begins; network "$1" "$2"
+  end=$((SECONDS + $3)) from=$(now_us)
+  if "${at_processor[@]}" timeout 4 bash -c ": <>/dev/tcp/${4%:*}/${4#*:}" 2>/dev/null; then
+    took="$((($(now_us) - from) / 1000)) ms"
+  else
+    took='no connection in 4 s'
+  fi
+  case $1/$took in
+    cut/no* | delay/[0-9]* | lose/*) saw "by $network_by; a connection: $took" ;;
+  esac
+  rest $((end - SECONDS))
+  network heal "$2"; ends
+}
+fault_broker_link_cut() { link cut brokers 12 "${brokers%%,*}"; }
+fault_broker_link_delayed() { link delay brokers 10 "${brokers%%,*}"; }
+fault_broker_link_lossy() { link lose brokers 10 "${brokers%%,*}"; }
+fault_sink_link_cut() { link cut sink 12 "$sink_at"; }
+fault_sink_link_delayed() { link delay sink 10 "$sink_at"; }
+fault_sink_link_lossy() { link lose sink 10 "$sink_at"; }
+
+fault_results_disk_full() {
+  local before
+  before=$(wc -l <"$dir/samples.jsonl")
+  begins; fill_folder "$dir"
+  rest 8
+  if (($(wc -l <"$dir/samples.jsonl") <= before + 2)); then saw 'no sample was written meanwhile'; fi
+  free_folder "$dir"; ends
+}
+fault_clock_back() { begins; step_clock -3600; ends; }
+fault_partitions_added() {
+  begins; note run/cluster.sh topic grow "$topic" --partitions 18
+  cluster topic grow "$topic" --partitions 18
+  # One that is started now knows all of them. Its ids are beyond the first one's.
+  start producer-2 "$bin/producer" --brokers "$brokers" --topic "$topic" --listen 127.0.0.1:0 \
+    --rate 500 --first-id 100000000 --msg-size 512 --seed 2
+  ends
+}
+fault_topic_anew() {
+  begins; note run/cluster.sh topic delete "$topic"
+  cluster topic delete "$topic"
+  rest 2
+  note run/cluster.sh topic create "$topic" --partitions "$PARTITIONS"
+  cluster topic create "$topic" --partitions "$PARTITIONS"; ends
+}
+fault_retention() { begins; rest 20; ends; }
+
+# --- a row -------------------------------------------------------------------------------------
+member() { # NAME
+  local flags=(--queue "$queue" --queue-cap 10000 --sink-timeout 3s --drain-timeout 3s)
+  case $fault in
+    processor-killed) flags+=(--session-timeout 6s) ;;
+    processor-frozen) flags+=(--session-timeout 6s --max-poll-interval 6s) ;;
+  esac
+  processor "$1" "${flags[@]}"
+}
+
+row() { # FAULT QUEUE LOAD
+  fault=$1 queue=$2 offered=$3 noted='' began_us='' ended_us=''
+  local name=$1-$2-$3 through=("${at_processor[@]}") topic_flags=() others=()
+  trap row_over EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap 'exit 129' HUP
+  rm -rf -- "${out:?}/$name"
+  mkdir -p "$out/$name"
+  sink=(--rate-limit 2000 --journal "$out/$name/journal.jsonl")
+  load=(--rate "$offered" --msg-size 512 --seed 1)
+  case $fault in
+    results-disk-full) small_folder "$out/$name" 64m ;;
+    broker-disk-full) small_disk 2 2g ;;
+    clock-back) own_clock "$out/$name"; through+=("${at_own_clock[@]}") ;;
+    retention) topic_flags=(--config segment.bytes=1000000 --config retention.bytes=2000000) ;;
+  esac
+  arm_begins "$name"
+  # Each member has an address of its own; the second joins its partner before the load.
+  member processor
+  if [[ $fault == processor-frozen ]]; then member processor-2; fi
+  arm_starts
+  rest "$BEFORE_S"
+  alive
+  "fault_${fault//-/_}"
+  printf '{"fault": "%s", "queue": "%s", "offered": %s, "began_us": %s, "ended_us": %s, "note": "%s"}\n' \
+    "$fault" "$queue" "$offered" "$began_us" "$ended_us" "$noted" >"$dir/fault.json"
+  case $fault in
+    two-brokers-killed | topic-anew | *-link-cut) rest "$AFTER_SLOW_S" ;;
+    *) rest "$AFTER_S" ;;
+  esac
+  alive
+  stop producer
+  if [[ ${pids[producer-2]-} ]]; then stop producer-2; others=(producer-2); fi
+  # What the new sink is called in lib.sh.
+  if [[ ${pids[sink-2]-} ]]; then pids[sink]=${pids[sink-2]}; unset 'pids[sink-2]'; fi
+  arm_ends ${others[@]+"${others[@]}"}
+}
+
+# However a row ends, the next one finds nothing of it.
+row_over() {
+  local code=$? name
+  trap '' INT TERM HUP
+  set +e
+  for name in "${!pids[@]}"; do kill -CONT "${pids[$name]}" 2>/dev/null; kill -TERM "${pids[$name]}" 2>/dev/null; done
+  for name in "${!pids[@]}"; do
+    await_end "${pids[$name]}" "$ABORT_WITHIN_S" || kill -KILL "${pids[$name]}" 2>/dev/null
+    wait "${pids[$name]}" 2>/dev/null
+  done
+  network heal brokers
+  network heal sink
+  cluster up >/dev/null || code=1 # a broker may be down
+  [[ ! $topic ]] || cluster topic delete "$topic"
+  case $fault in
+    results-disk-full) small_folder_gone "$dir" ;;
+    broker-disk-full) small_disk_gone 2 ;;
+  esac
+  exit "$code"
+}
+
+# Rows run one after the other, each in a shell of its own: one that breaks is a row that has no
+# verdict, not the end of the run.
+run_row() { # FAULT QUEUE LOAD
+  local code=0
+  row "$@" &
+  running=$!
+  wait "$running" || code=$?
+  running=''
+  log info row_ended "fault=$1 queue=$2 load=$3 exit=$code seconds=$SECONDS"
+  ((code < 128)) || exit "$code"
+}
+
+faults_over() {
+  local code=$?
+  trap '' INT TERM HUP
+  if [[ ${running-} ]]; then kill -TERM "$running" 2>/dev/null; wait "$running"; fi
+  set +e
+  hosts_down
+  (exit "$code")
+  clean_up
+}
+
+# --- everything --------------------------------------------------------------------------------
+ip link set lo up
+hosts_up
+# The token that everything asks for which does not listen on loopback.
+LAB_TOKEN=$(head -c 24 /dev/urandom | base64 | tr '+/' 'ab')
+export LAB_TOKEN
+cluster_flags=(--host 10.199.1.1 --mode jvm) sink_on=10.199.2.1:9900 processor_on=10.199.3.2:0
+begin faults ${passed[@]+"${passed[@]}"}
+trap faults_over EXIT
+plan --schedule 8000:30s --rate-limit 2000 --msg-size 512 --queue-cap 10000
+
+((${#only[@]} > 0)) || only=("${FAULTS[@]}")
+turn=0
+for fault in "${only[@]}"; do
+  for case in "${CASES[@]}"; do
+    if [[ $one_case ]]; then
+      [[ ${case/ /:} == "$one_case" ]] || continue
+    elif [[ $form == quick ]]; then
+      # Each fault has the case of its place in the table, whichever faults are run.
+      for ((turn = 0; turn < ${#FAULTS[@]}; turn++)); do [[ ${FAULTS[turn]} != "$fault" ]] || break; done
+      case=${CASES[turn % ${#CASES[@]}]}
+    fi
+    # Only a lag can be overtaken.
+    if [[ $fault == retention ]]; then case='bounded 8000'; fi
+    read -r queue offered <<<"$case"
+    run_row "$fault" "$queue" "$offered"
+    [[ $form != quick && $fault != retention ]] || break
+  done
+done
+report

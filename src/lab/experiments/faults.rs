@@ -1,0 +1,183 @@
+//! The fault matrix: what breaks, what must come of it, and the ledger after it.
+//!
+//! - `matrix` every fault: what is expected, what it may cost, how it shows
+//! - `row`    one fault under one queue and one load, as its run left it
+//! - here     the bounds written down before the run, the checks, the table
+//!
+//! Invariant: a row in which the fault does not show is no pass, whatever its ledger says. It runs
+//! nothing: that is `run/faults.sh`, which leaves a folder a row.
+
+mod matrix;
+mod row;
+
+use super::{Check, Experiment, Margin, Prediction, Setup, Table};
+use crate::lab::run_folder::Run;
+use crate::lab::text::{figure, thousands};
+use matrix::{Duplicates, FAULTS, Lost};
+use row::Row;
+
+/// The declaration.
+pub const EXPERIMENT: Experiment = Experiment {
+    name: "faults",
+    title: "what breaks, and what it costs",
+    question: "Everything around a running pipeline breaks, one thing at a time. Is any event lost? \
+               How many come twice, and how long until the sink is served again?",
+    held: "sink of 2,000/s, payload, seed, 4 workers of batches of 200, commit interval of 1 s, \
+           three brokers with three replicas (two must confirm), machine",
+    varied: "the fault; the queue between poll and sink; the load, 1,500/s or 8,000/s",
+    arms: &[],
+    predict,
+    checks,
+    charts: |_| Vec::new(),
+    tables,
+    limits: "One machine: brokers, links and hosts are processes, veth pairs and network namespaces, \
+             and one disk. One run a row. Recovery is seen at one look a second, over three seconds. \
+             Duplicates of the producer's resends and of the processor's are one figure.",
+};
+
+/// Events that all workers together have in hand.
+pub(super) const IN_HAND: f64 = 4.0 * 200.0;
+/// Seconds of deliveries that no commit covers: the interval, and as long for the commit's own way.
+pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
+/// Events of the producer's requests that were under way to a broker that died: one request a broker
+/// of three, each of at most 900,000 bytes at 570 bytes a record.
+pub(super) const UNDER_WAY: f64 = 3.0 * 900_000.0 / 570.0;
+
+fn predict(setup: &Setup) -> Vec<Prediction> {
+    let served = setup.ceiling * UNCOMMITTED_S;
+    let p = Prediction::new;
+    vec![
+        p("in_hand", IN_HAND, "events", "4 workers × 200 events of a batch".into()),
+        p(
+            "uncommitted",
+            served + IN_HAND,
+            "events",
+            format!(
+                "commit interval and the commit's own way, 1 s each, × {}/s + in hand",
+                figure(setup.ceiling)
+            ),
+        ),
+        p(
+            "resent",
+            UNDER_WAY,
+            "events",
+            "3 brokers × one produce request of at most 900,000 B at 570 B a record".into(),
+        ),
+    ]
+}
+
+fn checks(run: &Run) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let rows = row::all(&run.dir);
+    let whole = rows.iter().filter(|row| row.is_ok()).count();
+    checks.push(Check::new(
+        "rows",
+        "Did every row run to its end?",
+        (rows.len() as f64, Margin::AtLeast),
+        (!rows.is_empty()).then_some(whole as f64),
+        "rows",
+    ));
+    for row in rows.into_iter().flatten() {
+        checks.extend(of_row(&row, run.plan.setup.ceiling));
+    }
+    checks
+}
+
+fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
+    let ask = |name: &str, question: &str, wanted, measured, unit: &str| {
+        Check::new(&format!("{}_{name}", row.name), question, wanted, measured, unit)
+    };
+    let (missing, counted) = (row.missing(), row.counted_as_lost());
+    let (question, wanted) = match row.fault.lost {
+        Lost::Nothing => ("Ids without a fate, or with two", (0.0, Margin::AtMost)),
+        Lost::Exactly => {
+            ("Are the ids that are gone as many as were counted?", (counted, Margin::Absolute(0.0)))
+        }
+        Lost::AtLeast => {
+            ("Are at least as many ids gone as were counted?", (counted, Margin::AtLeast))
+        }
+    };
+    let mut checks = vec![ask("lost", question, wanted, missing, "ids")];
+    if row.fault.lost != Lost::Nothing {
+        let question = "Is the loss said, by the processor's own count?";
+        checks.push(ask("loss_said", question, (1.0, Margin::AtLeast), Some(counted), "events"));
+    }
+    checks.push(ask(
+        "duplicates",
+        "Deliveries of an id that was delivered before",
+        (row.fault.duplicates.bound(ceiling, row.seconds()), Margin::AtMost),
+        row.duplicates(),
+        "events",
+    ));
+    let question = "From the fault's end until the sink is served at 90 % of its rate before it";
+    let wanted = (row.fault.recovery_s, Margin::AtMost);
+    checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));
+    let question = "Partitions that hold more and of which nothing is fetched after that";
+    checks.push(ask("still", question, (0.0, Margin::AtMost), row.standing_still(), "partitions"));
+    let shows = (row.fault.seen)(row).map(|_| 1.0);
+    checks.push(ask("shows", "Does the fault show?", (1.0, Margin::AtLeast), shows, ""));
+    checks
+}
+
+impl Duplicates {
+    /// The most that may come twice, for a fault of `seconds`.
+    fn bound(self, ceiling: f64, seconds: f64) -> f64 {
+        match self {
+            Self::None => 0.0,
+            Self::InHand(times) => f64::from(times) * IN_HAND,
+            Self::Uncommitted => ceiling * UNCOMMITTED_S + IN_HAND,
+            Self::Resent => UNDER_WAY.floor(),
+            Self::Unacked => ceiling * seconds + IN_HAND,
+        }
+    }
+
+    fn says(self, bound: f64) -> String {
+        let why = match self {
+            Self::None => return "0".into(),
+            Self::InHand(1) => "in hand",
+            Self::InHand(_) => "in hand, each try",
+            Self::Uncommitted => "uncommitted",
+            Self::Resent => "resent",
+            Self::Unacked => "unacked meanwhile",
+        };
+        format!("{} ({why})", thousands(bound))
+    }
+}
+
+fn tables(run: &Run) -> Vec<Table> {
+    let count = |n: Option<f64>| n.map_or("?".to_owned(), thousands);
+    let rows = row::all(&run.dir).into_iter().map(|row| match row {
+        Ok(row) => {
+            let bound = row.fault.duplicates.bound(run.plan.setup.ceiling, row.seconds());
+            let of = match row.fault.lost {
+                Lost::Nothing => String::new(),
+                _ => format!(" ({} counted)", thousands(row.counted_as_lost())),
+            };
+            let recovery = row.recovery_s().map_or("never".to_owned(), |s| format!("{s:.0} s"));
+            vec![
+                row.fault.name.to_owned(),
+                row.queue.clone(),
+                format!("{}/s", thousands(row.offered)),
+                row.fault.expected.to_owned(),
+                (row.fault.seen)(&row).unwrap_or_else(|| "**the fault does not show**".into()),
+                count(row.missing()) + &of,
+                format!("{} of {}", count(row.duplicates()), row.fault.duplicates.says(bound)),
+                recovery,
+            ]
+        }
+        Err((name, why)) => {
+            let mut cells = vec![name, String::new(), String::new(), String::new(), why];
+            cells.resize(8, String::new());
+            cells
+        }
+    });
+    let head = ["fault", "queue", "offered", "expected", "seen", "lost", "duplicates", "recovery"];
+    let what = FAULTS.iter().map(|fault| vec![fault.name.to_owned(), fault.what.to_owned()]);
+    vec![
+        Table::new("Faults", &head, rows),
+        Table::new("What is done", &["fault", "what is done"], what),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

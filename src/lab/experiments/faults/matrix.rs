@@ -1,0 +1,334 @@
+//! Every fault of `run/faults.sh`, by the name that it has there.
+
+use super::row::Row;
+use crate::lab::text::thousands;
+
+/// What a fault may cost in events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// At-least-once: no id may be missing.
+    Nothing,
+    /// The log itself is cut: as many are missing as the processor counted.
+    Exactly,
+    /// The log itself is gone: the processor counts what it knew of; the audit counts all.
+    AtLeast,
+}
+
+/// How many events may come twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// None: nothing is delivered without its caller's learning of it.
+    None,
+    /// What the workers had in hand, so many times.
+    InHand(u32),
+    /// What was delivered since the last commit, and what the workers had in hand.
+    Uncommitted,
+    /// What the producer had under way to brokers that died.
+    Resent,
+    /// Everything that is served while the fault lasts.
+    Unacked,
+}
+
+/// A fault and what must come of it.
+pub struct Fault {
+    /// As `run/faults.sh` calls it.
+    pub name: &'static str,
+    /// What is done.
+    pub what: &'static str,
+    /// What is expected of the pipeline.
+    pub expected: &'static str,
+    /// What it may cost.
+    pub lost: Lost,
+    /// What may come twice.
+    pub duplicates: Duplicates,
+    /// From the fault's end until the sink is served again, s.
+    pub recovery_s: f64,
+    /// How the fault shows in what was recorded; `None` when it does not.
+    pub seen: fn(&Row) -> Option<String>,
+}
+
+/// What the processors of a row are called.
+pub const PROCESSORS: &[&str] = &["processor", "processor-2"];
+
+/// `text` with the value in place of `{}`, where that is at least `least`.
+fn at_least(value: f64, least: f64, text: &str) -> Option<String> {
+    (value >= least).then(|| text.replace("{}", &thousands(value)))
+}
+
+fn retried(row: &Row) -> Option<String> {
+    let calls =
+        row.arm.series(|s| s.metric("processor", "processor_sink_calls_total{result=\"retried\"}"));
+    at_least(crate::lab::stats::max(&calls)?, 1.0, "{} calls tried again")
+}
+
+fn fetches(row: &Row) -> Option<String> {
+    at_least(row.most(PROCESSORS, "processor_fetch_retries_total"), 1.0, "{} fetches tried again")
+}
+
+fn refusals(row: &Row, status: &str) -> Option<String> {
+    let key = format!("sink_rejected_total{{status=\"{status}\"}}");
+    let refused = crate::lab::stats::max(&row.arm.metric("sink", &key))?;
+    at_least(refused, 1.0, &format!("{{}} requests answered {status}"))
+}
+
+fn meanwhile(row: &Row) -> String {
+    row.meanwhile().map_or_else(String::new, |rate| format!("; {}/s meanwhile", thousands(rate)))
+}
+
+/// What the script saw, which it writes down only when it saw it.
+fn noted(row: &Row) -> Option<String> {
+    (!row.note.is_empty()).then(|| row.note.clone() + &meanwhile(row))
+}
+
+/// Every fault, in the order of the table.
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "processor-killed",
+        what: "signal 9 to the processor; another is started a second later",
+        expected: "goes on at the last commit, once its session (6 s) is over",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Uncommitted,
+        recovery_s: 15.0,
+        seen: |row| {
+            let again = row.lines("processor-2", "partition starts") as f64;
+            at_least(again, 1.0, "{} partitions taken up again")
+        },
+    },
+    Fault {
+        name: "processor-frozen",
+        what: "one of two members is stopped for 10 s, its session and poll interval are 6 s",
+        expected: "evicted; the other takes over; it comes back",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Uncommitted,
+        recovery_s: 15.0,
+        seen: |row| at_least(row.most(PROCESSORS, "processor_evictions_total"), 1.0, "{} eviction"),
+    },
+    Fault {
+        name: "broker-1-killed",
+        what: "signal 9 to broker 1, started again after 6 s",
+        expected: "new leaders; everybody goes on there",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Resent,
+        recovery_s: 15.0,
+        seen: fetches,
+    },
+    Fault {
+        name: "broker-2-killed",
+        what: "signal 9 to broker 2, started again after 6 s",
+        expected: "new leaders; everybody goes on there",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Resent,
+        recovery_s: 15.0,
+        seen: fetches,
+    },
+    Fault {
+        name: "broker-3-killed",
+        what: "signal 9 to broker 3, started again after 6 s",
+        expected: "new leaders; everybody goes on there",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Resent,
+        recovery_s: 15.0,
+        seen: fetches,
+    },
+    Fault {
+        name: "coordinator-killed",
+        what: "signal 9 to the broker that coordinates the group, started again after 6 s",
+        expected: "commits wait and go on at the new coordinator; no eviction",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Resent,
+        recovery_s: 15.0,
+        seen: |row| {
+            let evicted = row.most(PROCESSORS, "processor_evictions_total");
+            noted(row).filter(|_| evicted == 0.0)
+        },
+    },
+    Fault {
+        name: "two-brokers-killed",
+        what: "signal 9 to brokers 1 and 2 (below min.insync.replicas), started again after 6 s",
+        expected: "the producer waits and resends; commits wait",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Resent,
+        recovery_s: 25.0,
+        seen: |row| {
+            let backlog = row.most(&["producer"], "producer_backlog_events");
+            at_least(backlog, 2.0 * row.offered, "{} events waited at the producer")
+        },
+    },
+    Fault {
+        name: "broker-disk-full",
+        what: "broker 2's disk is filled to the last byte for 8 s; then it is started again",
+        expected: "the broker halts itself; as if it were killed",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Resent,
+        recovery_s: 15.0,
+        seen: noted,
+    },
+    Fault {
+        name: "sink-killed",
+        what: "signal 9 to the sink; started again on its journal after 3 s",
+        expected: "workers wait and send again",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::InHand(1),
+        recovery_s: 8.0,
+        seen: |row| retried(row).filter(|_| row.lines("sink-2", "journal read") == 1),
+    },
+    Fault {
+        name: "answers-500",
+        what: "the sink answers 500 for 8 s",
+        expected: "workers back off and send again",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: |row| refusals(row, "500"),
+    },
+    Fault {
+        name: "answers-429",
+        what: "the sink answers 429 with Retry-After for 8 s",
+        expected: "workers wait as told and send again",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: |row| refusals(row, "429"),
+    },
+    Fault {
+        name: "answers-hang",
+        what: "the sink answers nothing for 8 s; calls are given up after 3 s",
+        expected: "given up, sent again; what hung is served later",
+        lost: Lost::Nothing,
+        // The calls that 8 s of hanging hold, one every 3 s and backoff, are all served then.
+        duplicates: Duplicates::InHand(3),
+        recovery_s: 8.0,
+        seen: retried,
+    },
+    Fault {
+        name: "answers-cut",
+        what: "the sink delivers, and closes in the middle of each answer, for 8 s",
+        expected: "sent again until an answer is whole",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Unacked,
+        recovery_s: 8.0,
+        seen: retried,
+    },
+    Fault {
+        name: "answers-partial",
+        what: "the sink takes the first half of each batch for 8 s",
+        expected: "the rest is sent again, nothing twice",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: |row| {
+            let (now, before) = row.events_a_request()?;
+            let text = format!("{now:.0} events a request, {before:.0} before");
+            (now < 0.8 * before).then_some(text)
+        },
+    },
+    Fault {
+        name: "broker-link-cut",
+        what: "packets between processor and brokers vanish for 12 s",
+        expected: "connections are given up after 10 s and made anew",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::Uncommitted,
+        recovery_s: 20.0,
+        seen: |row| fetches(row).and_then(|text| Some(format!("{text}; {}", noted(row)?))),
+    },
+    Fault {
+        name: "broker-link-delayed",
+        what: "packets between processor and brokers are late for 10 s",
+        expected: "goes on",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: noted,
+    },
+    Fault {
+        name: "broker-link-lossy",
+        what: "5 % of the packets between processor and brokers vanish, each way, for 10 s",
+        expected: "goes on",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: noted,
+    },
+    Fault {
+        name: "sink-link-cut",
+        what: "packets between processor and sink vanish for 12 s; calls are given up after 3 s",
+        expected: "given up, sent again",
+        lost: Lost::Nothing,
+        // 12 s of cut are four calls of 3 s; the first may have been delivered, and each of the
+        // others is delivered late, when TCP gets it through.
+        duplicates: Duplicates::InHand(4),
+        recovery_s: 20.0,
+        seen: |row| retried(row).and_then(|text| Some(format!("{text}; {}", noted(row)?))),
+    },
+    Fault {
+        name: "sink-link-delayed",
+        what: "packets between processor and sink are late for 10 s",
+        expected: "goes on",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: noted,
+    },
+    Fault {
+        name: "sink-link-lossy",
+        what: "5 % of the packets between processor and sink vanish, each way, for 10 s",
+        expected: "goes on",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: noted,
+    },
+    Fault {
+        name: "results-disk-full",
+        what: "the disk of the results is filled to the last byte for 8 s",
+        expected: "samples are left out and said so; the pipeline goes on",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: noted,
+    },
+    Fault {
+        name: "clock-back",
+        what: "the processor's clock is stepped back by an hour, for good",
+        expected: "goes on; latencies are carried by the monotonic clock",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: |row| at_least(row.step_back_s("processor"), 3000.0, "its log steps back {} s"),
+    },
+    Fault {
+        name: "partitions-added",
+        what: "the topic grows from 12 to 18 partitions; a second producer writes to all of them",
+        expected: "the new ones are taken up and read from their start",
+        lost: Lost::Nothing,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: |row| {
+            at_least(row.most(PROCESSORS, "processor_partitions"), 18.0, "{} partitions held")
+        },
+    },
+    Fault {
+        name: "topic-anew",
+        what: "the topic is deleted, and another made in its place 2 s later",
+        expected: "what was in the log is lost, counted and said; the new log is read from its start",
+        lost: Lost::AtLeast,
+        duplicates: Duplicates::Resent,
+        recovery_s: 25.0,
+        seen: |row| {
+            let said = row.lines("processor", "reason=topic_deleted") as f64;
+            at_least(said, 1.0, "{} partitions started anew")
+        },
+    },
+    Fault {
+        name: "retention",
+        what: "the log keeps 2 MB a partition, which the lag outgrows",
+        expected: "what retention took is counted and said; goes on behind it",
+        lost: Lost::Exactly,
+        duplicates: Duplicates::None,
+        recovery_s: 8.0,
+        seen: |row| {
+            let said = row.lines("processor", "retention deleted events") as f64;
+            at_least(said, 1.0, "{} times overtaken")
+        },
+    },
+];

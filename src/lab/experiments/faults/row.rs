@@ -1,0 +1,206 @@
+//! One row of the matrix: a fault under one queue and one load, read from the folder that the run
+//! left. Nothing is judged here.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::matrix::{FAULTS, Fault, PROCESSORS};
+use crate::lab::charts::Ink;
+use crate::lab::experiments::{ArmSpec, Phase};
+use crate::lab::run_folder::Arm;
+use crate::lab::samples::Sample;
+use crate::lab::{read_json, stats};
+
+/// What the script writes down of a row.
+pub const FILE: &str = "fault.json";
+
+/// Seconds over which a rate is taken: before the fault, and to see that it is over.
+const WINDOW_S: f64 = 3.0;
+/// The share of the rate before that counts as served again.
+const SERVED_AGAIN: f64 = 0.9;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Mark {
+    fault: String,
+    queue: String,
+    /// events/s.
+    offered: f64,
+    /// µs since the epoch.
+    began_us: i64,
+    ended_us: i64,
+    /// What the script saw.
+    note: String,
+}
+
+/// A row.
+pub struct Row {
+    /// Its folder's name.
+    pub name: String,
+    /// What was done.
+    pub fault: &'static Fault,
+    /// The processor's queue.
+    pub queue: String,
+    /// The load, events/s.
+    pub offered: f64,
+    /// What the script saw.
+    pub note: String,
+    /// Samples, logs and ledger.
+    pub arm: Arm,
+    /// What was counted as lost in each processor's summary, together.
+    lost: f64,
+    /// From the fault's begin to its end, s of the arm.
+    phase: Phase,
+}
+
+/// Every row in the folder, by the time of its fault; `Err` names one that did not run to its end,
+/// and why.
+pub fn all(dir: &Path) -> Vec<Result<Row, (String, String)>> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let mut rows: Vec<(i64, Result<Row, (String, String)>)> = folders
+        .map(|folder| {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match Row::read(&name, &folder) {
+                Ok((began_us, row)) => (began_us, Ok(row)),
+                Err(why) => (i64::MAX, Err((name, why))),
+            }
+        })
+        .collect();
+    rows.sort_by_key(|(began_us, _)| *began_us);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+impl Row {
+    fn read(name: &str, dir: &Path) -> Result<(i64, Self), String> {
+        let text = |e: crate::failure::Failure| e.to_string();
+        let mark: Mark = read_json(&dir.join(FILE)).map_err(text)?;
+        let fault = FAULTS.iter().find(|fault| fault.name == mark.fault);
+        let fault = fault.ok_or_else(|| format!("no fault is called {}", mark.fault))?;
+        let spec = ArmSpec { name: fault.name, title: fault.name, ink: Ink::Blue };
+        let arm = Arm::read(dir, spec).map_err(text)?;
+        if arm.ledger.is_none() {
+            return Err("it was not audited".into());
+        }
+        let phase =
+            Phase { rate: mark.offered, from: arm.at(mark.began_us), to: arm.at(mark.ended_us) };
+        let row = Self {
+            name: name.to_owned(),
+            fault,
+            queue: mark.queue,
+            offered: mark.offered,
+            note: mark.note,
+            arm,
+            lost: lost(dir),
+            phase,
+        };
+        Ok((mark.began_us, row))
+    }
+
+    /// How long the fault lasted, s.
+    pub fn seconds(&self) -> f64 {
+        self.phase.length()
+    }
+
+    /// Ids that are nowhere, or in two places.
+    pub fn missing(&self) -> Option<f64> {
+        self.arm.ledger.as_ref().map(|ledger| ledger.wrong() as f64)
+    }
+
+    /// What the processors counted as gone before they could fetch it.
+    pub fn counted_as_lost(&self) -> f64 {
+        self.lost
+    }
+
+    /// Deliveries of an id that was delivered before.
+    pub fn duplicates(&self) -> Option<f64> {
+        self.arm.ledger.as_ref().map(|ledger| ledger.duplicates as f64)
+    }
+
+    /// Events/s at the sink before the fault.
+    pub fn before(&self) -> Option<f64> {
+        let Phase { from, .. } = self.phase;
+        self.arm.delivered_in(Phase { rate: 0.0, from: from - WINDOW_S - 1.0, to: from })
+    }
+
+    /// From the fault's end until the sink is served again as before; 0 when it never was not.
+    pub fn recovery_s(&self) -> Option<f64> {
+        let wanted = self.before().filter(|rate| *rate > 0.0)? * SERVED_AGAIN;
+        let acked = self.arm.metric("sink", "sink_events_total");
+        let after: Vec<f64> =
+            acked.iter().map(|point| point.0).filter(|at| *at >= self.phase.to).collect();
+        let served = after.into_iter().find(|at| {
+            let window = stats::between(&acked, *at, at + WINDOW_S);
+            let whole = window.last().is_some_and(|last| last.0 >= at + WINDOW_S - 1.0);
+            whole && stats::overall_rate(&window).is_some_and(|rate| rate >= wanted)
+        })?;
+        // The first look after the end is up to a second late.
+        Some((served - self.phase.to - 1.0).max(0.0))
+    }
+
+    /// Partitions that hold more than was fetched, and of which nothing was fetched since the fault
+    /// was over for as long as it may take to recover.
+    pub fn standing_still(&self) -> Option<f64> {
+        let from = self.phase.to + self.fault.recovery_s;
+        let samples: Vec<&Sample> =
+            self.arm.samples.iter().filter(|s| self.arm.at(s.due_us) >= from).collect();
+        let last = samples.iter().rev().find_map(|s| s.log.as_ref())?;
+        let stands = |partition: &i32, end: i64| {
+            let key = format!("processor_position_offset{{partition=\"{partition}\"}}");
+            let at =
+                |s: &&&Sample| PROCESSORS.iter().filter_map(|p| s.metric(p, &key)).reduce(f64::max);
+            let positions: Vec<f64> = samples.iter().filter_map(|s| at(&s)).collect();
+            let moved = positions.first() != positions.last();
+            !moved && positions.last().is_none_or(|at| *at < end as f64)
+        };
+        let all = last.partitions.iter().filter_map(|(p, row)| Some((p, row.end?)));
+        Some(all.filter(|(partition, end)| stands(partition, *end)).count() as f64)
+    }
+
+    /// Events/s at the sink while the fault lasted.
+    pub fn meanwhile(&self) -> Option<f64> {
+        self.arm.delivered_in(self.phase)
+    }
+
+    /// The largest value of a metric, summed over its labels, that any of `sources` showed.
+    pub fn most(&self, sources: &[&str], metric: &str) -> f64 {
+        let largest =
+            |source: &&str| stats::max(&self.arm.series(|s| s.metric_sum(source, metric)));
+        sources.iter().filter_map(largest).fold(0.0, f64::max)
+    }
+
+    /// Events a request of the sink, while the fault lasted and before it.
+    pub fn events_a_request(&self) -> Option<(f64, f64)> {
+        let rate = |phase: Phase| {
+            let events = self.arm.rate_in("sink", "sink_events_total", phase)?;
+            Some(events / self.arm.rate_in("sink", "sink_writes_total", phase)?)
+        };
+        Some((rate(self.phase)?, rate(Phase { from: 0.0, to: self.phase.from, ..self.phase })?))
+    }
+
+    /// How many lines of `process`'s log hold `text`.
+    pub fn lines(&self, process: &str, text: &str) -> usize {
+        self.arm.log_of(process).iter().filter(|(_, line)| line.contains(text)).count()
+    }
+
+    /// The longest step back between two lines of `process`'s log, s.
+    pub fn step_back_s(&self, process: &str) -> f64 {
+        let log = self.arm.log_of(process);
+        let steps = log.iter().zip(log.iter().skip(1)).map(|(a, b)| a.0 - b.0);
+        steps.fold(0.0, f64::max)
+    }
+}
+
+/// The sum of `lost` over the summaries of the processors that lived to print one.
+fn lost(dir: &Path) -> f64 {
+    #[derive(Deserialize)]
+    struct Summary {
+        lost: f64,
+    }
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0.0 };
+    let summaries = entries.flatten().filter(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.starts_with("processor") && name.ends_with(".json")
+    });
+    summaries.filter_map(|entry| read_json::<Summary>(&entry.path()).ok()).map(|s| s.lost).sum()
+}

@@ -1,0 +1,141 @@
+use super::*;
+
+#[test]
+fn names_are_unique_and_bounds_are_what_they_say() {
+    let names: std::collections::BTreeSet<_> = FAULTS.iter().map(|fault| fault.name).collect();
+    assert_eq!(names.len(), FAULTS.len());
+    assert_eq!(Duplicates::None.bound(2000.0, 8.0), 0.0);
+    assert_eq!(Duplicates::Uncommitted.bound(2000.0, 8.0), 4800.0);
+    assert_eq!(Duplicates::Unacked.bound(2000.0, 8.0), 16_800.0);
+    assert_eq!(Duplicates::InHand(3).bound(2000.0, 8.0), 2400.0);
+    assert_eq!(Duplicates::Resent.bound(2000.0, 8.0), 4736.0);
+}
+
+/// Prevents: a script and a declaration that speak of different faults.
+#[test]
+fn the_script_knows_every_fault_and_no_other() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/run/faults.sh");
+    let script = std::fs::read_to_string(script).expect("the script");
+    let known: std::collections::BTreeSet<&str> = script
+        .lines()
+        .skip_while(|line| !line.starts_with("FAULTS=("))
+        .take_while(|line| !line.starts_with(')'))
+        .flat_map(|line| line.trim_start_matches("FAULTS=(").split_whitespace())
+        .collect();
+    assert_eq!(known, FAULTS.iter().map(|fault| fault.name).collect());
+}
+
+use crate::lab::audit::{self, Ledger};
+use crate::lab::samples::{self, LogReading, PartitionReading, Sample};
+use crate::lab::{plan, write_json};
+
+/// A row's folder: the sink serves 2,000/s, nothing from second 10 to `back`, then 2,000/s again;
+/// the fault is from 10 to 14. `refused` is what the sink shows as answered 500.
+fn folder(dir: &std::path::Path, fault: &str, back: i64, refused: f64, ledger: &Ledger) {
+    folder_with(dir, fault, back, refused, ledger, &|second| (second * 10) as f64);
+}
+
+/// As [`folder`]; `position` is where the fetcher of the one partition is, second by second.
+fn folder_with(
+    dir: &std::path::Path,
+    fault: &str,
+    back: i64,
+    refused: f64,
+    ledger: &Ledger,
+    position: &dyn Fn(i64) -> f64,
+) {
+    let row = dir.join(format!("{fault}-bounded-8000"));
+    std::fs::create_dir_all(&row).expect("made");
+    let (mut lines, mut acked) = (String::new(), 0.0);
+    for second in 0..40 {
+        let of = |pairs: &[(&str, f64)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        let sample = Sample {
+            due_us: second * 1_000_000,
+            metrics: [
+                (
+                    "producer".to_owned(),
+                    of(&[
+                        ("producer_events_due", (second + 1) as f64 * 8000.0),
+                        ("producer_target_rate", 8000.0),
+                    ]),
+                ),
+                (
+                    "sink".to_owned(),
+                    of(&[
+                        ("sink_events_total", acked),
+                        ("sink_rejected_total{status=\"500\"}", refused),
+                    ]),
+                ),
+            ]
+            .into(),
+            log: Some(LogReading {
+                partitions: [(0, PartitionReading { end: Some(1000), ..Default::default() })]
+                    .into(),
+                ..Default::default()
+            }),
+            ..Sample::default()
+        };
+        lines += &(serde_json::to_string(&sample).expect("json") + "\n");
+        acked += if (10..back).contains(&second) { 0.0 } else { 2000.0 };
+    }
+    std::fs::write(row.join(samples::FILE), lines).expect("written");
+    write_json(&row.join(audit::FILE), ledger).expect("written");
+    let mark = serde_json::json!({"fault": fault, "queue": "bounded", "offered": 8000,
+        "began_us": 10_000_000, "ended_us": 14_000_000, "note": ""});
+    std::fs::write(row.join(row::FILE), mark.to_string()).expect("written");
+}
+
+fn run_in(dir: &std::path::Path) -> Run {
+    let plan = plan::Plan {
+        experiment: "faults".into(),
+        written_at: String::new(),
+        setup: Setup::example(),
+        predictions: Vec::new(),
+    };
+    let host = crate::lab::plan::Host::default();
+    Run { plan, host, arms: Vec::new(), dir: dir.to_owned() }
+}
+
+fn red(run: &Run) -> Vec<String> {
+    checks(run).into_iter().filter(|check| !check.pass).map(|check| check.name).collect()
+}
+
+/// Prevents: a matrix that is green whatever happened.
+#[test]
+fn each_check_of_a_row_can_turn_red() {
+    let dir = tempfile::tempdir().expect("dir");
+    let run = run_in(dir.path());
+    assert_eq!(red(&run), ["rows"], "no row is no pass");
+    let fine = Ledger::default();
+    let show = |back, refused, ledger: &Ledger| {
+        folder(dir.path(), "answers-500", back, refused, ledger);
+        red(&run)
+    };
+    assert_eq!(show(16, 1.0, &fine), [""; 0]);
+    let names = ["lost", "duplicates", "recovery", "shows"]
+        .map(|name| format!("answers-500-bounded-8000_{name}"));
+    assert_eq!(show(16, 1.0, &Ledger { unexplained: 1, ..fine.clone() }), names[..1]);
+    assert_eq!(show(16, 1.0, &Ledger { duplicates: 1, ..fine.clone() }), names[1..2]);
+    assert_eq!(show(30, 1.0, &fine), names[2..3], "it takes longer than 8 s");
+    assert_eq!(show(39, 1.0, &fine), names[2..3], "it never comes back");
+    assert_eq!(show(16, 0.0, &fine), names[3..4], "the fault does not show");
+    let stuck = |second: i64| second.min(15) as f64;
+    folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &stuck);
+    assert_eq!(red(&run), names[4..], "a partition stands still");
+    folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &|_| 1000.0);
+    assert_eq!(red(&run), [""; 0], "one whose end is reached may");
+    let _whole = show(16, 1.0, &fine);
+    std::fs::create_dir(dir.path().join("sink-killed-pull-1500")).expect("made");
+    assert_eq!(red(&run), ["rows"], "a row without an end is no pass");
+}
+
+#[test]
+fn recovery_is_from_the_end_of_the_fault_to_the_first_second_at_the_old_rate() {
+    let dir = tempfile::tempdir().expect("dir");
+    folder(dir.path(), "answers-500", 17, 1.0, &Ledger::default());
+    let rows = row::all(dir.path());
+    let row = rows.into_iter().flatten().next().expect("a row");
+    assert!((row.before().expect("measured") - 2000.0).abs() < 1.0);
+    // Served again from 17 on, the fault's end is 14; a look a second.
+    assert!((2.0..=3.0).contains(&row.recovery_s().expect("back")), "{:?}", row.recovery_s());
+}

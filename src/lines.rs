@@ -1,0 +1,122 @@
+//! A file that grows by whole lines, whatever happens: a process that is killed in the middle of a
+//! write leaves at most one cut line, which opening takes away; a disk that is full takes nothing,
+//! and what it took of a write is taken back.
+//!
+//! It syncs nothing: it survives the process, not the machine.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+/// See the module.
+pub struct Lines {
+    path: PathBuf,
+    file: File,
+    /// Bytes that are whole lines: where a write that failed is taken back to.
+    whole: u64,
+    /// Appends in a row that failed.
+    failed: u64,
+}
+
+impl Lines {
+    /// Opens the file or makes it; gives its whole lines, and stands behind them.
+    ///
+    /// # Errors
+    /// When it cannot be opened, read or cut to its whole lines.
+    pub fn open(path: &Path) -> io::Result<(Self, Vec<u8>)> {
+        let mut options = File::options();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut text = Vec::new();
+        if file.metadata()?.is_file() {
+            file.read_to_end(&mut text)?;
+        }
+        let end = whole(&text).len();
+        if end < text.len() {
+            log::warn!(
+                file = path.display().to_string().as_str(), bytes = text.len() - end;
+                "the last line is cut short, taken away"
+            );
+            text.truncate(end);
+        }
+        let mut lines = Self { path: path.to_owned(), file, whole: end as u64, failed: 0 };
+        lines.take_back()?;
+        Ok((lines, text))
+    }
+
+    /// Appends lines, each with its end; all of them or none.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let written = self.file.write_all(lines);
+        match written {
+            Ok(()) => self.whole += lines.len() as u64,
+            Err(_) => self.take_back()?,
+        }
+        written
+    }
+
+    /// As [`Lines::append`], for an instrument: what cannot be written is left out and said once, and
+    /// said again when the file takes lines again. True when they were written.
+    pub fn append_or_go_on(&mut self, lines: &[u8]) -> bool {
+        let file = self.path.display().to_string();
+        match self.append(lines) {
+            Ok(()) => {
+                if self.failed > 0 {
+                    log::warn!(file = file.as_str(), left_out = self.failed; "written again");
+                }
+                self.failed = 0;
+            }
+            Err(e) => {
+                if self.failed == 0 {
+                    log::error!(
+                        file = file.as_str(), why = e.to_string().as_str();
+                        "cannot be written, going on without; free some disk"
+                    );
+                }
+                self.failed += 1;
+            }
+        }
+        self.failed == 0
+    }
+
+    fn take_back(&mut self) -> io::Result<()> {
+        // A device has no length; it takes nothing back, and nothing is behind its end.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(self.whole)?;
+            self.file.seek(SeekFrom::Start(self.whole))?;
+        }
+        Ok(())
+    }
+}
+
+/// The part of `text` that is whole lines.
+pub fn whole(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents: a line that is glued to one that was cut short.
+    #[test]
+    fn a_cut_line_is_taken_away_and_the_next_stands_alone() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("lines");
+        std::fs::write(&path, "one\ntwo\nthr").expect("written");
+        let (mut lines, text) = Lines::open(&path).expect("opened");
+        assert_eq!(text, b"one\ntwo\n");
+        lines.append(b"four\n").expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "one\ntwo\nfour\n");
+    }
+
+    #[test]
+    fn a_full_disk_takes_nothing_and_stops_nobody() {
+        let (mut lines, _) = Lines::open(Path::new("/dev/full")).expect("it is on every Linux");
+        assert!(lines.append(b"x\n").is_err());
+        assert!(!lines.append_or_go_on(b"x\n"));
+        assert_eq!((lines.whole, lines.failed), (0, 1));
+    }
+}
