@@ -33,6 +33,10 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Longest wait for the coordinator to tell the committed offsets.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the seat looks whether there is something to hear, and how often it wakes librdkafka.
+const LOOK: Duration = Duration::from_millis(10);
+const WAKE: Duration = Duration::from_secs(1);
+
 /// Where a partition without a committed offset is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
@@ -69,6 +73,8 @@ pub struct Seat {
     consumer: BaseConsumer<Context>,
     settings: SeatSettings,
     last_poll: Option<Instant>,
+    /// When librdkafka's main thread was last woken.
+    woken: Option<Instant>,
     next_commit: Instant,
 }
 
@@ -139,7 +145,7 @@ impl Seat {
             .map_err(|e| Failure::Failed(format!("cannot subscribe to {}: {e}", settings.topic)))?;
         log::info!(group = settings.group.as_str(), topic = settings.topic.as_str(); "joining the group");
         let next_commit = Instant::now() + settings.commit_interval;
-        Ok(Self { consumer, settings, last_poll: None, next_commit })
+        Ok(Self { consumer, settings, last_poll: None, woken: None, next_commit })
     }
 
     /// One turn: commit when due, poll for at most `time`, start newly assigned partitions.
@@ -159,14 +165,36 @@ impl Seat {
                 context.metrics.poll_gap.set(gap);
             }
         }
-        // An eviction arrives as an error first and as a revocation next: both belong to this turn.
-        let mut wait = time;
-        while let Some(event) = self.consumer.poll(wait) {
-            wait = Duration::ZERO;
-            self.note(event);
-        }
+        self.hear(time);
         self.consumer.context().leave_logs_that_are_gone();
         self.start_newly_assigned();
+    }
+
+    /// Polls until there was something to hear, at most for `time`.
+    ///
+    /// librdkafka waits until a time of the wall clock (`cnd_timedwait`, its issue 2145): a thread of
+    /// its that waits while the clock is stepped back by an hour waits for an hour, and with it go
+    /// the heartbeats. So it never waits here, and its main thread is woken every second.
+    fn hear(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        if self.woken.is_none_or(|before| before.elapsed() >= WAKE) {
+            self.woken = Some(Instant::now());
+            // The question is the knock; its answer is of no use.
+            let _answer = self.consumer.assignment();
+        }
+        loop {
+            let mut heard = false;
+            // An eviction arrives as an error first and as a revocation next: one turn's both.
+            while let Some(event) = self.consumer.poll(Duration::ZERO) {
+                heard = true;
+                self.note(event);
+            }
+            let rest = end.saturating_duration_since(Instant::now());
+            if heard || rest.is_zero() {
+                return;
+            }
+            std::thread::sleep(rest.min(LOOK));
+        }
     }
 
     /// Says what the seat heard; with every partition paused, no record is expected.

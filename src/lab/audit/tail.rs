@@ -77,7 +77,9 @@ impl Tail {
             // A group of its own that is never joined nor committed to.
             .set("group.id", format!("{}-audit", settings.group))
             .set("enable.auto.commit", "false")
-            .set("auto.offset.reset", "error")
+            // Where retention has been, the log starts later: what it took is found nowhere, and
+            // so it is missing.
+            .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")
             .create()
             .map_err(failed)?;
@@ -105,11 +107,6 @@ impl Tail {
                 }
                 // The last offsets may hold no record (transaction markers, compaction).
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
-                Some(Err(KafkaError::MessageConsumption(code)))
-                    if code == rdkafka::types::RDKafkaErrorCode::AutoOffsetReset =>
-                {
-                    return Err(failed(KafkaError::MessageConsumption(code)));
-                }
                 // Others are librdkafka's own retries; silence ends them.
                 Some(Err(e)) => log::warn!(why = e.to_string(); "reading the log, still trying"),
                 None => {}

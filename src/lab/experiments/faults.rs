@@ -112,7 +112,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     let question = "From the fault's end until the sink is served at 90 % of its rate before it";
     let wanted = (row.fault.recovery_s, Margin::AtMost);
     checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));
-    let question = "Partitions that hold more and of which nothing is fetched after that";
+    let question = "Partitions that hold more, and of which nothing is fetched after that";
     checks.push(ask("still", question, (0.0, Margin::AtMost), row.standing_still(), "partitions"));
     let shows = (row.fault.seen)(row).map(|_| 1.0);
     checks.push(ask("shows", "Does the fault show?", (1.0, Margin::AtLeast), shows, ""));

@@ -138,10 +138,10 @@ impl Row {
         Some((served - self.phase.to - 1.0).max(0.0))
     }
 
-    /// Partitions that hold more than was fetched, and of which nothing was fetched since the fault
-    /// was over for as long as it may take to recover.
+    /// Partitions that hold more than was fetched, and of which nothing is fetched although the sink
+    /// is served again.
     pub fn standing_still(&self) -> Option<f64> {
-        let from = self.phase.to + self.fault.recovery_s;
+        let from = self.phase.to + self.recovery_s()?;
         let samples: Vec<&Sample> =
             self.arm.samples.iter().filter(|s| self.arm.at(s.due_us) >= from).collect();
         let last = samples.iter().rev().find_map(|s| s.log.as_ref())?;
