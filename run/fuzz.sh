@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Fuzzes what reads bytes from elsewhere (tests/fuzz.rs) for as long as wished, guided by coverage:
+# Fuzzes what reads bytes from elsewhere (tests/fuzz/mod.rs) for as long as wished, guided by coverage:
 # libFuzzer, linked in by crate bolero. Needs no nightly compiler and no further tool. The build is
 # one of its own, with checks for overflow, under target/fuzz; what is found there is kept for the
-# next run. An input that breaks a target is written to tests/__fuzz__/TARGET/crashes, from where
+# next run. An input that breaks a target is written to tests/fuzz/__fuzz__/TARGET/crashes, from where
 # `cargo test` repeats it: commit it with the fix.
 set -euo pipefail
 
@@ -24,7 +24,7 @@ TEXT
 wrong() { printf 'fuzz.sh: %s (see run/fuzz.sh --help)\n' "$1" >&2; exit 2; }
 
 # `targets! { event batch … }` in the test file is the list.
-read -ra targets < <(sed -n 's/^targets! *{ *\(.*\) *}$/\1/p' tests/fuzz.rs)
+read -ra targets < <(sed -n 's/^targets! *{ *\(.*\) *}$/\1/p' tests/fuzz/mod.rs)
 seconds=600 jobs=1 chosen=()
 while (($# > 0)); do
   case $1 in
@@ -56,17 +56,18 @@ coverage=(inline-8bit-counters level=4 pc-table trace-compares)
 export RUSTFLAGS="--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module
   ${coverage[*]/#/-Cllvm-args=-sanitizer-coverage-}"
 host=$(rustc -vV | sed -n 's/^host: //p')
-fuzz=(cargo test --quiet --release --locked --test fuzz --target "$host" --target-dir target/fuzz/build)
-"${fuzz[@]}" --no-run
+# Built once: a change of the code during a long run changes nothing in it.
+program=$(cargo test --release --locked --lib --no-run --message-format json-render-diagnostics \
+  --target "$host" --target-dir target/fuzz/build | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 # 10 s for one input hangs; 1 GiB for one is no bound at all.
 run() { # TARGET
-  local found=target/fuzz/corpus/$1 own=tests/__fuzz__/$1 log=target/fuzz/$1.log code=0 runs result=passed
+  local found=target/fuzz/corpus/$1 own=tests/fuzz/__fuzz__/$1 log=target/fuzz/$1.log code=0 runs result=passed
   mkdir -p "$found" "$own/crashes"
   local args=(-max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1
     -artifact_prefix="$own/crashes/" "$found" "$own/corpus")
   BOLERO_LIBFUZZER_ARGS=${args[*]} \
-    "${fuzz[@]}" -- --exact "$1" --nocapture >"$log" 2>&1 || code=$?
+    "$program" --exact "fuzz::$1" --nocapture >"$log" 2>&1 || code=$?
   rmdir --ignore-fail-on-non-empty "$own/crashes"
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   if ((code > 0)); then result="FAILED (exit $code, see $log and $own/crashes)"; fi

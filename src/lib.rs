@@ -11,6 +11,9 @@ pub mod cli;
 pub mod clock;
 pub mod event;
 pub mod failure;
+#[cfg(test)]
+#[path = "../tests/fuzz/mod.rs"]
+mod fuzz;
 pub mod http;
 pub mod lab;
 pub mod lines;

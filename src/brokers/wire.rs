@@ -236,7 +236,7 @@ pub fn peek_batch(
 /// # Errors
 /// `InvalidData` when it is cut short, of an older format, or when its size and offsets cannot be
 /// those of a batch: no position may be taken from such a header.
-pub fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
+pub(crate) fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
     const LOG_OVERHEAD: usize = 12;
     const UP_TO_LAST_OFFSET_DELTA: usize = 27;
     const WHOLE_HEADER: usize = 61;

@@ -38,7 +38,7 @@ impl Target {
 ///
 /// # Errors
 /// What the parser says.
-pub fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
+pub(crate) fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
     let page =
         Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).map_err(|e| e.to_string())?;
     let mut out = BTreeMap::new();

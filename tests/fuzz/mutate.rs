@@ -36,7 +36,7 @@ pub struct Seeds(Vec<Vec<u8>>);
 impl Seeds {
     /// Those in the target's folder; there must be some.
     pub fn of(target: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/__fuzz__").join(target);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/__fuzz__").join(target);
         let files = std::fs::read_dir(folder.join("corpus")).expect("a folder of seeds");
         let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
         paths.sort();

@@ -4,23 +4,24 @@
 //! `cargo test` replays each target's seeds (`__fuzz__/TARGET/corpus`, and what once broke it in
 //! `crashes`), then random bytes and changed seeds, a second at most. `run/fuzz.sh` runs the same
 //! targets for as long as wished under libFuzzer, which follows the code that an input reaches.
+//! Part of the library's unit tests: an integration test would link every binary too, and those
+//! have no libFuzzer that the instrumented code could report to.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::time::{Duration, Instant};
 
-use backpressure_lab::brokers::wire::parse_header;
-use backpressure_lab::cli::normalise;
-use backpressure_lab::event::{EVENT_BYTES_MAX, Event, HEADER_BYTES};
-use backpressure_lab::http::{Limits, head};
-use backpressure_lab::lab::scrape;
-use backpressure_lab::load::rate::{LEASE_MAX, RateLease};
-use backpressure_lab::load::schedule::{Lease, Pacer, Schedule};
-use backpressure_lab::sink::bucket::{Bucket, Due};
-use backpressure_lab::sink::control::{Command, Control, FAULT_MAX};
-use backpressure_lab::sink::wire::{BadFrame, FRAME_HEADER_BYTES, frame, unframe};
+use crate::brokers::wire::parse_header;
+use crate::cli::normalise;
+use crate::event::{EVENT_BYTES_MAX, Event, HEADER_BYTES};
+use crate::http::{Limits, head};
+use crate::lab::scrape;
+use crate::load::rate::{LEASE_MAX, RateLease};
+use crate::load::schedule::{Lease, Pacer, Schedule};
+use crate::sink::bucket::{Bucket, Due};
+use crate::sink::control::{Command, Control, FAULT_MAX};
+use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, frame, unframe};
 
-#[path = "fuzz/mutate.rs"]
 mod mutate;
 
 /// Highest rate that any control takes, events/s.
