@@ -25,6 +25,10 @@ use crate::threads;
 const BACKLOG: i32 = 1024;
 /// A connection that has waited less may be about to send: it is not cut off to make room.
 const EVICTABLE_AFTER: Duration = Duration::from_millis(100);
+/// Threads whose connection is over, or was cut off, and that have not ended yet: no more of them
+/// at once, however fast clients come and go. They only have to wake.
+const ENDING_MAX: usize = 8;
+const ENDING_TICK: Duration = Duration::from_millis(1);
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a blocked write looks at its deadline.
@@ -111,7 +115,11 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) -> Vec<JoinHandle<(
         }
         match accepted {
             Ok((stream, _)) => {
-                threads.retain(|thread| !thread.is_finished());
+                reap(&mut threads);
+                while threads.len() > shared.connections.lock().open.len() + ENDING_MAX {
+                    std::thread::sleep(ENDING_TICK);
+                    reap(&mut threads);
+                }
                 match admit(stream, shared) {
                     Ok(thread) => threads.extend(thread),
                     Err(e) => {
@@ -133,6 +141,14 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) -> Vec<JoinHandle<(
                 std::thread::sleep(ACCEPT_PAUSE);
             }
         }
+    }
+}
+
+/// Joins those that are over: a thread that is merely let go still takes its stack and its place
+/// in the system for a while, and many do when clients come and go fast.
+fn reap(threads: &mut Vec<JoinHandle<()>>) {
+    for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+        let _panic_was_printed = thread.join();
     }
 }
 

@@ -15,7 +15,7 @@ pub mod access;
 pub mod client;
 mod connection;
 mod guard;
-pub mod head;
+pub(crate) mod head;
 mod upstream;
 
 use std::collections::HashMap;
@@ -91,7 +91,8 @@ impl Response {
 
 /// The bounds of one server. Requests take at most `connections_max × (2 × head_bytes_max +
 /// body_bytes_max)` bytes beside the handlers' own copies; threads are at most `connections_max +
-/// 2 × handlers + 1`, and five more a handler while the server starts.
+/// 2 × handlers + 1`, eight more that are about to end, and five more a handler while the server
+/// starts.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Requests handled at once; a request that finds no free handler within `handler_wait` is
