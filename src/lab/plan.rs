@@ -22,7 +22,7 @@ pub const HOST_FILE: &str = "host.json";
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "plan")]
 pub struct Settings {
-    /// which experiment: ceiling, exp1 to exp7, faults
+    /// which experiment: ceiling, exp1 to exp7, faults, longlife
     #[argh(option)]
     pub experiment: String,
     /// quick or full

@@ -17,6 +17,7 @@ pub mod exp5;
 pub mod exp6;
 pub mod exp7;
 pub mod faults;
+pub mod longlife;
 mod worker_cases;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,7 @@ pub const ALL: &[Experiment] = &[
     exp6::EXPERIMENT,
     exp7::EXPERIMENT,
     faults::EXPERIMENT,
+    longlife::EXPERIMENT,
 ];
 
 /// The declaration.
