@@ -24,6 +24,7 @@ pub mod policy;
 pub mod queue;
 pub mod sink;
 pub mod source;
+mod sync;
 pub mod telemetry;
 pub mod threads;
 pub mod units;

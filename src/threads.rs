@@ -3,77 +3,17 @@
 //! Invariant: a thread that panics stops the whole pipeline with exit code 1; it is never a
 //! silent hole in it.
 
+mod stop;
+
+pub use stop::Stop;
+
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::Mutex;
-
 use crate::failure::Failure;
 
-/// A stop signal shared by clone: once set it stays set, and every waiter wakes.
-///
-/// It is a channel that closes, so `select!` can wait on [`Stop::channel`] beside others.
-#[derive(Clone)]
-pub struct Stop {
-    closes: Receiver<()>,
-    state: Arc<Mutex<State>>,
-}
-
-struct State {
-    /// Dropped to close the channel.
-    open: Option<Sender<()>>,
-    failure: Option<String>,
-}
-
-impl Default for Stop {
-    fn default() -> Self {
-        let (open, closes) = bounded(0);
-        let state = State { open: Some(open), failure: None };
-        Self { closes, state: Arc::new(Mutex::new(state)) }
-    }
-}
-
 impl Stop {
-    /// Asks every holder to end its work in order.
-    pub fn set(&self) {
-        self.state.lock().open = None;
-    }
-
-    /// As [`Stop::set`], and the run ends with `why` and exit code 1. The first reason is kept.
-    pub fn fail(&self, why: impl Into<String>) {
-        let why = why.into();
-        log::error!(why = why.as_str(); "stopping");
-        let mut state = self.state.lock();
-        state.failure.get_or_insert(why);
-        state.open = None;
-    }
-
-    /// Whether the signal is set.
-    pub fn is_set(&self) -> bool {
-        self.state.lock().open.is_none()
-    }
-
-    /// Waits at most `time`; true when the signal is set.
-    pub fn wait(&self, time: Duration) -> bool {
-        matches!(self.closes.recv_timeout(time), Err(RecvTimeoutError::Disconnected))
-    }
-
-    /// A channel that closes when the signal is set, for `select!`.
-    pub fn channel(&self) -> &Receiver<()> {
-        &self.closes
-    }
-
-    /// `Err` when some thread failed.
-    pub fn outcome(&self) -> Result<(), Failure> {
-        match &self.state.lock().failure {
-            Some(why) => Err(Failure::Failed(why.clone())),
-            None => Ok(()),
-        }
-    }
-
     /// Sets the signal on SIGINT and SIGTERM; a second one ends the process at once.
     pub fn on_signals(&self) -> Result<(), Failure> {
         use signal_hook::consts::{SIGINT, SIGTERM};

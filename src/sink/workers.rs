@@ -222,8 +222,7 @@ impl Worker {
 
     fn acked(&self, done: &InHand, posted_us: i64, acked_us: i64) {
         let item = &done.item;
-        item.holding.done(item.offset);
-        item.holding.put_down();
+        item.holding.settle(item.offset);
         self.metrics.acked.inc();
         let latency_us = acked_us.saturating_sub(item.event.ts_us).max(0);
         self.metrics.end_to_end.observe(latency_us as f64 / 1e6);
@@ -245,8 +244,7 @@ impl Worker {
             partition = item.holding.partition, offset = item.offset, id = item.event.id,
             status = status, why = why; "sink rejects the event, counted as invalid"
         );
-        item.holding.done(item.offset);
-        item.holding.put_down();
+        item.holding.settle(item.offset);
     }
 
     /// Waits before the next try. When the run stops and the drain time is over, the batch goes

@@ -2,16 +2,16 @@
 //!
 //! Invariant: once revoked, no further event of it is sent to the sink, so the new owner's
 //! deliveries do not race with ours. A holding is never revived: a partition that comes back is a
-//! new one, and events of the old one find their own holding revoked.
+//! new one, and events of the old one find their own holding revoked. `tests/interleavings.rs` drives
+//! this file through its interleavings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::tracker::Tracker;
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// One partition, from its assignment to its revocation.
 pub struct Holding {
@@ -107,7 +107,7 @@ impl Holding {
     }
 
     /// Asks to send one event to the sink; false when the partition was taken away. True must be
-    /// followed by one [`Holding::put_down`].
+    /// followed by one [`Holding::settle`] or [`Holding::put_down`].
     ///
     /// The count goes up before the flag is read and [`Holding::revoke`] reads them in the other
     /// order, so either the sender sees the revocation or the revoker sees the sender.
@@ -121,7 +121,14 @@ impl Holding {
         true
     }
 
-    /// The event was acked, or given back unsent.
+    /// The event in hand is acked or rejected for good. It is done before it leaves the hand, so a
+    /// revoker that waited for empty hands commits it.
+    pub fn settle(&self, offset: i64) {
+        self.done(offset);
+        self.put_down();
+    }
+
+    /// The event in hand is given back: still open, so it stays in the log.
     pub fn put_down(&self) {
         if self.in_hand.fetch_sub(1, Ordering::SeqCst) == 1 {
             // The lock orders this after a waiter's own check, or the wake-up could be missed.
@@ -198,28 +205,5 @@ impl Holdings {
         let held = self.held.lock();
         let of_topic = |holding: &Arc<Holding>| holding.topic_id == topic_id;
         partitions.filter_map(|p| held.get(&p).cloned()).filter(of_topic).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_revoked_partition_sends_nothing_more_and_waits_for_what_is_in_hand() {
-        let holding = Arc::new(Holding::new(0, 3, 100));
-        assert!(holding.open(100) && holding.open(101));
-        assert!(holding.take_in_hand());
-        holding.revoke();
-        assert!(!holding.take_in_hand(), "queued events of a revoked partition are not sent");
-        assert!(!holding.await_hands_empty(Instant::now() + Duration::from_millis(5)));
-        let sender = Arc::clone(&holding);
-        let sender = std::thread::spawn(move || {
-            sender.done(100);
-            sender.put_down();
-        });
-        assert!(holding.await_hands_empty(Instant::now() + Duration::from_secs(30)));
-        assert_eq!(holding.committable(), 101, "what was in hand is acked before the commit");
-        sender.join().expect("no panic");
     }
 }

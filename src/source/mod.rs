@@ -55,3 +55,28 @@ pub trait HandOver: Send + Sync {
     /// Called after all of one fetch was handed over; a pull source waits for the acks here.
     fn fetched(&self, holding: &Holding);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_revoked_partition_sends_nothing_more_and_waits_for_what_is_in_hand() {
+        let holding = Arc::new(Holding::new(0, 3, 100));
+        assert!(holding.open(100) && holding.open(101));
+        assert!(holding.take_in_hand());
+        holding.revoke();
+        assert!(!holding.take_in_hand(), "queued events of a revoked partition are not sent");
+        assert!(!holding.await_hands_empty(Instant::now() + Duration::from_millis(5)));
+        let sender = Arc::clone(&holding);
+        let sender = std::thread::spawn(move || {
+            sender.done(100);
+            sender.put_down();
+        });
+        assert!(holding.await_hands_empty(Instant::now() + Duration::from_secs(30)));
+        assert_eq!(holding.committable(), 101, "what was in hand is acked before the commit");
+        sender.join().expect("no panic");
+    }
+}

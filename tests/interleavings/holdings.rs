@@ -1,0 +1,227 @@
+//! One partition between its fetchers, the workers, the committer and the revoker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use shuttle::sync::atomic::AtomicUsize;
+use shuttle::thread::{self, JoinHandle};
+
+use crate::holding::Holding;
+use crate::{every_order, many_orders};
+
+/// What the rest of the world sees. Its own state is not shuttle's: looking adds no step.
+#[derive(Default)]
+struct World {
+    /// Offsets that the sink acked.
+    acked: Mutex<BTreeSet<i64>>,
+    /// The partition has a new owner.
+    moved: AtomicBool,
+    calls: AtomicUsize,
+}
+
+impl World {
+    /// A call of the sink: it takes a while, and at its end the event is acked.
+    fn call(&self, offset: i64) {
+        self.must_be_ours(offset);
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.must_be_ours(offset);
+        assert!(self.acked.lock().expect("whole").insert(offset), "offset {offset} is sent twice");
+    }
+
+    fn must_be_ours(&self, offset: i64) {
+        let moved = self.moved.load(Ordering::SeqCst);
+        assert!(!moved, "offset {offset} is sent while the new owner sends it");
+    }
+
+    /// First offset from `start` on that is not acked.
+    fn acked_prefix(&self, start: i64) -> i64 {
+        let acked = self.acked.lock().expect("whole");
+        (start..).find(|offset| !acked.contains(offset)).expect("not all numbers are acked")
+    }
+}
+
+/// Never reached: models have no time.
+fn never() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// A partition with `offsets` open, as after a fetch.
+fn held(offsets: i64) -> (Arc<Holding>, Arc<World>) {
+    let holding = Holding::new(0, 0, 0);
+    assert!((0..offsets).all(|offset| holding.open(offset)));
+    (Arc::new(holding), Arc::default())
+}
+
+/// A worker as `sink/workers.rs` has it: a batch in hand, looked at again before the call.
+fn worker(holding: &Arc<Holding>, world: &Arc<World>, batch: &'static [i64]) -> JoinHandle<()> {
+    let (holding, world) = (Arc::clone(holding), Arc::clone(world));
+    thread::spawn(move || {
+        let in_hand: Vec<_> = batch.iter().filter(|_| holding.take_in_hand()).collect();
+        for offset in in_hand {
+            if holding.is_revoked() {
+                holding.put_down();
+            } else {
+                world.call(*offset);
+                holding.settle(*offset);
+            }
+        }
+    })
+}
+
+/// The seat takes the partition away, as `source/seat.rs` does: the commit is what it returns.
+fn give_away(holding: &Holding, world: &World) -> i64 {
+    holding.revoke();
+    assert!(holding.await_hands_empty(never()));
+    let committed = holding.committable();
+    world.moved.store(true, Ordering::SeqCst);
+    let acked = world.acked_prefix(0);
+    assert_eq!(committed, acked, "the new owner starts at the commit, the sink holds more or less");
+    committed
+}
+
+fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+/// Defect prevented: the old owner sends while the new one does, or commits without what it sent.
+/// This worker trusts `take_in_hand` alone: a second look before the call would hide its faults.
+#[test]
+fn a_revoked_partition_sends_nothing_more_and_commits_what_was_acked() {
+    every_order(|| {
+        let (holding, world) = held(1);
+        let (hand, sink) = (Arc::clone(&holding), Arc::clone(&world));
+        let worker = thread::spawn(move || {
+            if hand.take_in_hand() {
+                sink.call(0);
+                hand.settle(0);
+            }
+        });
+        let committed = give_away(&holding, &world);
+        join([worker]);
+        assert_eq!((holding.committable(), world.acked_prefix(0)), (committed, committed));
+    });
+}
+
+/// As above, with batches that are finished out of order and a fetcher that still opens offsets.
+#[test]
+fn workers_with_batches_stop_for_the_revoker() {
+    many_orders(|| {
+        let (holding, world) = held(4);
+        let mut threads =
+            vec![worker(&holding, &world, &[0, 3]), worker(&holding, &world, &[1, 2])];
+        let fetched = Arc::clone(&holding);
+        threads.push(thread::spawn(move || {
+            assert!(fetched.open(4));
+            fetched.skip_to(6);
+        }));
+        let committed = give_away(&holding, &world);
+        join(threads);
+        assert_eq!((holding.committable(), world.acked_prefix(0)), (committed, committed));
+    });
+}
+
+/// Defect prevented: a commit ahead of an ack loses events, one that goes back repeats them.
+#[test]
+fn the_committer_is_never_ahead_of_an_ack_and_never_goes_back() {
+    many_orders(|| {
+        let (holding, world) = held(4);
+        let mut threads = vec![
+            worker(&holding, &world, &[3, 0]),
+            worker(&holding, &world, &[2]),
+            worker(&holding, &world, &[1]),
+        ];
+        let (fetched, sink) = (Arc::clone(&holding), Arc::clone(&world));
+        threads.push(thread::spawn(move || {
+            sink.acked.lock().expect("whole").insert(4); // it holds no event: a gap
+            assert!(fetched.open(5));
+            sink.call(5);
+            fetched.done(5);
+        }));
+        let mut committed = 0;
+        for _ in 0..4 {
+            let committable = holding.committable();
+            assert!(committable <= world.acked_prefix(0), "ahead of an ack");
+            assert!(committable >= committed, "{committable} after {committed}");
+            committed = committable;
+        }
+        join(threads);
+        assert_eq!(holding.committable(), 6, "an ack is forgotten");
+    });
+}
+
+/// Defect prevented: a fetcher that was given up comes back beside its successor, and an offset
+/// that both deliver is sent twice and closed twice.
+#[test]
+fn two_fetchers_open_each_offset_once() {
+    fn fetch(holding: &Arc<Holding>, opened: &Arc<Mutex<BTreeMap<i64, usize>>>) -> JoinHandle<()> {
+        let (holding, opened) = (Arc::clone(holding), Arc::clone(opened));
+        thread::spawn(move || {
+            for offset in [0, 1, 3] {
+                if offset == 3 {
+                    holding.skip_to(offset);
+                }
+                if offset == holding.position() && holding.open(offset) {
+                    *opened.lock().expect("whole").entry(offset).or_default() += 1;
+                    holding.done(offset);
+                }
+            }
+        })
+    }
+    let model = || {
+        let (holding, opened) = (Arc::new(Holding::new(0, 0, 0)), Arc::default());
+        join([fetch(&holding, &opened), fetch(&holding, &opened)]);
+        let once = BTreeMap::from([(0, 1), (1, 1), (3, 1)]);
+        assert_eq!(*opened.lock().expect("whole"), once);
+        assert_eq!(holding.committable(), 4);
+    };
+    many_orders(model);
+}
+
+/// Defect prevented: a pull source that misses the last ack fetches nothing for a whole look.
+#[test]
+fn a_pull_source_hears_the_last_ack() {
+    every_order(|| {
+        let (holding, _) = held(1);
+        // In nobody's hand: another fetcher opened it, and it is no event.
+        let other = Arc::clone(&holding);
+        let other = thread::spawn(move || other.done(0));
+        assert!(holding.await_all_done(never() - Instant::now()));
+        assert_eq!(holding.committable(), 1, "the next fetch began before the end of this one");
+        join([other]);
+    });
+    many_orders(|| {
+        let (holding, world) = held(3);
+        let threads = [worker(&holding, &world, &[0, 2]), worker(&holding, &world, &[1])];
+        assert!(holding.await_all_done(never() - Instant::now()));
+        assert_eq!(holding.committable(), 3, "the next fetch began before the acks");
+        join(threads);
+    });
+}
+
+/// Defect prevented: a pull source waits for acks that a revoked partition no longer gets.
+#[test]
+fn a_pull_source_hears_the_revocation() {
+    fn fetcher(holding: &Arc<Holding>) -> JoinHandle<()> {
+        let holding = Arc::clone(holding);
+        thread::spawn(move || {
+            assert!(holding.await_all_done(never() - Instant::now()));
+            let all_done = holding.committable() == holding.position();
+            assert!(holding.is_revoked() || all_done, "it stopped waiting for no reason");
+        })
+    }
+    every_order(|| {
+        let (holding, _) = held(1);
+        let fetcher = fetcher(&holding);
+        holding.revoke();
+        join([fetcher]);
+    });
+    many_orders(|| {
+        let (holding, world) = held(3);
+        let threads =
+            [fetcher(&holding), worker(&holding, &world, &[0, 1]), worker(&holding, &world, &[2])];
+        give_away(&holding, &world);
+        join(threads);
+    });
+}
