@@ -79,6 +79,21 @@ end_group() {
 check() { step "$BUILD_WITHIN_S" "$@" || true; }
 tests() { step "$TESTS_WITHIN_S" "$1" cargo test "${CARGO[@]}" --no-fail-fast "${@:2}" || true; }
 
+# What the dependencies may be (deny.toml), where the program for it is there: it takes longer to
+# build than the lab. Its list of known vulnerabilities is a git repository of its own.
+supply_chain() {
+  if ! command -v cargo-deny >/dev/null; then
+    log warn supply_chain_not_checked "why='no cargo-deny' get='cargo install --locked cargo-deny'"
+    return
+  fi
+  check 'supply chain' cargo deny --log-level error check licenses bans sources
+  if timeout 60 cargo deny --log-level off fetch db >/dev/null 2>&1; then
+    check advisories cargo deny --log-level error check advisories
+  else
+    log warn advisories_not_checked "why='their database cannot be had from here'"
+  fi
+}
+
 clean_up() {
   local code=$?
   trap '' INT TERM HUP # a second Ctrl-C must not leave half of it
@@ -122,6 +137,7 @@ trap 'exit 129' HUP
 mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci)
 check format cargo fmt --check
 check scripts shellcheck --external-sources "${scripts[@]}"
+supply_chain
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1

@@ -339,7 +339,7 @@ mod tests {
         // Blue marks are circles: four points, the one at 0 has no place, and one in the legend.
         let marks: Vec<f64> = svg
             .match_indices("<circle cx=\"")
-            .filter_map(|(at, found)| svg[at + found.len()..].split('"').next()?.parse().ok())
+            .filter_map(|(at, found)| svg.get(at + found.len()..)?.split('"').next()?.parse().ok())
             .collect();
         let [_legend, one, fifty, two_hundred, thousand] = marks[..] else {
             panic!("5 marks, not {marks:?}");

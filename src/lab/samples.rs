@@ -204,8 +204,8 @@ mod tests {
         let path = dir.path().join(FILE);
         let lines: Vec<String> =
             (0..3).map(|t| serde_json::to_string(&sample(t)).expect("json")).collect();
-        std::fs::write(&path, format!("{}\n{}\n{}", lines[0], lines[1], &lines[2][..20]))
-            .expect("file");
+        let cut = lines[2].split_at(20).0;
+        std::fs::write(&path, format!("{}\n{}\n{cut}", lines[0], lines[1])).expect("file");
         assert_eq!(read(&path).expect("read"), [sample(0), sample(1)]);
         // In the middle it is a damaged file, not a cut one.
         std::fs::write(&path, format!("{}\nnonsense\n{}", lines[0], lines[1])).expect("file");
