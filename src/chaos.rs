@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli;
 use crate::failure::Failure;
+use crate::http::access::Token;
 use crate::http::client::{CallError, Peer};
 use crate::sink::control::{Command, Status};
 use crate::sink::wire;
@@ -33,7 +34,7 @@ impl Chaos {
     ///
     /// # Errors
     /// When the address is no such URL.
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, Failure> {
+    pub fn new(url: &str, token: Option<Token>) -> Result<Self, Failure> {
         let sink = Peer::new(url, token, CALL_TIMEOUT)
             .map_err(|why| Failure::flag("--sink", url, &why))?;
         Ok(Self { sink })

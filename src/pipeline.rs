@@ -24,6 +24,7 @@ use serde::Serialize;
 
 use crate::brokers::View;
 use crate::failure::Failure;
+use crate::http::access::Token;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
 use crate::policy::{Admission, Policy, slow_source};
@@ -80,7 +81,7 @@ pub struct Settings {
     /// Where metrics and profiles are served.
     pub listen: SocketAddr,
     /// Opens the profiles off loopback, and the producer's control.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// Where interval latency logs go.
     pub hlog: Option<PathBuf>,
     /// Where the ids that were shed are written.

@@ -18,11 +18,39 @@ const TOKEN_VARIABLE: &str = "LAB_TOKEN";
 /// Shorter tokens can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
+/// What callers must show. It prints as its name, so that no log and no error can hold it.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Token")
+    }
+}
+
+impl Token {
+    /// A token out of `text`; `None` when it is too short or holds anything but visible ASCII.
+    pub fn new(text: &str) -> Option<Self> {
+        let long = text.len() >= TOKEN_BYTES_MIN;
+        (long && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.to_owned()))
+    }
+
+    /// The `Authorization` header that shows it.
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
+    /// Whether `given` is this token, in a time that tells nothing but the token's length.
+    fn is(&self, given: &str) -> bool {
+        given.as_bytes().ct_eq(self.0.as_bytes()).into()
+    }
+}
+
 /// The token from `--token-file`, else from `LAB_TOKEN`, else none.
 ///
 /// # Errors
 /// [`Failure::Usage`] when the file cannot be read or the token is no token.
-pub fn token(file: Option<&Path>) -> Result<Option<String>, Failure> {
+pub fn token(file: Option<&Path>) -> Result<Option<Token>, Failure> {
     let (source, text) = match file {
         Some(file) => {
             let text = std::fs::read_to_string(file)
@@ -34,19 +62,18 @@ pub fn token(file: Option<&Path>) -> Result<Option<String>, Failure> {
             _ => return Ok(None),
         },
     };
-    let token = text.trim();
-    if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Failure::Usage(format!(
+    let weak = || {
+        Failure::Usage(format!(
             "{source}: a token is at least {TOKEN_BYTES_MIN} visible ASCII characters"
-        )));
-    }
-    Ok(Some(token.to_owned()))
+        ))
+    };
+    Token::new(text.trim()).ok_or_else(weak).map(Some)
 }
 
-/// The rule of one server. It has no `Debug`, so that the token cannot get into a log.
+/// The rule of one server.
 #[derive(Clone)]
 pub struct Access {
-    token: Option<String>,
+    token: Option<Token>,
 }
 
 impl Access {
@@ -54,7 +81,7 @@ impl Access {
     ///
     /// # Errors
     /// [`Failure::Usage`] when it listens beyond loopback without a token.
-    pub fn new(listen: SocketAddr, token: Option<String>) -> Result<Self, Failure> {
+    pub fn new(listen: SocketAddr, token: Option<Token>) -> Result<Self, Failure> {
         if token.is_none() && !listen.ip().is_loopback() {
             return Err(Failure::Usage(format!(
                 "--listen {listen} is open to other machines, so control and profiles need a \
@@ -76,7 +103,7 @@ impl Access {
     pub fn check(&self, request: &Request) -> Result<(), Response> {
         match &self.token {
             Some(token) => bearer(request)
-                .is_some_and(|given| given.as_bytes().ct_eq(token.as_bytes()).into())
+                .is_some_and(|given| token.is(given))
                 .then_some(())
                 .ok_or_else(|| {
                     Response::text(401, "send the lab's token: Authorization: Bearer …")
@@ -146,7 +173,7 @@ mod tests {
             let open: SocketAddr = open.parse().expect("address");
             let failure = Access::new(open, None).err().expect("refused").to_string();
             assert!(failure.contains("--token-file") && failure.contains("LAB_TOKEN"), "{failure}");
-            assert!(Access::new(open, Some(TOKEN.into())).is_ok());
+            assert!(Access::new(open, Token::new(TOKEN)).is_ok());
         }
         assert!(Access::new("127.0.0.1:0".parse().expect("address"), None).is_ok());
         assert!(Access::new("[::1]:0".parse().expect("address"), None).is_ok());
@@ -155,7 +182,7 @@ mod tests {
     #[test]
     fn with_a_token_only_the_token_passes() {
         let listen = "127.0.0.1:0".parse().expect("address");
-        let access = Access::new(listen, Some(TOKEN.into())).expect("valid");
+        let access = Access::new(listen, Token::new(TOKEN)).expect("valid");
         let with = |value: &str| status(&access, &[("host", "a"), ("authorization", value)]);
         assert_eq!(with(&format!("Bearer {TOKEN}")), 200);
         assert_eq!(with(&format!("bearer  {TOKEN} ")), 200);
@@ -191,7 +218,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("token");
         std::fs::write(&path, format!("{TOKEN}\n")).expect("written");
-        assert_eq!(token(Some(&path)).expect("valid").as_deref(), Some(TOKEN));
+        let found = token(Some(&path)).expect("valid").expect("a token");
+        assert_eq!(found.bearer(), format!("Bearer {TOKEN}"));
+        assert_eq!(format!("{found:?}"), "Token", "what is printed by mistake");
         for weak in ["", "short", "sixteen bytes and"] {
             std::fs::write(&path, weak).expect("written");
             let failure = token(Some(&path)).expect_err("refused");
@@ -199,5 +228,28 @@ mod tests {
             assert!(weak.is_empty() || !failure.to_string().contains(weak), "{failure}");
         }
         assert!(token(Some(&dir.path().join("none"))).is_err());
+    }
+
+    /// Prevents an answer whose time tells how much of a guess is right. A token of 1 MiB makes the
+    /// time of one comparison measurable: stopping at the first wrong byte would be about a
+    /// thousandfold faster there, so a factor of 4 either way is noise.
+    #[test]
+    fn a_guess_takes_as_long_wherever_it_is_wrong() {
+        let (size, tries) = (1 << 20, 20);
+        let right = "a".repeat(size);
+        let token = Token::new(&right).expect("valid");
+        let fastest = |wrong_at: usize| {
+            let mut guess = right.clone().into_bytes();
+            guess[wrong_at] = b'b';
+            let guess = String::from_utf8(guess).expect("ASCII");
+            let time = || {
+                let begun = std::time::Instant::now();
+                assert!(!std::hint::black_box(token.is(std::hint::black_box(&guess))));
+                begun.elapsed()
+            };
+            (0..tries).map(|_| time()).min().expect("tries").as_secs_f64()
+        };
+        let (first, last) = (fastest(0), fastest(size - 1));
+        assert!((0.25..4.0).contains(&(first / last)), "{first:e} s against {last:e} s");
     }
 }

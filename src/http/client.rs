@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::access::Token;
+
 /// Longest wait for a connection: peers are on loopback or one hop away, and a listener that
 /// does not answer a SYN in this time is down or its backlog is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,10 +34,16 @@ pub fn agent(timeout: Duration) -> ureq::Agent {
 pub fn base_url(url: &str) -> Result<String, String> {
     let base = url.trim_end_matches('/');
     let plain = base.parse::<ureq::http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none()
+        uri.scheme_str() == Some("http")
+            && uri.path() == "/"
+            && uri.query().is_none()
+            // A name and a password would be shown by `ps` and in every message about the address.
+            && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
     });
     if !plain {
-        return Err("expected a URL such as http://127.0.0.1:9900 (no https, no path)".into());
+        return Err(
+            "expected a URL such as http://127.0.0.1:9900 (no https, no path, no password)".into(),
+        );
     }
     Ok(base.to_owned())
 }
@@ -47,7 +55,7 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 pub struct Peer {
     agent: ureq::Agent,
     base: String,
-    token: Option<String>,
+    token: Option<Token>,
 }
 
 /// Why a call of a [`Peer`] gave no value.
@@ -87,7 +95,7 @@ impl Peer {
     ///
     /// # Errors
     /// When `url` is not of that form: the message says what was expected.
-    pub fn new(url: &str, token: Option<String>, timeout: Duration) -> Result<Self, String> {
+    pub fn new(url: &str, token: Option<Token>, timeout: Duration) -> Result<Self, String> {
         Ok(Self { agent: agent(timeout), base: base_url(url)?, token })
     }
 
@@ -138,7 +146,7 @@ impl Peer {
     }
 
     fn bearer(&self) -> Option<String> {
-        self.token.as_ref().map(|token| format!("Bearer {token}"))
+        self.token.as_ref().map(Token::bearer)
     }
 }
 
@@ -172,7 +180,15 @@ mod tests {
         for url in ["http://127.0.0.1:9900", "http://sink:9900/", "http://[::1]:9900"] {
             assert!(peer(url).is_ok(), "{url}");
         }
-        for url in ["", "127.0.0.1:9900", "https://sink", "http://sink/path", "http://", "sink"] {
+        for url in [
+            "",
+            "127.0.0.1:9900",
+            "https://sink",
+            "http://sink/path",
+            "http://",
+            "sink",
+            "http://a:b@sink:9900",
+        ] {
             assert!(peer(url).is_err(), "{url}");
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 
 use crate::failure::Failure;
+use crate::http::access::Token;
 use crate::http::client;
 use crate::threads::Stop;
 
@@ -28,7 +29,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub struct Keeper {
     agent: ureq::Agent,
     url: String,
-    token: Option<String>,
+    token: Option<Token>,
     every: Duration,
     dir: PathBuf,
 }
@@ -40,7 +41,7 @@ impl Keeper {
     /// When `url` is not of that form.
     pub fn new(
         url: &str,
-        token: Option<String>,
+        token: Option<Token>,
         every: Duration,
         dir: &Path,
     ) -> Result<Self, Failure> {
@@ -78,7 +79,7 @@ impl Keeper {
     fn take(&self) -> Result<Vec<u8>, String> {
         let mut request = self.agent.get(&self.url);
         if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+            request = request.header("Authorization", token.bearer());
         }
         let mut answer = request.call().map_err(|e| format!("{}: {e}", self.url))?;
         let body = answer.body_mut().with_config().limit(PROFILE_BYTES_MAX).read_to_vec();

@@ -20,7 +20,7 @@ use crate::chaos::Chaos;
 use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::clock;
 use crate::failure::Failure;
-use crate::http::access;
+use crate::http::access::{self, Token};
 use crate::http::{Access, Limits, Server};
 use crate::lab::heaps::Keeper;
 use crate::lab::lag::LagReader;
@@ -65,6 +65,9 @@ pub struct Settings {
     /// sink that the live page may stall, pause and restore; without it, it cannot
     #[argh(option)]
     pub sink: Option<String>,
+    /// file with the token that the live page's buttons ask for and the sink is shown (LAB_TOKEN)
+    #[argh(option)]
+    pub token_file: Option<PathBuf>,
     /// time between two samples (1s)
     #[argh(option, default = "Duration::from_secs(1)", from_str_fn(cadence))]
     pub interval: Duration,
@@ -128,8 +131,9 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     {
         return Err(Failure::flag("--until-gone", name, "not among the names of --process"));
     }
+    let token = access::token(settings.token_file.as_deref())?;
     let heaps = (settings.heap.as_deref())
-        .map(|url| Keeper::new(url, access::token(None)?, settings.heap_every, &settings.out))
+        .map(|url| Keeper::new(url, token.clone(), settings.heap_every, &settings.out))
         .transpose()?;
     let stop = Stop::default();
     stop.on_signals()?;
@@ -142,7 +146,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let metrics = Metrics::new()?;
     let exported = WatchMetrics::register(&metrics)?;
     let sources = Sources::new(names(&processes), names(&pages));
-    let (live, server) = serve(settings, sources, metrics)?;
+    let (live, server) = serve(settings, sources, metrics, token)?;
     log::info!(addr = server.addr().to_string(); "listening");
 
     let latest = Arc::new(Mutex::new(None));
@@ -176,8 +180,8 @@ fn serve(
     settings: &Settings,
     sources: Sources,
     metrics: Metrics,
+    token: Option<Token>,
 ) -> Result<(Arc<Live>, Server), Failure> {
-    let token = access::token(None)?;
     let access = Access::new(settings.listen, token.clone())?;
     let chaos = settings.sink.as_ref().map(|url| Chaos::new(url, token)).transpose()?;
     let story = (settings.plan.as_deref(), settings.out.as_path());

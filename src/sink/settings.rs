@@ -12,7 +12,7 @@ use argh::FromArgs;
 use super::control::fault_time;
 use super::gate::OnLimit;
 use crate::failure::Failure;
-use crate::http::access;
+use crate::http::access::{self, Token};
 use crate::units;
 
 /// Default of `--handlers`: each of 64 clients in a closed loop has its place.
@@ -65,7 +65,7 @@ pub struct Flags {
     pub token_file: Option<PathBuf>,
 }
 
-/// What the sink is told by its flags, already checked. No `Debug`: it holds the token.
+/// What the sink is told by its flags, already checked.
 #[derive(Clone)]
 pub struct Settings {
     /// Where it listens; port 0 picks one.
@@ -89,7 +89,7 @@ pub struct Settings {
     /// Where what was delivered outlives the process.
     pub journal: Option<PathBuf>,
     /// What control and profiles ask for; see [`access::Access`].
-    pub token: Option<String>,
+    pub token: Option<Token>,
 }
 
 /// A stall that the sink schedules by itself.

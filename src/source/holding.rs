@@ -63,7 +63,7 @@ impl Holding {
 
     /// Events that the log was known to hold and that were not fetched.
     pub fn unfetched(&self) -> u64 {
-        u64::try_from(self.log_end.load(Ordering::Relaxed) - self.position()).unwrap_or(0)
+        self.up_to_the_end(self.position())
     }
 
     /// Notes that the log ends before the position.
@@ -78,8 +78,12 @@ impl Holding {
 
     /// Events between the acked prefix and the log's end: in the log, the queue and in hand.
     pub fn backlog(&self) -> u64 {
-        let committable = self.committable();
-        u64::try_from(self.log_end.load(Ordering::Relaxed) - committable).unwrap_or(0)
+        self.up_to_the_end(self.committable())
+    }
+
+    /// Offsets from `offset` to the log's end; the end is a broker's word, so it may be any number.
+    fn up_to_the_end(&self, offset: i64) -> u64 {
+        u64::try_from(self.log_end.load(Ordering::Relaxed).saturating_sub(offset)).unwrap_or(0)
     }
 
     /// Opens an offset that was fetched; false when another fetcher already delivered it.

@@ -79,4 +79,15 @@ mod tests {
         assert_eq!(holding.committable(), 101, "what was in hand is acked before the commit");
         sender.join().expect("no panic");
     }
+
+    /// A broker's answer may hold any number; wrapped round, a backlog of 2^63 events would stop
+    /// the producer (slow-source) or hide a real one.
+    #[test]
+    fn an_impossible_end_of_the_log_is_no_backlog() {
+        let holding = Holding::new(0, 3, 100);
+        for (end, backlog) in [(i64::MIN, 0), (-1, 0), (99, 0), (107, 7)] {
+            holding.log_ends_at(end);
+            assert_eq!((holding.backlog(), holding.unfetched()), (backlog, backlog), "{end}");
+        }
+    }
 }
