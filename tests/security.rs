@@ -110,7 +110,7 @@ fn beyond_loopback_control_and_profiles_ask_for_the_token_and_metrics_are_read_o
         let own = guarded(binary).iter().map(|&request| request.to_owned());
         let profiles = profiles.iter().map(|name| format!("GET /debug/pprof/{name}"));
         for request in own.chain(profiles).chain(["POST /debug/pprof/symbol".into()]) {
-            for token in [None, Some(WRONG), Some(&TOKEN[1..]), Some("")] {
+            for token in [None, Some(WRONG), TOKEN.get(1..), Some("")] {
                 let (status, answer) = ask(&address, &request, token);
                 assert_eq!(status, 401, "{binary} {request} {token:?}: {answer}");
                 assert!(answer.contains("WWW-Authenticate: Bearer"), "{answer}");
@@ -216,7 +216,7 @@ fn a_token_is_in_no_log_command_line_page_or_result() {
     }
     for secret in [TOKEN, WRONG] {
         let at = seen.find(secret);
-        assert_eq!(at, None, "{:?}", at.map(|at| &seen[at.saturating_sub(300)..at]));
+        assert_eq!(at, None, "{:?}", at.map(|at| seen.split_at(at).0.lines().last()));
     }
 }
 
