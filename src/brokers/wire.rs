@@ -35,6 +35,7 @@ const METADATA_VERSION: i16 = 10;
 const LIST_OFFSETS_VERSION: i16 = 1;
 const FETCH_VERSION: i16 = 10;
 
+const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 /// Sends one request and reads its answer.
@@ -189,17 +190,22 @@ pub struct BatchHeader {
     pub is_control: bool,
 }
 
-/// Reads the header of the batch that holds `offset`, or of the next one after a gap; `None` at
-/// the end of the log.
+/// What stands at an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peeked {
+    /// The batch that holds it, or the next one after a gap.
+    Batch(BatchHeader),
+    /// The log ends there.
+    End,
+    /// The log starts behind it, or ended before it.
+    OutOfRange,
+}
+
+/// Reads the header of what stands at `offset`.
 ///
 /// Record batch v2 layout (Kafka protocol guide, "Record Batch"): baseOffset i64, batchLength i32,
 /// partitionLeaderEpoch i32, magic i8, crc u32, attributes i16, lastOffsetDelta i32, …
-pub fn peek_batch(
-    leader: &str,
-    topic: &str,
-    partition: i32,
-    offset: i64,
-) -> io::Result<Option<BatchHeader>> {
+pub fn peek_batch(leader: &str, topic: &str, partition: i32, offset: i64) -> io::Result<Peeked> {
     // max_bytes 1 still brings the first batch whole (KIP-74).
     let question = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
@@ -222,12 +228,11 @@ pub fn peek_batch(
     let Some(found) = answer.responses.first().and_then(|t| t.partitions.first()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no partition in the answer"));
     };
-    if found.error_code != 0 {
-        return Err(refused("Fetch", found.error_code));
-    }
-    match &found.records {
-        Some(records) if !records.is_empty() => parse_header(records).map(Some),
-        _ => Ok(None),
+    match (found.error_code, &found.records) {
+        (OFFSET_OUT_OF_RANGE, _) => Ok(Peeked::OutOfRange),
+        (0, Some(records)) if !records.is_empty() => parse_header(records).map(Peeked::Batch),
+        (0, _) => Ok(Peeked::End),
+        (code, _) => Err(refused("Fetch", code)),
     }
 }
 

@@ -180,9 +180,11 @@ impl Worker {
                     for done in batch.drain(..acked.min(n)) {
                         self.acked(&done, posted_us, acked_us);
                     }
-                    self.metrics.sink_calls.with_label_values(&["ok"]).inc();
+                    let result = if acked >= n { "ok" } else { "partial" };
+                    self.metrics.sink_calls.with_label_values(&[result]).inc();
                     try_at_most = usize::MAX;
-                    if acked >= n {
+                    if acked > 0 {
+                        // A part is progress: the rest goes at once.
                         backoff.reset();
                     } else {
                         self.wait(&mut batch, backoff.wait());

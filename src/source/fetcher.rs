@@ -88,15 +88,15 @@ impl Fetcher {
         let mut progress = false;
         let (stepping, plain): (Vec<_>, Vec<_>) =
             holdings.iter().cloned().partition(|h| self.stepping.contains(&h.partition));
-        for holding in &stepping {
-            match self.step(holding) {
+        // A partition that fails must not hold up the broker's others.
+        let mut failed = None;
+        let steps = stepping.iter().map(|holding| self.step(holding));
+        let steps: Vec<Result<bool, Turn>> = steps.collect();
+        let fetch = (!plain.is_empty()).then(|| self.fetch(&plain, self.settings.bytes));
+        for moved in steps.into_iter().chain(fetch) {
+            match moved {
                 Ok(moved) => progress |= moved,
-                Err(turn) => return turn,
-            }
-        }
-        if !plain.is_empty() {
-            match self.fetch(&plain, self.settings.bytes) {
-                Ok(moved) => progress |= moved,
+                Err(Turn::Failed(why)) => failed = Some(why),
                 Err(turn) => return turn,
             }
         }
@@ -105,7 +105,11 @@ impl Fetcher {
                 self.hand_over.fetched(holding);
             }
         }
-        if progress { Turn::Progress } else { Turn::Idle }
+        match failed {
+            Some(why) => Turn::Failed(why),
+            None if progress => Turn::Progress,
+            None => Turn::Idle,
+        }
     }
 
     /// One fetch of up to `bytes` a partition. True when records were handed over.
@@ -126,7 +130,7 @@ impl Fetcher {
             }
         };
         self.metrics.polls.inc();
-        let mut progress = false;
+        let (mut progress, mut failed) = (false, None);
         let mut answered = BTreeSet::new();
         for partition in responses.iter().flat_map(|r| r.topics()).flat_map(|t| t.partitions()) {
             let Some(holding) = holdings.iter().find(|h| h.partition == partition.partition())
@@ -143,8 +147,15 @@ impl Fetcher {
                     }
                     progress |= moved;
                 }
-                Err(e) => self.refused(holding, &e)?,
+                Err(e) => match self.refused(holding, &e) {
+                    Err(Turn::Failed(why)) => failed = Some(why),
+                    settled => settled?,
+                },
             }
+        }
+        if let Some(why) = failed {
+            self.client = None;
+            return Err(Turn::Failed(why));
         }
         match holdings.iter().find(|h| !answered.contains(&h.partition)) {
             Some(left_out) => {
@@ -235,17 +246,15 @@ impl Fetcher {
 
     fn refused(&mut self, holding: &Holding, error: &Error) -> Result<(), Turn> {
         match error {
-            Error::Kafka(KafkaCode::OffsetOutOfRange) => return self.out_of_range(holding),
+            Error::Kafka(KafkaCode::OffsetOutOfRange) => self.out_of_range(holding),
             // Codes the crate does not know; 76 among them, a zstd batch asked for by an old Fetch.
             // The batch's header tells; what it does not explain fails there by name.
             Error::Kafka(KafkaCode::Unknown) => {
                 self.stepping.insert(holding.partition);
-                return Ok(());
+                Ok(())
             }
-            _ => {}
+            _ => Err(Turn::Failed(format!("partition {}: {error}", holding.partition))),
         }
-        self.client = None;
-        Err(Turn::Failed(format!("partition {}: {error}", holding.partition)))
     }
 
     /// Retention overtook the position: go on at the log's start. Or the log ends before the
@@ -287,6 +296,7 @@ impl Fetcher {
                 self.stepping.remove(&partition);
                 Ok(false)
             }
+            Step::OutOfRange => self.out_of_range(holding).map(|()| true),
             Step::Gap { to } => {
                 let missing = (to - position).unsigned_abs();
                 self.metrics.lost.with_label_values(&["gap"]).inc_by(missing);

@@ -5,12 +5,14 @@
 //! The batch's own header tells its size, codec and offsets, so the next fetch can ask for exactly
 //! this batch, and what must be passed over is known to the record.
 
-use crate::brokers::wire;
+use crate::brokers::wire::{self, Peeked};
 
 /// What to do at a position.
 pub enum Step {
     /// The log ends here.
     End,
+    /// Retention overtook the position, or the log ends before it.
+    OutOfRange,
     /// The log has nothing below `to`.
     Gap {
         /// First offset that is there.
@@ -56,8 +58,9 @@ impl Stepper<'_> {
     /// What stands at `position`; batches above `bytes_max` are too large.
     pub fn next(&self, partition: i32, position: i64, bytes_max: i32) -> Step {
         let batch = match wire::peek_batch(self.address, self.topic, partition, position) {
-            Ok(Some(batch)) => batch,
-            Ok(None) => return Step::End,
+            Ok(Peeked::Batch(batch)) => batch,
+            Ok(Peeked::End) => return Step::End,
+            Ok(Peeked::OutOfRange) => return Step::OutOfRange,
             Err(e) => return Step::Failed(format!("partition {partition}: batch header: {e}")),
         };
         let to = batch.last_offset + 1;

@@ -167,7 +167,7 @@ pub struct ProcessorMetrics {
     pub position: IntGaugeVec,
     /// Fetches that failed and were tried again.
     pub fetch_retries: IntCounter,
-    /// Sink calls by result: ok, retried, rejected.
+    /// Sink calls by result: ok, partial (a part was acked), retried, rejected.
     pub sink_calls: IntCounterVec,
     /// Rate granted to the producer by slow-source, events/s; -1 when there is none.
     pub granted_rate: Gauge,

@@ -61,7 +61,9 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             "resent",
             UNDER_WAY,
             "events",
-            "3 brokers × one produce request of at most 900,000 B at 570 B a record".into(),
+            "3 brokers × one produce request of at most 900,000 B at 570 B a record, for each try: one \
+             every 5 s until the replicas that are left are enough"
+                .into(),
         ),
     ]
 }
@@ -126,7 +128,7 @@ impl Duplicates {
             Self::None => 0.0,
             Self::InHand(times) => f64::from(times) * IN_HAND,
             Self::Uncommitted => ceiling * UNCOMMITTED_S + IN_HAND,
-            Self::Resent => UNDER_WAY.floor(),
+            Self::Resent(times) => f64::from(times) * UNDER_WAY.floor(),
             Self::Unacked => ceiling * seconds + IN_HAND,
         }
     }
@@ -137,7 +139,7 @@ impl Duplicates {
             Self::InHand(1) => "in hand",
             Self::InHand(_) => "in hand, each try",
             Self::Uncommitted => "uncommitted",
-            Self::Resent => "resent",
+            Self::Resent(_) => "resent, each try",
             Self::Unacked => "unacked meanwhile",
         };
         format!("{} ({why})", thousands(bound))

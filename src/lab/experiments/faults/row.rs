@@ -169,15 +169,6 @@ impl Row {
         sources.iter().filter_map(largest).fold(0.0, f64::max)
     }
 
-    /// Events a request of the sink, while the fault lasted and before it.
-    pub fn events_a_request(&self) -> Option<(f64, f64)> {
-        let rate = |phase: Phase| {
-            let events = self.arm.rate_in("sink", "sink_events_total", phase)?;
-            Some(events / self.arm.rate_in("sink", "sink_writes_total", phase)?)
-        };
-        Some((rate(self.phase)?, rate(Phase { from: 0.0, to: self.phase.from, ..self.phase })?))
-    }
-
     /// How many lines of `process`'s log hold `text`.
     pub fn lines(&self, process: &str, text: &str) -> usize {
         self.arm.log_of(process).iter().filter(|(_, line)| line.contains(text)).count()
