@@ -53,12 +53,14 @@ pub struct Row {
     phase: Phase,
 }
 
-/// Every row in the folder, by the time of its fault; `Err` names one that did not run to its end,
-/// and why.
-pub fn all(dir: &Path) -> Vec<Result<Row, (String, String)>> {
+/// A row, or the name of one that did not run to its end, and why.
+pub type Read = Result<Row, (String, String)>;
+
+/// Every row in the folder, by the time of its fault.
+pub fn all(dir: &Path) -> Vec<Read> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
-    let mut rows: Vec<(i64, Result<Row, (String, String)>)> = folders
+    let mut rows: Vec<(i64, Read)> = folders
         .map(|folder| {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             match Row::read(&name, &folder) {
