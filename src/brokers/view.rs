@@ -4,6 +4,7 @@
 //! failed question changes nothing: old leaders are better than none.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -15,18 +16,25 @@ use super::{BrokerError, Brokers, TopicView};
 #[derive(Clone)]
 pub struct View {
     topic: Arc<Mutex<Arc<TopicView>>>,
+    gone: Arc<AtomicBool>,
     bell: (Sender<()>, Receiver<()>),
 }
 
 impl View {
     /// A view that starts with `topic`.
     pub fn new(topic: TopicView) -> Self {
-        Self { topic: Arc::new(Mutex::new(Arc::new(topic))), bell: bounded(1) }
+        let topic = Arc::new(Mutex::new(Arc::new(topic)));
+        Self { topic, gone: Arc::default(), bell: bounded(1) }
     }
 
     /// The metadata as last heard.
     pub fn get(&self) -> Arc<TopicView> {
         Arc::clone(&self.topic.lock())
+    }
+
+    /// Whether the brokers said, when they were last asked, that there is no such topic.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
     }
 
     /// Asks for newer metadata soon.
@@ -45,6 +53,7 @@ impl View {
         let newer = match brokers.describe(topic, first) {
             Ok(newer) => newer,
             Err(e @ BrokerError::MissingTopic { .. }) => {
+                self.gone.store(true, Ordering::SeqCst);
                 log::error!(topic = topic, why = e.to_string().as_str(); "topic is gone, waiting for it");
                 return false;
             }
@@ -53,6 +62,7 @@ impl View {
                 return false;
             }
         };
+        self.gone.store(false, Ordering::SeqCst);
         let whole = newer.is_whole();
         let mut current = self.topic.lock();
         if **current != newer {

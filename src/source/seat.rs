@@ -88,6 +88,7 @@ enum Start {
 }
 
 struct Context {
+    brokers: Brokers,
     topic: String,
     revoke_wait: Duration,
     holdings: Holdings,
@@ -110,6 +111,7 @@ impl Seat {
         metrics: ProcessorMetrics,
     ) -> Result<Self, Failure> {
         let context = Context {
+            brokers: settings.brokers.clone(),
             topic: settings.topic.clone(),
             revoke_wait: settings.revoke_wait,
             holdings,
@@ -328,17 +330,23 @@ impl Context {
                 true if holding.is_beyond_the_end() => "truncated",
                 true => continue,
             };
-            let (partition, lost) = (holding.partition, holding.unfetched());
-            self.metrics.lost.with_label_values(&[reason]).inc_by(lost);
-            log::error!(
-                topic = self.topic.as_str(), partition = partition, reason = reason,
-                position = holding.position(), events_lost_at_least = lost;
-                "the log is gone, reading what is there now from its start"
-            );
-            self.holdings.remove(partition);
-            self.committed.lock().remove(&partition);
-            self.newly.lock().insert(partition, Start::OfLog);
+            self.mourn(&holding, reason);
+            self.holdings.remove(holding.partition);
+            self.newly.lock().insert(holding.partition, Start::OfLog);
         }
+    }
+
+    /// Counts and says what is lost with the log of `holding`; what was fetched of it is in memory,
+    /// and is delivered.
+    fn mourn(&self, holding: &Holding, reason: &str) {
+        let (partition, lost) = (holding.partition, holding.unfetched());
+        self.metrics.lost.with_label_values(&[reason]).inc_by(lost);
+        self.committed.lock().remove(&partition);
+        log::error!(
+            topic = self.topic.as_str(), partition = partition, reason = reason,
+            position = holding.position(), events_lost_at_least = lost;
+            "the log is gone; what is there now is read from its start"
+        );
     }
 
     /// What of `holdings` is acked and not yet committed; `None` when there is nothing.
@@ -402,23 +410,32 @@ impl Context {
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) {
         let lost = consumer.assignment_lost();
+        if lost {
+            // The group took them away; or the topic is gone, and nobody else will have them.
+            self.view.refresh(&self.brokers, &self.topic, 0);
+        }
+        let (gone, id) = (self.view.is_gone(), self.view.get().id);
         let mut taken = Vec::new();
         for partition in partitions {
             self.newly.lock().remove(partition);
             if let Some(holding) = self.holdings.remove(*partition) {
-                holding.revoke();
-                taken.push(holding);
+                if gone || holding.topic_id != id {
+                    self.mourn(&holding, "topic_deleted");
+                } else {
+                    holding.revoke();
+                    taken.push(holding);
+                }
             }
         }
-        let mut finished = true;
-        if lost {
+        let (evicted, mut finished) = (lost && !gone, true);
+        if evicted {
             self.metrics.evictions.inc();
         } else {
             let deadline = Instant::now() + self.revoke_wait;
             finished = taken.iter().all(|h| h.await_hands_empty(deadline));
         }
         log::info!(
-            partitions = format!("{partitions:?}").as_str(), evicted = lost,
+            partitions = format!("{partitions:?}").as_str(), evicted = evicted,
             in_hand_finished = finished; "partitions revoked"
         );
         // Late after an eviction: offered all the same, so that the refusal is seen and counted.
