@@ -1,31 +1,44 @@
 //! Which offsets of one partition are acked: the contiguous prefix is what may be committed.
 //!
 //! Invariant: everything below `committable` is done, and nothing at or above `next` was opened.
-//! One bit an open offset. It knows nothing of Kafka or threads.
+//! One bit an open offset; an offset that was never opened has none, so a jump (retention, a foreign
+//! batch) costs nothing, however wide. It knows nothing of Kafka or threads.
 
 use std::collections::VecDeque;
 
-const WORD: i64 = 64;
+/// Offsets a word covers.
+const WORD: i64 = u64::BITS as i64;
 
 /// The acked prefix of one partition.
 #[derive(Debug)]
 pub struct Tracker {
-    /// All offsets below it are done.
-    base: i64,
     /// The next offset to be opened.
     next: i64,
-    /// Bit `i` of the window is offset `origin + i`; set when done.
-    window: VecDeque<u64>,
-    /// Offset of the window's first bit; at most 63 below `base`.
-    origin: i64,
+    /// By offset; the first one has something open.
+    words: VecDeque<Word>,
     /// Offsets opened and not done.
     open: usize,
+}
+
+/// Up to [`WORD`] offsets from `start` on: bit `i` is set while `start + i` is open.
+#[derive(Debug)]
+struct Word {
+    start: i64,
+    open: u64,
+}
+
+impl Word {
+    /// `offset`'s bit; none where the word ends before it. Callers pass offsets from `start` on.
+    fn bit(&self, offset: i64) -> u64 {
+        let at = offset.saturating_sub(self.start);
+        if at < WORD { 1 << at } else { 0 }
+    }
 }
 
 impl Tracker {
     /// A tracker whose first offset is `start`.
     pub fn new(start: i64) -> Self {
-        Self { base: start, next: start, window: VecDeque::new(), origin: start, open: 0 }
+        Self { next: start, words: VecDeque::new(), open: 0 }
     }
 
     /// The next offset to fetch.
@@ -35,7 +48,9 @@ impl Tracker {
 
     /// Highest offset below which everything is done: what may be committed.
     pub fn committable(&self) -> i64 {
-        self.base
+        self.words
+            .front()
+            .map_or(self.next, |word| word.start + i64::from(word.open.trailing_zeros()))
     }
 
     /// Offsets opened and not yet done.
@@ -49,71 +64,39 @@ impl Tracker {
         if offset < self.next {
             return false;
         }
-        self.skip_to(offset);
+        match self.words.back_mut().map(|last| (last.bit(offset), last)) {
+            Some((bit, last)) if bit != 0 => last.open |= bit,
+            _ => self.words.push_back(Word { start: offset, open: 1 }),
+        }
         self.next = offset + 1;
         self.open += 1;
-        self.cover(offset);
         true
     }
 
     /// Counts every offset below `offset` that was not opened as done.
     pub fn skip_to(&mut self, offset: i64) {
-        while self.next < offset {
-            let nothing_is_open = self.open == 0;
-            if nothing_is_open {
-                // A jump (retention, a foreign batch) may be millions wide; no bits for it.
-                self.window.clear();
-                (self.base, self.next, self.origin) = (offset, offset, offset);
-            } else {
-                let empty = self.next;
-                self.next += 1;
-                self.cover(empty);
-                self.mark(empty);
-            }
-        }
+        self.next = self.next.max(offset);
     }
 
     /// `offset` is acked, shed or invalid: it will not be needed again.
     pub fn done(&mut self, offset: i64) {
+        let behind = self.words.partition_point(|word| word.start <= offset);
+        let word = behind.checked_sub(1).and_then(|at| self.words.get_mut(at));
+        let was_open = word.is_some_and(|word| {
+            let bit = word.bit(offset);
+            let was_open = word.open & bit != 0;
+            word.open &= !bit;
+            was_open
+        });
         assert!(
-            (self.base..self.next).contains(&offset) && !self.is_marked(offset),
+            was_open,
             "offset {offset} is done twice or was never opened ({}..{})",
-            self.base,
+            self.committable(),
             self.next
         );
         self.open -= 1;
-        self.mark(offset);
-    }
-
-    /// Where offset's bit is. Callers pass offsets at or above `origin`.
-    fn place(&self, offset: i64) -> (usize, u64) {
-        let bit = offset - self.origin;
-        ((bit / WORD) as usize, 1 << (bit % WORD))
-    }
-
-    fn cover(&mut self, offset: i64) {
-        let (word, _) = self.place(offset);
-        while self.window.len() <= word {
-            self.window.push_back(0);
-        }
-    }
-
-    fn is_marked(&self, offset: i64) -> bool {
-        let (word, bit) = self.place(offset);
-        self.window.get(word).is_some_and(|w| w & bit != 0)
-    }
-
-    fn mark(&mut self, offset: i64) {
-        let (word, bit) = self.place(offset);
-        if let Some(w) = self.window.get_mut(word) {
-            *w |= bit;
-        }
-        while self.base < self.next && self.is_marked(self.base) {
-            self.base += 1;
-            if self.base - self.origin == WORD {
-                self.window.pop_front();
-                self.origin = self.base;
-            }
+        while self.words.front().is_some_and(|word| word.open == 0) {
+            self.words.pop_front();
         }
     }
 }
@@ -172,8 +155,9 @@ mod tests {
                 prop_assert_eq!(tracker.committable(), model.committable());
                 prop_assert_eq!(tracker.next(), model.next);
                 prop_assert_eq!(tracker.open_count(), model.open.len());
-                let window = tracker.window.len() as i64 * WORD;
-                prop_assert!(window <= model.next - model.committable() + 2 * WORD);
+                // Words start at least a word apart, the first one where something is open.
+                let words = tracker.words.len() as i64;
+                prop_assert!(words * WORD <= model.next - model.committable() + 2 * WORD);
             }
         }
     }
@@ -184,6 +168,20 @@ mod tests {
         assert!(tracker.open(10));
         assert!(!tracker.open(10), "two fetchers must not both deliver it");
         assert!(!tracker.open(9));
+    }
+
+    /// Prevents: a corrupt batch header that takes a fetcher for ever, or all memory.
+    #[test]
+    fn a_jump_costs_nothing_however_wide_and_whatever_is_open() {
+        let mut tracker = Tracker::new(0);
+        assert!(tracker.open(0));
+        tracker.skip_to(1 << 61);
+        assert!(tracker.open(i64::MAX - 1));
+        assert_eq!((tracker.committable(), tracker.next(), tracker.words.len()), (0, i64::MAX, 2));
+        tracker.done(0);
+        assert_eq!(tracker.committable(), i64::MAX - 1);
+        tracker.done(i64::MAX - 1);
+        assert_eq!((tracker.committable(), tracker.open_count()), (i64::MAX, 0));
     }
 
     #[test]
