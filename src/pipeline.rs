@@ -27,6 +27,7 @@ use crate::failure::Failure;
 use crate::http::access::Token;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
+use crate::policy::shed_ids::ShedIds;
 use crate::policy::{Admission, Policy, slow_source};
 use crate::queue::{self, Kind, Occupancy};
 use crate::sink::client::Client;
@@ -84,7 +85,7 @@ pub struct Settings {
     pub token: Option<Token>,
     /// Where interval latency logs go.
     pub hlog: Option<PathBuf>,
-    /// Where the ids that were shed are written.
+    /// Where the ids that are shed are written.
     pub shed_ids: Option<PathBuf>,
 }
 
@@ -138,11 +139,10 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         Assignment::Key => queue::by_lane(settings.queue, settings.workers),
     };
     let gate = intake.gate();
-    let admission =
-        Arc::new(Admission::new(settings.policy, settings.queue, intake, metrics.clone()));
-    // Now empty, so that a path that cannot be written does not come out at the end of a long run.
-    keep_shed_ids(&settings, &admission)?;
-    let server = serve(&settings, registry, access, Arc::clone(&admission))?;
+    let (policy, kind) = (settings.policy, settings.queue);
+    let shed_ids = settings.shed_ids.as_deref().map(ShedIds::open).transpose()?;
+    let admission = Arc::new(Admission::new(policy, kind, intake, metrics.clone(), shed_ids));
+    let server = serve(&settings, registry, access)?;
     log::info!(addr = server.addr().to_string().as_str(); "listening");
 
     let topic = settings.seat.topic.as_str();
@@ -188,7 +188,6 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     measured.set();
     instruments.join();
     drop(server);
-    keep_shed_ids(&settings, &admission)?;
     if !in_time {
         log::warn!(
             "workers or the group seat did not end in time; what was not acked is in the log"
@@ -198,29 +197,15 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     Ok(summary(&metrics, started))
 }
 
-/// Writes the ids that were shed so far, for the audit.
-fn keep_shed_ids(settings: &Settings, admission: &Admission) -> Result<(), Failure> {
-    let Some(path) = &settings.shed_ids else { return Ok(()) };
-    std::fs::write(path, admission.shed_ids())
-        .map_err(|e| Failure::Failed(format!("--shed-ids {}: {e}", path.display())))
-}
-
-fn serve(
-    settings: &Settings,
-    registry: Metrics,
-    access: Access,
-    admission: Arc<Admission>,
-) -> Result<http::Server, Failure> {
+fn serve(settings: &Settings, registry: Metrics, access: Access) -> Result<http::Server, Failure> {
     let telemetry = telemetry::endpoint(registry, access);
     let handler = move |request: Request| {
-        telemetry(&request).unwrap_or_else(|| match request.path.as_str() {
-            "/ledger/shed" => {
-                Response::bytes(200, "application/octet-stream", admission.shed_ids())
-            }
-            path => Response::text(
+        telemetry(&request).unwrap_or_else(|| {
+            let path = &request.path;
+            Response::text(
                 404,
-                format_args!("no {path} here; try /metrics, /healthz, /debug/pprof/, /ledger/shed"),
-            ),
+                format_args!("no {path} here; try /metrics, /healthz, /debug/pprof/"),
+            )
         })
     };
     http::Server::start(settings.listen, Limits::default(), Arc::new(handler))

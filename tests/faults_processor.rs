@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::cluster::{Healed, alone, cluster, signal_broker};
-use common::lab::{Served, figure, ledger, processor, produce, producer, sink};
+use common::lab::{Served, audit, figure, ledger, processor, produce, producer, sink};
 use common::{PATIENCE, Topic};
 
 /// Waits until every id below `ids` is at the sink, and says how many came more than once.
@@ -48,6 +48,52 @@ fn killed_and_restarted(kind: &str) {
     // own way there), and what the four workers had in hand.
     let bound = 4000 * 3 / 2 + 4 * 200;
     assert!(duplicates <= bound, "{kind}: {duplicates} duplicates, bound {bound}");
+}
+
+/// Prevents: what was shed being gone with the processor, so that the ledger cannot tell it from what
+/// was lost.
+#[test]
+fn a_shedding_processor_killed_with_9_leaves_a_fate_to_every_id() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create("shed9", 12), sink(&[]));
+    let dir = tempfile::tempdir().expect("dir");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let names = ["processor", "processor-2"].map(|name| (path(name), path(&format!("{name}.ids"))));
+    let start = |ids| {
+        let flags = ["--policy", "shed", "--queue-cap", "500", "--session-timeout", "6s"];
+        processor(&topic, &sink, &[&flags[..], &["--shed-ids", ids]].concat())
+    };
+    let [(killed, first_ids), (ended, second_ids)] = &names;
+    let first = start(first_ids);
+    first.until("partitions are held", |p| p.metric("processor_partitions", "") == 12.0);
+    let producer = producer(&topic, &["--rate", "8000", "--count", "80000"]);
+    first.until("it sheds", |p| p.metric("processor_events_shed_total", "") > 20_000.0);
+    first.process.signal(libc::SIGKILL);
+    std::fs::write(killed, "").expect("what it printed");
+    drop(first);
+    let second = start(second_ids);
+    let produced = producer.process.end(PATIENCE).stdout;
+    std::fs::write(path("producer.json"), produced).expect("written");
+    second.until("it goes on", |p| p.metric("processor_events_shed_total", "") > 10_000.0);
+    std::fs::write(ended, second.stop().stdout).expect("written");
+    let files = [
+        "--processor",
+        killed,
+        "--processor",
+        ended,
+        "--shed-ids",
+        second_ids,
+        "--shed-ids",
+        first_ids,
+    ];
+    let (end, ledger) = audit(&topic, &sink.url, dir.path(), &files);
+    assert_eq!((end.status.code(), ledger.wrong()), (Some(0), 0), "{end:?}");
+    assert!(ledger.shed > 20_000 && ledger.delivered > 5_000, "{ledger:?}");
+    // What the killed one wrote is what makes it so.
+    let without_its_ids = &files[..files.len() - 2];
+    let (end, without) = audit(&topic, &sink.url, dir.path(), without_its_ids);
+    assert_eq!(end.status.code(), Some(3), "{end:?}");
+    assert!(without.unexplained > 10_000, "{without:?}");
 }
 
 /// Prevents: an eviction that goes unseen, a member that keeps partitions which are no longer its

@@ -5,6 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use backpressure_lab::policy::shed_ids;
 use common::lab::{Served, figure, ledger, processor, produce, producer, sink};
 use common::{PATIENCE, Running, Topic, brokers};
 
@@ -73,7 +74,11 @@ fn at_four_times_the_load_the_sink_is_busy_and_the_queue_keeps_its_bound() {
 #[test]
 fn what_is_shed_is_counted_and_the_rest_is_delivered() {
     let (topic, sink) = (Topic::create("shed", 12), sink(&[]));
-    let processor = processor(&topic, &sink, &["--policy", "shed", "--queue-cap", "500"]);
+    let dir = tempfile::tempdir().expect("dir");
+    let file = dir.path().join("shed.ids");
+    let shed_ids = file.to_str().expect("text");
+    let flags = ["--policy", "shed", "--queue-cap", "500", "--shed-ids", shed_ids];
+    let processor = processor(&topic, &sink, &flags);
     processor.until("partitions are held", |p| p.metric("processor_partitions", "") == 12.0);
     let produced = figure(&produce(&topic, &["--rate", "8000", "--duration", "5s"]), "produced");
     processor.until("all is fetched and served", |p| {
@@ -82,11 +87,7 @@ fn what_is_shed_is_counted_and_the_rest_is_delivered() {
     });
     let shed = processor.metric("processor_events_shed_total", "reason=\"queue_full\"") as u64;
     assert!(shed > produced / 2, "{shed} of {produced} shed at four times the ceiling");
-    let agent = backpressure_lab::http::client::agent(PATIENCE);
-    let mut answer = agent.get(format!("{}/ledger/shed", processor.url)).call().expect("ids");
-    let bytes = answer.body_mut().read_to_vec().expect("a body");
-    let ids = roaring::RoaringTreemap::deserialize_from(&bytes[..]).expect("a treemap");
-    assert_eq!(ids.len(), shed);
+    assert_eq!(shed_ids::read(&file).expect("ids").len(), shed, "kept while it runs");
     processor.stop();
     assert_eq!(figure(&ledger(&sink), "distinct"), produced - shed);
 }

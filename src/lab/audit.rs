@@ -5,14 +5,14 @@
 //! read record by record. Invariant: an id in none of them is *missing*, and only as many may be
 //! missing as the processor counted as invalid (most of those are records without an id).
 //! What a processor held in memory is not committed, so the log has it: a killed one, which leaves
-//! neither summary nor ids, is audited like any other. Settled and still in the log is allowed
-//! (at-least-once): it is counted as `again`. Shed and delivered is not: it is two fates.
+//! no summary, is audited like any other. Settled and still in the log is allowed (at-least-once): it
+//! is counted as `again`. Shed and delivered is two fates, unless the event can have been taken up
+//! twice: after a kill, or by another member.
 //! It changes nothing: it joins no group and commits nothing.
 
 mod ledger;
 mod tail;
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use serde::Deserialize;
 use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::failure::Failure;
 use crate::http;
+use crate::policy::shed_ids;
 
 use ledger::Found;
 pub use ledger::Ledger;
@@ -59,7 +60,7 @@ pub struct Settings {
     /// what a processor printed at its end, once for each; nothing, if it was killed
     #[argh(option)]
     pub processor: Vec<PathBuf>,
-    /// the ids that a processor shed, its --shed-ids, once for each; no file, if it was killed
+    /// the ids that a processor shed, its --shed-ids, once for each
     #[argh(option)]
     pub shed_ids: Vec<PathBuf>,
     /// the ledger's file (ledger.json)
@@ -81,6 +82,7 @@ struct Taken {
     acked: u64,
     shed: u64,
     invalid: u64,
+    evictions: u64,
 }
 
 impl Taken {
@@ -103,15 +105,9 @@ fn held(taken: &[Option<Taken>]) -> Option<u64> {
     if taken.is_empty() { None } else { sum }
 }
 
-/// The ids that a processor shed; none when it was killed before it could write them.
-fn shed(path: &Path) -> Result<RoaringTreemap, Failure> {
-    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
-    match std::fs::read(path) {
-        Ok(bytes) => RoaringTreemap::deserialize_from(bytes.as_slice())
-            .map_err(|e| failed(format!("is no set of ids: {e}"))),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(RoaringTreemap::new()),
-        Err(e) => Err(failed(format!("cannot be read: {e}"))),
-    }
+/// Whether an event may have been taken up a second time.
+fn taken_again(taken: &[Option<Taken>]) -> bool {
+    taken.len() > 1 || taken.iter().any(|one| one.as_ref().is_none_or(|one| one.evictions > 0))
 }
 
 /// Audits, and writes the ledger whatever it says.
@@ -130,9 +126,9 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     }
     let taken: Vec<Option<Taken>> =
         settings.processor.iter().map(|path| Taken::read(path)).collect::<Result<_, _>>()?;
-    let mut found = Found::default();
+    let mut found = Found { taken_again: taken_again(&taken), ..Found::default() };
     for path in &settings.shed_ids {
-        found.shed |= shed(path)?;
+        found.shed |= shed_ids::read(path)?;
     }
     let duplicates;
     (found.delivered, duplicates) = delivered(&settings.sink)?;
@@ -162,7 +158,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         ledger.produced,
         ledger.missing,
         ledger.unexplained,
-        ledger.shed_delivered,
+        ledger.two_fates,
         ledger.examples,
         summaries().map(|taken| taken.shed).sum::<u64>(),
         settings.out.display()
@@ -208,16 +204,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_killed_processor_leaves_nothing_and_a_damaged_file_is_named() {
+    fn a_killed_processor_leaves_no_summary_and_what_it_took_may_come_again() {
         let dir = tempfile::tempdir().expect("dir");
         let (absent, empty) = (dir.path().join("absent"), dir.path().join("empty"));
         std::fs::write(&empty, "").expect("written");
         assert!(Taken::read(&absent).expect("killed").is_none());
         assert!(Taken::read(&empty).expect("killed").is_none());
-        let ended = Taken { fetched: 100, acked: 60, shed: 20, invalid: 1 };
-        assert_eq!(held(&[Some(ended)]), Some(19));
+        let ended = Taken { fetched: 100, acked: 60, shed: 20, invalid: 1, evictions: 0 };
         assert_eq!((held(&[None]), held(&[])), (None, None));
-        assert!(shed(&absent).expect("killed").is_empty());
-        assert!(shed(&empty).expect_err("cut short").to_string().contains("empty"));
+        assert!(taken_again(&[None]) && taken_again(&[Some(Taken::default()), None]));
+        let evicted = Taken { evictions: 1, ..Taken::default() };
+        assert!(taken_again(&[Some(evicted)]) && !taken_again(&[]));
+        let alone = [Some(ended)];
+        assert_eq!((held(&alone), taken_again(&alone)), (Some(19), false));
     }
 }

@@ -102,7 +102,7 @@ pub struct Flags {
     /// file for the interval latency log
     #[argh(option)]
     hlog: Option<PathBuf>,
-    /// file for the ids that were shed, written at the end, for lab audit
+    /// file for the ids that are shed, a line each, for lab audit
     #[argh(option)]
     shed_ids: Option<PathBuf>,
 }

@@ -2,19 +2,19 @@
 //!
 //! - here          `buffer`, `shed`, and how an event is admitted to the queue
 //! - `slow_source` tells the producer what the sink can take
+//! - `shed_ids`    which ids were shed, in a file
 //!
 //! Invariant: an event that is not admitted is counted with a reason, or still in the log.
 
+pub mod shed_ids;
 pub mod slow_source;
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use roaring::RoaringTreemap;
-
 use crate::queue::{Intake, Kind, Offer};
 use crate::source::{HandOver, Handed, Holding, Item};
 use crate::telemetry::metrics::ProcessorMetrics;
+use shed_ids::ShedIds;
 
 /// What to do about a full queue, and what that costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,27 +37,20 @@ pub struct Admission {
     is_pull: bool,
     intake: Intake<Item>,
     metrics: ProcessorMetrics,
-    shed: Mutex<RoaringTreemap>,
+    shed_ids: Option<ShedIds>,
 }
 
 impl Admission {
-    /// A door that follows `policy` into `intake`, a queue of `kind`.
+    /// A door that follows `policy` into `intake`, a queue of `kind`; what it sheds is written down
+    /// in `shed_ids`.
     pub fn new(
         policy: Policy,
         kind: Kind,
         intake: Intake<Item>,
         metrics: ProcessorMetrics,
+        shed_ids: Option<ShedIds>,
     ) -> Self {
-        Self { policy, is_pull: kind == Kind::Pull, intake, metrics, shed: Mutex::default() }
-    }
-
-    /// The ids that were shed, as a RoaringTreemap in its portable form, for the audit.
-    pub fn shed_ids(&self) -> Vec<u8> {
-        let shed = self.shed.lock();
-        let mut bytes = Vec::with_capacity(shed.serialized_size());
-        // Writing to memory cannot fail.
-        let _written = shed.serialize_into(&mut bytes);
-        bytes
+        Self { policy, is_pull: kind == Kind::Pull, intake, metrics, shed_ids }
     }
 
     fn queued(&self) -> Handed {
@@ -67,7 +60,9 @@ impl Admission {
 
     fn shed(&self, item: &Item) -> Handed {
         self.metrics.shed.with_label_values(&["queue_full", "newest"]).inc();
-        self.shed.lock().insert(item.event.id);
+        if let Some(ids) = &self.shed_ids {
+            ids.keep(item.event.id);
+        }
         item.holding.done(item.offset);
         Handed::Taken
     }

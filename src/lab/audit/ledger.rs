@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Ids in the wrong that are written out.
 const EXAMPLES: usize = 20;
 
-/// Where every id went. `produced = delivered + shed + in_log − again + missing`, by id, unless an
-/// id was shed and delivered.
+/// Where every id went. `produced = delivered + shed + in_log − again + missing`, by id.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
@@ -19,10 +18,12 @@ pub struct Ledger {
     pub in_log: u64,
     /// Delivered or shed, and in the log: a restart would take them up again.
     pub again: u64,
-    /// Of these, shed by the processor.
+    /// Of these, shed by a processor and not delivered.
     pub shed: u64,
-    /// Both shed and delivered: must be 0.
+    /// Both shed and delivered: an event that was taken up again after its shedding.
     pub shed_delivered: u64,
+    /// Both, where no event can have been taken up again: must be 0.
+    pub two_fates: u64,
     /// Counted as no event by the processor, or refused for good by the sink.
     pub invalid: u64,
     /// What the processor had taken and neither delivered nor dropped when it ended. It was not
@@ -32,7 +33,7 @@ pub struct Ledger {
     pub missing: u64,
     /// Missing beyond what was invalid: must be 0.
     pub unexplained: u64,
-    /// The lowest ids that are missing, or shed and delivered.
+    /// The lowest ids that are missing, or have two fates.
     pub examples: Vec<u64>,
     /// Ids found that the producer does not vouch for (it was stopped before the acknowledgement
     /// came).
@@ -51,31 +52,36 @@ pub(super) struct Found {
     pub delivered: RoaringTreemap,
     pub shed: RoaringTreemap,
     pub in_log: RoaringTreemap,
+    /// Whether an event may have been taken up again: a processor was killed, or the group had more
+    /// than one, and what was not yet committed came a second time.
+    pub taken_again: bool,
 }
 
 impl Ledger {
     /// Ids without a fate, or with two: must be 0.
     pub fn wrong(&self) -> u64 {
-        self.unexplained + self.shed_delivered
+        self.unexplained + self.two_fates
     }
 
     /// Holds the ids against each other; the counts that are not about ids stay 0.
     pub(super) fn of(all: &RoaringTreemap, found: &Found, invalid: u64) -> Self {
-        let Found { delivered, shed, in_log } = found;
+        let Found { delivered, shed, in_log, taken_again } = found;
         let settled = delivered | shed;
         let anywhere = &settled | in_log;
         let (missing, both) = (all - &anywhere, delivered & shed);
+        let two_fates = if *taken_again { RoaringTreemap::new() } else { both.clone() };
         Self {
             produced: all.len(),
             delivered: (all & delivered).len(),
             in_log: (all & in_log).len(),
             again: (settled & in_log & all).len(),
-            shed: (all & shed).len(),
+            shed: ((all & shed) - delivered).len(),
             shed_delivered: both.len(),
+            two_fates: two_fates.len(),
             invalid,
             missing: missing.len(),
             unexplained: missing.len().saturating_sub(invalid),
-            examples: (missing | both).iter().take(EXAMPLES).collect(),
+            examples: (missing | two_fates).iter().take(EXAMPLES).collect(),
             beyond: (anywhere - all).len(),
             ..Self::default()
         }
@@ -97,8 +103,20 @@ mod tests {
         in_log: impl IntoIterator<Item = u64>,
         invalid: u64,
     ) -> Ledger {
-        let found = Found { delivered: ids(delivered), shed: ids(shed), in_log: ids(in_log) };
-        Ledger::of(&ids(0..100), &found, invalid)
+        Ledger::of(&ids(0..100), &found(delivered, shed, in_log), invalid)
+    }
+
+    fn found(
+        delivered: impl IntoIterator<Item = u64>,
+        shed: impl IntoIterator<Item = u64>,
+        in_log: impl IntoIterator<Item = u64>,
+    ) -> Found {
+        Found {
+            delivered: ids(delivered),
+            shed: ids(shed),
+            in_log: ids(in_log),
+            taken_again: false,
+        }
     }
 
     #[test]
@@ -130,6 +148,17 @@ mod tests {
     fn an_id_that_was_shed_and_delivered_has_two_fates() {
         let both = ledger(0..100, [7], [], 0);
         assert_eq!((both.wrong(), both.missing, both.examples), (1, 0, vec![7]));
+    }
+
+    /// Prevents: a processor that is killed while it sheds turning an honest ledger red.
+    #[test]
+    fn an_event_that_may_come_twice_may_be_shed_once_and_delivered_once() {
+        let found = Found { taken_again: true, ..found(0..60, 55..80, 80..99) };
+        let ledger = Ledger::of(&ids(0..100), &found, 0);
+        assert_eq!((ledger.delivered, ledger.shed, ledger.shed_delivered), (60, 20, 5));
+        assert_eq!((ledger.wrong(), ledger.examples), (1, vec![99]));
+        let sum = ledger.delivered + ledger.shed + ledger.in_log - ledger.again + ledger.missing;
+        assert_eq!(sum, ledger.produced);
     }
 
     #[test]
