@@ -104,22 +104,23 @@ fault_processor_frozen() {
   note kill -CONT "${pids[processor]}"; kill -CONT "${pids[processor]}"; ends
 }
 
-brokers_die() { # N...
+brokers_die() { # SECONDS N...
   local n
   begins
-  for n; do note run/cluster.sh kill "$n"; cluster kill "$n"; done
-  rest 6
-  for n; do note run/cluster.sh start "$n"; cluster start "$n"; done
+  for n in "${@:2}"; do note run/cluster.sh kill "$n"; cluster kill "$n"; done
+  rest "$1"
+  for n in "${@:2}"; do note run/cluster.sh start "$n"; cluster start "$n"; done
   ends
 }
-fault_broker_1_killed() { brokers_die 1; }
-fault_broker_2_killed() { brokers_die 2; }
-fault_broker_3_killed() { brokers_die 3; }
-fault_two_brokers_killed() { brokers_die 1 2; }
+# The controllers take a broker for dead after 9 s; others must have led for a while by then.
+fault_broker_1_killed() { brokers_die 15 1; }
+fault_broker_2_killed() { brokers_die 15 2; }
+fault_broker_3_killed() { brokers_die 15 3; }
+fault_two_brokers_killed() { brokers_die 6 1 2; }
 fault_coordinator_killed() {
   local was
   was=$(cluster coordinator "$topic")
-  brokers_die "$was"
+  brokers_die 15 "$was"
   saw "broker $was was the coordinator, $(cluster coordinator "$topic") is"
 }
 fault_broker_disk_full() {

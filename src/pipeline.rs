@@ -35,7 +35,7 @@ use crate::sink::workers::{Drain, Mode, Pulse, Worker};
 use crate::source::crew::{self, Shared};
 use crate::source::fetcher::{FetchSettings, Fetcher, Turn};
 use crate::source::seat::{Seat, SeatSettings};
-use crate::source::{HandOver, Holdings, Item};
+use crate::source::{HandOver, Holdings, Item, LeftLog};
 use crate::telemetry::latency::Latency;
 use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
 use crate::telemetry::{self, latency};
@@ -102,8 +102,10 @@ pub struct Summary {
     pub invalid: u64,
     /// Fetched events given back to the log.
     pub returned: u64,
-    /// Offsets that were not there to be fetched.
+    /// Offsets that were not there to be fetched; of `logs_left`, as many as it knew of.
     pub lost: u64,
+    /// Logs that were gone, and how far they had been fetched.
+    pub logs_left: Vec<LeftLog>,
     /// Times the group took the partitions away.
     pub evictions: u64,
     /// Length of the run, s.
@@ -148,7 +150,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let topic = settings.seat.topic.as_str();
     let Some(view) = settings.seat.brokers.await_topic(topic, &stop).map_err(Failure::failed)?
     else {
-        return Ok(summary(&metrics, started));
+        return Ok(summary(&metrics, &Holdings::default(), started));
     };
     let shared = Shared {
         brokers: settings.seat.brokers.clone(),
@@ -194,7 +196,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         );
     }
     stop.outcome()?;
-    Ok(summary(&metrics, started))
+    Ok(summary(&metrics, &shared.holdings, started))
 }
 
 fn serve(settings: &Settings, registry: Metrics, access: Access) -> Result<http::Server, Failure> {
@@ -357,7 +359,7 @@ fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
     }
 }
 
-fn summary(metrics: &ProcessorMetrics, started: Instant) -> Summary {
+fn summary(metrics: &ProcessorMetrics, holdings: &Holdings, started: Instant) -> Summary {
     Summary {
         fetched: metrics.fetched.get(),
         acked: metrics.acked.get(),
@@ -365,6 +367,7 @@ fn summary(metrics: &ProcessorMetrics, started: Instant) -> Summary {
         invalid: telemetry::metrics::sum(&metrics.invalid),
         returned: metrics.returned.get(),
         lost: telemetry::metrics::sum(&metrics.lost),
+        logs_left: holdings.left(),
         evictions: metrics.evictions.get(),
         seconds: started.elapsed().as_secs_f64(),
     }

@@ -11,6 +11,7 @@
 //! It changes nothing: it joins no group and commits nothing.
 
 mod ledger;
+mod lost;
 mod tail;
 
 use std::path::{Path, PathBuf};
@@ -23,7 +24,9 @@ use serde::Deserialize;
 use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::failure::Failure;
 use crate::http;
+use crate::load::logs::GoneLog;
 use crate::policy::shed_ids;
+use crate::source::LeftLog;
 
 use ledger::Found;
 pub use ledger::Ledger;
@@ -69,20 +72,25 @@ pub struct Settings {
 }
 
 /// What the audit needs of the producer's summary.
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct Produced {
     first_id: u64,
     acked_below: u64,
+    #[serde(default)]
+    logs_gone: Vec<GoneLog>,
 }
 
 /// What it needs of a processor's.
 #[derive(Deserialize, Default)]
+#[serde(default)]
 struct Taken {
     fetched: u64,
     acked: u64,
     shed: u64,
     invalid: u64,
     evictions: u64,
+    lost: u64,
+    logs_left: Vec<LeftLog>,
 }
 
 impl Taken {
@@ -119,10 +127,11 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     if settings.producer.is_empty() {
         return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
     }
+    let producers: Vec<Produced> =
+        settings.producer.iter().map(|path| super::read_json(path)).collect::<Result<_, _>>()?;
     let mut produced = RoaringTreemap::new();
-    for path in &settings.producer {
-        let Produced { first_id, acked_below } = super::read_json(path)?;
-        produced.insert_range(first_id..acked_below);
+    for Produced { first_id, acked_below, .. } in &producers {
+        produced.insert_range(*first_id..*acked_below);
     }
     let taken: Vec<Option<Taken>> =
         settings.processor.iter().map(|path| Taken::read(path)).collect::<Result<_, _>>()?;
@@ -140,13 +149,14 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         log_records: tail.records,
         log_invalid: tail.invalid,
         held: held(&taken),
+        lost: lost::count(&producers, &taken),
         ..Ledger::of(&produced, &found, summaries().map(|taken| taken.invalid).sum())
     };
     super::write_json(&settings.out, &ledger)?;
     log::info!(
         produced = ledger.produced, delivered = ledger.delivered, shed = ledger.shed,
         in_log = ledger.in_log, again = ledger.again, held = ledger.held, invalid = ledger.invalid,
-        missing = ledger.missing; "ledger"
+        lost = ledger.lost, missing = ledger.missing; "ledger"
     );
     if ledger.wrong() == 0 {
         return Ok(ledger);
@@ -154,13 +164,14 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     Err(Failure::Verdict(format!(
         "the ledger does not add up: of {} ids {} are neither delivered nor shed nor in the log, \
          {} of them beyond what was invalid, and {} are both shed and delivered; the first: {:?} \
-         (the processors counted {} as shed; all sums in {})",
+         (the processors counted {} as shed, and {} are known to be lost with the log; all sums in {})",
         ledger.produced,
         ledger.missing,
         ledger.unexplained,
         ledger.two_fates,
         ledger.examples,
         summaries().map(|taken| taken.shed).sum::<u64>(),
+        ledger.lost,
         settings.out.display()
     )))
 }
@@ -210,7 +221,7 @@ mod tests {
         std::fs::write(&empty, "").expect("written");
         assert!(Taken::read(&absent).expect("killed").is_none());
         assert!(Taken::read(&empty).expect("killed").is_none());
-        let ended = Taken { fetched: 100, acked: 60, shed: 20, invalid: 1, evictions: 0 };
+        let ended = Taken { fetched: 100, acked: 60, shed: 20, invalid: 1, ..Taken::default() };
         assert_eq!((held(&[None]), held(&[])), (None, None));
         assert!(taken_again(&[None]) && taken_again(&[Some(Taken::default()), None]));
         let evicted = Taken { evictions: 1, ..Taken::default() };

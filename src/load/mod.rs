@@ -7,6 +7,7 @@
 //! - `settings` the producer's flags, checked
 //! - `batch`    events made from their ids, one request's worth
 //! - `cursors`  how far each partition has been sent, and by whom
+//! - `logs`     how far each log was acknowledged, and which of them went
 //! - `sender`   one broker's thread: batch, send, advance what was confirmed
 //! - `fleet`    the senders, replaced when one is stuck, and the metadata they go by
 //! - `control`  the rate control's HTTP end
@@ -17,6 +18,7 @@ mod control;
 mod cursors;
 mod fleet;
 pub mod keys;
+pub mod logs;
 pub mod producer;
 pub mod rate;
 pub mod schedule;

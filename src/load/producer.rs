@@ -16,6 +16,7 @@ use super::batch::Recipe;
 use super::control;
 use super::cursors::Cursors;
 use super::fleet::Fleet;
+use super::logs::{GoneLog, Logs};
 use super::rate::RATE;
 use super::schedule::Pacer;
 use super::sender::{Shared, Tally};
@@ -80,6 +81,8 @@ pub struct Summary {
     pub latency_max_ms: f64,
     /// Produce requests, or partitions of them, that were sent again.
     pub retries: u64,
+    /// Logs that went, with what was acknowledged of them.
+    pub logs_gone: Vec<GoneLog>,
 }
 
 /// Runs the producer until its schedule ends or SIGTERM, then sends the backlog.
@@ -123,6 +126,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
         tally: Mutex::new(Tally {
             latency_us: Histogram::new_with_max(LATENCY_MAX_US, 3).map_err(Failure::failed)?,
             last_ack_us: None,
+            logs: Logs::default(),
         }),
         metrics: counts,
         done: Stop::default(),
@@ -275,5 +279,6 @@ fn summary(shared: &Shared, started_us: i64) -> Summary {
         latency_p99_ms: quantile_ms(0.99),
         latency_max_ms: tally.latency_us.max() as f64 / 1e3,
         retries: shared.metrics.retries.get(),
+        logs_gone: tally.logs.gone().to_vec(),
     }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, Recipe};
 use super::cursors::{Claim, Cursors, SenderId};
+use super::logs::Logs;
 use super::schedule::{Curve, Pacer};
 use crate::backoff::Backoff;
 use crate::brokers::{self, Busy, View};
@@ -67,6 +68,8 @@ pub struct Tally {
     pub latency_us: Histogram<u64>,
     /// When the last event was acknowledged, µs since the epoch.
     pub last_ack_us: Option<i64>,
+    /// How far each log was acknowledged.
+    pub logs: Logs,
 }
 
 /// The state of one sender thread.
@@ -210,20 +213,22 @@ impl Sender {
         for &partition in partitions {
             let count = batch.count(partition);
             let verdict = match acks {
-                _ if count == 0 => Ok(()),
+                _ if count == 0 => Ok(None),
                 // Without acks there is no answer: written to the socket is sent.
-                RequiredAcks::None => Ok(()),
-                RequiredAcks::One | RequiredAcks::All => verdict(&confirms, partition),
+                RequiredAcks::None => Ok(None),
+                RequiredAcks::One | RequiredAcks::All => verdict(&confirms, partition).map(Some),
             };
             match verdict {
-                Ok(()) => self.settle(partition, batch, count, acked_us),
+                Ok(first) => self.settle(partition, batch, first, acked_us),
                 Err(code) => self.refused(partition, code, batch)?,
             }
         }
         Ok(())
     }
 
-    fn settle(&mut self, partition: u32, batch: &Batch, count: u64, acked_us: i64) {
+    /// The partition's part of the batch is acknowledged, with `first` as its first offset.
+    fn settle(&mut self, partition: u32, batch: &Batch, first: Option<i64>, acked_us: i64) {
+        let count = batch.count(partition);
         let held = self.shared.cursors.advance(self.id, partition, batch.end, count);
         if !held || count == 0 {
             return;
@@ -234,6 +239,13 @@ impl Sender {
         self.shared.metrics.sent.inc_by(count);
         let mut tally = self.shared.tally.lock();
         tally.last_ack_us = tally.last_ack_us.max(Some(acked_us));
+        if let Some(gone) = first.and_then(|at| tally.logs.acked(partition as i32, at, count)) {
+            log::error!(
+                topic = self.shared.topic.as_str(), partition = partition,
+                acked_below = gone.acked_below, now_at = first;
+                "the log began anew: what was acknowledged before may be gone"
+            );
+        }
         for due_us in batch.due_times(partition) {
             let latency_us = u64::try_from(acked_us - due_us).unwrap_or(0);
             tally.latency_us.saturating_record(latency_us);
@@ -334,11 +346,11 @@ impl Sender {
     }
 }
 
-/// The broker's word on `partition`; `Err(None)` when it has none.
-fn verdict(confirms: &[ProduceConfirm], partition: u32) -> Result<(), Option<KafkaCode>> {
+/// The broker's word on `partition`: the offset of its first event; `Err(None)` when it has none.
+fn verdict(confirms: &[ProduceConfirm], partition: u32) -> Result<i64, Option<KafkaCode>> {
     let mut confirms = confirms.iter().flat_map(|confirm| &confirm.partition_confirms);
     match confirms.find(|confirm| confirm.partition == partition as i32) {
-        Some(confirm) => confirm.offset.map(drop).map_err(Some),
+        Some(confirm) => confirm.offset.map_err(Some),
         None => Err(None),
     }
 }

@@ -9,9 +9,34 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::tracker::Tracker;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
+
+/// A log that is gone, as it was left; what was not fetched of it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftLog {
+    /// The partition's number.
+    pub partition: i32,
+    /// Offset below which all was fetched.
+    pub position: i64,
+    /// Its end as the last fetch told it. Whoever wrote into it may know of a later one.
+    pub end: i64,
+}
+
+impl LeftLog {
+    /// Events that were known to be in it and were not fetched.
+    pub fn unfetched(&self) -> u64 {
+        up_to(self.end, self.position)
+    }
+}
+
+/// Offsets from `offset` to the end of a log, which is a broker's word, so it may be any number.
+fn up_to(end: i64, offset: i64) -> u64 {
+    u64::try_from(end.saturating_sub(offset)).unwrap_or(0)
+}
 
 /// One partition, from its assignment to its revocation.
 pub struct Holding {
@@ -25,6 +50,8 @@ pub struct Holding {
     /// Signalled when the last open offset is done or the last event in hand is put down.
     quiet: Condvar,
     revoked: AtomicBool,
+    /// Its log is gone: nothing more of it is opened. Set and read under the tracker's lock.
+    left: AtomicBool,
     /// A broker said that the position is behind the end of the log.
     beyond: AtomicBool,
     /// Events that workers are sending now.
@@ -41,6 +68,7 @@ impl Holding {
             log_end: AtomicI64::new(start),
             quiet: Condvar::new(),
             revoked: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             beyond: AtomicBool::new(false),
             in_hand: AtomicUsize::new(0),
         }
@@ -61,11 +89,6 @@ impl Holding {
         self.log_end.store(offset, Ordering::Relaxed);
     }
 
-    /// Events that the log was known to hold and that were not fetched.
-    pub fn unfetched(&self) -> u64 {
-        self.up_to_the_end(self.position())
-    }
-
     /// Notes that the log ends before the position.
     pub fn found_beyond_the_end(&self) {
         self.beyond.store(true, Ordering::SeqCst);
@@ -76,24 +99,33 @@ impl Holding {
         self.beyond.load(Ordering::SeqCst)
     }
 
+    /// The log is gone: what was opened is still delivered, and nothing more is opened, though a
+    /// fetcher may have it in its hands, so that what is lost can be counted.
+    pub fn leave(&self) -> LeftLog {
+        let tracker = self.tracker.lock();
+        self.left.store(true, Ordering::SeqCst);
+        let end = self.log_end.load(Ordering::Relaxed);
+        LeftLog { partition: self.partition, position: tracker.next(), end }
+    }
+
     /// Events between the acked prefix and the log's end: in the log, the queue and in hand.
     pub fn backlog(&self) -> u64 {
-        self.up_to_the_end(self.committable())
+        up_to(self.log_end.load(Ordering::Relaxed), self.committable())
     }
 
-    /// Offsets from `offset` to the log's end; the end is a broker's word, so it may be any number.
-    fn up_to_the_end(&self, offset: i64) -> u64 {
-        u64::try_from(self.log_end.load(Ordering::Relaxed).saturating_sub(offset)).unwrap_or(0)
-    }
-
-    /// Opens an offset that was fetched; false when another fetcher already delivered it.
+    /// Opens an offset that was fetched; false when another fetcher already delivered it, or the log
+    /// was left.
     pub fn open(&self, offset: i64) -> bool {
-        self.tracker.lock().open(offset)
+        let mut tracker = self.tracker.lock();
+        !self.left.load(Ordering::SeqCst) && tracker.open(offset)
     }
 
     /// Counts offsets below `offset` that hold no event as done.
     pub fn skip_to(&self, offset: i64) {
-        self.tracker.lock().skip_to(offset);
+        let mut tracker = self.tracker.lock();
+        if !self.left.load(Ordering::SeqCst) {
+            tracker.skip_to(offset);
+        }
     }
 
     /// The offset is acked, shed or invalid.
@@ -177,6 +209,8 @@ impl Holding {
 #[derive(Default, Clone)]
 pub struct Holdings {
     held: Arc<Mutex<BTreeMap<i32, Arc<Holding>>>>,
+    /// One a partition for each time that its log went.
+    left: Arc<Mutex<Vec<LeftLog>>>,
 }
 
 impl Holdings {
@@ -188,6 +222,18 @@ impl Holdings {
     /// Takes a revoked partition out; `None` when it was not held.
     pub fn remove(&self, partition: i32) -> Option<Arc<Holding>> {
         self.held.lock().remove(&partition)
+    }
+
+    /// Leaves the log of a holding that is held or was, and keeps how far it was.
+    pub fn leave(&self, holding: &Holding) -> LeftLog {
+        let left = holding.leave();
+        self.left.lock().push(left);
+        left
+    }
+
+    /// The logs that were left.
+    pub fn left(&self) -> Vec<LeftLog> {
+        self.left.lock().clone()
     }
 
     /// The partitions held now.

@@ -18,7 +18,7 @@ pub mod seat;
 mod stepper;
 pub mod tracker;
 
-pub use holding::{Holding, Holdings};
+pub use holding::{Holding, Holdings, LeftLog};
 
 use std::sync::Arc;
 
@@ -87,7 +87,25 @@ mod tests {
         let holding = Holding::new(0, 3, 100);
         for (end, backlog) in [(i64::MIN, 0), (-1, 0), (99, 0), (107, 7)] {
             holding.log_ends_at(end);
-            assert_eq!((holding.backlog(), holding.unfetched()), (backlog, backlog), "{end}");
+            assert_eq!(holding.backlog(), backlog, "{end}");
+            assert_eq!(holding.leave().unfetched(), backlog, "{end}");
         }
+    }
+
+    /// Prevents: a fetcher that goes on handing over what it has of a log that was counted as lost.
+    #[test]
+    fn of_a_log_that_was_left_what_is_open_is_done_and_nothing_more_is_opened() {
+        let (holdings, holding) = (Holdings::default(), Holding::new(0, 3, 100));
+        assert!(holding.open(100));
+        holding.log_ends_at(110);
+        let left = holdings.leave(&holding);
+        assert_eq!(
+            (left, left.unfetched()),
+            (LeftLog { partition: 3, position: 101, end: 110 }, 9)
+        );
+        assert!(!holding.open(101));
+        holding.skip_to(105);
+        holding.done(100);
+        assert_eq!((holding.position(), holdings.left()), (101, vec![left]));
     }
 }

@@ -29,6 +29,9 @@ pub struct Ledger {
     /// What the processor had taken and neither delivered nor dropped when it ended. It was not
     /// committed: its ids are among `in_log`. Absent when it was killed and left no summary.
     pub held: Option<u64>,
+    /// Lost with the log, by retention or with a topic that was deleted, as processors and producers
+    /// counted it. Its ids are among `missing`.
+    pub lost: u64,
     /// In none of these places.
     pub missing: u64,
     /// Missing beyond what was invalid: must be 0.

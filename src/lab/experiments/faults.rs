@@ -92,17 +92,15 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     let (missing, counted) = (row.missing(), row.counted_as_lost());
     let (question, wanted) = match row.fault.lost {
         Lost::Nothing => ("Ids without a fate, or with two", (0.0, Margin::AtMost)),
-        Lost::Exactly => {
-            ("Are the ids that are gone as many as were counted?", (counted, Margin::Absolute(0.0)))
-        }
-        Lost::AtLeast => {
-            ("Are at least as many ids gone as were counted?", (counted, Margin::AtLeast))
-        }
+        Lost::Counted => (
+            "Are the ids that are gone as many as were counted?",
+            (counted.unwrap_or(f64::NAN), Margin::Absolute(0.0)),
+        ),
     };
     let mut checks = vec![ask("lost", question, wanted, missing, "ids")];
-    if row.fault.lost != Lost::Nothing {
-        let question = "Is the loss said, by the processor's own count?";
-        checks.push(ask("loss_said", question, (1.0, Margin::AtLeast), Some(counted), "events"));
+    if row.fault.lost == Lost::Counted {
+        let question = "Is the loss said, by the count of processor and producer?";
+        checks.push(ask("loss_said", question, (1.0, Margin::AtLeast), counted, "events"));
     }
     checks.push(ask(
         "duplicates",
@@ -116,6 +114,17 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));
     let question = "Partitions that hold more, and of which nothing is fetched after that";
     checks.push(ask("still", question, (0.0, Margin::AtMost), row.standing_still(), "partitions"));
+    if let Some(after_s) = row.fault.goes_on_after_s {
+        let question =
+            "Partitions that hold more, and of which nothing is fetched while the fault lasts";
+        checks.push(ask(
+            "goes_on",
+            question,
+            (0.0, Margin::AtMost),
+            row.held_up(after_s),
+            "partitions",
+        ));
+    }
     let shows = (row.fault.seen)(row).map(|_| 1.0);
     checks.push(ask("shows", "Does the fault show?", (1.0, Margin::AtLeast), shows, ""));
     checks
@@ -153,7 +162,7 @@ fn tables(run: &Run) -> Vec<Table> {
             let bound = row.fault.duplicates.bound(run.plan.setup.ceiling, row.seconds());
             let of = match row.fault.lost {
                 Lost::Nothing => String::new(),
-                _ => format!(" ({} counted)", thousands(row.counted_as_lost())),
+                _ => format!(" ({} counted)", count(row.counted_as_lost())),
             };
             let recovery = row.recovery_s().map_or("never".to_owned(), |s| format!("{s:.0} s"));
             vec![

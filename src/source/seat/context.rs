@@ -68,12 +68,13 @@ impl Context {
     /// Counts and says what is lost with the log of `holding`; what was fetched of it is in memory,
     /// and is delivered.
     fn mourn(&self, holding: &Holding, reason: &str) {
-        let (partition, lost) = (holding.partition, holding.unfetched());
+        let left = self.holdings.leave(holding);
+        let (partition, lost) = (holding.partition, left.unfetched());
         self.metrics.lost.with_label_values(&[reason]).inc_by(lost);
         self.committed.lock().remove(&partition);
         log::error!(
             topic = self.topic.as_str(), partition = partition, reason = reason,
-            position = holding.position(), events_lost_at_least = lost;
+            position = left.position, events_lost_at_least = lost;
             "the log is gone; what is there now is read from its start"
         );
     }

@@ -9,10 +9,8 @@ use crate::lab::text::thousands;
 pub enum Lost {
     /// At-least-once: no id may be missing.
     Nothing,
-    /// The log itself is cut: as many are missing as the processor counted.
-    Exactly,
-    /// The log itself is gone: the processor counts what it knew of; the audit counts all.
-    AtLeast,
+    /// The log itself is cut or gone: as many are missing as processor and producer counted.
+    Counted,
 }
 
 /// How many events may come twice.
@@ -46,9 +44,15 @@ pub struct Fault {
     pub duplicates: Duplicates,
     /// From the fault's end until the sink is served again, s.
     pub recovery_s: f64,
+    /// Seconds into the fault from which every partition must go on, though the fault lasts.
+    pub goes_on_after_s: Option<f64>,
     /// How the fault shows in what was recorded; `None` when it does not.
     pub seen: fn(&Row) -> Option<String>,
 }
+
+/// A broker is taken for dead 9 s after its last heartbeat (`broker.session.timeout.ms`); two seconds
+/// later its partitions have new leaders and everybody knows them.
+const LED_AGAIN_S: f64 = 9.0 + 2.0;
 
 /// What the processors of a row are called.
 pub const PROCESSORS: &[&str] = &["processor", "processor-2"];
@@ -95,6 +99,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::Uncommitted,
         recovery_s: 15.0,
+        goes_on_after_s: None,
         seen: |row| {
             let again = row.lines("processor-2", "partition starts") as f64;
             at_least(again, 1.0, "{} partitions taken up again")
@@ -107,42 +112,47 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::Uncommitted,
         recovery_s: 15.0,
+        goes_on_after_s: None,
         seen: |row| at_least(row.most(PROCESSORS, "processor_evictions_total"), 1.0, "{} eviction"),
     },
     Fault {
         name: "broker-1-killed",
-        what: "signal 9 to broker 1, started again after 6 s",
+        what: "signal 9 to broker 1, started again after 15 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
+        goes_on_after_s: Some(LED_AGAIN_S),
         seen: fetches,
     },
     Fault {
         name: "broker-2-killed",
-        what: "signal 9 to broker 2, started again after 6 s",
+        what: "signal 9 to broker 2, started again after 15 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
+        goes_on_after_s: Some(LED_AGAIN_S),
         seen: fetches,
     },
     Fault {
         name: "broker-3-killed",
-        what: "signal 9 to broker 3, started again after 6 s",
+        what: "signal 9 to broker 3, started again after 15 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
+        goes_on_after_s: Some(LED_AGAIN_S),
         seen: fetches,
     },
     Fault {
         name: "coordinator-killed",
-        what: "signal 9 to the broker that coordinates the group, started again after 6 s",
+        what: "signal 9 to the broker that coordinates the group, started again after 15 s",
         expected: "commits wait and go on at the new coordinator; no eviction",
         lost: Lost::Nothing,
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
+        goes_on_after_s: Some(LED_AGAIN_S),
         seen: |row| {
             let evicted = row.most(PROCESSORS, "processor_evictions_total");
             noted(row).filter(|_| evicted == 0.0)
@@ -155,6 +165,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::Resent(5),
         recovery_s: 25.0,
+        goes_on_after_s: None,
         seen: |row| {
             let backlog = row.most(&["producer"], "producer_backlog_events");
             at_least(backlog, 2.0 * row.offered, "{} events waited at the producer")
@@ -167,6 +178,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
+        goes_on_after_s: None,
         seen: noted,
     },
     Fault {
@@ -176,6 +188,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::InHand(1),
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: |row| retried(row).filter(|_| row.lines("sink-2", "journal read") == 1),
     },
     Fault {
@@ -185,6 +198,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: |row| refusals(row, "500"),
     },
     Fault {
@@ -194,6 +208,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: |row| refusals(row, "429"),
     },
     Fault {
@@ -204,6 +219,7 @@ pub const FAULTS: &[Fault] = &[
         // The calls that 8 s of hanging hold, one every 3 s and backoff, are all served then.
         duplicates: Duplicates::InHand(3),
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: retried,
     },
     Fault {
@@ -213,6 +229,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::Unacked,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: retried,
     },
     Fault {
@@ -222,6 +239,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: |row| calls(row, "partial", "{} calls acked in part"),
     },
     Fault {
@@ -231,6 +249,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::Uncommitted,
         recovery_s: 20.0,
+        goes_on_after_s: None,
         seen: |row| {
             let given_up = row.lines("processor", "giving up on this connection") as f64;
             let text = at_least(given_up, 1.0, "{} connections given up")?;
@@ -244,6 +263,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: noted,
     },
     Fault {
@@ -253,6 +273,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: noted,
     },
     Fault {
@@ -264,6 +285,7 @@ pub const FAULTS: &[Fault] = &[
         // others is delivered late, when TCP gets it through.
         duplicates: Duplicates::InHand(4),
         recovery_s: 20.0,
+        goes_on_after_s: None,
         seen: |row| retried(row).and_then(|text| Some(format!("{text}; {}", noted(row)?))),
     },
     Fault {
@@ -273,6 +295,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: noted,
     },
     Fault {
@@ -282,6 +305,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: noted,
     },
     Fault {
@@ -291,6 +315,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: noted,
     },
     Fault {
@@ -300,6 +325,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: |row| at_least(row.step_back_s("processor"), 3000.0, "its log steps back {} s"),
     },
     Fault {
@@ -309,6 +335,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: |row| {
             at_least(row.most(PROCESSORS, "processor_partitions"), 18.0, "{} partitions held")
         },
@@ -317,9 +344,10 @@ pub const FAULTS: &[Fault] = &[
         name: "topic-anew",
         what: "the topic is deleted, and another made in its place 2 s later",
         expected: "what was in the log is lost, counted and said; the new log is read from its start",
-        lost: Lost::AtLeast,
+        lost: Lost::Counted,
         duplicates: Duplicates::Resent(2),
         recovery_s: 25.0,
+        goes_on_after_s: None,
         seen: |row| {
             let said = row.lines("processor", "reason=topic_deleted") as f64;
             at_least(said, 1.0, "{} partitions started anew")
@@ -329,9 +357,10 @@ pub const FAULTS: &[Fault] = &[
         name: "retention",
         what: "the log keeps 2 MB a partition, which the lag outgrows",
         expected: "what retention took is counted and said; goes on behind it",
-        lost: Lost::Exactly,
+        lost: Lost::Counted,
         duplicates: Duplicates::None,
         recovery_s: 8.0,
+        goes_on_after_s: None,
         seen: |row| {
             let said = row.lines("processor", "retention deleted events") as f64;
             at_least(said, 1.0, "{} times overtaken")

@@ -47,8 +47,6 @@ pub struct Row {
     pub note: String,
     /// Samples, logs and ledger.
     pub arm: Arm,
-    /// What was counted as lost in each processor's summary, together.
-    lost: f64,
     /// From the fault's begin to its end, s of the arm.
     phase: Phase,
 }
@@ -93,7 +91,6 @@ impl Row {
             offered: mark.offered,
             note: mark.note,
             arm,
-            lost: lost(dir),
             phase,
         };
         Ok((mark.began_us, row))
@@ -109,9 +106,9 @@ impl Row {
         self.arm.ledger.as_ref().map(|ledger| ledger.wrong() as f64)
     }
 
-    /// What the processors counted as gone before they could fetch it.
-    pub fn counted_as_lost(&self) -> f64 {
-        self.lost
+    /// What processors and producers counted as gone with the log.
+    pub fn counted_as_lost(&self) -> Option<f64> {
+        self.arm.ledger.as_ref().map(|ledger| ledger.lost as f64)
     }
 
     /// Deliveries of an id that was delivered before.
@@ -140,12 +137,20 @@ impl Row {
         Some((served - self.phase.to - 1.0).max(0.0))
     }
 
-    /// Partitions that hold more than was fetched, and of which nothing is fetched although the sink
-    /// is served again.
+    /// Partitions that stand still although the sink is served again.
     pub fn standing_still(&self) -> Option<f64> {
-        let from = self.phase.to + self.recovery_s()?;
-        let samples: Vec<&Sample> =
-            self.arm.samples.iter().filter(|s| self.arm.at(s.due_us) >= from).collect();
+        self.standing_still_in(self.phase.to + self.recovery_s()?, f64::INFINITY)
+    }
+
+    /// Partitions that stand still from `after_s` of the fault on until its end.
+    pub fn held_up(&self, after_s: f64) -> Option<f64> {
+        self.standing_still_in(self.phase.from + after_s, self.phase.to)
+    }
+
+    /// Partitions that hold more than was fetched, and of which nothing is fetched between two times.
+    fn standing_still_in(&self, from: f64, to: f64) -> Option<f64> {
+        let inside = |s: &&Sample| (from..=to).contains(&self.arm.at(s.due_us));
+        let samples: Vec<&Sample> = self.arm.samples.iter().filter(inside).collect();
         let last = samples.iter().rev().find_map(|s| s.log.as_ref())?;
         let stands = |partition: &i32, end: i64| {
             let key = format!("processor_position_offset{{partition=\"{partition}\"}}");
@@ -182,18 +187,4 @@ impl Row {
         let steps = log.iter().zip(log.iter().skip(1)).map(|(a, b)| a.0 - b.0);
         steps.fold(0.0, f64::max)
     }
-}
-
-/// The sum of `lost` over the summaries of the processors that lived to print one.
-fn lost(dir: &Path) -> f64 {
-    #[derive(Deserialize)]
-    struct Summary {
-        lost: f64,
-    }
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0.0 };
-    let summaries = entries.flatten().filter(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        name.starts_with("processor") && name.ends_with(".json")
-    });
-    summaries.filter_map(|entry| read_json::<Summary>(&entry.path()).ok()).map(|s| s.lost).sum()
 }

@@ -30,7 +30,7 @@ use crate::lab::samples::{self, LogReading, PartitionReading, Sample};
 use crate::lab::{plan, write_json};
 
 /// A row's folder: the sink serves 2,000/s, nothing from second 10 to `back`, then 2,000/s again;
-/// the fault is from 10 to 14. `refused` is what the sink shows as answered 500.
+/// the fault is from 10 to 14, a broker's death to 25. `refused` is what the sink shows as answered 500.
 fn folder(dir: &std::path::Path, fault: &str, back: i64, refused: f64, ledger: &Ledger) {
     folder_with(dir, fault, back, refused, ledger, &|second| (second * 10) as f64);
 }
@@ -84,8 +84,9 @@ fn folder_with(
     }
     std::fs::write(row.join(samples::FILE), lines).expect("written");
     write_json(&row.join(audit::FILE), ledger).expect("written");
+    let ended_us = if fault.starts_with("broker") { 25_000_000 } else { 14_000_000 };
     let mark = serde_json::json!({"fault": fault, "queue": "bounded", "offered": 8000,
-        "began_us": 10_000_000, "ended_us": 14_000_000, "note": ""});
+        "began_us": 10_000_000, "ended_us": ended_us, "note": ""});
     std::fs::write(row.join(row::FILE), mark.to_string()).expect("written");
 }
 
@@ -131,6 +132,40 @@ fn each_check_of_a_row_can_turn_red() {
     let _whole = show(16, 1.0, &fine);
     std::fs::create_dir(dir.path().join("sink-killed-pull-1500")).expect("made");
     assert_eq!(red(&run), ["rows"], "a row without an end is no pass");
+}
+
+/// Prevents: a dead broker's partitions that nobody reads until it is back, behind a sink that the
+/// other partitions keep busy.
+#[test]
+fn a_partition_that_waits_for_its_broker_to_come_back_is_red() {
+    let dir = tempfile::tempdir().expect("dir");
+    let run = run_in(dir.path());
+    let goes_on = |position: &dyn Fn(i64) -> f64| {
+        folder_with(dir.path(), "broker-1-killed", 10, 0.0, &Ledger::default(), position);
+        !red(&run).contains(&"broker-1-killed-bounded-8000_goes_on".to_owned())
+    };
+    assert!(goes_on(&|second| (second * 10) as f64));
+    assert!(goes_on(&|second| if second < 22 { 100.0 } else { 110.0 }), "led again in time");
+    assert!(!goes_on(&|second| if second < 26 { 100.0 } else { 110.0 }), "only when it was back");
+}
+
+/// Prevents: a loss that nobody counted, or that was counted wrong.
+#[test]
+fn where_the_log_goes_as_many_must_be_counted_as_are_gone() {
+    let dir = tempfile::tempdir().expect("dir");
+    let run = run_in(dir.path());
+    let red = |unexplained, lost| {
+        let ledger = Ledger { unexplained, lost, ..Ledger::default() };
+        folder(dir.path(), "retention", 12, 0.0, &ledger);
+        let mut red = red(&run);
+        red.retain(|name| name.contains("_lo"));
+        red
+    };
+    let (lost, said) = ("retention-bounded-8000_lost", "retention-bounded-8000_loss_said");
+    assert_eq!(red(7, 7), [""; 0]);
+    assert_eq!(red(7, 6), [lost]);
+    assert_eq!(red(7, 8), [lost]);
+    assert_eq!(red(0, 0), [said], "a fault that takes nothing shows nothing");
 }
 
 #[test]
