@@ -141,6 +141,20 @@ fn attack<'s>(scope: &'s Scope<'s, '_>, target: Target<'s>) {
             }
         });
     }
+    // Whole requests that are no events, each behind the answer to the one before: what they hold
+    // while they are looked at, nobody else has.
+    for _ in 0..4 {
+        let mut flood = None;
+        target.keep(scope, move |target| {
+            flood = flood.take().or_else(|| target.connect()).and_then(|mut stream: TcpStream| {
+                stream.write_all(&post("Content-Length: 5", "event")).ok()?;
+                let mut answer = [0; 512];
+                let read = stream.read(&mut answer).ok()?;
+                assert!(!answer.starts_with(b"HTTP/1.1 200"), "no event was taken");
+                (read > 0).then_some(stream)
+            });
+        });
+    }
     // Requests one behind the other, the last one malformed, and answers that nobody reads.
     let mut pipelined = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20);
     pipelined.extend(post("Content-Length: 5", "event").repeat(20));
