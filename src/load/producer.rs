@@ -258,8 +258,6 @@ fn summary(shared: &Shared, started_us: i64) -> Summary {
     };
     let partitions = shared.cursors.acked();
     let produced: u64 = partitions.iter().sum();
-    // A partition without any of the last events has a cursor that stands before them until its turn.
-    let acked_below = if produced == due { due } else { shared.cursors.slowest().min(due) };
     let tally = shared.tally.lock();
     let quantile_ms = |q| tally.latency_us.value_at_quantile(q) as f64 / 1e3;
     let took_s = tally.last_ack_us.map_or(0.0, |last| (last - started_us) as f64 / 1e6);
@@ -270,7 +268,7 @@ fn summary(shared: &Shared, started_us: i64) -> Summary {
         first_id: shared.recipe.first_id,
         due,
         produced,
-        acked_below: shared.recipe.first_id + acked_below,
+        acked_below: shared.recipe.first_id + shared.cursors.acked_below(due),
         partitions,
         held_back,
         schedule_seconds: ran_s,
