@@ -285,8 +285,12 @@ row_over() {
 # verdict, not the end of the run.
 run_row() { # FAULT QUEUE LOAD
   local code=0
+  # In a process group of its own: a Ctrl-C at the terminal reaches this script alone, which tells it
+  # once. A second signal in the middle of its clean-up would end that.
+  set -m
   row "$@" &
   running=$!
+  set +m
   wait "$running" || code=$?
   running=''
   log info row_ended "fault=$1 queue=$2 load=$3 exit=$code seconds=$SECONDS"
@@ -296,8 +300,8 @@ run_row() { # FAULT QUEUE LOAD
 faults_over() {
   local code=$?
   trap '' INT TERM HUP
+  set +e # from here on: what fails must not keep the rest from being cleaned up
   if [[ ${running-} ]]; then kill -TERM "$running" 2>/dev/null; wait "$running"; fi
-  set +e
   hosts_down
   (exit "$code")
   clean_up
