@@ -219,16 +219,21 @@ impl Sender {
                 RequiredAcks::One | RequiredAcks::All => verdict(&confirms, partition).map(Some),
             };
             match verdict {
-                Ok(first) => self.settle(partition, batch, first, acked_us),
+                Ok(first) => self.settle(partition, batch, (first, count), acked_us),
                 Err(code) => self.refused(partition, code, batch)?,
             }
         }
         Ok(())
     }
 
-    /// The partition's part of the batch is acknowledged, with `first` as its first offset.
-    fn settle(&mut self, partition: u32, batch: &Batch, first: Option<i64>, acked_us: i64) {
-        let count = batch.count(partition);
+    /// The partition's part of the batch is acknowledged: first offset, where it was told, and count.
+    fn settle(
+        &mut self,
+        partition: u32,
+        batch: &Batch,
+        (first, count): (Option<i64>, u64),
+        acked_us: i64,
+    ) {
         let held = self.shared.cursors.advance(self.id, partition, batch.end, count);
         if !held || count == 0 {
             return;

@@ -72,14 +72,15 @@ impl Ledger {
         let settled = delivered | shed;
         let anywhere = &settled | in_log;
         let (missing, both) = (all - &anywhere, delivered & shed);
-        let two_fates = if *taken_again { RoaringTreemap::new() } else { both.clone() };
+        let shed_delivered = both.len();
+        let two_fates = if *taken_again { RoaringTreemap::new() } else { both };
         Self {
             produced: all.len(),
             delivered: (all & delivered).len(),
             in_log: (all & in_log).len(),
             again: (settled & in_log & all).len(),
             shed: ((all & shed) - delivered).len(),
-            shed_delivered: both.len(),
+            shed_delivered,
             two_fates: two_fates.len(),
             invalid,
             missing: missing.len(),
