@@ -154,11 +154,10 @@ impl Row {
         let last = samples.iter().rev().find_map(|s| s.log.as_ref())?;
         let stands = |partition: &i32, end: i64| {
             let key = format!("processor_position_offset{{partition=\"{partition}\"}}");
-            let at =
-                |s: &&&Sample| PROCESSORS.iter().filter_map(|p| s.metric(p, &key)).reduce(f64::max);
-            let positions: Vec<f64> = samples.iter().filter_map(|s| at(&s)).collect();
-            let moved = positions.first() != positions.last();
-            !moved && positions.last().is_none_or(|at| *at < end as f64)
+            let of = |p: &&str| samples.iter().filter_map(|s| s.metric(p, &key)).collect();
+            let members: Vec<Vec<f64>> = PROCESSORS.iter().map(of).collect();
+            let reached = members.iter().flatten().copied().reduce(f64::max);
+            !members.iter().any(|of| rose(of)) && reached.is_none_or(|at| at < end as f64)
         };
         let all = last.partitions.iter().filter_map(|(p, row)| Some((p, row.end?)));
         Some(all.filter(|(partition, end)| stands(partition, *end)).count() as f64)
@@ -187,4 +186,10 @@ impl Row {
         let steps = log.iter().zip(log.iter().skip(1)).map(|(a, b)| a.0 - b.0);
         steps.fold(0.0, f64::max)
     }
+}
+
+/// Whether one member's positions of a partition rise. Those of two are not to be mixed: who has lost it
+/// still shows where it was. A rise from 0 is the partition's arrival, which is no fetch.
+fn rose(positions: &[f64]) -> bool {
+    positions.iter().zip(positions.iter().skip(1)).any(|(a, b)| 0.0 < *a && a < b)
 }

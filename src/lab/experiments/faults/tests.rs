@@ -32,23 +32,26 @@ use crate::lab::{plan, write_json};
 /// A row's folder: the sink serves 2,000/s, nothing from second 10 to `back`, then 2,000/s again;
 /// the fault is from 10 to 14, a broker's death to 25. `refused` is what the sink shows as answered 500.
 fn folder(dir: &std::path::Path, fault: &str, back: i64, refused: f64, ledger: &Ledger) {
-    folder_with(dir, fault, back, refused, ledger, &|second| (second * 10) as f64);
+    folder_with(dir, fault, back, refused, ledger, &|second| vec![(second * 10) as f64]);
 }
 
-/// As [`folder`]; `position` is where the fetcher of the one partition is, second by second.
+/// As [`folder`]; `positions` is where each processor is in the one partition, second by second.
 fn folder_with(
     dir: &std::path::Path,
     fault: &str,
     back: i64,
     refused: f64,
     ledger: &Ledger,
-    position: &dyn Fn(i64) -> f64,
+    positions: &dyn Fn(i64) -> Vec<f64>,
 ) {
     let row = dir.join(format!("{fault}-bounded-8000"));
     std::fs::create_dir_all(&row).expect("made");
     let (mut lines, mut acked) = (String::new(), 0.0);
     for second in 0..40 {
         let of = |pairs: &[(&str, f64)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        let key = "processor_position_offset{partition=\"0\"}";
+        let processors = matrix::PROCESSORS.iter().zip(positions(second));
+        let processors = processors.map(|(name, at)| ((*name).to_owned(), of(&[(key, at)])));
         let sample = Sample {
             due_us: second * 1_000_000,
             metrics: [
@@ -60,10 +63,6 @@ fn folder_with(
                     ]),
                 ),
                 (
-                    "processor".to_owned(),
-                    of(&[("processor_position_offset{partition=\"0\"}", position(second))]),
-                ),
-                (
                     "sink".to_owned(),
                     of(&[
                         ("sink_events_total", acked),
@@ -71,7 +70,9 @@ fn folder_with(
                     ]),
                 ),
             ]
-            .into(),
+            .into_iter()
+            .chain(processors)
+            .collect(),
             log: Some(LogReading {
                 partitions: [(0, PartitionReading { end: Some(1000), ..Default::default() })]
                     .into(),
@@ -124,10 +125,10 @@ fn each_check_of_a_row_can_turn_red() {
     assert_eq!(show(30, 1.0, &fine), names[2..3], "it takes longer than 8 s");
     assert_eq!(show(39, 1.0, &fine), names[2..4], "it never comes back");
     assert_eq!(show(16, 0.0, &fine), names[4..], "the fault does not show");
-    let stuck = |second: i64| second.min(10) as f64;
+    let stuck = |second: i64| vec![second.min(10) as f64];
     folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &stuck);
     assert_eq!(red(&run), names[3..4], "a partition stands still");
-    folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &|_| 1000.0);
+    folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &|_| vec![1000.0]);
     assert_eq!(red(&run), [""; 0], "one whose end is reached may");
     let _whole = show(16, 1.0, &fine);
     std::fs::create_dir(dir.path().join("sink-killed-pull-1500")).expect("made");
@@ -141,12 +142,30 @@ fn a_partition_that_waits_for_its_broker_to_come_back_is_red() {
     let dir = tempfile::tempdir().expect("dir");
     let run = run_in(dir.path());
     let goes_on = |position: &dyn Fn(i64) -> f64| {
-        folder_with(dir.path(), "broker-1-killed", 10, 0.0, &Ledger::default(), position);
+        let positions = |second| vec![position(second)];
+        folder_with(dir.path(), "broker-1-killed", 10, 0.0, &Ledger::default(), &positions);
         !red(&run).contains(&"broker-1-killed-bounded-8000_goes_on".to_owned())
     };
     assert!(goes_on(&|second| (second * 10) as f64));
     assert!(goes_on(&|second| if second < 22 { 100.0 } else { 110.0 }), "led again in time");
     assert!(!goes_on(&|second| if second < 26 { 100.0 } else { 110.0 }), "only when it was back");
+}
+
+/// Prevents: a partition that moves to another member and is taken for one that stands still, because
+/// who had it shows a position that is ahead (its fetches were never committed), or is gone at the end;
+/// and one that stands still and is taken for one that moves, because it was given to another.
+#[test]
+fn a_partition_that_changed_hands_is_seen_where_it_is_now() {
+    let dir = tempfile::tempdir().expect("dir");
+    let run = run_in(dir.path());
+    let still = |positions: &dyn Fn(i64) -> Vec<f64>| {
+        folder_with(dir.path(), "answers-500", 10, 1.0, &Ledger::default(), positions);
+        red(&run).contains(&"answers-500-bounded-8000_still".to_owned())
+    };
+    assert!(!still(&|second| vec![500.0, (second * 10) as f64]), "the old position is ahead");
+    let last = |second| if second < 38 { vec![500.0, (second * 10) as f64] } else { vec![500.0] };
+    assert!(!still(&last), "who has it now ends first");
+    assert!(still(&|second| vec![if second < 20 { 0.0 } else { 300.0 }, 200.0]), "nobody fetches");
 }
 
 /// Prevents: a loss that nobody counted, or that was counted wrong.
