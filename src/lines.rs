@@ -4,7 +4,7 @@
 //!
 //! It syncs nothing: it survives the process, not the machine.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -19,15 +19,22 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Opens the file or makes it; gives its whole lines, and stands behind them.
+    /// Opens the file or makes it; gives its whole lines, and stands behind them. It is locked until
+    /// this is dropped: two writers would write over each other's lines.
     ///
     /// # Errors
-    /// When it cannot be opened, read or cut to its whole lines.
+    /// When it cannot be opened, read or cut to its whole lines, or another process writes to it.
     pub fn open(path: &Path) -> io::Result<(Self, Vec<u8>)> {
         let mut options = File::options();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         let mut text = Vec::new();
         if file.metadata()?.is_file() {
+            file.try_lock().map_err(|e| match e {
+                TryLockError::WouldBlock => {
+                    io::Error::other("another process writes to it; give each a file of its own")
+                }
+                TryLockError::Error(e) => e,
+            })?;
             file.read_to_end(&mut text)?;
         }
         let end = whole(&text).len();
@@ -110,6 +117,18 @@ mod tests {
         assert_eq!(text, b"one\ntwo\n");
         lines.append(b"four\n").expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "one\ntwo\nfour\n");
+    }
+
+    /// Prevents: two processes that write over each other's lines, in one file given to both.
+    #[test]
+    fn a_file_has_one_writer() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("lines");
+        let (first, _) = Lines::open(&path).expect("opened");
+        let why = Lines::open(&path).err().expect("it is taken").to_string();
+        assert!(why.contains("another process"), "{why}");
+        drop(first);
+        Lines::open(&path).expect("free again");
     }
 
     #[test]

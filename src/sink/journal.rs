@@ -85,6 +85,7 @@ mod tests {
         // What comes next stands on a line of its own.
         journal.keep(&events(9..10), 3_000_000).expect("written");
         expected.record(&events(9..10), 3_000_000);
+        drop(journal);
         assert_eq!(Journal::open(&path).expect("opened").0.totals(), expected.totals());
         std::fs::write(&path, [&b"nonsense\n"[..], &whole].concat()).expect("written");
         let why = Journal::open(&path).err().expect("damaged").to_string();
