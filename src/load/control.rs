@@ -34,10 +34,10 @@ pub fn answer(run: Option<&Shared>, request: &Request) -> Response {
 }
 
 fn grant(run: &Shared, lease: RateLease) {
+    let mut pacer = run.pacer.lock();
     let now_us = clock::now_us();
     // `RateLease::check` bounds it to ten minutes.
     let expires_us = now_us + lease.lease_ms as i64 * 1000;
-    let mut pacer = run.pacer.lock();
     if pacer.lease(now_us).is_none() {
         log::info!(rate = lease.rate, lease_ms = lease.lease_ms; "lease begins");
     }

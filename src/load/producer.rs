@@ -142,7 +142,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     let summary = summary(&shared, started_us);
     cli::say_json(&summary)?;
     stop.outcome()?;
-    match summary.due - summary.produced {
+    match summary.due.saturating_sub(summary.produced) {
         0 => Ok(()),
         unsent => Err(Failure::Failed(format!(
             "{unsent} of {} events are unsent after a drain of {}; are the brokers up? \
@@ -179,7 +179,8 @@ fn follow(shared: &Shared, mut fleet: Fleet, stop: &Stop, drain: Duration) -> Re
             return Ok(());
         }
         if stop.is_set() && draining.is_none() {
-            shared.pacer.lock().stop(now_us, shared.cursors.slowest());
+            let mut pacer = shared.pacer.lock();
+            pacer.stop(clock::now_us(), shared.cursors.slowest());
         }
         let ended = shared.pacer.lock().ended(now_us);
         if ended && draining.is_none() {

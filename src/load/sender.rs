@@ -175,8 +175,12 @@ impl Sender {
             self.rest(partition, "the broker has not heard that it leads it");
         }
 
-        let curve = self.shared.pacer.lock().curve();
-        let due = curve.due_count(clock::now_us());
+        let (curve, due) = {
+            let pacer = self.shared.pacer.lock();
+            // The time is read under the lock, as by whoever changes the curve: nothing is sent as due
+            // that a stop at an earlier time took away.
+            (pacer.curve(), pacer.curve().due_count(clock::now_us()))
+        };
         let claims = self.shared.cursors.claim(self.id, led.into_iter());
         let sent = self.send(&claims, due, &curve);
         self.shared.cursors.release(self.id);
