@@ -46,6 +46,21 @@ pub fn spawn<T: Send + 'static>(
         .map_err(|e| Failure::Failed(format!("cannot start thread {name}: {e}")))
 }
 
+/// Starts a named thread that stops the run when it fails, or panics: broken bytes make crate `kafka`
+/// panic. Its end need not be waited for; one in a dead socket takes up to 120 s.
+pub fn spawn_watched(
+    name: &str,
+    stop: Stop,
+    body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<()>, Failure> {
+    let label = name.to_owned();
+    spawn(name, move || match std::panic::catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => stop.fail(failure.to_string()),
+        Err(panic) => stop.fail(format!("thread {label} panicked: {}", message(&*panic))),
+    })
+}
+
 /// Threads that belong together: joined when dropped, and a panic in one stops them all.
 #[derive(Default)]
 pub struct Crew {
@@ -66,14 +81,7 @@ impl Crew {
         name: &str,
         body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
     ) -> Result<(), Failure> {
-        let stop = self.stop.clone();
-        let label = name.to_owned();
-        let member = spawn(name, move || match std::panic::catch_unwind(AssertUnwindSafe(body)) {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => stop.fail(failure.to_string()),
-            Err(panic) => stop.fail(format!("thread {label} panicked: {}", message(&*panic))),
-        })?;
-        self.members.push(member);
+        self.members.push(spawn_watched(name, self.stop.clone(), body)?);
         Ok(())
     }
 

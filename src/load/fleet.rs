@@ -36,7 +36,7 @@ impl Fleet {
     /// A fleet without senders yet, whose failures stop the run; starts renewing the metadata.
     pub fn start(shared: Arc<Shared>, brokers: Brokers, stop: Stop) -> Result<Self, Failure> {
         let asker = Arc::clone(&shared);
-        start_thread("metadata", stop.clone(), move || {
+        threads::spawn_watched("metadata", stop.clone(), move || {
             keep_asking(&asker, &brokers);
             Ok(())
         })?;
@@ -65,7 +65,7 @@ impl Fleet {
             let (id, busy) = (self.next_id, Arc::<Busy>::default());
             self.next_id += 1;
             let sender = Sender::new(id, broker, Arc::clone(&self.shared), Arc::clone(&busy));
-            start_thread(&format!("send-{broker}"), self.stop.clone(), || sender.run())?;
+            threads::spawn_watched(&format!("send-{broker}"), self.stop.clone(), || sender.run())?;
             self.members.insert(broker, (id, busy));
         }
         Ok(())
@@ -88,24 +88,4 @@ fn keep_asking(shared: &Shared, brokers: &Brokers) {
         // Senders may ask all the time while a broker is down.
         shared.done.wait(backoff.wait());
     }
-}
-
-/// A detached thread: the run's end must not wait for a socket that takes 120 s to die. A panic
-/// (broken bytes from a broker) or an error stops the run by name.
-fn start_thread(
-    name: &str,
-    stop: Stop,
-    body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
-) -> Result<(), Failure> {
-    let label = name.to_owned();
-    threads::spawn(name, move || {
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => stop.fail(failure.to_string()),
-            Err(panic) => {
-                stop.fail(format!("thread {label} panicked: {}", threads::message(&*panic)));
-            }
-        }
-    })
-    .map(drop)
 }

@@ -106,16 +106,10 @@ fn start(shared: &Shared, id: i32, address: &str) -> Result<Member, Failure> {
         Member { address: address.to_owned(), busy: Arc::default(), retire: Arc::default() };
     let fetcher = shared.fetcher(address, &member.busy);
     let (shared, retire) = (shared.clone(), Arc::clone(&member.retire));
-    // Detached: the run's end must not wait for a socket that takes 120 s to die. A panic (broken
-    // bytes make crate kafka panic) stops the run by name.
-    threads::spawn(&format!("fetch-{id}"), move || {
-        let stop = shared.stop.clone();
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            fetch_loop(&shared, id, fetcher, &retire);
-        }));
-        if caught.is_err() {
-            stop.fail(format!("thread fetch-{id} panicked on what the broker sent"));
-        }
+    let stop = shared.stop.clone();
+    threads::spawn_watched(&format!("fetch-{id}"), stop, move || {
+        fetch_loop(&shared, id, fetcher, &retire);
+        Ok(())
     })?;
     Ok(member)
 }
