@@ -15,6 +15,7 @@ use common::{PATIENCE, Running, Topic, block_on, brokers};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -33,23 +34,32 @@ impl<'a> Foreign<'a> {
 
     /// Writes `events` events of `payload` bytes to partition 0 as one batch.
     fn batch(&mut self, codec: &str, events: u64, payload: usize) {
-        let ids = self.next_id..self.next_id + events;
-        self.next_id = ids.end;
-        let values = ids.map(|id| {
-            let mut bytes = Vec::new();
-            // Payloads that do not compress, so that a batch's size is what it says.
-            let payload = backpressure_lab::event::payload(
-                &mut backpressure_lab::event::stream(1, id),
-                payload,
-            );
-            Event { id, key: 1, ts_us: backpressure_lab::clock::now_us(), payload }
-                .encode(&mut bytes);
-            Some(bytes)
-        });
-        self.records(codec, values.collect());
+        let event = |_| (None, Some(self.event(payload)));
+        let records = (0..events).map(event).collect();
+        self.records(codec, records);
     }
 
-    fn records(&self, codec: &str, values: Vec<Option<Vec<u8>>>) {
+    /// As [`Foreign::batch`], an event for each of `keys`.
+    fn keyed(&mut self, codec: &str, keys: &[u64], payload: usize) {
+        let event = |key: &u64| (Some(key.to_string()), Some(self.event(payload)));
+        let records = keys.iter().map(event).collect();
+        self.records(codec, records);
+    }
+
+    fn event(&mut self, payload: usize) -> Vec<u8> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut bytes = Vec::new();
+        // Payloads that do not compress, so that a batch's size is what it says.
+        let random = &mut backpressure_lab::event::stream(1, id);
+        let payload = backpressure_lab::event::payload(random, payload);
+        let ts_us = backpressure_lab::clock::now_us();
+        Event { id, key: 1, ts_us, payload }.encode(&mut bytes);
+        bytes
+    }
+
+    /// Writes records of (key, value) as one batch.
+    fn records(&self, codec: &str, records: Vec<(Option<String>, Option<Vec<u8>>)>) {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", brokers())
             .set("compression.codec", codec)
@@ -59,12 +69,10 @@ impl<'a> Foreign<'a> {
             .set("acks", "all")
             .create()
             .expect("a producer");
-        for value in &values {
-            let record = BaseRecord::<[u8], [u8]>::to(&self.topic.name).partition(0);
-            let record = match value {
-                Some(value) => record.payload(&value[..]),
-                None => record.key(&b"tombstone"[..]),
-            };
+        for (key, value) in &records {
+            let mut record = BaseRecord::<str, [u8]>::to(&self.topic.name).partition(0);
+            record.key = key.as_deref();
+            record.payload = value.as_deref();
             producer.send(record).map_err(|(e, _)| e).expect("queued");
         }
         producer.flush(PATIENCE).expect("flushed");
@@ -122,7 +130,9 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     let (topic, sink) = (Topic::create("short", 1), sink(AMPLE));
     let mut foreign = Foreign::new(&topic);
     foreign.batch("none", 3, 100);
-    foreign.records("none", vec![None, Some(vec![1; 23]), Some(vec![2; 5]), None]);
+    let tombstone = || (Some("key".to_owned()), None);
+    let short = |bytes| (None, Some(vec![1; bytes]));
+    foreign.records("none", vec![tombstone(), short(23), short(5), tombstone()]);
     foreign.batch("gzip", 3, 100);
     let processor = processor(&topic, &sink, &[]);
     all_is_passed(&processor, 10);
@@ -133,6 +143,55 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     assert_eq!(figure(&ledger(&sink), "distinct"), 6);
     assert!(processor.process.log().contains("partition=0 offset=3 reason=tombstone"));
     processor.stop();
+}
+
+/// Prevents: a hole that compaction left inside a batch ending the run as a corrupt batch, or the rest
+/// of the batch passed over with it.
+#[test]
+fn holes_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("segment.bytes", "4000"),
+    ];
+    let (topic, sink) = (Topic::create_with("compacted", 1, &settings), sink(AMPLE));
+    let mut foreign = Foreign::new(&topic);
+    let ten = |first: u64| (first..first + 10).collect::<Vec<u64>>();
+    foreign.keyed("none", &ten(0), 200);
+    foreign.keyed("gzip", &ten(40), 200);
+    // The first, the last and three in the middle of each.
+    foreign.keyed("none", &[0, 2, 3, 4, 9, 40, 42, 43, 44, 49], 200);
+    // A whole batch.
+    foreign.keyed("none", &[60, 61], 200);
+    foreign.keyed("none", &[60, 61], 200);
+    // The cleaner leaves the last segment alone, and looks every 15 s.
+    (70..73).for_each(|key| foreign.keyed("none", &[key], 3000));
+    let end = std::time::Instant::now() + PATIENCE;
+    while records_in(&topic) > 25 {
+        assert!(std::time::Instant::now() < end, "{} records: not compacted", records_in(&topic));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let processor = processor(&topic, &sink, &[]);
+    all_is_passed(&processor, 37);
+    let ledger = ledger(&sink);
+    assert_eq!((figure(&ledger, "distinct"), figure(&ledger, "duplicates")), (25, 0));
+    assert_eq!(processor.metric("processor_events_lost_total", "reason=\"gap\""), 12.0);
+    processor.stop();
+}
+
+/// How many records another client finds in partition 0.
+fn records_in(topic: &Topic) -> usize {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .set("group.id", "counts-records")
+        .set("enable.partition.eof", "true")
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic.name, 0, Offset::Beginning).expect("valid");
+    consumer.assign(&list).expect("assigned");
+    let records = std::iter::from_fn(|| consumer.poll(PATIENCE));
+    records.take_while(Result::is_ok).count()
 }
 
 /// Prevents: crate `kafka`'s silent stall on a batch larger than the fetch size.

@@ -24,9 +24,12 @@ use super::{BrokerError, TopicView};
 /// Bound of each connect, read and write.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Largest answer that is read: a batch of `message.max.bytes` (1 MB by default, 64 MiB where
-/// somebody raised it) and its envelope.
-const ANSWER_BYTES_MAX: usize = 65 << 20;
+/// Largest batch whose header can be read: its answer brings it whole. `message.max.bytes` is 1 MB
+/// by default.
+pub const BATCH_BYTES_MAX: i32 = 64 << 20;
+
+/// Largest answer that is read: such a batch and its envelope.
+const ANSWER_BYTES_MAX: usize = BATCH_BYTES_MAX as usize + (1 << 20);
 
 /// Versions sent. Fetch 10 is the first that may carry zstd; Metadata 10 the first that tells the
 /// topic's id (KIP-516, Kafka 2.8); ListOffsets 1 the lowest that 4.x serves.
@@ -188,6 +191,8 @@ pub struct BatchHeader {
     pub codec: u8,
     /// A transaction marker: it holds no record.
     pub is_control: bool,
+    /// Records that are in it; compaction may leave fewer than it has offsets, or none.
+    pub records: i32,
 }
 
 /// What stands at an offset.
@@ -204,7 +209,8 @@ pub enum Peeked {
 /// Reads the header of what stands at `offset`.
 ///
 /// Record batch v2 layout (Kafka protocol guide, "Record Batch"): baseOffset i64, batchLength i32,
-/// partitionLeaderEpoch i32, magic i8, crc u32, attributes i16, lastOffsetDelta i32, …
+/// partitionLeaderEpoch i32, magic i8, crc u32, attributes i16, lastOffsetDelta i32, baseTimestamp
+/// i64, maxTimestamp i64, producerId i64, producerEpoch i16, baseSequence i32, records i32.
 pub fn peek_batch(leader: &str, topic: &str, partition: i32, offset: i64) -> io::Result<Peeked> {
     // max_bytes 1 still brings the first batch whole (KIP-74).
     let question = FetchRequest::default()
@@ -243,12 +249,12 @@ pub fn peek_batch(leader: &str, topic: &str, partition: i32, offset: i64) -> io:
 /// those of a batch: no position may be taken from such a header.
 pub(crate) fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
     const LOG_OVERHEAD: usize = 12;
-    const UP_TO_LAST_OFFSET_DELTA: usize = 27;
     const WHOLE_HEADER: usize = 61;
+    const TIMES_AND_PRODUCER: usize = 30;
     const MAGIC_V2: i8 = 2;
     let bad = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let mut header = records
-        .get(..UP_TO_LAST_OFFSET_DELTA)
+        .get(..WHOLE_HEADER)
         .ok_or_else(|| bad("the batch header is cut short".to_owned()))?;
     let base_offset = header.get_i64();
     let length = header.get_i32();
@@ -260,6 +266,8 @@ pub(crate) fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
     let _crc = header.get_u32();
     let attributes = header.get_i16();
     let last_offset_delta = header.get_i32();
+    header.advance(TIMES_AND_PRODUCER);
+    let records = header.get_i32();
     let size = usize::try_from(length).map_or(0, |length| LOG_OVERHEAD + length);
     let last_offset = base_offset.saturating_add(i64::from(last_offset_delta));
     // The offset behind the last one must be a number too: it is the next position.
@@ -267,9 +275,11 @@ pub(crate) fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
         || base_offset < 0
         || last_offset < base_offset
         || last_offset == i64::MAX
+        || records < 0
     {
         return Err(bad(format!(
-            "no batch has offsets {base_offset} to {last_offset} in a length of {length} bytes"
+            "no batch has {records} records at offsets {base_offset} to {last_offset} in a length \
+             of {length} bytes"
         )));
     }
     Ok(BatchHeader {
@@ -278,5 +288,6 @@ pub(crate) fn parse_header(records: &[u8]) -> io::Result<BatchHeader> {
         size,
         codec: (attributes & 0x07) as u8,
         is_control: attributes & 0x20 != 0,
+        records,
     })
 }

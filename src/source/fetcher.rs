@@ -1,8 +1,8 @@
 //! Moves one broker's records: asks for the next ones, checks that none is missing, hands them
 //! over one by one.
 //!
-//! Invariant: a position advances only past an offset that was handed over, counted as invalid, or
-//! reported as not there. A client that failed is thrown away, never reused. It deliberately knows
+//! Invariant: a position advances only past an offset that was handed over, or counted: as invalid, or
+//! as not there. A client that failed is thrown away, never reused. It deliberately knows
 //! nothing of the group, and finds no new leader by itself: it says that it needs one.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,8 @@ use kafka::error::{Error, KafkaCode};
 
 use super::stepper::{Step, Stepper};
 use super::{HandOver, Handed, Holding, Item};
-use crate::brokers::{self, Busy, wire};
+use crate::brokers::wire::{self, BatchHeader};
+use crate::brokers::{self, Busy};
 use crate::clock;
 use crate::event::Event;
 use crate::logging::Limiter;
@@ -57,7 +58,8 @@ pub struct Fetcher {
     client: Option<KafkaClient>,
     /// Partitions whose last plain fetch could not be trusted.
     stepping: BTreeSet<i32>,
-    invalid_lines: Limiter,
+    /// Lines about offsets that are passed over.
+    lines: Limiter,
 }
 
 impl Fetcher {
@@ -79,7 +81,7 @@ impl Fetcher {
             busy,
             client: None,
             stepping: BTreeSet::new(),
-            invalid_lines: Limiter::per_second(5),
+            lines: Limiter::per_second(5),
         }
     }
 
@@ -92,7 +94,7 @@ impl Fetcher {
         let mut failed = None;
         let steps = stepping.iter().map(|holding| self.step(holding));
         let steps: Vec<Result<bool, Turn>> = steps.collect();
-        let fetch = (!plain.is_empty()).then(|| self.fetch(&plain, self.settings.bytes));
+        let fetch = (!plain.is_empty()).then(|| self.fetch(&plain, self.settings.bytes, None));
         for moved in steps.into_iter().chain(fetch) {
             match moved {
                 Ok(moved) => progress |= moved,
@@ -112,17 +114,28 @@ impl Fetcher {
         }
     }
 
-    /// One fetch of up to `bytes` a partition. True when records were handed over.
-    fn fetch(&mut self, holdings: &[Arc<Holding>], bytes: i32) -> Result<bool, Turn> {
+    /// One fetch of up to `bytes` a partition; or of one partition's `batch` alone. True when records
+    /// were handed over.
+    fn fetch(
+        &mut self,
+        holdings: &[Arc<Holding>],
+        bytes: i32,
+        batch: Option<&BatchHeader>,
+    ) -> Result<bool, Turn> {
         let busy = Arc::clone(&self.busy);
         let answer = busy.during(|| self.request(holdings, bytes)).ok_or(Turn::Unwanted)?;
         let responses = match answer {
             Ok(responses) => responses,
             Err(Error::UnsupportedCompression | Error::CodecError | Error::InvalidSnappy(_)) => {
                 // The crate fails the whole call and does not say for which partition.
-                self.stepping.extend(holdings.iter().map(|h| h.partition));
                 self.client = None;
-                return Ok(false);
+                return match (batch, holdings.first()) {
+                    (Some(batch), Some(holding)) => Err(self.corrupt(holding, batch)),
+                    _ => {
+                        self.stepping.extend(holdings.iter().map(|h| h.partition));
+                        Ok(false)
+                    }
+                };
             }
             Err(e) => {
                 self.client = None;
@@ -141,13 +154,22 @@ impl Fetcher {
             match partition.data() {
                 Ok(data) => {
                     holding.log_ends_at(data.highwatermark_offset());
-                    let moved = self.accept(holding, data.messages())?;
-                    if !moved && data.highwatermark_offset() > holding.position() {
-                        self.stepping.insert(holding.partition);
+                    let accept = || self.accept(holding, data.messages(), batch);
+                    let moved = holding.one_at_a_time(accept)?;
+                    let position = holding.position();
+                    if !moved && data.highwatermark_offset() > position {
+                        let last = data.messages().last();
+                        match batch {
+                            Some(batch) if last.is_none_or(|last| last.offset < position) => {
+                                self.nothing_left(holding, batch)?;
+                            }
+                            Some(_) => {} // the log was left
+                            None => drop(self.stepping.insert(holding.partition)),
+                        }
                     }
                     progress |= moved;
                 }
-                Err(e) => match self.refused(holding, &e) {
+                Err(e) => match self.refused(holding, &e, batch.is_some()) {
                     Err(Turn::Failed(why)) => failed = Some(why),
                     settled => settled?,
                 },
@@ -190,28 +212,42 @@ impl Fetcher {
         client.fetch_messages(&questions)
     }
 
-    /// Hands over the records that follow the position without a gap. True when there was one.
-    fn accept(&mut self, holding: &Arc<Holding>, messages: &[Message<'_>]) -> Result<bool, Turn> {
+    /// Hands over the records that follow the position; without a gap, but for one in `batch`. True
+    /// when there was one.
+    fn accept(
+        &mut self,
+        holding: &Arc<Holding>,
+        messages: &[Message<'_>],
+        batch: Option<&BatchHeader>,
+    ) -> Result<bool, Turn> {
         let mut progress = false;
         for message in messages {
             let expected = holding.position();
-            if message.offset > expected {
-                // Crate kafka drops what stands before a compressed batch. Never step over
-                // a gap in silence: go on from `expected`, one batch at a time.
+            let is_gap = message.offset > expected;
+            if is_gap && batch.is_none_or(|batch| message.offset > batch.last_offset) {
+                // Crate kafka drops what stands before a compressed batch. Never step over a gap in
+                // silence: go on from `expected`, one batch at a time.
                 self.stepping.insert(holding.partition);
                 break;
             }
-            if message.offset == expected {
-                self.deliver(holding, message)?;
-                progress = true;
+            if message.offset < expected {
+                continue;
+            }
+            if !self.deliver(holding, message)? {
+                break;
+            }
+            progress = true;
+            if is_gap {
+                self.not_there(holding.partition, expected, message.offset);
             }
         }
         Ok(progress)
     }
 
-    fn deliver(&mut self, holding: &Arc<Holding>, message: &Message<'_>) -> Result<(), Turn> {
+    /// False when the log was left: nothing more of it is opened.
+    fn deliver(&mut self, holding: &Arc<Holding>, message: &Message<'_>) -> Result<bool, Turn> {
         if !holding.open(message.offset) {
-            return Ok(());
+            return Ok(false);
         }
         self.metrics.fetched.inc();
         let event = match Event::decode(message.value) {
@@ -219,7 +255,7 @@ impl Fetcher {
             Err(why) => {
                 self.invalid(holding.partition, message.offset, why.reason(), 1);
                 holding.done(message.offset);
-                return Ok(());
+                return Ok(true);
             }
         };
         let item = Item {
@@ -229,14 +265,14 @@ impl Fetcher {
             holding: Arc::clone(holding),
         };
         match self.hand_over.offer(item) {
-            Handed::Taken => Ok(()),
+            Handed::Taken => Ok(true),
             Handed::Unwanted => Err(Turn::Unwanted),
         }
     }
 
     fn invalid(&mut self, partition: i32, offset: i64, reason: &str, records: u64) {
         self.metrics.invalid.with_label_values(&[reason]).inc_by(records);
-        if let Some(suppressed) = self.invalid_lines.allow() {
+        if let Some(suppressed) = self.lines.allow() {
             log::warn!(
                 partition = partition, offset = offset, reason = reason, records = records,
                 lines_suppressed = suppressed; "record is no event, counted and passed over"
@@ -244,12 +280,51 @@ impl Fetcher {
         }
     }
 
-    fn refused(&mut self, holding: &Holding, error: &Error) -> Result<(), Turn> {
+    /// Offsets that hold no record: compaction or a deletion took them.
+    fn not_there(&mut self, partition: i32, from: i64, to: i64) {
+        let offsets = (to - from).unsigned_abs();
+        self.metrics.lost.with_label_values(&["gap"]).inc_by(offsets);
+        if let Some(suppressed) = self.lines.allow() {
+            log::warn!(
+                partition = partition, from = from, to = to, offsets = offsets,
+                lines_suppressed = suppressed;
+                "the log has no records here (compacted or deleted), going on behind them"
+            );
+        }
+    }
+
+    /// The broker answered with no record of `batch` from the position on.
+    fn nothing_left(&mut self, holding: &Holding, batch: &BatchHeader) -> Result<(), Turn> {
+        let (position, to) = (holding.position(), batch.last_offset + 1);
+        // Of a batch that has records, some stand before the position, or it cannot be read.
+        if position <= batch.base_offset && batch.records > 0 {
+            return Err(self.corrupt(holding, batch));
+        }
+        if position < to {
+            self.not_there(holding.partition, position, to);
+            holding.skip_to(to);
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, holding: &Holding, batch: &BatchHeader) -> Turn {
+        Turn::Fatal(format!(
+            "topic {} partition {} offset {}: a batch of {} bytes up to offset {} cannot be read: \
+             it is corrupt; set the group's offset behind it to go on without it",
+            self.topic,
+            holding.partition,
+            holding.position(),
+            batch.size,
+            batch.last_offset
+        ))
+    }
+
+    fn refused(&mut self, holding: &Holding, error: &Error, steps: bool) -> Result<(), Turn> {
         match error {
             Error::Kafka(KafkaCode::OffsetOutOfRange) => self.out_of_range(holding),
             // Codes the crate does not know; 76 among them, a zstd batch asked for by an old Fetch.
-            // The batch's header tells; what it does not explain fails there by name.
-            Error::Kafka(KafkaCode::Unknown) => {
+            // The batch's header tells; what it does not explain is the broker's own trouble.
+            Error::Kafka(KafkaCode::Unknown) if !steps => {
                 self.stepping.insert(holding.partition);
                 Ok(())
             }
@@ -267,7 +342,14 @@ impl Fetcher {
             .ok_or(Turn::Unwanted)?
             .map_err(|e| Turn::Failed(format!("partition {partition}: earliest offset: {e}")))?;
         if earliest <= position {
-            holding.found_beyond_the_end();
+            // Its own log was cut back, or it is another's: of the topic that was made in its place.
+            let topic = busy
+                .during(|| wire::metadata(&self.address, &self.topic))
+                .ok_or(Turn::Unwanted)?
+                .map_err(|e| Turn::Failed(format!("partition {partition}: topic id: {e}")))?;
+            if topic.is_ok_and(|topic| topic.id == holding.topic_id) {
+                holding.found_beyond_the_end();
+            }
             return Err(Turn::Failed(format!(
                 "partition {partition}: offset {position} is beyond the end of the log, which \
                  starts at {earliest}"
@@ -298,12 +380,7 @@ impl Fetcher {
             }
             Step::OutOfRange => self.out_of_range(holding).map(|()| true),
             Step::Gap { to } => {
-                let missing = (to - position).unsigned_abs();
-                self.metrics.lost.with_label_values(&["gap"]).inc_by(missing);
-                log::warn!(
-                    partition = partition, from = position, to = to, offsets = missing;
-                    "the log has no records here (compacted or deleted), going on behind them"
-                );
+                self.not_there(partition, position, to);
                 holding.skip_to(to);
                 Ok(true)
             }
@@ -317,20 +394,14 @@ impl Fetcher {
                 holding.skip_to(to);
                 Ok(true)
             }
-            Step::Batch { bytes, to } => {
+            Step::Batch { bytes, header } => {
                 self.stepping.remove(&partition);
-                let moved = self.fetch(std::slice::from_ref(holding), bytes)?;
-                if !moved && self.stepping.contains(&partition) && holding.position() == position {
-                    return Err(Turn::Fatal(format!(
-                        "topic {} partition {partition} offset {position}: a batch of {bytes} \
-                         bytes up to offset {} cannot be read: it is corrupt",
-                        self.topic,
-                        to - 1
-                    )));
+                self.fetch(std::slice::from_ref(holding), bytes, Some(&header))?;
+                // What is left of it, if anything, the next step tells.
+                if holding.position() <= header.last_offset {
+                    self.stepping.insert(partition);
                 }
-                // Offsets that the batch lacks were compacted away.
-                holding.skip_to(to);
-                Ok(true)
+                Ok(holding.position() != position)
             }
             Step::TooLarge { bytes } => Err(Turn::Fatal(format!(
                 "topic {} partition {partition} offset {position}: a batch of {bytes} bytes is \

@@ -56,6 +56,7 @@ pub struct Holding {
     beyond: AtomicBool,
     /// Events that workers are sending now.
     in_hand: AtomicUsize,
+    handing_over: Mutex<()>,
 }
 
 impl Holding {
@@ -71,6 +72,7 @@ impl Holding {
             left: AtomicBool::new(false),
             beyond: AtomicBool::new(false),
             in_hand: AtomicUsize::new(0),
+            handing_over: Mutex::new(()),
         }
     }
 
@@ -111,6 +113,14 @@ impl Holding {
     /// Events between the acked prefix and the log's end: in the log, the queue and in hand.
     pub fn backlog(&self) -> u64 {
         up_to(self.log_end.load(Ordering::Relaxed), self.committable())
+    }
+
+    /// Runs `hand_over`, which opens what was fetched and queues it in order, while no other thread does
+    /// so: when the leader moves, the old one's fetcher may still have some of it in its hands, and would
+    /// be overtaken at a full queue.
+    pub fn one_at_a_time<T>(&self, hand_over: impl FnOnce() -> T) -> T {
+        let _alone = self.handing_over.lock();
+        hand_over()
     }
 
     /// Opens an offset that was fetched; false when another fetcher already delivered it, or the log

@@ -1,11 +1,11 @@
 //! One batch at a time, where a plain fetch cannot go on: it answered nothing although there is
 //! more (a batch larger than the fetch), it skipped offsets (plain and compressed batches in one
-//! set), or it failed as a whole (a codec that crate `kafka` cannot read).
+//! set; compaction left a hole), or it failed as a whole (a codec that crate `kafka` cannot read).
 //!
 //! The batch's own header tells its size, codec and offsets, so the next fetch can ask for exactly
 //! this batch, and what must be passed over is known to the record.
 
-use crate::brokers::wire::{self, Peeked};
+use crate::brokers::wire::{self, BatchHeader, Peeked};
 
 /// What to do at a position.
 pub enum Step {
@@ -34,8 +34,8 @@ pub enum Step {
     Batch {
         /// Its size.
         bytes: i32,
-        /// First offset behind it.
-        to: i64,
+        /// What else its header says.
+        header: BatchHeader,
     },
     /// The batch is larger than the limit.
     TooLarge {
@@ -80,7 +80,7 @@ impl Stepper<'_> {
             (3, _) => Step::Unreadable { codec: "lz4", to },
             (4, _) => Step::Unreadable { codec: "zstd", to },
             (5.., _) => Step::Unreadable { codec: "unknown_codec", to },
-            (_, Ok(bytes)) if bytes <= bytes_max => Step::Batch { bytes, to },
+            (_, Ok(bytes)) if bytes <= bytes_max => Step::Batch { bytes, header: batch },
             _ => Step::TooLarge { bytes: batch.size },
         }
     }
