@@ -154,6 +154,12 @@ impl Brokers {
         Err(BrokerError::Unreachable { hosts: self.list(), last })
     }
 
+    /// Whether every broker that answers says that there is no such topic.
+    pub(crate) fn all_miss(&self, topic: &str) -> bool {
+        let mut answers = self.hosts.iter().filter_map(|host| wire::metadata(host, topic).ok());
+        answers.all(|answer| matches!(answer, Err(BrokerError::MissingTopic { .. })))
+    }
+
     /// Waits, with backoff and a log line a try, until every live broker knows the topic and every
     /// partition has a leader. Ends early with `Ok(None)` when `stop` is set.
     ///

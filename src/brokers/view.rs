@@ -3,6 +3,7 @@
 //! Whoever finds them wrong rings the bell; whoever looks after the threads asks the brokers. A
 //! failed question changes nothing: old leaders are better than none.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use super::{BrokerError, Brokers, TopicView};
 #[derive(Clone)]
 pub struct View {
     topic: Arc<Mutex<Arc<TopicView>>>,
+    /// Ids of topics of this name that were deleted: none of them comes back.
+    former: Arc<Mutex<BTreeSet<u128>>>,
     gone: Arc<AtomicBool>,
     bell: (Sender<()>, Receiver<()>),
 }
@@ -24,7 +27,7 @@ impl View {
     /// A view that starts with `topic`.
     pub fn new(topic: TopicView) -> Self {
         let topic = Arc::new(Mutex::new(Arc::new(topic)));
-        Self { topic, gone: Arc::default(), bell: bounded(1) }
+        Self { topic, former: Arc::default(), gone: Arc::default(), bell: bounded(1) }
     }
 
     /// The metadata as last heard.
@@ -53,8 +56,13 @@ impl View {
         let newer = match brokers.describe(topic, first) {
             Ok(newer) => newer,
             Err(e @ BrokerError::MissingTopic { .. }) => {
-                self.gone.store(true, Ordering::SeqCst);
-                log::error!(topic = topic, why = e.to_string().as_str(); "topic is gone, waiting for it");
+                // One broker may hear of a topic later than the others.
+                let gone = brokers.all_miss(topic);
+                self.gone.store(gone, Ordering::SeqCst);
+                log::error!(
+                    topic = topic, all_brokers_say_so = gone, why = e.to_string().as_str();
+                    "topic is gone, waiting for it"
+                );
                 return false;
             }
             Err(e) => {
@@ -65,6 +73,14 @@ impl View {
         self.gone.store(false, Ordering::SeqCst);
         let whole = newer.is_whole();
         let mut current = self.topic.lock();
+        let mut former = self.former.lock();
+        if former.contains(&newer.id) {
+            log::warn!(topic = topic; "a broker still tells of a topic that was deleted, asking on");
+            return false;
+        }
+        if current.id != newer.id {
+            former.insert(current.id);
+        }
         if **current != newer {
             let leaderless = newer.leaders.values().filter(|l| l.is_none()).count();
             log::info!(

@@ -4,7 +4,8 @@
 //! Invariant: only the contiguous acked prefix of a partition is committed, on a period, on revoke
 //! and at the end. A commit names the topic's own id (KIP-516) in its metadata: an offset of a topic
 //! that was deleted is never taken for one of the topic that was made in its place. The seat's poll
-//! is the `max.poll.interval.ms` clock (KIP-62), so its thread does nothing else.
+//! is the `max.poll.interval.ms` clock (KIP-62): its thread does nothing besides but ask where a
+//! partition starts, with limits far below the interval.
 
 mod context;
 
@@ -18,10 +19,11 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 
 use self::context::{Context, Start, commit_in_background, name};
 use super::{Holding, Holdings};
+use crate::backoff::Backoff;
 use crate::brokers::{Brokers, View, wire};
 use crate::failure::Failure;
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -76,6 +78,8 @@ pub struct Seat {
     /// When librdkafka's main thread was last woken.
     woken: Option<Instant>,
     next_commit: Instant,
+    /// Newly assigned partitions are asked for again not before, and how long that is.
+    next_start: (Instant, Backoff),
 }
 
 impl Seat {
@@ -122,8 +126,10 @@ impl Seat {
             .subscribe(&[&settings.topic])
             .map_err(|e| Failure::Failed(format!("cannot subscribe to {}: {e}", settings.topic)))?;
         log::info!(group = settings.group.as_str(), topic = settings.topic.as_str(); "joining the group");
-        let next_commit = Instant::now() + settings.commit_interval;
-        Ok(Self { consumer, settings, last_poll: None, woken: None, next_commit })
+        let now = Instant::now();
+        let (next_commit, next_start) =
+            (now + settings.commit_interval, (now, Backoff::standard()));
+        Ok(Self { consumer, settings, last_poll: None, woken: None, next_commit, next_start })
     }
 
     /// One turn: commit when due, poll for at most `time`, start newly assigned partitions.
@@ -213,78 +219,87 @@ impl Seat {
         }
     }
 
-    fn start_newly_assigned(&self) {
+    /// Starts the newly assigned partitions whose first offset can be had; asks for the rest again.
+    fn start_newly_assigned(&mut self) {
         let context = self.consumer.context();
         let newly = context.newly.lock().clone();
-        if newly.is_empty() {
+        if newly.is_empty() || Instant::now() < self.next_start.0 {
             return;
         }
-        match self.first_offsets(&newly) {
-            Ok(holdings) => {
-                for holding in holdings {
-                    // Gone again while the coordinator was asked?
-                    if context.newly.lock().remove(&holding.partition).is_some() {
-                        let (partition, from) = (holding.partition, holding.position());
-                        log::info!(partition = partition, from = from; "partition starts");
-                        context.holdings.add(holding);
+        let mut failed = None;
+        match self.committed(&newly) {
+            Ok(committed) => {
+                for element in committed.elements() {
+                    match self.first_holding(&newly, &element) {
+                        Ok(holding) => start(context, holding),
+                        Err(why) => {
+                            failed = Some(format!("partition {}: {why}", element.partition()))
+                        }
                     }
                 }
             }
-            Err(why) => {
-                log::warn!(why = why.as_str(); "no first offsets yet, trying again");
+            Err(why) => failed = Some(format!("committed offsets: {why}")),
+        }
+        let (next, backoff) = &mut self.next_start;
+        match failed {
+            Some(why) => {
+                *next = Instant::now() + backoff.wait();
+                log::warn!(why = why.as_str(); "no first offset yet, trying again");
                 context.view.renew();
             }
+            None => backoff.reset(),
         }
         context.metrics.partitions.set(context.holdings.all().len() as i64);
     }
 
-    /// Each partition from its committed offset on, or from the log's start or end where there is
-    /// none.
-    fn first_offsets(&self, partitions: &BTreeMap<i32, Start>) -> Result<Vec<Holding>, String> {
-        let context = self.consumer.context();
+    /// What the coordinator knows of the partitions.
+    fn committed(&self, partitions: &BTreeMap<i32, Start>) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
         for partition in partitions.keys() {
-            list.add_partition(&context.topic, *partition);
+            list.add_partition(&self.settings.topic, *partition);
         }
-        let committed = self
-            .consumer
-            .committed_offsets(list, COMMITTED_TIMEOUT)
-            .map_err(|e| format!("committed offsets: {e}"))?;
+        self.consumer.committed_offsets(list, COMMITTED_TIMEOUT)
+    }
+
+    /// The partition from its committed offset on, or from the log's start or end where there is none.
+    fn first_holding(
+        &self,
+        partitions: &BTreeMap<i32, Start>,
+        committed: &TopicPartitionListElem<'_>,
+    ) -> Result<Holding, String> {
+        let (context, partition) = (self.consumer.context(), committed.partition());
+        committed.error().map_err(|e| e.to_string())?;
         let view = context.view.get();
-        let mut starts = Vec::new();
-        for element in committed.elements() {
-            let partition = element.partition();
-            element.error().map_err(|e| format!("partition {partition}: {e}"))?;
-            // Whoever names no topic (Kafka's own tools) means the one that is there.
-            let named = element.metadata();
-            let of_this_log = (named.is_empty() || named == name(view.id))
-                && partitions.get(&partition) != Some(&Start::OfLog);
-            match element.offset() {
-                Offset::Offset(offset) if of_this_log => {
-                    context.committed.lock().insert(partition, offset);
-                    starts.push(Holding::new(view.id, partition, offset));
-                    continue;
-                }
-                Offset::Offset(offset) => log::error!(
-                    partition = partition, committed = offset;
-                    "the committed offset is of a log that is gone, reading this one from its start"
-                ),
-                _ => {}
+        // Whoever names no topic (Kafka's own tools) means the one that is there.
+        let named = committed.metadata();
+        let of_this_log = (named.is_empty() || named == name(view.id))
+            && partitions.get(&partition) != Some(&Start::OfLog);
+        match committed.offset() {
+            Offset::Offset(offset) if of_this_log => {
+                context.committed.lock().insert(partition, offset);
+                return Ok(Holding::new(view.id, partition, offset));
             }
-            let leader = view
-                .leader_address(partition)
-                .ok_or_else(|| format!("partition {partition} has no leader yet"))?;
-            let start = match self.settings.from {
-                From::Latest if of_this_log => {
-                    wire::latest_offset(leader, &context.topic, partition)
-                }
-                From::Earliest | From::Latest => {
-                    wire::earliest_offset(leader, &context.topic, partition)
-                }
-            };
-            let start = start.map_err(|e| format!("partition {partition}: {e}"))?;
-            starts.push(Holding::new(view.id, partition, start));
+            Offset::Offset(offset) => log::error!(
+                partition = partition, committed = offset;
+                "the committed offset is of a log that is gone, reading this one from its start"
+            ),
+            _ => {}
         }
-        Ok(starts)
+        let leader = view.leader_address(partition).ok_or("it has no leader yet")?;
+        let topic = &self.settings.topic;
+        let first = match self.settings.from {
+            From::Latest if of_this_log => wire::latest_offset(leader, topic, partition),
+            From::Earliest | From::Latest => wire::earliest_offset(leader, topic, partition),
+        };
+        Ok(Holding::new(view.id, partition, first.map_err(|e| e.to_string())?))
+    }
+}
+
+fn start(context: &Context, holding: Holding) {
+    // Gone again while the coordinator was asked?
+    if context.newly.lock().remove(&holding.partition).is_some() {
+        let (partition, from) = (holding.partition, holding.position());
+        log::info!(partition = partition, from = from; "partition starts");
+        context.holdings.add(holding);
     }
 }

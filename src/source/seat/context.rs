@@ -107,12 +107,20 @@ impl Context {
     }
 
     pub(super) fn count_commit(&self, result: &KafkaResult<()>, list: &TopicPartitionList) {
+        let held = self.holdings.all();
         let mut committed = self.committed.lock();
         let mut worst: Option<KafkaError> = result.as_ref().err().cloned();
         for element in list.elements() {
             match (element.error(), element.offset()) {
                 (Ok(()), Offset::Offset(offset)) if result.is_ok() => {
-                    committed.insert(element.partition(), offset);
+                    // An answer that comes late may be about a log that was left meanwhile.
+                    let partition = element.partition();
+                    let of_held = |h: &Arc<Holding>| {
+                        h.partition == partition && name(h.topic_id) == element.metadata()
+                    };
+                    if held.iter().any(of_held) {
+                        committed.insert(partition, offset);
+                    }
                 }
                 (Err(e), _) => worst = Some(e),
                 _ => {}
