@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::backoff::Backoff;
 use crate::brokers::View;
 use crate::failure::Failure;
 use crate::http::access::Token;
@@ -143,6 +144,8 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let gate = intake.gate();
     let (policy, kind) = (settings.policy, settings.queue);
     let shed_ids = settings.shed_ids.as_deref().map(ShedIds::open).transpose()?;
+    let latency = Latency::new(settings.workers.get());
+    let reporter = latency::Reporter::new(latency.clone(), settings.hlog.as_deref())?;
     let admission = Arc::new(Admission::new(policy, kind, intake, metrics.clone(), shed_ids));
     let server = serve(&settings, registry, access)?;
     log::info!(addr = server.addr().to_string().as_str(); "listening");
@@ -163,31 +166,28 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         view: View::new(view),
     };
 
-    let latency = Latency::new(settings.workers.get());
-    let (mut workers, pulses, drain) = start_workers(&settings, outlets, &latency, &shared)?;
-    let mut instruments = Crew::new(stop.clone());
-    // Instruments outlive the run's stop signal, so that the last events are measured too.
-    let measured = Stop::default();
-    start_instruments(&mut instruments, &settings, &shared, occupancy, latency, &measured)?;
-    let leave = Stop::default();
-    let mut seat = Crew::new(stop.clone());
-    start_seat(&mut seat, &settings, shared.clone(), pulses, leave.clone())?;
-    let mut source = Crew::new(stop.clone());
+    let [mut workers, mut instruments, mut seat, mut source] =
+        std::array::from_fn(|_| Crew::new(stop.clone()));
+    let (drain, leave, measured) = Default::default();
+    let ends = Ends { stop, gate, drain, leave, measured };
+    let pulses = start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends.drain)?;
+    start_instruments(&mut instruments, &settings, &shared, occupancy, reporter, &ends.measured)?;
+    start_seat(&mut seat, &settings, shared.clone(), pulses, ends.leave.clone())?;
     if settings.keepalive {
         let shared = shared.clone();
         source.spawn("brokers", move || crew::run(&shared))?;
     }
 
-    while !stop.wait(Duration::from_secs(3600)) {}
+    while !ends.stop.wait(Duration::from_secs(3600)) {}
     log::info!(queued = metrics.queue_depth.get(); "stopping: no more fetches, draining the queue");
-    drain.start(settings.drain_timeout);
-    gate.close();
+    ends.drain.start(settings.drain_timeout);
+    ends.gate.close();
     // A worker may be inside a call that the sink does not answer; it is not waited for longer.
     let in_time = workers.join_within(settings.drain_timeout + settings.sink_timeout);
-    leave.set();
+    ends.leave.set();
     let in_time = seat.join_within(LEAVE_TIMEOUT) && in_time;
     source.join();
-    measured.set();
+    ends.measured.set();
     instruments.join();
     drop(server);
     if !in_time {
@@ -195,8 +195,30 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
             "workers or the group seat did not end in time; what was not acked is in the log"
         );
     }
-    stop.outcome()?;
+    ends.stop.outcome()?;
     Ok(summary(&metrics, &shared.holdings, started))
+}
+
+/// What the threads end by. A start that fails half-way drops it, before the crews wait for those that
+/// run already.
+struct Ends {
+    stop: Stop,
+    gate: queue::Gate,
+    drain: Drain,
+    /// The seat may commit and leave.
+    leave: Stop,
+    /// Instruments outlive the run's stop signal, so that the last events are measured too.
+    measured: Stop,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.stop.set();
+        self.gate.close();
+        self.drain.start(Duration::ZERO);
+        self.leave.set();
+        self.measured.set();
+    }
 }
 
 fn serve(settings: &Settings, registry: Metrics, access: Access) -> Result<http::Server, Failure> {
@@ -214,13 +236,13 @@ fn serve(settings: &Settings, registry: Metrics, access: Access) -> Result<http:
 }
 
 fn start_workers(
+    crew: &mut Crew,
     settings: &Settings,
     outlets: Vec<queue::Outlet<Item>>,
     latency: &Latency,
     shared: &Shared,
-) -> Result<(Crew, Vec<Pulse>, Drain), Failure> {
-    let mut crew = Crew::new(shared.stop.clone());
-    let drain = Drain::default();
+    drain: &Drain,
+) -> Result<Vec<Pulse>, Failure> {
     let mut pulses = Vec::new();
     for (n, outlet) in outlets.into_iter().enumerate() {
         let pulse = Pulse::default();
@@ -240,7 +262,7 @@ fn start_workers(
             Ok(())
         })?;
     }
-    Ok((crew, pulses, drain))
+    Ok(pulses)
 }
 
 fn start_instruments(
@@ -248,7 +270,7 @@ fn start_instruments(
     settings: &Settings,
     shared: &Shared,
     occupancy: Occupancy,
-    latency: Latency,
+    mut reporter: latency::Reporter,
     measured: &Stop,
 ) -> Result<(), Failure> {
     let (metrics, stop) = (shared.metrics.clone(), measured.clone());
@@ -259,7 +281,6 @@ fn start_instruments(
         Ok(())
     })?;
     let (metrics, stop) = (shared.metrics.clone(), measured.clone());
-    let mut reporter = latency::Reporter::new(latency, settings.hlog.as_deref())?;
     crew.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))?;
     if settings.policy == Policy::SlowSource {
         let (url, token) = (&settings.producer, settings.token.clone());
@@ -322,9 +343,17 @@ fn poll_while_workers_live(seat: &mut Seat, pulses: &[Pulse], stuck_after: Durat
     }
 }
 
+/// The fetcher of one broker on the thread that polls; it must not wait there.
+struct Naive {
+    address: String,
+    fetcher: Fetcher,
+    backoff: Backoff,
+    not_before: Instant,
+}
+
 /// As naive consumers do: poll, fetch, push, and poll again when all of it is pushed.
 fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
-    let mut fetchers: BTreeMap<i32, (String, Fetcher)> = BTreeMap::new();
+    let mut fetchers: BTreeMap<i32, Naive> = BTreeMap::new();
     while !leave.is_set() {
         seat.turn(NAIVE_POLL);
         if shared.stop.is_set() {
@@ -333,7 +362,7 @@ fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
         }
         let view = shared.view.get();
         // A broker that moved is fetched from at its new address.
-        fetchers.retain(|id, (address, _)| view.addresses.get(id) == Some(address));
+        fetchers.retain(|id, naive| view.addresses.get(id) == Some(&naive.address));
         let mut idle = true;
         for (id, address) in &view.addresses {
             let holdings = shared.led_by(*id);
@@ -341,16 +370,23 @@ fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
                 continue;
             }
             idle = false;
-            let (_, fetcher) = fetchers
-                .entry(*id)
-                .or_insert_with(|| (address.clone(), shared.fetcher(address, &Arc::default())));
-            match fetcher.turn(&holdings) {
+            let naive = fetchers.entry(*id).or_insert_with(|| Naive {
+                address: address.clone(),
+                fetcher: shared.fetcher(address, &Arc::default()),
+                backoff: Backoff::standard(),
+                not_before: Instant::now(),
+            });
+            if Instant::now() < naive.not_before {
+                continue;
+            }
+            match naive.fetcher.turn(&holdings) {
                 Turn::Failed(why) => {
+                    naive.not_before = Instant::now() + naive.backoff.wait();
                     shared.complain(*id, &why);
                     shared.view.refresh(&shared.brokers, &shared.topic, 0);
                 }
                 Turn::Fatal(why) => shared.stop.fail(why),
-                Turn::Progress | Turn::Idle | Turn::Unwanted => {}
+                Turn::Progress | Turn::Idle | Turn::Unwanted => naive.backoff.reset(),
             }
         }
         if idle {

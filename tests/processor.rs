@@ -235,16 +235,30 @@ fn brokers_that_are_not_there_are_waited_for() {
     assert!(processor.end(PATIENCE).status.success());
 }
 
+/// Prevents: a file that cannot be opened found out when threads run already, which nobody then ends.
+#[test]
+fn a_file_that_cannot_be_opened_ends_the_run_before_it_begins() {
+    for flag in ["--hlog", "--shed-ids"] {
+        let flags = [flag, "/no/such/folder/file", "--listen", "127.0.0.1:0"];
+        let ended = Running::start(env!("CARGO_BIN_EXE_processor"), flags).end(PATIENCE);
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        assert!(ended.stderr.contains("/no/such/folder/file"), "{}", ended.stderr);
+    }
+}
+
 /// Prevents: a flag that is taken wrongly or refused without saying which, what and why.
 #[test]
 fn wrong_flags_end_with_2_and_name_flag_value_and_range() {
     for (flags, words) in [
         (&["--queue", "big"][..], &["--queue", "big", "bounded, unbounded, pull"][..]),
         (&["-queue-cap=0"], &["--queue-cap", "0", "at least 1"]),
+        (&["--queue-cap", "1000000000000"], &["--queue-cap", "at most 100000000"]),
+        (&["--fetch-bytes-max", "1GiB"], &["--fetch-bytes-max", "1GiB", "1KiB to 64MiB"]),
         (&["--batch-size=1000000"], &["--batch-size", "1000000", "1 to 100000"]),
         (&["--sink", "ftp://x"], &["--sink", "ftp://x", "http://"]),
         (&["--policy", "shed", "--queue", "pull"], &["--policy shed", "--queue bounded"]),
         (&["--session-timeout", "400s"], &["--session-timeout", "6m 40s", "--max-poll-interval"]),
+        (&["--revoke-wait", "300s"], &["--revoke-wait", "5m", "--max-poll-interval"]),
         (&["--stuck-after", "30s"], &["--stuck-after", "30s", "--sink-timeout"]),
         (&["--brokers", "nowhere"], &["--brokers", "nowhere", "host:port"]),
         (&["--no-such-flag"], &["--no-such-flag"]),

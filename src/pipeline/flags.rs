@@ -8,7 +8,7 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use super::{Assignment, Settings};
-use crate::brokers::Brokers;
+use crate::brokers::{Brokers, wire::BATCH_BYTES_MAX};
 use crate::failure::Failure;
 use crate::http::{access, client};
 use crate::policy::Policy;
@@ -37,7 +37,7 @@ pub struct Flags {
     #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
     queue: queue::Name,
     /// events that a bounded queue holds (10000)
-    #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
+    #[argh(option, default = "at_least_1(10_000)", from_str_fn(queue_cap))]
     queue_cap: NonZeroUsize,
     /// how events travel to the sink: single, batch (batch)
     #[argh(option, default = "ModeName::Batch", from_str_fn(mode))]
@@ -88,10 +88,10 @@ pub struct Flags {
     #[argh(option, default = "secs(10)", from_str_fn(units::duration))]
     drain_timeout: Duration,
     /// bytes that a fetch asks for, each partition (64KiB)
-    #[argh(option, default = "64 << 10", from_str_fn(bytes_1k_to_1g))]
+    #[argh(option, default = "64 << 10", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes: i32,
     /// largest record batch that is fetched; a larger one ends the run (64MiB)
-    #[argh(option, default = "64 << 20", from_str_fn(bytes_1k_to_1g))]
+    #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes_max: i32,
     /// where /metrics and /debug/pprof/ are served (127.0.0.1:9902)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9902))")]
@@ -180,6 +180,11 @@ impl Flags {
             let limit = "expected more than --sink-timeout: a call may take that long";
             return Err(Failure::flag("--stuck-after", value, limit));
         }
+        if self.revoke_wait >= self.max_poll_interval {
+            let value = units::show(self.revoke_wait);
+            let limit = "expected less than --max-poll-interval: nothing is polled meanwhile";
+            return Err(Failure::flag("--revoke-wait", value, limit));
+        }
         if self.fetch_bytes > self.fetch_bytes_max {
             let limit = format!("expected at most --fetch-bytes-max {}", self.fetch_bytes_max);
             return Err(Failure::flag("--fetch-bytes", self.fetch_bytes, &limit));
@@ -222,6 +227,12 @@ fn on_off(text: &str) -> Result<bool, String> {
     units::one_of(text, &[("on", true), ("off", false)])
 }
 
+/// A bounded queue's slots are made at once, 72 B each: 7.2 GB at most.
+fn queue_cap(text: &str) -> Result<NonZeroUsize, String> {
+    let count = units::count(text)?;
+    if count.get() <= 100_000_000 { Ok(count) } else { Err("expected at most 100000000".into()) }
+}
+
 fn batch_size(text: &str) -> Result<NonZeroUsize, String> {
     units::count(text).ok().filter(|n| n.get() <= 100_000).ok_or("expected 1 to 100000".into())
 }
@@ -230,10 +241,10 @@ fn workers(text: &str) -> Result<NonZeroUsize, String> {
     units::count(text).ok().filter(|n| n.get() <= 1024).ok_or("expected 1 to 1024".into())
 }
 
-fn bytes_1k_to_1g(text: &str) -> Result<i32, String> {
+fn bytes_of_a_fetch(text: &str) -> Result<i32, String> {
     let bytes = units::size(text)?;
     i32::try_from(bytes)
         .ok()
-        .filter(|b| (1024..=1 << 30).contains(b))
-        .ok_or("expected a size from 1KiB to 1GiB".into())
+        .filter(|b| (1024..=BATCH_BYTES_MAX).contains(b))
+        .ok_or("expected a size from 1KiB to 64MiB".into())
 }

@@ -70,6 +70,11 @@ impl Pulse {
         self.0.store(clock::now_us(), Ordering::Relaxed);
     }
 
+    /// The worker has ended: it is not stuck, however long the others take.
+    fn end(&self) {
+        self.0.store(i64::MAX, Ordering::Relaxed);
+    }
+
     /// Time since the worker last moved.
     pub fn age(&self) -> Duration {
         let age_us = clock::now_us().saturating_sub(self.0.load(Ordering::Relaxed));
@@ -120,6 +125,7 @@ impl Worker {
         while let Some(batch) = self.collect() {
             self.deliver(batch, &mut complaints);
         }
+        self.pulse.end();
     }
 
     /// The next batch; `None` when there will be none. Events of revoked partitions are dropped
@@ -133,11 +139,8 @@ impl Worker {
         let mut full_at: Option<Instant> = None;
         while batch.len() < size {
             self.pulse.beat();
-            let wait = match full_at {
-                Some(at) => at.saturating_duration_since(Instant::now()),
-                None => IDLE,
-            };
-            match self.outlet.take(wait) {
+            let linger_left = |at: Instant| at.saturating_duration_since(Instant::now());
+            match self.outlet.take(full_at.map_or(IDLE, linger_left).min(IDLE)) {
                 Taken::Event(item) => {
                     if self.drain.is_over() || !item.holding.take_in_hand() {
                         self.metrics.returned.inc();
@@ -146,7 +149,7 @@ impl Worker {
                     full_at.get_or_insert_with(|| Instant::now() + linger);
                     batch.push(InHand { item, taken_us: clock::now_us() });
                 }
-                Taken::Nothing if full_at.is_some() => break,
+                Taken::Nothing if full_at.is_some_and(|at| at <= Instant::now()) => break,
                 Taken::Nothing => {}
                 Taken::Closed if batch.is_empty() => return None,
                 Taken::Closed => break,

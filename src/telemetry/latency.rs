@@ -181,6 +181,7 @@ impl Reporter {
     /// # Errors
     /// When a histogram cannot be serialised. A disk that is full leaves a hole in the `.hlog`.
     pub fn run(&mut self, gauges: &GaugeVec, stop: &Stop) -> Result<(), Failure> {
+        self.interval_start_us = clock::now_us();
         loop {
             let stopping = stop.wait(INTERVAL);
             self.collect(clock::now_us())?;
