@@ -88,8 +88,8 @@ impl HandOver for Admission {
                 Offer::Queued => return self.queued(),
                 Offer::Closed(_) => return self.unwanted(),
                 Offer::Full(back) => match self.policy {
-                    Policy::Shed => return self.shed(&back),
                     _ if back.holding.is_revoked() => return self.unwanted(),
+                    Policy::Shed => return self.shed(&back),
                     Policy::Buffer | Policy::SlowSource => item = back,
                 },
             }
