@@ -8,8 +8,8 @@
 //! - `journal` the ground truth in a file, for a sink that is killed and comes back
 //! - `server`  the sink itself
 //! - `settings` its flags and what they make
-//! - `client`  one worker's way to the sink: post, retry, give back what was not acked
-//! - `workers` the threads that take events from the queue, batch them and wait for the ack
+//! - `client`  one worker's way to the sink: one attempt, and what it came to
+//! - `workers` the threads that take events from the queue, batch them, post until acked or given back
 
 pub mod bucket;
 pub mod client;
