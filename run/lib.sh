@@ -319,7 +319,7 @@ await_load() {
 }
 
 killed() { # EXIT-CODE
-  local at=${EPOCHREALTIME/./} kills
+  local at=${EPOCHREALTIME/[.,]/} kills # the locale's comma
   kills=$(oom_kills)
   printf '{"at_us": %s, "exit_code": %s, "oom_kills": %s, "limit_bytes": %s, "by": "%s"}\n' \
     "$at" "$1" "${kills:-0}" "$(numfmt --from=auto "${memory_limit%B}")" "$confined_by" >"$dir/killed.json"
