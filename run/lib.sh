@@ -20,6 +20,8 @@ source "$here/prereq.sh"
 source "$here/flags.sh"
 # shellcheck source=run/memory.sh
 source "$here/memory.sh"
+# What is logged at info is read here and by the reports: where a program listens, what it counted.
+unset LAB_LOG
 
 # Seconds: for a program to say where it listens, for the group to hold all partitions, for an
 # orderly stop (the processor drains for at most 10 s and commits), for the stop of a broken run.
