@@ -18,6 +18,8 @@ root=${here%/*}
 source "$here/prereq.sh"
 # shellcheck source=run/flags.sh
 source "$here/flags.sh"
+# shellcheck source=run/ours.sh
+source "$here/ours.sh"
 # shellcheck source=run/memory.sh
 source "$here/memory.sh"
 # What is logged at info is read here and by the reports: where a program listens, what it counted.
@@ -30,8 +32,8 @@ readonly LISTEN_WITHIN_S=20 JOIN_WITHIN_S=40 STOP_WITHIN_S=60 ABORT_WITHIN_S=3
 # sink and the processors listen, what the processors are run through, how the cluster is started.
 PARTITIONS=12 topic_flags=() sink_on=127.0.0.1:0 processor_on=127.0.0.1:0 through=() cluster_flags=()
 
-declare -A pids=() addresses=() # of what runs now, by name
-topic='' cluster_is_ours='' experiment=''
+declare -A addresses=() # of what runs now, by name, as its pids
+topic='' experiment=''
 
 usage() {
   cat <<TEXT
@@ -43,6 +45,7 @@ usage: run/$experiment.sh [--quick] [--out DIR] [--data DIR] [--port P]
   --port P     the cluster's first port (default 19092); both let two runs go side by side
 
 A cluster that is up in --data is used and left up; else one is started and taken down again.
+One that a killed run left there is replaced.
 exit: 0 all checks hold, 1 failed or void, 2 wrong usage, 3 a check fell short
 TEXT
 }
@@ -53,48 +56,21 @@ begin() { # EXPERIMENT ARGS...
   shift
   read_flags "$root/results/$experiment" "$@"
   require cargo cc c++ make java mvn setsid flock ss
-  claim_folder
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
   trap 'exit 129' HUP
+  lock_cluster
+  claim_folder # only now: what lies there may be the figures of the run that has the cluster
   # From here on paths are as short as they can be, so that commands.txt reads anywhere.
   cd "$root"
   out=$(realpath --relative-base="$root" -- "$out")
   build
-  start_cluster ${port[@]+"${port[@]}"}
+  start_cluster
 }
 
-# Only a folder that is empty or holds an earlier run of ours is written into, and its earlier run
-# is removed, so that no old figure can be taken for a new one.
-claim_folder() {
-  if [[ -e $out && ! -e $out/plan.json && -n $(ls -A "$out") ]]; then
-    die "--out $out holds something else than a run of this experiment: choose another folder"
-  fi
-  mkdir -p "$out" || die "--out $out cannot be made"
-  [[ -w $out ]] || die "--out $out cannot be written"
-  find "$out" -mindepth 2 -maxdepth 2 -name samples.jsonl -printf '%h\0' | xargs -0r rm -rf --
-  rm -f -- "$out"/{plan,host,verdict}.json "$out"/report.md "$out"/*.svg "$out"/*.png
-}
-
-build() {
-  log info building "command='cargo build --release --locked --bins'"
-  cargo build --release --locked --bins >&2
-  bin=${CARGO_TARGET_DIR:-target}/release
-}
-
-cluster() { "$here/cluster.sh" "$@" --data "$data" 9>&-; }
-
-start_cluster() { # PORT-FLAGS...
-  # One run a cluster at a time: two would measure each other. Our children do not hold the lock.
-  mkdir -p "$(dirname "$data")"
-  exec 9>"$data.lock"
-  flock -n 9 || die "another run uses the cluster in $data: wait for it, or choose --data and --port"
-  if ! cluster brokers >/dev/null 2>&1; then
-    cluster_is_ours=yes
-    set -- --topic '' --min-disk "$(disk_needed)" ${cluster_flags[@]+"${cluster_flags[@]}"} "$@"
-  fi
-  brokers=$(cluster up "$@")
+start_cluster() {
+  have_cluster ${cluster_flags[@]+"${cluster_flags[@]}"}
   # Beside the cluster's own ports and the same for every arm, so that a page stays open.
   local first=${brokers%%,*}
   live=127.0.0.1:$((${first##*:} + 200))
@@ -222,14 +198,14 @@ start_limiter() {
   (
     while (($(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status") < kb)); do sleep 0.1; done
     kill -KILL "$pid"
-  ) 2>/dev/null 9>&- &
+  ) 2>/dev/null 7>&- 9>&- &
   pids[limiter]=$!
 }
 
 start_stall() {
   # shellcheck disable=SC2016 # for the inner shell
   setsid bash -c 'sleep "$0" && exec "$@"' "$stall_at" "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}" \
-    </dev/null >"$dir/chaos.log" 2>&1 9>&- &
+    </dev/null >"$dir/chaos.log" 2>&1 7>&- 9>&- &
   pids[chaos]=$!
   note "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}"
 }
@@ -252,12 +228,12 @@ start() {
   shift
   note "$@"
   if [[ $name == watch && -t 2 ]]; then
-    setsid "$@" </dev/null >"$dir/$name.json" 9>&- & # its progress line is for the terminal
+    setsid "$@" </dev/null >"$dir/$name.json" 7>&- 9>&- & # its progress line is for the terminal
     pids[$name]=$!
     return
   fi
   : >"$err" # before it is looked into
-  setsid "$@" </dev/null >"$dir/$name.json" 2>"$err" 9>&- &
+  setsid "$@" </dev/null >"$dir/$name.json" 2>"$err" 7>&- 9>&- &
   pids[$name]=$!
   until address=$(grep -m 1 -oE '(addr|listen)="?[0-9.]+:[0-9]+' "$err" | grep -oE '[0-9.]+:.*'); do
     alive
@@ -377,6 +353,6 @@ clean_up() {
   fi
   if [[ $code == 130 || $code == 143 || $code == 129 ]]; then log warn interrupted "experiment=$experiment"; fi
   unconfine
-  if flock -n 9 2>/dev/null; then rm -f -- "$data.lock"; fi
+  unlock_cluster
   exit "$code"
 }

@@ -1,0 +1,86 @@
+# shellcheck shell=bash disable=SC2034,SC2154 # here, root, data, out, port: the script's; the rest is for it
+# Sourced by run/all.sh and run/lib.sh after run/flags.sh: what a run takes for itself, and gives back.
+#
+#   lock_cluster, unlock_cluster     no other run uses the cluster in $data meanwhile
+#   lock_folder                      no other run writes into $out meanwhile
+#   claim_folder                     the same, and what an earlier run left there is removed
+#   build                            sets bin
+#   have_cluster FLAGS-OF-A-NEW...   sets brokers, and cluster_is_ours where it brought the cluster up
+#
+# The locks are the descriptors 9 and 7. What a run starts does not keep them, so that nothing which
+# outlives a killed run locks out the next; only the experiments of all.sh have its descriptor 9.
+
+readonly RESULTS=backpressure-lab.results # its presence makes a folder ours to empty
+
+declare -A pids=() # of what runs now, by name
+cluster_is_ours='' lock_is_ours='' left_behind=''
+
+cluster() { "$here/cluster.sh" "$@" --data "$data" 7>&- 9>&-; }
+
+# --- the cluster's lock --------------------------------------------------------------------------
+# One run a cluster at a time: two would measure each other. The file says which cluster its run
+# brought up; where a run was killed, file and cluster are still there.
+lock_cluster() {
+  if [[ ! /dev/fd/9 -ef $data.lock ]]; then # else it is all.sh's, which started us
+    mkdir -p "$(dirname "$data")"
+    exec 9<>"$data.lock" || die "$data.lock cannot be written: choose another --data"
+    # Of a run that is just ending the file is deleted: a lock on that keeps nobody out.
+    { flock -n 9 && [[ /dev/fd/9 -ef $data.lock ]]; } ||
+      die "another run uses the cluster in $data: wait for it, or choose --data and --port"
+    lock_is_ours=yes left_behind=$(<"$data.lock")
+  fi
+}
+
+unlock_cluster() { [[ ! $lock_is_ours ]] || rm -f -- "$data.lock"; }
+
+# --- the results ---------------------------------------------------------------------------------
+lock_folder() {
+  mkdir -p "$out" || die "--out $out cannot be made"
+  [[ -w $out ]] || die "--out $out cannot be written"
+  exec 7<"$out" || die "--out $out cannot be read"
+  flock -n 7 || die "another run writes into $out: wait for it, or choose --out"
+}
+
+# Only a folder that is empty or ours is written into, and what an earlier run left, however it
+# ended, is removed, so that no old figure can be taken for a new one.
+claim_folder() {
+  lock_folder
+  if [[ ! -e $out/$RESULTS && ! -e $out/plan.json && -n $(ls -A "$out") ]]; then
+    die "--out $out holds something else than a run of this experiment: choose another folder"
+  fi
+  : >"$out/$RESULTS" # it stays: a run that ends before its plan is written leaves a folder of ours too
+  find "$out" -mindepth 2 -maxdepth 2 '(' -name samples.jsonl -o -name commands.txt ')' -printf '%h\0' |
+    xargs -0r rm -rf --
+  # An arm's, that ended before its first command.
+  find "$out" -mindepth 1 -maxdepth 1 -type d -empty -delete
+  rm -f -- "$out"/{plan,host,verdict}.json "$out"/report.md "$out"/*.svg "$out"/*.png
+}
+
+# --- the programs --------------------------------------------------------------------------------
+build() {
+  log info building "command='cargo build --release --locked --bins'"
+  cargo build --release --locked --bins >&2 7>&- 9>&-
+  bin=${CARGO_TARGET_DIR:-target}/release
+}
+
+# --- the cluster ---------------------------------------------------------------------------------
+cluster_id() { sed -n 's/^cluster_id=//p' "$data/backpressure-lab.cluster"; }
+
+# A folder with our marker is no cluster that is up: after a reboot nothing of it runs.
+have_cluster() { # FLAGS-OF-A-NEW-ONE...
+  local state new=(--topic '' --min-disk "$(disk_needed)" "$@")
+  if ! cluster brokers >/dev/null 2>&1; then
+    cluster_is_ours=yes
+  elif [[ $left_behind && $left_behind == "$(cluster_id)" ]]; then
+    log warn cluster_left_behind "data=$data by='a run that was killed'"
+    cluster_is_ours=yes
+    cluster down
+  else
+    new=()
+    state=$(cluster status 2>/dev/null) || true
+    [[ $state == *pid=[0-9]* ]] ||
+      die "no broker of the cluster in $data is alive: 'run/cluster.sh up --data $data' brings it back, 'run/cluster.sh down --data $data' deletes it"
+  fi
+  brokers=$(cluster up ${new[@]+"${new[@]}"} ${port[@]+"${port[@]}"})
+  if [[ $cluster_is_ours ]]; then cluster_id >"$data.lock"; fi
+}
