@@ -340,9 +340,9 @@ clean_up() {
   local code=$? name
   trap '' INT TERM HUP # a second Ctrl-C must not leave half of it
   set +e
-  for name in "${!pids[@]}"; do kill -TERM "${pids[$name]}" 2>/dev/null; done
+  for name in "${!pids[@]}"; do signal TERM "${pids[$name]}"; done
   for name in "${!pids[@]}"; do
-    await_end "${pids[$name]}" "$ABORT_WITHIN_S" || kill -KILL "${pids[$name]}" 2>/dev/null
+    await_end "${pids[$name]}" "$ABORT_WITHIN_S" || signal KILL "${pids[$name]}"
     wait "${pids[$name]}" 2>/dev/null
     log warn stopped_early "name=$name pid=${pids[$name]}"
   done

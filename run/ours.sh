@@ -6,6 +6,7 @@
 #   claim_folder                     the same, and what an earlier run left there is removed
 #   build                            sets bin
 #   have_cluster FLAGS-OF-A-NEW...   sets brokers, and cluster_is_ours where it brought the cluster up
+#   signal SIGNAL PID
 #
 # The locks are the descriptors 9 and 7. What a run starts does not keep them, so that nothing which
 # outlives a killed run locks out the next; only the experiments of all.sh have its descriptor 9.
@@ -14,6 +15,9 @@ readonly RESULTS=backpressure-lab.results # its presence makes a folder ours to 
 
 declare -A pids=() # of what runs now, by name
 cluster_is_ours='' lock_is_ours='' left_behind=''
+
+# It, and what it has started where it leads a group of its own (setsid's doing).
+signal() { kill "-$1" -- "-$2" 2>/dev/null || kill "-$1" "$2" 2>/dev/null; } # SIGNAL PID
 
 cluster() { "$here/cluster.sh" "$@" --data "$data" 7>&- 9>&-; }
 
@@ -57,9 +61,16 @@ claim_folder() {
 }
 
 # --- the programs --------------------------------------------------------------------------------
+# In the background and in a group of its own, so that a signal to the script ends it at once, and
+# with it the compilers that it started.
 build() {
+  local code=0
   log info building "command='cargo build --release --locked --bins'"
-  cargo build --release --locked --bins >&2 7>&- 9>&-
+  setsid cargo build --release --locked --bins >&2 7>&- 9>&- &
+  pids[build]=$!
+  wait "${pids[build]}" || code=$?
+  unset 'pids[build]'
+  ((code == 0)) || die "the build failed, with exit code $code (cargo's words are above)"
   bin=${CARGO_TARGET_DIR:-target}/release
 }
 
