@@ -9,6 +9,8 @@ root=${here%/*}
 source "$here/prereq.sh"
 # shellcheck source=run/flags.sh
 source "$here/flags.sh"
+# shellcheck source=run/ours.sh
+source "$here/ours.sh"
 
 usage() {
   cat <<'TEXT'
@@ -19,6 +21,8 @@ usage: run/all.sh [--quick] [--out DIR] [--data DIR] [--port P]
   --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster)
   --port P     the cluster's first port (default 19092)
 
+A cluster that is up in --data is used and left up; else one is started and taken down again.
+One that a killed run left there is replaced.
 exit: 0 all checks hold, 1 failed or void, 2 wrong usage, 3 a check fell short
 TEXT
 }
@@ -29,13 +33,16 @@ quick=()
 # shellcheck disable=SC2154 # read_flags sets form, data, out, port
 if [[ $form == quick ]]; then quick=(--quick); fi
 
-cluster_is_ours='' running=''
 clean_up() {
-  local code=$?
+  local code=$? name
   trap '' INT TERM HUP
   set +e
-  if [[ $running ]]; then kill -TERM "$running" 2>/dev/null; wait "$running"; fi
-  [[ ! $cluster_is_ours ]] || "$here/cluster.sh" down --data "$data" || code=1
+  for name in "${!pids[@]}"; do
+    signal TERM "${pids[$name]}"
+    wait "${pids[$name]}" 2>/dev/null # an experiment takes its time, and keeps to it
+  done
+  [[ ! $cluster_is_ours ]] || cluster down || code=1
+  unlock_cluster
   exit "$code"
 }
 trap clean_up EXIT
@@ -43,23 +50,23 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
+# From the first experiment to the last: between two of them nobody else takes the cluster.
+lock_cluster
+lock_folder
 cd "$root"
-cargo build --release --locked --bins >&2
-bin=${CARGO_TARGET_DIR:-target}/release
-if ! "$here/cluster.sh" brokers --data "$data" >/dev/null 2>&1; then
-  cluster_is_ours=yes
-  "$here/cluster.sh" up --topic '' --min-disk "$(disk_needed)" --data "$data" ${port[@]+"${port[@]}"} >/dev/null
-fi
+build
+have_cluster
 
 # All run even when one falls short: the page shows which. A failure outweighs a verdict.
 worst=0
 for n in 1 2 3 4 5 6 7; do
   code=0
-  # In the background, so that a signal is not kept waiting until the experiment has ended.
+  # In the background, so that a signal is not kept waiting until the experiment has ended. It has
+  # our descriptor 9, and so the lock.
   "$here/exp$n.sh" ${quick[@]+"${quick[@]}"} --out "$out/exp$n" --data "$data" &
-  running=$!
-  wait "$running" || code=$?
-  running=''
+  pids[exp$n]=$!
+  wait "${pids[exp$n]}" || code=$?
+  unset "pids[exp$n]"
   log info experiment_ended "experiment=exp$n exit=$code seconds=$SECONDS"
   case $code in
     0) ;;

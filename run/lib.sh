@@ -70,7 +70,7 @@ begin() { # EXPERIMENT ARGS...
 }
 
 start_cluster() {
-  have_cluster ${cluster_flags[@]+"${cluster_flags[@]}"}
+  have_cluster
   # Beside the cluster's own ports and the same for every arm, so that a page stays open.
   local first=${brokers%%,*}
   live=127.0.0.1:$((${first##*:} + 200))

@@ -5,7 +5,8 @@
 #   lock_folder                      no other run writes into $out meanwhile
 #   claim_folder                     the same, and what an earlier run left there is removed
 #   build                            sets bin
-#   have_cluster FLAGS-OF-A-NEW...   sets brokers, and cluster_is_ours where it brought the cluster up
+#   have_cluster                     sets brokers, and cluster_is_ours where it brought the cluster up,
+#                                    with the flags cluster_flags where the script has some
 #   signal SIGNAL PID
 #
 # The locks are the descriptors 9 and 7. What a run starts does not keep them, so that nothing which
@@ -78,8 +79,8 @@ build() {
 cluster_id() { sed -n 's/^cluster_id=//p' "$data/backpressure-lab.cluster"; }
 
 # A folder with our marker is no cluster that is up: after a reboot nothing of it runs.
-have_cluster() { # FLAGS-OF-A-NEW-ONE...
-  local state new=(--topic '' --min-disk "$(disk_needed)" "$@")
+have_cluster() {
+  local state new=(--topic '' --min-disk "$(disk_needed)" ${cluster_flags[@]+"${cluster_flags[@]}"})
   if ! cluster brokers >/dev/null 2>&1; then
     cluster_is_ours=yes
   elif [[ $left_behind && $left_behind == "$(cluster_id)" ]]; then
