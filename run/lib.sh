@@ -155,6 +155,9 @@ arm_starts() {
 arm_ends() { # OTHER-PRODUCERS...
   local name audited=(--producer "$dir/producer.json") last=$dir/heap-last.pb.gz
   for name; do audited+=(--producer "$dir/$name.json"); done
+  for name in limiter chaos; do # they may outlive the load, and are not the next arm's
+    [[ ! ${pids[$name]-} ]] || dismiss "$name"
+  done
   for name in "${processors[@]}"; do
     audited+=(--processor "$dir/$name.json" --shed-ids "$dir/${name/processor/shed}.ids")
     [[ ! ${pids[$name]-} ]] || stop "$name"
@@ -192,12 +195,15 @@ await_group() {
   done
 }
 
-# Where the kernel cannot: kills the processor once it has grown beyond the limit.
+# Where the kernel cannot: kills the processor once it has grown beyond the limit. Without a figure
+# there is no processor, and its pid may be another's.
 start_limiter() {
-  local kb=$(($(numfmt --from=auto "${memory_limit%B}") / 1024)) pid=${pids[processor]}
+  local kb=$(($(numfmt --from=auto "${memory_limit%B}") / 1024)) pid=${pids[processor]} rss
   (
-    while (($(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status") < kb)); do sleep 0.1; done
-    kill -KILL "$pid"
+    while rss=$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status") && [[ $rss ]]; do
+      if ((rss >= kb)); then kill -KILL "$pid"; break; fi
+      sleep 0.1
+    done
   ) 2>/dev/null 7>&- 9>&- &
   pids[limiter]=$!
 }
@@ -289,7 +295,7 @@ await_load() {
       *)
         if [[ ! $memory_limit || $code != 137 ]]; then broken "$name" "ended too early, with exit code $code"; fi
         killed "$code"
-        if [[ ${pids[limiter]-} ]]; then wait "${pids[limiter]}" || true; unset 'pids[limiter]'; fi
+        [[ ! ${pids[limiter]-} ]] || dismiss limiter
         stop producer
         return ;;
     esac
@@ -323,6 +329,12 @@ stop() {
   wait "$pid" || code=$?
   unset "pids[$1]"
   ((code == 0)) || broken "$1" "stopped with exit code $code"
+}
+
+dismiss() { # NAME: of a helper, whose words and exit code nobody asks for
+  signal TERM "${pids[$1]}" || true
+  wait "${pids[$1]}" 2>/dev/null || true
+  unset "pids[$1]"
 }
 
 await_end() { # PID SECONDS
