@@ -48,25 +48,27 @@ confine() { # NAME BYTES
 set_limit() { { echo "$2" >"$confined_dir/$1"; } 2>/dev/null; } # FILE VALUE
 
 oom_kills() {
-  local as=()
-  ((EUID == 0)) || as=(--user)
   case $confined_by in
     'cgroup v2') awk '$1 == "oom_kill" { print $2 }' "$confined_dir/memory.events" ;;
     'cgroup v1') awk '$1 == "oom_kill" { print $2 }' "$confined_dir/memory.oom_control" ;;
     systemd-run)
-      # The scope is gone with its process; what is left is why.
-      if systemctl "${as[@]}" show -P Result "$confined_scope" | grep -q oom-kill; then echo 1; else echo 0; fi ;;
+      # The scope is gone with its process; what is left is why, until unconfine.
+      if units show -P Result "$confined_scope" | grep -q oom-kill; then echo 1; else echo 0; fi ;;
     *) echo 1 ;; # the caller's own kill, and no kernel's: confined_by says so
   esac
 }
 
+units() { if ((EUID == 0)); then systemctl "$@"; else systemctl --user "$@"; fi; }
+
 unconfine() {
   local tries
+  # One whose process was killed stays in the list of failed units.
+  [[ ! $confined_scope ]] || units reset-failed "$confined_scope" 2>/dev/null || true
   [[ ! $confined_dir ]] || for ((tries = 0; tries < 20; tries++)); do
     rmdir "$confined_dir" 2>/dev/null && break # busy until the last process is reaped
     sleep 0.1
   done
   # shellcheck disable=SC2034 # the caller's prefix
   confined=()
-  confined_dir=''
+  confined_dir='' confined_scope=''
 }
