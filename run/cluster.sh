@@ -216,10 +216,10 @@ up() {
   check_ports ${dead[@]+"${dead[@]}"}
 
   guard
-  if [[ $mode == jvm ]]; then fetch_jars; fi
+  "${mode}_fetch"
   mkdir -p "$data"
   save
-  launch_ms=$(now_ms) # fetching jars does not count against the brokers
+  launch_ms=$(now_ms) # fetching Kafka does not count against the brokers
   for n in ${dead[@]+"${dead[@]}"}; do launch "$n"; done
   for n in 1 2 3; do wait_up "$n" "$launch_ms"; done
   if [[ $topic ]]; then make_topic "$topic" "$partitions" "$launch_ms"; fi
@@ -319,7 +319,8 @@ start_broker() {
   fi
   check_ports "$1"
   guard
-  if [[ $mode == jvm ]]; then fetch_jars; fi
+  "${mode}_fetch"
+  since=$(now_ms)
   launch "$1"
   wait_up "$1" "$since"
   trap - EXIT

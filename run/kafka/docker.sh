@@ -24,6 +24,12 @@ docker_ready() {
   [[ $id && $(docker inspect -f '{{.State.Health.Status}}' "$id") == healthy ]]
 }
 
+# By its name in docker/compose.yaml; an image that is here needs no network.
+docker_fetch() {
+  docker image inspect "apache/kafka:$version" >/dev/null 2>&1 || compose pull broker-1 >&2 ||
+    die "docker could not pull Kafka $version (its own words are above): try another --version, or --mode jvm"
+}
+
 docker_launch() {
   compose up -d --no-deps "broker-$1" >&2 ||
     die "docker compose could not start broker $1 (its own words are above)"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154 # data, host, port, version, cluster_id, here: cluster.sh's
 # Sourced by cluster.sh: three brokers as plain JVMs. It answers to the same names as docker.sh:
-# MODE_pid N, MODE_ready N, MODE_launch N, MODE_signal SIGNAL N, MODE_tail N, MODE_topics ARGS, MODE_groups ARGS.
+# MODE_fetch, MODE_pid N, MODE_ready N, MODE_launch N, MODE_signal SIGNAL N, MODE_tail N,
+# MODE_topics ARGS, MODE_groups ARGS.
 # A broker is known by the tag on its own command line: a pid file can go stale, this cannot.
 
 tag() { echo "-Dbackpressure.lab.broker=$data/broker-$1"; }
@@ -16,7 +17,7 @@ jvm_pid() { jvm_pids "$1" | head -n 1; }
 jvm_ready() { answers "$host" "$(broker_port "$1")"; }
 
 # One folder of jars a version. It is filled elsewhere and renamed, so it is whole or absent.
-fetch_jars() {
+jvm_fetch() {
   local cache=${XDG_CACHE_HOME:-$HOME/.cache}/backpressure-lab
   jars=$cache/kafka-$version
   if [[ -d $jars ]]; then return; fi
