@@ -17,14 +17,19 @@ usage: run/fuzz.sh [--time 10m] [--jobs N] [TARGET...]
 
 Runs each target (default: all) for that long, N at a time (1), and prints what came of it.
 targets: ${targets[*]}
-exit: 0 nothing found, 1 something found, 2 wrong usage
+exit: 0 nothing found, 1 something found or nothing run, 2 wrong usage
 TEXT
 }
 
 wrong() { printf 'fuzz.sh: %s (see run/fuzz.sh --help)\n' "$1" >&2; exit 2; }
+die() { printf 'fuzz.sh: %s\n' "$1" >&2; exit 1; }
 
-# `targets! { event batch … }` in the test file is the list.
-read -ra targets < <(sed -n 's/^targets! *{ *\(.*\) *}$/\1/p' tests/fuzz/mod.rs)
+# `targets! { event batch … }` in the test file is the list, on one line or several.
+mapfile -t targets < <(awk '
+  /^targets! *[{]/ { on = 1; sub(/^targets! *[{]/, "") }
+  on { sub(/\/\/.*/, ""); last = sub(/[}].*/, ""); for (i = 1; i <= NF; i++) print $i; if (last) exit }
+' tests/fuzz/mod.rs)
+((${#targets[@]} > 0)) || die 'no target: tests/fuzz/mod.rs has no targets! { … }'
 seconds=600 jobs=1 chosen=()
 while (($# > 0)); do
   case $1 in
@@ -46,7 +51,7 @@ while (($# > 0)); do
   esac
 done
 ((${#chosen[@]} > 0)) || chosen=("${targets[@]}")
-require cargo c++
+require cargo cc c++ make
 
 # What `cargo bolero test --engine libfuzzer` sets. One codegen unit: with more, coverage tables
 # of parts are lost. `--target` keeps build scripts out of it.
@@ -56,9 +61,40 @@ coverage=(inline-8bit-counters level=4 pc-table trace-compares)
 export RUSTFLAGS="--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module
   ${coverage[*]/#/-Cllvm-args=-sanitizer-coverage-}"
 host=$(rustc -vV | sed -n 's/^host: //p')
+
+# What runs is a job in a group of its own (set -m): a Ctrl-C reaches this script alone, which ends
+# whole groups: a build with its compilers, a target with its program.
+clean_up() {
+  local code=$? job started tries
+  trap '' INT TERM HUP
+  set +e
+  started=$(jobs -pr)
+  {
+    for job in $started; do kill -TERM -- "-$job"; done
+    for job in $started; do
+      for ((tries = 0; tries < 60; tries++)); do
+        kill -0 -- "-$job" || continue 2
+        sleep 0.05
+      done
+      kill -KILL -- "-$job"
+    done
+    for target in "${chosen[@]}"; do rmdir "tests/fuzz/__fuzz__/$target/crashes"; done # where it is empty
+  } 2>/dev/null
+  exit "$code"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+set -m
+
 # Built once: a change of the code during a long run changes nothing in it.
-program=$(cargo test --release --locked --lib --no-run --message-format json-render-diagnostics \
-  --target "$host" --target-dir target/fuzz/build | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+mkdir -p target/fuzz
+cargo test --release --locked --lib --no-run --message-format json-render-diagnostics \
+  --target "$host" --target-dir target/fuzz/build </dev/null >target/fuzz/build.json &
+wait $! || die 'the build failed (its own words are above)'
+program=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' target/fuzz/build.json)
+[[ -x $program ]] || die 'the build left no program: see target/fuzz/build.json'
 
 # 10 s for one input hangs; 1 GiB for one is no bound at all.
 run() { # TARGET
@@ -70,12 +106,15 @@ run() { # TARGET
     "$program" --exact "fuzz::$1" --nocapture >"$log" 2>&1 || code=$?
   rmdir --ignore-fail-on-non-empty "$own/crashes"
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-  if ((code > 0)); then result="FAILED (exit $code, see $log and $own/crashes)"; fi
+  if ((code > 0)); then
+    result="FAILED (exit $code, see $log and $own/crashes)"
+  elif [[ ! $runs =~ ^[1-9] ]]; then # a name that is no test's passes too
+    code=1 result="FAILED (nothing was run, see $log)"
+  fi
   printf '%-14s %12s  %s\n' "$1" "${runs:-?}" "$result"
   ((code == 0))
 }
 
-trap 'trap - INT TERM; kill 0' INT TERM
 printf '%-14s %12s  %s\n' target executions result
 failed=0 running=0
 for target in "${chosen[@]}"; do
@@ -83,11 +122,11 @@ for target in "${chosen[@]}"; do
     wait -n || failed=1
     running=$((running - 1))
   fi
-  run "$target" &
+  run "$target" </dev/null &
   running=$((running + 1))
 done
 while ((running > 0)); do
   wait -n || failed=1
   running=$((running - 1))
 done
-exit "$failed"
+((failed == 0))
