@@ -21,7 +21,6 @@ mod ends;
 #[allow(dead_code, reason = "models use what threads share; gauges read the rest")]
 mod holding;
 #[path = "../src/threads/stop.rs"]
-#[allow(dead_code, reason = "`select!` takes the real channel")]
 mod stop;
 #[path = "interleavings/sync.rs"]
 mod sync;

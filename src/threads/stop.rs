@@ -11,8 +11,6 @@ use crate::sync::Mutex;
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// A stop signal shared by clone: once set it stays set, and every waiter wakes.
-///
-/// It is a channel that closes, so `select!` can wait on [`Stop::channel`] beside others.
 #[derive(Clone)]
 pub struct Stop {
     closes: Receiver<()>,
@@ -56,11 +54,6 @@ impl Stop {
     /// Waits at most `time`; true when the signal is set.
     pub fn wait(&self, time: Duration) -> bool {
         matches!(self.closes.recv_timeout(time), Err(RecvTimeoutError::Disconnected))
-    }
-
-    /// A channel that closes when the signal is set, for `select!`.
-    pub fn channel(&self) -> &Receiver<()> {
-        &self.closes
     }
 
     /// `Err` when some thread failed.
