@@ -5,6 +5,7 @@
 //! from another origin nor by rebinding a DNS name to 127.0.0.1. It deliberately does not guard
 //! `/metrics`, `/healthz` and the data path.
 
+use std::env::VarError;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -57,9 +58,9 @@ pub fn token(file: Option<&Path>) -> Result<Option<Token>, Failure> {
                 .map_err(|e| Failure::flag("--token-file", file.display(), &e.to_string()))?;
             (format!("--token-file {}", file.display()), text)
         }
-        None => match std::env::var(TOKEN_VARIABLE) {
-            Ok(text) if !text.is_empty() => (TOKEN_VARIABLE.to_owned(), text),
-            _ => return Ok(None),
+        None => match of_variable(std::env::var(TOKEN_VARIABLE)) {
+            Some(text) => (TOKEN_VARIABLE.to_owned(), text),
+            None => return Ok(None),
         },
     };
     let weak = || {
@@ -68,6 +69,16 @@ pub fn token(file: Option<&Path>) -> Result<Option<Token>, Failure> {
         ))
     };
     Token::new(text.trim()).ok_or_else(weak).map(Some)
+}
+
+/// What the variable gives as a token; an empty one is as good as none. What is no text is a weak
+/// token, not none: it was meant to close something.
+fn of_variable(value: Result<String, VarError>) -> Option<String> {
+    match value {
+        Ok(text) => Some(text).filter(|text| !text.is_empty()),
+        Err(VarError::NotPresent) => None,
+        Err(VarError::NotUnicode(_)) => Some(String::new()),
+    }
 }
 
 /// The rule of one server.
@@ -228,6 +239,18 @@ mod tests {
             assert!(weak.is_empty() || !failure.to_string().contains(weak), "{failure}");
         }
         assert!(token(Some(&dir.path().join("none"))).is_err());
+    }
+
+    /// Prevents a token that cannot be read from counting as none, and everything from being open.
+    #[test]
+    fn a_variable_that_is_no_text_is_a_weak_token_and_not_none() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let bytes = VarError::NotUnicode(std::ffi::OsString::from_vec(vec![0xff; 20]));
+        let given = of_variable(Err(bytes)).expect("something was given");
+        assert!(Token::new(given.trim()).is_none());
+        assert_eq!(of_variable(Ok(TOKEN.to_owned())).as_deref(), Some(TOKEN));
+        assert_eq!(of_variable(Ok(String::new())), None);
+        assert_eq!(of_variable(Err(VarError::NotPresent)), None);
     }
 
     /// Prevents an answer whose time tells how much of a guess is right. A token of 1 MiB makes the
