@@ -13,6 +13,7 @@ use crate::cli;
 use crate::failure::Failure;
 use crate::http::access::Token;
 use crate::http::client::{CallError, Peer};
+use crate::logging::{said, visible};
 use crate::sink::control::{Command, Status};
 use crate::sink::wire;
 use crate::threads::Stop;
@@ -110,11 +111,12 @@ fn explain(error: CallError) -> Failure {
 }
 
 /// One line for people: `200 tokens/s of 2000; stall 1: 1m 12s of 1m 30s left; 4 waiting`.
-fn describe(status: &Status) -> String {
+pub(crate) fn describe(status: &Status) -> String {
     let fault = status.fault.as_ref().map_or("no fault".to_owned(), |fault| {
         let [left, time] = [fault.left_seconds, fault.for_seconds]
             .map(|s| units::show(Duration::try_from_secs_f64(s).unwrap_or_default()));
-        format!("{} {}: {left} of {time} left", fault.kind, fault.id)
+        let kind = visible(&said(fault.kind.as_bytes()));
+        format!("{kind} {}: {left} of {time} left", fault.id)
     });
     let Status { rate, base_rate, waiting, .. } = status;
     format!("{rate} tokens/s of {base_rate}; {fault}; {waiting} waiting")
@@ -145,4 +147,23 @@ fn wait(time: Duration, stop: &Stop) -> bool {
 fn style() -> ProgressStyle {
     ProgressStyle::with_template("fault {wide_bar} {elapsed} of it, {eta} left, Ctrl-C restores")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logging::SAID_CHARS_MAX;
+    use crate::sink::control::FaultStatus;
+
+    /// Prevents a server that is taken for the sink from writing what it likes to a terminal.
+    #[test]
+    fn a_fault_of_any_name_is_one_short_line() {
+        let kind = format!("stall\n\u{1b}[2Jerror: forged {}", "x".repeat(1 << 20));
+        let fault = FaultStatus { id: 1, kind, rate: 0.0, for_seconds: 1e300, left_seconds: -1.0 };
+        let status = Status { base_rate: 2e3, rate: 0.0, fault: Some(fault), waiting: 0 };
+        let line = describe(&status);
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(line.contains(r"stall\n\u{1b}[2Jerror: forged"), "{line}");
+        assert!(line.chars().count() < SAID_CHARS_MAX + 100, "{line}");
+    }
 }

@@ -77,13 +77,18 @@ pub fn main<T: FromArgs>(run: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode
     match run(parsed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("{}", last_line(&failure));
             if matches!(failure, Failure::Usage(_)) {
                 eprintln!("Run `{program} --help` for the flags.");
             }
             failure.exit_code()
         }
     }
+}
+
+/// What is said of a failure. It may repeat what another program answered.
+fn last_line(failure: &Failure) -> String {
+    format!("error: {}", logging::visible(&failure.to_string()))
 }
 
 /// Writes `text` to stdout, which may be a full disk or a pipe that nobody reads.
@@ -127,6 +132,16 @@ mod tests {
         for line in ["-queue=bounded", "--queue=bounded", "--queue bounded", "-queue bounded"] {
             assert_eq!(words(line), ["--queue", "bounded"], "{line}");
         }
+    }
+
+    /// Prevents a peer whose answer clears the terminal, or passes for another line of ours.
+    #[test]
+    fn a_failure_is_one_line_whatever_it_repeats() {
+        let failure =
+            Failure::failed("http://sink answered 500: no\nerror: \u{1b}]0;all is well\u{7}");
+        let line = last_line(&failure);
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(line.contains(r"no\nerror: \u{1b}]0;all is well"), "{line}");
     }
 
     #[test]

@@ -51,6 +51,33 @@ fn quoted(text: &str) -> String {
     if plain { text.to_owned() } else { format!("{text:?}") }
 }
 
+/// Most characters of somebody else's words that a message repeats.
+pub const SAID_CHARS_MAX: usize = 300;
+
+/// The beginning of what somebody else said, for a message of ours. Control characters stay: whoever
+/// writes the message out escapes them, a log line by itself, others by [`visible`].
+pub fn said(words: &[u8]) -> String {
+    let words = String::from_utf8_lossy(words);
+    let words = words.trim();
+    match words.char_indices().nth(SAID_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", words.get(..end).unwrap_or_default()),
+        None => words.to_owned(),
+    }
+}
+
+/// The text with what a terminal would obey, or not show, written out: a line end as `\n`, an escape
+/// as `\u{1b}`.
+pub fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => out.push(c), // `escape_debug` would, but they do no harm here
+            _ => out.extend(c.escape_debug()),
+        }
+    }
+    out
+}
+
 /// Lets a bounded number of lines through each second, and counts the rest, so that a flood of bad
 /// records is told without burying everything else.
 pub struct Limiter {
@@ -86,5 +113,23 @@ mod tests {
     fn outside_data_cannot_forge_a_line() {
         assert_eq!(super::quoted("plain:9092"), "plain:9092");
         assert_eq!(super::quoted("two\nlevel=error"), "\"two\\nlevel=error\"");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        let plain = r#"--sink 'x' "y" C:\z: expected …, 5 × 2"#;
+        assert_eq!(super::visible(plain), plain);
+        let hostile = "a\r\n\u{1b}[2Jerror:\u{7}\u{9b}31m\u{202e}b";
+        let shown = r"a\r\n\u{1b}[2Jerror:\u{7}\u{9b}31m\u{202e}b";
+        assert_eq!(super::visible(hostile), shown);
+    }
+
+    /// Prevents a message, and a log, as large as whoever is called likes.
+    #[test]
+    fn of_somebody_elses_words_the_beginning_is_repeated() {
+        assert_eq!(super::said(b" short \n"), "short");
+        let said = super::said("é".repeat(1 << 20).as_bytes());
+        assert_eq!(said, format!("{}…", "é".repeat(super::SAID_CHARS_MAX)));
+        assert_eq!(super::said(b"\xff\xfe"), "\u{fffd}\u{fffd}");
     }
 }

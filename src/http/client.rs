@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::access::Token;
+use crate::logging::said;
 
 /// Longest wait for a connection: peers are on loopback or one hop away, and a listener that
 /// does not answer a SYN in this time is down or its backlog is full.
@@ -76,7 +77,7 @@ pub enum CallError {
         url: String,
         /// The answer's status.
         status: u16,
-        /// The answer's words.
+        /// The beginning of the answer's words.
         text: String,
     },
     /// An answer that does not read as what was asked for.
@@ -159,20 +160,42 @@ fn read<T: DeserializeOwned>(
         Err(e) => return Err(CallError::Unreachable { url, why: e.to_string() }),
     };
     let status = answer.status().as_u16();
-    let body = match answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec() {
-        Ok(body) => body,
-        Err(e) => return Err(CallError::Unreachable { url, why: e.to_string() }),
-    };
-    if status != 200 {
-        let text = String::from_utf8_lossy(&body).trim_end().to_owned();
-        return Err(CallError::Refused { url, status, text });
+    match answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec() {
+        Ok(body) => value(url, status, &body),
+        Err(e) => Err(CallError::Unreachable { url, why: e.to_string() }),
     }
-    serde_json::from_slice(&body).map_err(|e| CallError::Garbled { url, why: e.to_string() })
+}
+
+/// What an answer of this status and body says; its words may be anything.
+pub(crate) fn value<T: DeserializeOwned>(
+    url: String,
+    status: u16,
+    body: &[u8],
+) -> Result<T, CallError> {
+    if status != 200 {
+        return Err(CallError::Refused { url, status, text: said(body) });
+    }
+    // The parser repeats the string that it did not expect.
+    serde_json::from_slice(body)
+        .map_err(|e| CallError::Garbled { url, why: said(e.to_string().as_bytes()) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Prevents an error as long as the answer.
+    #[test]
+    fn an_answers_words_are_cut() {
+        let long = "x".repeat(1 << 20);
+        let refused = value::<u64>("u".into(), 500, long.as_bytes());
+        let garbled = value::<u64>("u".into(), 200, format!("\"{long}\"").as_bytes());
+        for error in [refused, garbled] {
+            let error = error.expect_err("no number").to_string();
+            assert!(error.len() < 400 && error.contains("xxx"), "{error}");
+        }
+        assert_eq!(value::<u64>("u".into(), 200, b"7").expect("a number"), 7);
+    }
 
     #[test]
     fn only_plain_base_urls_are_peers() {
