@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli;
 use crate::failure::Failure;
 use crate::http::access::Token;
-use crate::http::client::{CallError, Peer};
+use crate::http::client::{CallError, Peer, without_password};
 use crate::logging::{said, visible};
 use crate::sink::control::{Command, Status};
 use crate::sink::wire;
@@ -37,7 +37,7 @@ impl Chaos {
     /// When the address is no such URL.
     pub fn new(url: &str, token: Option<Token>) -> Result<Self, Failure> {
         let sink = Peer::new(url, token, CALL_TIMEOUT)
-            .map_err(|why| Failure::flag("--sink", url, &why))?;
+            .map_err(|why| Failure::flag("--sink", without_password(url), &why))?;
         Ok(Self { sink })
     }
 

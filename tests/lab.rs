@@ -199,6 +199,14 @@ fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
         ("predict --schedule 5:5s --replication=4", "--replication 4"),
         ("watch --out /tmp --plan /nowhere/plan.json", "--plan /nowhere/plan.json"),
         ("watch --out /tmp --sink 127.0.0.1:9900", "--sink 127.0.0.1:9900"),
+        // An address with a password, which would stand in every message about it.
+        ("watch --out /tmp --sink http://a:secret@b:1", "--sink http://…@b:1"),
+        ("watch --out /tmp --heap http://a:secret@b:1", "--heap http://…@b:1"),
+        ("watch --out /tmp --metrics sink=http://a:secret@b:1/m", "--metrics sink=http://…@b:1/m"),
+        ("watch --out /tmp --metrics http://a:secret@b:1/m", "--metrics http://…@b:1/m"),
+        ("watch --out /tmp --metrics sink=https://b:1/m", "--metrics sink=https://b:1/m"),
+        ("audit --producer /nowhere --sink http://a:secret@b:1", "--sink http://…@b:1"),
+        ("audit --producer /nowhere --sink b:1", "--sink b:1"),
         ("report --experiment exp0 /tmp", "exp0"),
         ("report /tmp", "--slo"),
         ("plan --experiment exp2 --form slow --schedule 1:1s /tmp", "slow"),
@@ -207,5 +215,6 @@ fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
         let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
         assert_eq!(ended.status.code(), Some(2), "{flags}: {ended:?}");
         assert!(ended.stderr.contains(named), "{flags}: {ended:?}");
+        assert!(!ended.stderr.contains("secret"), "{flags}: {ended:?}");
     }
 }

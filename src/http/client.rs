@@ -34,19 +34,40 @@ pub fn agent(timeout: Duration) -> ureq::Agent {
 /// When `url` is not of that form: the message says what was expected.
 pub fn base_url(url: &str) -> Result<String, String> {
     let base = url.trim_end_matches('/');
-    let plain = base.parse::<ureq::http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("http")
-            && uri.path() == "/"
-            && uri.query().is_none()
-            // A name and a password would be shown by `ps` and in every message about the address.
-            && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
-    });
-    if !plain {
-        return Err(
-            "expected a URL such as http://127.0.0.1:9900 (no https, no path, no password)".into(),
-        );
+    if plain(base).is_some_and(|uri| uri.path() == "/" && uri.query().is_none()) {
+        return Ok(base.to_owned());
     }
-    Ok(base.to_owned())
+    Err("expected a URL such as http://127.0.0.1:9900 (no https, no path, no password)".into())
+}
+
+/// Checks the address of one page of another binary, `http://127.0.0.1:9900/metrics`.
+///
+/// # Errors
+/// When `url` is not of that form: the message says what was expected.
+pub fn check_page_url(url: &str) -> Result<(), String> {
+    match plain(url) {
+        Some(_) => Ok(()),
+        None => Err("expected a URL such as http://127.0.0.1:9900/metrics (no https, no password)"
+            .to_owned()),
+    }
+}
+
+/// An address without encryption, and without a name and a password: `ps` would show those, and so
+/// would every message about the address.
+fn plain(url: &str) -> Option<ureq::http::Uri> {
+    let uri: ureq::http::Uri = url.parse().ok()?;
+    let bare = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    (bare && uri.scheme_str() == Some("http")).then_some(uri)
+}
+
+/// The text of an address that was refused, as a message may repeat it: without what stands before
+/// an `@`.
+pub fn without_password(url: &str) -> String {
+    let Some((before, host)) = url.rsplit_once('@') else { return url.to_owned() };
+    match before.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://…@{host}"),
+        None => format!("…@{host}"),
+    }
 }
 
 /// Largest answer that a [`Peer`] reads: control and ledger answers are below 1 KB.
@@ -211,8 +232,30 @@ mod tests {
             "http://",
             "sink",
             "http://a:b@sink:9900",
+            "http://a@sink:9900",
         ] {
             assert!(peer(url).is_err(), "{url}");
+        }
+        for url in ["http://127.0.0.1:9900/metrics", "http://[::1]:9900/metrics?a=b", "http://sink"]
+        {
+            assert!(check_page_url(url).is_ok(), "{url}");
+        }
+        for url in
+            ["", "sink", "https://sink/metrics", "http:///metrics", "http://a:b@sink/metrics"]
+        {
+            assert!(check_page_url(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_refused_address_is_named_without_its_password() {
+        for (url, shown) in [
+            ("http://a:b@sink:9900", "http://…@sink:9900"),
+            ("sink=http://a:p@b@sink/metrics", "sink=http://…@sink/metrics"),
+            ("a:b@sink:9900", "…@sink:9900"),
+            ("https://sink", "https://sink"),
+        ] {
+            assert_eq!(without_password(url), shown);
         }
     }
 }

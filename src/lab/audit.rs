@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::failure::Failure;
-use crate::http;
+use crate::http::client;
 use crate::load::logs::GoneLog;
 use crate::policy::shed_ids;
 use crate::source::LeftLog;
@@ -127,6 +127,8 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     if settings.producer.is_empty() {
         return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
     }
+    let sink = client::base_url(&settings.sink)
+        .map_err(|why| Failure::flag("--sink", client::without_password(&settings.sink), &why))?;
     let producers: Vec<Produced> =
         settings.producer.iter().map(|path| super::read_json(path)).collect::<Result<_, _>>()?;
     let mut produced = RoaringTreemap::new();
@@ -140,7 +142,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         found.shed |= shed_ids::read(path)?;
     }
     let duplicates;
-    (found.delivered, duplicates) = delivered(&settings.sink)?;
+    (found.delivered, duplicates) = delivered(&sink)?;
     let tail = Tail::of(settings)?;
     found.in_log = tail.ids;
     let summaries = || taken.iter().flatten();
@@ -176,14 +178,14 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     )))
 }
 
-fn delivered(sink: &str) -> Result<(RoaringTreemap, u64), Failure> {
+/// The ids that the sink at `base` delivered, and how many deliveries came again.
+fn delivered(base: &str) -> Result<(RoaringTreemap, u64), Failure> {
     #[derive(Deserialize)]
     struct Totals {
         distinct: u64,
         duplicates: u64,
     }
-    let base = sink.trim_end_matches('/');
-    let agent = http::client::agent(ANSWER_WITHIN);
+    let agent = client::agent(ANSWER_WITHIN);
     let get = |path: &str| -> Result<Vec<u8>, Failure> {
         let url = format!("{base}{path}");
         let failed = |why: String| Failure::Failed(format!("the sink's ledger, {url}: {why}"));

@@ -21,6 +21,7 @@ use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::clock;
 use crate::failure::Failure;
 use crate::http::access::{self, Token};
+use crate::http::client::{check_page_url, without_password};
 use crate::http::{Access, Limits, Server};
 use crate::lab::heaps::Keeper;
 use crate::lab::lag::LagReader;
@@ -95,14 +96,30 @@ fn named(flag: &str, lists: &[String]) -> Result<Vec<(String, String)>, Failure>
         match part.split_once('=') {
             Some((name, value)) if !name.is_empty() && !value.is_empty() => {
                 if out.iter().any(|(taken, _)| taken == name) {
+                    let part = without_password(part);
                     return Err(Failure::flag(flag, part, "this name was given before"));
                 }
                 out.push((name.to_owned(), value.to_owned()));
             }
-            _ => return Err(Failure::flag(flag, part, "expected NAME=VALUE[,NAME=VALUE…]")),
+            _ => {
+                let part = without_password(part);
+                return Err(Failure::flag(flag, part, "expected NAME=VALUE[,NAME=VALUE…]"));
+            }
         }
     }
     Ok(out)
+}
+
+/// Reads the pages of `--metrics` lists.
+fn pages(lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pages = named("--metrics", lists)?;
+    for (name, url) in &pages {
+        check_page_url(url).map_err(|why| {
+            let given = format!("{name}={}", without_password(url));
+            Failure::flag("--metrics", given, &why)
+        })?;
+    }
+    Ok(pages)
 }
 
 fn names<T>(named: &[(String, T)]) -> Vec<String> {
@@ -125,7 +142,7 @@ fn processes(lists: &[String]) -> Result<Vec<(String, Watched)>, Failure> {
 /// cannot be *read* is no error: the samples say so.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let processes = processes(&settings.process)?;
-    let pages = named("--metrics", &settings.metrics)?;
+    let pages = pages(&settings.metrics)?;
     if let Some(name) = &settings.until_gone
         && !processes.iter().any(|(known, _)| known == name)
     {

@@ -194,7 +194,8 @@ impl Flags {
 }
 
 fn url(flag: &str, text: &str) -> Result<String, Failure> {
-    client::base_url(text).map_err(|allowed| Failure::flag(flag, text, &allowed))
+    client::base_url(text)
+        .map_err(|allowed| Failure::flag(flag, client::without_password(text), &allowed))
 }
 
 fn secs(n: u64) -> Duration {
