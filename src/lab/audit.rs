@@ -60,7 +60,7 @@ pub struct Settings {
     /// what a producer printed at its end, once for each
     #[argh(option)]
     pub producer: Vec<PathBuf>,
-    /// what a processor printed at its end, once for each; nothing, if it was killed
+    /// what a processor printed at its end, once for each; an empty file, if it was killed
     #[argh(option)]
     pub processor: Vec<PathBuf>,
     /// the ids that a processor shed, its --shed-ids, once for each
@@ -94,12 +94,21 @@ struct Taken {
 }
 
 impl Taken {
-    /// Read from its file; `None` when the processor was killed before it could print it.
+    /// Read from its file; `None` when that is empty: the processor was killed before it could print
+    /// anything. A file that is not there says nothing, least of all that.
     fn read(path: &Path) -> Result<Option<Self>, Failure> {
-        match path.metadata() {
-            Ok(meta) if meta.len() > 0 => super::read_json(path).map(Some),
-            _ => Ok(None),
+        let failed = |why: String| {
+            let path = path.display();
+            Failure::Failed(format!(
+                "--processor {path}: {why}; expected what the processor printed at its end, or an \
+                 empty file if it was killed"
+            ))
+        };
+        let text = std::fs::read(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
+        if text.is_empty() {
+            return Ok(None);
         }
+        serde_json::from_slice(&text).map(Some).map_err(|e| failed(format!("is damaged: {e}")))
     }
 
     fn held(&self) -> u64 {
@@ -216,12 +225,25 @@ fn delivered(base: &str) -> Result<(RoaringTreemap, u64), Failure> {
 mod tests {
     use super::*;
 
+    /// Prevents: a mistyped path that counts as a kill, after which an id may have two fates.
+    #[test]
+    fn a_summary_that_cannot_be_read_is_a_failure_and_no_kill() {
+        let dir = tempfile::tempdir().expect("dir");
+        let damaged = dir.path().join("damaged");
+        std::fs::write(&damaged, "{\"fetched\":").expect("written");
+        for path in [dir.path().join("absent"), dir.path().to_owned(), damaged] {
+            let why = Taken::read(&path).err().expect("no summary");
+            let said = why.to_string();
+            assert!(matches!(why, Failure::Failed(_)), "{said}");
+            assert!(said.contains(&format!("--processor {}", path.display())), "{said}");
+        }
+    }
+
     #[test]
     fn a_killed_processor_leaves_no_summary_and_what_it_took_may_come_again() {
         let dir = tempfile::tempdir().expect("dir");
-        let (absent, empty) = (dir.path().join("absent"), dir.path().join("empty"));
+        let empty = dir.path().join("empty");
         std::fs::write(&empty, "").expect("written");
-        assert!(Taken::read(&absent).expect("killed").is_none());
         assert!(Taken::read(&empty).expect("killed").is_none());
         let ended = Taken { fetched: 100, acked: 60, shed: 20, invalid: 1, ..Taken::default() };
         assert_eq!((held(&[None]), held(&[])), (None, None));
