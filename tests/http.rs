@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backpressure_lab::http::{Limits, Request, Response, Server};
+use backpressure_lab::http::{Limits, Request, Response, Server, Turn};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// Answers with the body's length; `/size?n` with n bytes, `/panic` not at all.
@@ -308,6 +308,47 @@ fn large_bodies_go_through_both_ways_unharmed() {
     assert_eq!(client.answer(true).unwrap().body, format!("{}\n", body.len()).into_bytes());
     let answer = client.get("/size?5000000");
     assert!(answer.body.len() == 5_000_000 && answer.body.iter().all(|b| *b == b'x'));
+}
+
+// Clients that ask for something large and do not read it would otherwise hold a copy each.
+#[test]
+fn a_turn_is_kept_until_its_answer_is_read_or_its_client_gone() {
+    // More than the system's buffers take from a server whose client does not read.
+    const LARGE: usize = 32 << 20;
+    let turn = Turn::default();
+    let handler = move |_: Request| match turn.take() {
+        Some(taken) => Response::bytes(200, "text/plain", vec![b'x'; LARGE]).holding(taken),
+        None => Response::text(503, "not now"),
+    };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let server = Server::start(listen, Limits::default(), Arc::new(handler)).unwrap();
+    let status = || Client::connect(server.addr()).get("/").status;
+    // A client that has the turn and reads nothing. Whoever had it before may have it for a moment more.
+    let slow = || {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut client = Client::connect(server.addr());
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            let mut begun = [0; 12];
+            while client.stream.get_ref().peek(&mut begun).unwrap() < begun.len() {}
+            if begun == *b"HTTP/1.1 200" {
+                return client;
+            }
+            assert!(Instant::now() < end, "the turn is not given back");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut first = slow();
+    for _ in 0..3 {
+        assert_eq!(status(), 503);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let answer = first.answer(true).unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, LARGE));
+    let gone = slow();
+    assert_eq!(status(), 503);
+    drop(gone);
+    drop(slow());
 }
 
 // A header value with a line end in it would be a header of its own.

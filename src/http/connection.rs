@@ -71,24 +71,35 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
         };
         let outcome = ticket.upstream().exchange(&mut outbound, &mut answer, || is_gone(stream));
         let stays = ticket.end() && head.keep_alive;
-        match outcome {
-            Exchange::Answered { head_len } if is_cut(&answer, head_len) => {
+        // Kept until the answer is written.
+        let turn = match outcome {
+            Exchange::Answered { head_len, .. } if is_cut(&answer, head_len) => {
                 answer.truncate(head_len.midpoint(answer.len()));
                 let _the_client_expects_no_better =
                     write_by(stream, &answer, Instant::now() + limits.request_deadline);
                 return;
             }
-            Exchange::Answered { head_len } => mark(&mut answer, head_len, &head, stays),
-            Exchange::Busy => answer = BUSY.answer(head.is_head, stays),
-            Exchange::Lost => answer = LOST.answer(head.is_head, stays),
+            Exchange::Answered { head_len, turn } => {
+                mark(&mut answer, head_len, &head, stays);
+                turn
+            }
+            Exchange::Busy => {
+                answer = BUSY.answer(head.is_head, stays);
+                None
+            }
+            Exchange::Lost => {
+                answer = LOST.answer(head.is_head, stays);
+                None
+            }
             Exchange::Gone => return,
-        }
+        };
         let deadline = Instant::now() + limits.request_deadline;
         if write_by(stream, &answer, deadline).is_err() || !stays {
             return;
         }
         answer.clear();
         answer.shrink_to(ANSWER_BYTES_KEPT);
+        drop(turn);
         inbound.consume(total);
     }
 }

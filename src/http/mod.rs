@@ -8,6 +8,7 @@
 //! - `connection` one client: a request in, an answer out, each within its deadline
 //! - `head`       what a request's head must look like
 //! - `upstream`   tiny_http and the handler threads
+//! - `turn`       what one answer at a time may take
 //! - `access`     who may use control and pprof
 //! - `client`     the other end
 
@@ -16,6 +17,7 @@ pub mod client;
 mod connection;
 mod guard;
 pub(crate) mod head;
+mod turn;
 mod upstream;
 
 use std::collections::HashMap;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use access::Access;
+pub use turn::{Taken, Turn};
 
 use crate::failure::Failure;
 
@@ -53,6 +56,8 @@ pub struct Response {
     pub headers: Vec<(&'static str, String)>,
     /// The whole body.
     pub body: Vec<u8>,
+    /// Given back once the client has the answer.
+    turn: Option<Taken>,
 }
 
 impl Response {
@@ -71,7 +76,7 @@ impl Response {
 
     /// Any bytes.
     pub fn bytes(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { status, content_type, headers: Vec::new(), body }
+        Self { status, content_type, headers: Vec::new(), body, turn: None }
     }
 
     /// Has the connection closed in the middle of this answer: what a server that dies looks like to
@@ -79,6 +84,13 @@ impl Response {
     #[must_use]
     pub fn cut(self) -> Self {
         self.with_header(connection::CUT, "")
+    }
+
+    /// Keeps a turn until the client has this answer, or is gone.
+    #[must_use]
+    pub fn holding(mut self, turn: Taken) -> Self {
+        self.turn = Some(turn);
+        self
     }
 
     /// Adds a header.

@@ -18,8 +18,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 
-use super::{Handler, Request, Response};
+use super::{Handler, Request, Response, Taken};
 use crate::failure::Failure;
 use crate::threads;
 
@@ -38,8 +39,8 @@ pub(super) struct Upstream {
 
 /// What became of a request.
 pub(super) enum Exchange {
-    /// The whole answer is in the buffer, its head this long.
-    Answered { head_len: usize },
+    /// The whole answer is in the buffer, its head this long; with the turn that it holds.
+    Answered { head_len: usize, turn: Option<Taken> },
     /// No handler came free in time.
     Busy,
     /// The client closed its connection while the request waited for a handler.
@@ -85,7 +86,10 @@ impl Upstream {
                 (None, Exchange::Busy)
             }
             Ok(mut lane) => match lane.call(request, answer) {
-                Ok(head_len) => (Some(lane), Exchange::Answered { head_len }),
+                Ok(head_len) => {
+                    let turn = lane.turn.lock().take();
+                    (Some(lane), Exchange::Answered { head_len, turn })
+                }
                 Err(e) => {
                     log::error!(error = e.to_string().as_str(); "connection to a handler broke");
                     (None, Exchange::Lost)
@@ -130,6 +134,8 @@ struct Lane {
     /// behind takes about 1 KiB a lane.
     server: Arc<ManuallyDrop<tiny_http::Server>>,
     thread: Option<JoinHandle<()>>,
+    /// The turn of the answer that is on its way: it is here before the answer's first byte.
+    turn: Arc<Mutex<Option<Taken>>>,
 }
 
 impl Lane {
@@ -153,10 +159,11 @@ impl Lane {
         if let Ok(unexpected) = server.recv_timeout(PROOF_WAIT) {
             return Err(io::Error::other(format!("its listener stays open: {unexpected:?}")));
         }
-        let served = server.clone();
-        let thread = threads::spawn("http-handler", move || serve(&served, &handler))
+        let turn = Arc::new(Mutex::new(None));
+        let (served, taken) = (server.clone(), Arc::clone(&turn));
+        let thread = threads::spawn("http-handler", move || serve(&served, &handler, &taken))
             .map_err(io::Error::other)?;
-        Ok(Self { stream, server, thread: Some(thread) })
+        Ok(Self { stream, server, thread: Some(thread), turn })
     }
 
     /// Writes a request, reads the whole answer, returns the length of its head.
@@ -242,9 +249,9 @@ fn answer_lengths(bytes: &[u8], is_head: bool) -> io::Result<Option<(usize, usiz
 }
 
 /// A handler thread: takes requests from its lane until it is unblocked.
-fn serve(server: &tiny_http::Server, handler: &Handler) {
+fn serve(server: &tiny_http::Server, handler: &Handler, turn: &Mutex<Option<Taken>>) {
     while let Ok(mut request) = server.recv() {
-        let answer = match take(&mut request) {
+        let mut answer = match take(&mut request) {
             Ok(request) => std::panic::catch_unwind(AssertUnwindSafe(|| handler(request)))
                 .unwrap_or_else(|panic| {
                     log::error!(panic = threads::message(&*panic); "a handler panicked");
@@ -252,6 +259,9 @@ fn serve(server: &tiny_http::Server, handler: &Handler) {
                 }),
             Err(e) => Response::text(500, format_args!("cannot read the request: {e}")),
         };
+        if let Some(taken) = answer.turn.take() {
+            *turn.lock() = Some(taken);
+        }
         if let Err(e) = request.respond(outgoing(answer)) {
             log::error!(error = e.to_string().as_str(); "cannot answer a request");
         }

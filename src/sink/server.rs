@@ -26,7 +26,7 @@ use super::settings::Settings;
 use super::wire::{self, Acked};
 use crate::event::{Event, Invalid};
 use crate::failure::Failure;
-use crate::http::{Access, Limits, Request, Response, Server};
+use crate::http::{Access, Limits, Request, Response, Server, Turn};
 use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, SinkMetrics};
 use crate::threads::{Crew, Stop};
@@ -112,6 +112,8 @@ struct Sink {
     book: Mutex<Book>,
     metrics: SinkMetrics,
     access: Access,
+    /// Of the ids there is one copy at a time, however many ask.
+    ids_turn: Turn,
 }
 
 /// What was delivered, and where that is kept.
@@ -148,7 +150,7 @@ impl Sink {
             );
             book = Book { ledger, journal: Some(journal) };
         }
-        Ok(Self { gate, book: Mutex::new(book), metrics, access })
+        Ok(Self { gate, book: Mutex::new(book), metrics, access, ids_turn: Turn::default() })
     }
 
     fn answer(&self, request: &Request) -> Response {
@@ -243,11 +245,15 @@ impl Sink {
     }
 
     fn ids(&self) -> Response {
+        let Some(turn) = self.ids_turn.take() else {
+            return Response::text(503, "somebody else reads the ids; one at a time, ask again")
+                .with_header("Retry-After", "1");
+        };
         // Copied under the lock (a few ms at 100 M dense ids), written out after it.
         let ids = self.book.lock().ledger.ids();
         let mut body = Vec::with_capacity(ids.serialized_size());
         match ids.serialize_into(&mut body) {
-            Ok(()) => Response::bytes(200, "application/octet-stream", body),
+            Ok(()) => Response::bytes(200, "application/octet-stream", body).holding(turn),
             Err(e) => Response::text(500, format_args!("cannot write the ids: {e}")),
         }
     }
@@ -298,3 +304,39 @@ fn refused(refusal: Refusal) -> Response {
 
 /// When to ask a sink again that stops: it may be back by then.
 const RESTART_TIME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use argh::FromArgs as _;
+
+    use super::*;
+    use crate::sink::settings::Flags;
+
+    /// Prevents: as many copies of the ids as there are connections. That the turn is kept until the
+    /// answer is written is asked in `tests/http.rs`.
+    #[test]
+    fn the_ids_are_copied_for_one_at_a_time() {
+        let flags = Flags::from_args(&["sink"], &[]).map_err(|e| e.output).expect("defaults");
+        let settings = flags.settings().expect("valid");
+        let metrics = SinkMetrics::register(&Metrics::default()).expect("names");
+        let access = Access::new(settings.listen, None).expect("loopback");
+        let sink = Sink::new(&settings, metrics, access).expect("no journal to open");
+        let ids = Request {
+            method: "GET".into(),
+            path: wire::LEDGER_IDS.into(),
+            query: String::new(),
+            headers: HashMap::new(),
+            body: Vec::new(),
+        };
+        let first = sink.answer(&ids);
+        assert_eq!(first.status, 200);
+        let second = sink.answer(&ids);
+        assert_eq!(second.status, 503);
+        assert!(second.headers.contains(&("Retry-After", "1".to_owned())), "{second:?}");
+        assert_eq!(sink.answer(&ids).status, 503, "a refusal gives no turn back");
+        drop(first);
+        assert_eq!(sink.answer(&ids).status, 200);
+    }
+}
