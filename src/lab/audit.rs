@@ -14,6 +14,7 @@ mod ledger;
 mod lost;
 mod tail;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ use crate::cli::{DEFAULT_BROKERS, or_env};
 use crate::failure::Failure;
 use crate::http::client;
 use crate::load::logs::GoneLog;
+use crate::logging::said;
 use crate::policy::shed_ids;
+use crate::sink::wire;
 use crate::source::LeftLog;
 
 use ledger::Found;
@@ -39,6 +42,12 @@ pub const FILE: &str = "ledger.json";
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Largest bitmap taken from the sink: 1 GiB is 8 billion dense ids.
 const IDS_BYTES_MAX: u64 = 1 << 30;
+/// As much is read of a refusal.
+const WORDS_BYTES_MAX: u64 = 4 << 10;
+/// How often a busy sink is asked, and after what time again: one that lets a single reader at its ids
+/// cuts that one off after 10 s (`http::Limits`), so this is room for two before us.
+const TRIES_MAX: u32 = 30;
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Account for every id, after the processor has stopped; exit 3 when one has no
 /// fate or two.
@@ -189,36 +198,65 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
 
 /// The ids that the sink at `base` delivered, and how many deliveries came again.
 fn delivered(base: &str) -> Result<(RoaringTreemap, u64), Failure> {
-    #[derive(Deserialize)]
-    struct Totals {
-        distinct: u64,
-        duplicates: u64,
-    }
     let agent = client::agent(ANSWER_WITHIN);
-    let get = |path: &str| -> Result<Vec<u8>, Failure> {
-        let url = format!("{base}{path}");
-        let failed = |why: String| Failure::Failed(format!("the sink's ledger, {url}: {why}"));
-        let mut answer = agent.get(&url).call().map_err(|e| failed(e.to_string()))?;
-        if answer.status() != 200 {
-            return Err(failed(format!("status {}", answer.status())));
-        }
-        let body = answer.body_mut().with_config().limit(IDS_BYTES_MAX);
-        body.read_to_vec().map_err(|e| failed(e.to_string()))
-    };
     let broken = |why: String| Failure::Failed(format!("the sink's ledger, {base}: {why}"));
-    let totals: Totals = serde_json::from_slice(&get(crate::sink::wire::LEDGER)?)
-        .map_err(|e| broken(e.to_string()))?;
-    let ids = get(crate::sink::wire::LEDGER_IDS)?;
-    let ids =
-        RoaringTreemap::deserialize_from(ids.as_slice()).map_err(|e| broken(e.to_string()))?;
-    if ids.len() != totals.distinct {
-        return Err(broken(format!(
-            "{} ids but {} distinct events: it is still being written to; stop the processor first",
-            ids.len(),
-            totals.distinct
-        )));
-    }
+    let totals = Totals::read(&ask(&agent, &format!("{base}{}", wire::LEDGER))?).map_err(broken)?;
+    let ids = ask(&agent, &format!("{base}{}", wire::LEDGER_IDS))?;
+    let ids = read_ids(&ids, totals.distinct).map_err(broken)?;
     Ok((ids, totals.duplicates))
+}
+
+/// What is at `url`. A sink that answers 503 is busy: with its handlers, or with another reader of its
+/// ids.
+fn ask(agent: &ureq::Agent, url: &str) -> Result<Vec<u8>, Failure> {
+    let failed = |why: String| Failure::Failed(format!("the sink's ledger, {url}: {why}"));
+    let mut tries = 1;
+    loop {
+        let mut answer = agent.get(url).call().map_err(|e| failed(e.to_string()))?;
+        let status = answer.status().as_u16();
+        if status == 200 {
+            let body = answer.body_mut().with_config().limit(IDS_BYTES_MAX);
+            return body.read_to_vec().map_err(|e| failed(e.to_string()));
+        }
+        if status != 503 || tries == TRIES_MAX {
+            let mut words = Vec::new();
+            // As much of them as comes.
+            let _cut_short =
+                answer.body_mut().as_reader().take(WORDS_BYTES_MAX).read_to_end(&mut words);
+            let why = format!("status {status} at try {tries}: {}", said(&words));
+            return Err(failed(why));
+        }
+        log::warn!(url = url, tries = tries; "the sink is busy, asking again");
+        tries += 1;
+        std::thread::sleep(AGAIN_AFTER);
+    }
+}
+
+/// What the audit needs of the sink's sums.
+#[derive(Deserialize)]
+pub(crate) struct Totals {
+    distinct: u64,
+    duplicates: u64,
+}
+
+impl Totals {
+    /// Reads the answer to `GET /ledger`; `Err` says what is wrong with it.
+    pub(crate) fn read(answer: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(answer).map_err(|e| said(e.to_string().as_bytes()))
+    }
+}
+
+/// Reads the answer to `GET /ledger/ids` of a sink that counts `distinct` ids; `Err` says what is wrong
+/// with it.
+pub(crate) fn read_ids(answer: &[u8], distinct: u64) -> Result<RoaringTreemap, String> {
+    let ids = RoaringTreemap::deserialize_from(answer).map_err(|e| e.to_string())?;
+    if ids.len() == distinct {
+        return Ok(ids);
+    }
+    Err(format!(
+        "{} ids but {distinct} distinct events: it is still being written to; stop the processor first",
+        ids.len()
+    ))
 }
 
 #[cfg(test)]
@@ -237,6 +275,36 @@ mod tests {
             assert!(matches!(why, Failure::Failed(_)), "{said}");
             assert!(said.contains(&format!("--processor {}", path.display())), "{said}");
         }
+    }
+
+    /// Prevents: an audit without a ledger because somebody else reads the same sink's ids.
+    #[test]
+    fn a_sink_that_is_busy_is_asked_again() {
+        use crate::http::{Limits, Request, Response, Server};
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        let delivered_ids: RoaringTreemap = [1, 2, 1_u64 << 40].into_iter().collect();
+        let mut ids = Vec::new();
+        delivered_ids.serialize_into(&mut ids).expect("written");
+        let asked = Arc::new(AtomicU32::new(0));
+        let times = Arc::clone(&asked);
+        let handler = move |request: Request| match request.path.as_str() {
+            wire::LEDGER => Response::text(200, r#"{"distinct":3,"duplicates":7}"#),
+            wire::LEDGER_IDS if times.fetch_add(1, Ordering::SeqCst) == 0 => {
+                Response::text(503, "somebody else").with_header("Retry-After", "1")
+            }
+            wire::LEDGER_IDS => Response::bytes(200, "application/octet-stream", ids.clone()),
+            path => Response::text(404, path),
+        };
+        let listen = ([127, 0, 0, 1], 0).into();
+        let server = Server::start(listen, Limits::default(), Arc::new(handler)).expect("a sink");
+        let base = format!("http://{}", server.addr());
+        assert_eq!(delivered(&base).expect("a ledger"), (delivered_ids, 7));
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        let other = ask(&client::agent(ANSWER_WITHIN), &format!("{base}/none"));
+        let why = other.expect_err("404").to_string();
+        assert!(why.contains("status 404 at try 1: /none"), "{why}");
     }
 
     #[test]
