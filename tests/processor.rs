@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backpressure_lab::http::{Limits, Request, Response, Server};
 use backpressure_lab::policy::shed_ids;
-use common::lab::{Served, figure, ledger, processor, produce, producer, sink};
+use common::lab::{Served, figure, ledger, processor, processor_to, produce, producer, sink};
 use common::{PATIENCE, Running, Topic, brokers};
 
 const AMPLE: &[&str] = &["--rate-limit", "1000000"];
@@ -185,6 +187,30 @@ fn a_batch_larger_than_a_body_is_split() {
     assert_eq!(processor.metric("processor_sink_calls_total", "retried"), 0.0);
     assert_eq!(processor.metric("processor_sink_calls_total", "rejected"), 0.0);
     processor.stop();
+}
+
+/// Prevents: a sink that refuses every event, and says much about it, filling the processor's log.
+#[test]
+fn a_sink_that_refuses_everything_floods_no_log() {
+    let topic = Topic::create("refused", 3);
+    let answer =
+        |_: Request| Response::text(400, format!("no\nlevel=error {}", "x".repeat(100_000)));
+    let listen = ([127, 0, 0, 1], 0).into();
+    let server = Server::start(listen, Limits::default(), Arc::new(answer)).expect("a sink");
+    let produced = figure(&produce(&topic, &["--rate", "10000", "--count", "2000"]), "produced");
+    let (url, begun) = (format!("http://{}", server.addr()), Instant::now());
+    let processor = processor_to(&topic, &url, &["--sink-mode", "single"]);
+    processor.until("all is refused", |p| {
+        p.metric("processor_events_invalid_total", "reason=\"sink_400\"") == produced as f64
+    });
+    let log = processor.stop().stderr;
+    let lines = log.lines().filter(|line| line.contains("sink rejects the event")).count() as u64;
+    // Four workers, five lines a second each.
+    let most = 4 * 5 * (begun.elapsed().as_secs() + 2);
+    assert!(lines > 0 && lines <= most, "{lines} lines for {produced} events, at most {most}");
+    assert!(log.contains("status=400 why=\"no\\nlevel=error xxx"), "{log}");
+    let longest = log.lines().map(str::len).max();
+    assert!(longest < Some(1000), "a line of {longest:?} bytes");
 }
 
 /// Prevents: a full queue that stops the group's clock where the seat has a thread of its own, and

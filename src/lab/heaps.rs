@@ -13,6 +13,7 @@ use flate2::read::GzDecoder;
 use crate::failure::Failure;
 use crate::http::access::Token;
 use crate::http::client;
+use crate::logging::said;
 use crate::threads::Stop;
 
 /// The first profile that was taken, in the folder of the samples.
@@ -88,10 +89,7 @@ impl Keeper {
         match answer.status().as_u16() {
             200 if is_whole(&body) => Ok(body),
             200 => Err(format!("{} answered something that is no profile", self.url)),
-            status => {
-                let text = String::from_utf8_lossy(&body);
-                Err(format!("{} answered {status}: {}", self.url, text.trim_end()))
-            }
+            status => Err(format!("{} answered {status}: {}", self.url, said(&body))),
         }
     }
 

@@ -35,6 +35,12 @@ pub enum Mode {
     },
 }
 
+/// What a worker says at most so often a second, however often it happens.
+struct Complaints {
+    not_now: Limiter,
+    rejected: Limiter,
+}
+
 /// How long an idle worker waits before it shows that it is alive.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -121,7 +127,8 @@ struct InHand {
 impl Worker {
     /// Works until the queue is closed and empty, or the drain time is over.
     pub fn run(mut self) {
-        let mut complaints = Limiter::per_second(1);
+        let mut complaints =
+            Complaints { not_now: Limiter::per_second(1), rejected: Limiter::per_second(5) };
         while let Some(batch) = self.collect() {
             self.deliver(batch, &mut complaints);
         }
@@ -159,7 +166,7 @@ impl Worker {
     }
 
     /// Sends a batch until each of its events is acked, invalid or given back.
-    fn deliver(&mut self, mut batch: Vec<InHand>, complaints: &mut Limiter) {
+    fn deliver(&mut self, mut batch: Vec<InHand>, complaints: &mut Complaints) {
         let mut backoff = Backoff::standard();
         let mut try_at_most = usize::MAX;
         while !batch.is_empty() {
@@ -200,13 +207,13 @@ impl Worker {
                         try_at_most = n / 2;
                     } else {
                         try_at_most = usize::MAX;
-                        self.rejected(&mut batch, status, &why);
+                        self.rejected(&mut batch, status, &why, &mut complaints.rejected);
                     }
                 }
                 Posted::NotNow { after, why } => {
                     self.metrics.sink_calls.with_label_values(&["retried"]).inc();
                     let wait = after.unwrap_or_default().max(backoff.wait());
-                    if let Some(suppressed) = complaints.allow() {
+                    if let Some(suppressed) = complaints.not_now.allow() {
                         log::warn!(
                             why = why.as_str(), events = n, wait = crate::units::show(wait).as_str(),
                             lines_suppressed = suppressed; "sink does not take events, trying again"
@@ -241,14 +248,17 @@ impl Worker {
     }
 
     /// The first event is one that the sink will never take: counted, and out of the way.
-    fn rejected(&self, batch: &mut Vec<InHand>, status: u16, why: &str) {
+    fn rejected(&self, batch: &mut Vec<InHand>, status: u16, why: &str, lines: &mut Limiter) {
         let InHand { item, .. } = batch.remove(0);
         let reason = if status == 413 { "sink_413" } else { "sink_400" };
         self.metrics.invalid.with_label_values(&[reason]).inc();
-        log::error!(
-            partition = item.holding.partition, offset = item.offset, id = item.event.id,
-            status = status, why = why; "sink rejects the event, counted as invalid"
-        );
+        if let Some(suppressed) = lines.allow() {
+            log::error!(
+                partition = item.holding.partition, offset = item.offset, id = item.event.id,
+                status = status, why = why, lines_suppressed = suppressed;
+                "sink rejects the event, counted as invalid"
+            );
+        }
         item.holding.settle(item.offset);
     }
 
