@@ -19,7 +19,7 @@ use crate::lab::samples::Sample;
 use crate::lab::text::figure;
 use crate::lab::verdict::{measured, wanted};
 
-/// Some 20 kB each: 10 MB.
+/// Some 20 kB each: 10 MB. How large a page of hostile metrics makes them is bounded in `scrape`.
 const SAMPLES_MAX: usize = 512;
 
 /// One arm under way.
