@@ -220,6 +220,34 @@ fn a_token_is_in_no_log_command_line_page_or_result() {
     }
 }
 
+/// Prevents a processor that shows its token to whoever listens at the producer's usual address.
+#[test]
+fn a_token_goes_to_no_address_that_nobody_named() {
+    let command = |listen: &str, more: &[&str]| {
+        let fixed = [PROCESSOR, "--brokers", NOBODY, "--policy", "slow-source", "--listen", listen];
+        fixed.iter().chain(more).map(|&word| word.to_owned()).collect::<Vec<_>>()
+    };
+    let by_variable = [format!("LAB_TOKEN={TOKEN}")];
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(&file, TOKEN).expect("written");
+    let by_file = ["--token-file", file.path().to_str().expect("UTF-8")];
+    for unnamed in [
+        start(&[], &command("0.0.0.0:0", &by_file)),
+        start(&[], &command("127.0.0.1:0", &by_file)),
+        start(&by_variable, &command("127.0.0.1:0", &[])),
+    ] {
+        let ended = unnamed.end(SOON);
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        for word in ["--producer is missing", "slow-source", "--producer http://"] {
+            assert!(ended.stderr.contains(word), "no {word:?} in {}", ended.stderr);
+        }
+        assert!(!ended.stderr.contains("addr="), "it listened: {}", ended.stderr);
+    }
+    let named = command("127.0.0.1:0", &["--producer", &format!("http://{NOBODY}")]);
+    start(&by_variable, &named).await_log("addr=127.0.0.1:");
+    start(&[], &command("127.0.0.1:0", &[])).await_log("addr=127.0.0.1:");
+}
+
 /// Prevents a flag that takes the token itself: `ps` shows it to every user of the machine, and
 /// `commands.txt` keeps it.
 #[test]

@@ -63,9 +63,10 @@ pub struct Flags {
     /// longest call of the sink (60s)
     #[argh(option, default = "secs(60)", from_str_fn(units::duration_above_zero))]
     sink_timeout: Duration,
-    /// the producer's control endpoint, for slow-source (http://127.0.0.1:9901)
-    #[argh(option, default = "\"http://127.0.0.1:9901\".into()")]
-    producer: String,
+    /// the producer's control endpoint, for slow-source (http://127.0.0.1:9901); it is shown the
+    /// token, so where there is one it must be named
+    #[argh(option)]
+    producer: Option<String>,
     /// kafka's max.poll.interval.ms (300s)
     #[argh(option, default = "secs(300)", from_str_fn(units::duration_above_zero))]
     max_poll_interval: Duration,
@@ -96,7 +97,8 @@ pub struct Flags {
     /// where /metrics and /debug/pprof/ are served (127.0.0.1:9902)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9902))")]
     listen: SocketAddr,
-    /// file with the token that opens profiles off loopback (else LAB_TOKEN)
+    /// file with the token that opens profiles off loopback, and is shown to the producer (else
+    /// LAB_TOKEN)
     #[argh(option)]
     token_file: Option<PathBuf>,
     /// file for the interval latency log
@@ -106,6 +108,9 @@ pub struct Flags {
     #[argh(option)]
     shed_ids: Option<PathBuf>,
 }
+
+/// Where a producer listens that was told nothing else.
+const PRODUCER: &str = "http://127.0.0.1:9901";
 
 #[derive(Clone, Copy)]
 enum ModeName {
@@ -117,6 +122,15 @@ impl Flags {
     /// Checks what no single flag's range can say, and reads the environment's stand-ins.
     pub fn settings(self) -> Result<Settings, Failure> {
         self.check()?;
+        let token = access::token(self.token_file.as_deref())?;
+        if self.policy == Policy::SlowSource && token.is_some() && self.producer.is_none() {
+            return Err(Failure::Usage(
+                "--producer is missing: --policy slow-source shows the producer the token, and at \
+                 an address that nobody named anybody may listen; name it, such as \
+                 --producer http://127.0.0.1:9901"
+                    .into(),
+            ));
+        }
         let brokers = cli::or_env(self.brokers, "LAB_BROKERS", cli::DEFAULT_BROKERS);
         Ok(Settings {
             seat: SeatSettings {
@@ -144,14 +158,14 @@ impl Flags {
                 }
             },
             policy: self.policy,
-            producer: url("--producer", &self.producer)?,
+            producer: url("--producer", self.producer.as_deref().unwrap_or(PRODUCER))?,
             sink: url("--sink", &cli::or_env(self.sink, "LAB_SINK", "http://127.0.0.1:9900"))?,
             sink_timeout: self.sink_timeout,
             drain_timeout: self.drain_timeout,
             stuck_after: self.stuck_after,
             keepalive: self.keepalive,
             listen: self.listen,
-            token: access::token(self.token_file.as_deref())?,
+            token,
             hlog: self.hlog,
             shed_ids: self.shed_ids,
         })
