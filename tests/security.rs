@@ -12,7 +12,11 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use argh::FromArgs;
+use backpressure_lab::lab::watch;
+use backpressure_lab::{load, pipeline, sink};
 use common::{PATIENCE, Running};
+use flate2::read::GzDecoder;
 
 const SINK: &str = env!("CARGO_BIN_EXE_sink");
 const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
@@ -56,8 +60,8 @@ fn address(running: &mut Running) -> String {
     format!("127.0.0.1:{}", port.expect("a port"))
 }
 
-/// The answer's status and all of it, to a request that carries `token`.
-fn ask(address: &str, request: &str, token: Option<&str>) -> (u16, String) {
+/// The whole answer to a request that carries `token`.
+fn answer(address: &str, request: &str, token: Option<&str>) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(SOON)).expect("set");
     let token = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
@@ -65,9 +69,34 @@ fn ask(address: &str, request: &str, token: Option<&str>) -> (u16, String) {
     write!(stream, "{request} {head}{token}Content-Length: 2\r\n\r\n{{}}").expect("sent");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("answered");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
+    answer
+}
+
+/// The answer's status and all of it, as text.
+fn ask(address: &str, request: &str, token: Option<&str>) -> (u16, String) {
+    let answer = String::from_utf8_lossy(&answer(address, request, token)).into_owned();
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     (status.unwrap_or_else(|| panic!("no status: {answer}")), answer)
+}
+
+/// What a binary's flags make of no flags but those that it needs.
+fn flags<T: FromArgs>(needed: &[&str]) -> T {
+    T::from_args(&["binary"], needed).map_err(|e| e.output).expect("valid flags")
+}
+
+/// Prevents a default that is open to other machines. Each value is what the binary listens on.
+#[test]
+fn everything_listens_on_loopback_unless_told_otherwise() {
+    let sink = flags::<sink::settings::Flags>(&[]).settings().expect("valid").listen;
+    let producer = flags::<load::settings::Flags>(&["--rate", "1"]).settings().expect("valid");
+    let processor = flags::<pipeline::flags::Flags>(&[]).settings().expect("valid");
+    let watch = flags::<watch::Settings>(&["--out", "unused"]);
+    for (listen, port) in
+        [(sink, 9900), (producer.listen, 9901), (processor.listen, 9902), (watch.listen, 9903)]
+    {
+        assert!(listen.ip().is_loopback(), "{listen}");
+        assert_eq!(listen.port(), port);
+    }
 }
 
 /// Prevents an endpoint that other machines can drive or read because somebody forgot the token.
@@ -86,8 +115,8 @@ fn beyond_loopback_nothing_listens_without_a_token() {
     }
 }
 
-/// Prevents a path that reveals or changes something and forgot to ask; and metrics that can be
-/// written, or that need a token, so that nobody scrapes them.
+/// Prevents a path that reveals or changes something and forgot to ask; and metrics or a sign of life
+/// that can be written, or that need a token, so that nobody reads them.
 #[test]
 fn beyond_loopback_control_and_profiles_ask_for_the_token_and_metrics_are_read_only() {
     let out = tempfile::tempdir().expect("folder");
@@ -120,23 +149,43 @@ fn beyond_loopback_control_and_profiles_ask_for_the_token_and_metrics_are_read_o
             let (status, answer) = ask(&address, request, Some(TOKEN));
             assert!(status != 401 && status != 403, "{binary} {request}: {answer}");
         }
-        for token in [None, Some(TOKEN)] {
-            assert_eq!(ask(&address, "GET /metrics", token).0, 200, "{binary}");
-            for method in ["POST", "PUT", "DELETE", "PATCH"] {
-                let (status, answer) = ask(&address, &format!("{method} /metrics"), token);
-                assert_eq!(status, 405, "{binary} {method}: {answer}");
+        for page in ["/metrics", "/healthz"] {
+            for token in [None, Some(WRONG), Some(TOKEN)] {
+                let (status, answer) = ask(&address, &format!("GET {page}"), token);
+                assert_eq!(status, 200, "{binary} {page}: {answer}");
+                for method in ["POST", "PUT", "DELETE", "PATCH"] {
+                    let (status, answer) = ask(&address, &format!("{method} {page}"), token);
+                    assert_eq!(status, 405, "{binary} {method} {page}: {answer}");
+                }
             }
         }
     }
 }
 
-/// Everything that is in the files below `folder`.
+/// The text of what was gzipped; it must have been.
+fn gunzipped(bytes: &[u8]) -> String {
+    let mut text = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut text).expect("gzip");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The text of a heap profile as it is answered: the body is gzipped.
+fn profile(address: &str, request: &str) -> String {
+    let answer = answer(address, request, Some(TOKEN));
+    let body = answer.windows(4).position(|end| end == b"\r\n\r\n").map(|end| end + 4);
+    gunzipped(body.and_then(|from| answer.get(from..)).expect("a body"))
+}
+
+/// Everything that is in the files below `folder`, profiles unpacked.
 fn contents(folder: &Path) -> String {
     let entries = std::fs::read_dir(folder).expect("a folder");
     let paths = entries.map(|entry| entry.expect("an entry").path());
     paths.fold(String::new(), |text, path| {
         let bytes = std::fs::read(&path).expect("a file");
-        text + &format!("\n{}: {}", path.display(), String::from_utf8_lossy(&bytes))
+        let gzipped = path.extension().is_some_and(|ending| ending == "gz");
+        let plain = || String::from_utf8_lossy(&bytes).into_owned();
+        let inside = if gzipped { gunzipped(&bytes) } else { plain() };
+        text + &format!("\n{}: {inside}", path.display())
     })
 }
 
@@ -157,9 +206,13 @@ fn a_token_is_in_no_log_command_line_page_or_result() {
         for request in ["GET /", "GET /metrics", "GET /control", "GET /rate", "POST /chaos"] {
             seen += &ask(address, request, Some(TOKEN)).1;
         }
-        for path in ["threads", "heap?names=no", "cmdline"] {
+        for path in ["threads", "cmdline"] {
             seen += &ask(address, &format!("GET /debug/pprof/{path}"), Some(TOKEN)).1;
         }
+        let profile = profile(address, "GET /debug/pprof/heap?names=no");
+        // In every heap profile: that it was unpacked, and the token looked for inside.
+        assert!(profile.contains("inuse_space"), "{profile}");
+        seen += &profile;
         seen += &ask(address, "GET /debug/pprof/threads", Some(WRONG)).1;
     };
     let mut ended = Vec::new();
@@ -211,6 +264,8 @@ fn a_token_is_in_no_log_command_line_page_or_result() {
     for sign in ["samples.jsonl: {", "heap-last.pb.gz: ", "plan.json: {", "host.json: {"] {
         assert!(seen.contains(sign), "no {sign}: nothing was looked at");
     }
+    let kept = seen.split("heap-last.pb.gz: ").nth(1).unwrap_or_default();
+    assert!(kept.contains("inuse_space"), "the kept profile is not unpacked");
     for sign in ["level=debug", "stall begins", "sink_rate_limit 2000", "HTTP/1.1 401"] {
         assert!(seen.contains(sign), "no {sign}: nothing was looked at");
     }
