@@ -12,14 +12,18 @@
 use std::time::{Duration, Instant};
 
 use crate::brokers::wire::parse_header;
+use crate::chaos;
 use crate::cli::normalise;
 use crate::event::{EVENT_BYTES_MAX, Event, HEADER_BYTES};
+use crate::http::client::value;
 use crate::http::{Limits, head};
-use crate::lab::scrape;
+use crate::lab::{audit, scrape};
 use crate::load::rate::{LEASE_MAX, RateLease};
 use crate::load::schedule::{Lease, Pacer, Schedule};
+use crate::logging::SAID_CHARS_MAX;
 use crate::sink::bucket::{Bucket, Due};
-use crate::sink::control::{Command, Control, FAULT_MAX};
+use crate::sink::client::{Posted, retry_after, understood};
+use crate::sink::control::{Command, Control, FAULT_MAX, Status};
 use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, frame, unframe};
 
 mod mutate;
@@ -49,7 +53,7 @@ macro_rules! targets {
     )*};
 }
 
-targets! { event batch sink_control rate_lease flags metrics_page http_head batch_header }
+targets! { event batch sink_control rate_lease flags metrics_page http_head batch_header answer }
 
 mod property {
     use super::*;
@@ -245,5 +249,58 @@ mod property {
         assert!(batch.codec < 8 && bytes[16] == 2);
         assert!(batch.records >= 0, "{batch:?}");
         assert_eq!(parse_header(&bytes[..61]).ok(), Some(batch), "what follows is not the header");
+    }
+
+    /// An answer that a sink gave, or whoever passes for one: `STATUS NUMBER` on the first line, the
+    /// number being its `Retry-After` and how many ids it counts; its body is what follows. No more is
+    /// acked than was sent, 400 and 413 alone give an event up, no wait is longer than a minute, its
+    /// words come back short, and what it counts is what it lists.
+    pub fn answer(bytes: &[u8]) {
+        const SENT: usize = 200;
+        let short = |why: &str| {
+            assert!(why.chars().count() < SAID_CHARS_MAX + 100, "{why}");
+        };
+        let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
+        let (line, body) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let line = String::from_utf8_lossy(line);
+        let (status, number) = line.split_once(' ').unwrap_or((&*line, ""));
+        let status = status.parse::<u16>().unwrap_or(200);
+        let mut headers = ureq::http::HeaderMap::new();
+        if let Ok(number) = number.parse::<ureq::http::HeaderValue>() {
+            headers.insert("retry-after", number);
+        }
+        let after = retry_after(&headers);
+        assert!(after.is_none_or(|wait| wait <= Duration::from_secs(60)), "{after:?}");
+        match understood("http://sink", status, after, body, SENT) {
+            Posted::Acked(acked) => assert!(status == 200 && acked <= SENT, "{acked} at {status}"),
+            Posted::Rejected { status: given, why } => {
+                assert!(given == status && [400, 413].contains(&given), "{given} at {status}");
+                short(&why);
+            }
+            Posted::NotNow { after: wait, why } => {
+                assert!(![400, 413].contains(&status) && (wait.is_none() || wait == after));
+                short(&why);
+            }
+        }
+        match value::<Status>("http://sink".to_owned(), status, body) {
+            Ok(told) => {
+                let line = chaos::describe(&told);
+                assert!(status == 200 && !line.contains(char::is_control), "{line:?}");
+            }
+            Err(why) => short(&why.to_string()),
+        }
+        if let Err(why) = audit::Totals::read(body) {
+            short(&why);
+        }
+        let counted = number.parse::<u64>().unwrap_or(0);
+        match audit::read_ids(body, counted) {
+            Ok(ids) => {
+                assert_eq!(ids.len(), counted);
+                let mut again = Vec::new();
+                ids.serialize_into(&mut again).expect("a Vec takes all");
+                assert_eq!(audit::read_ids(&again, counted), Ok(ids));
+            }
+            Err(why) => short(&why),
+        }
     }
 }
