@@ -2,7 +2,8 @@
 //!
 //! Every wait for the client has a deadline and every buffer a limit; a handler is borrowed only
 //! for a request that is whole, and given back before its answer is sent, so a slow client holds
-//! nothing but its own connection. Bytes after a request stay in the buffer for the next one.
+//! nothing but its own connection, and its answer's turn where that has one. Bytes after a request
+//! stay in the buffer for the next one.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
