@@ -16,7 +16,7 @@ small_folders=()
 
 small_folder() { # DIR SIZE (as tmpfs has it: 64m)
   local dir=$1 aside=$1.small
-  require mount umount fallocate
+  require mount fallocate
   [[ ! /proc/self/ns/mnt -ef /proc/1/ns/mnt ]] || die "a small folder needs a mount namespace of its own: unshare --mount"
   mkdir -p "$dir" "$aside"
   small_folders+=("$dir")

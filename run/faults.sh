@@ -8,6 +8,10 @@
 # shellcheck disable=SC2034 # lib.sh and the files sourced here read what is set
 set -euo pipefail
 self=$(realpath -- "${BASH_SOURCE[0]}")
+# shellcheck source=run/prereq.sh
+source "${self%/*}/prereq.sh"
+# shellcheck source=run/flags.sh
+source "${self%/*}/flags.sh"
 
 # Every fault, in the order of the table.
 FAULTS=(
@@ -23,21 +27,35 @@ CASES=('bounded 8000' 'pull 1500' 'unbounded 8000' 'bounded 1500' 'pull 8000' 'u
 # Seconds: before the fault, after it.
 readonly BEFORE_S=7 AFTER_S=14 AFTER_SLOW_S=30
 
-# What this script takes and run/lib.sh does not: names of faults, and one case.
-only=() passed=() one_case=''
-while (($# > 0)); do
-  if [[ $1 == --case ]]; then one_case=${2-}; shift
-  elif [[ " ${FAULTS[*]} " == *" $1 "* ]]; then only+=("$1")
-  else passed+=("$1")
-  fi
-  shift
-done
-if [[ $one_case && " ${CASES[*]/ /:} " != *" $one_case "* ]]; then
-  printf "faults.sh: --case '%s': allowed: %s\n" "$one_case" "${CASES[*]/ /:}" >&2
-  exit 2
-fi
+one_of() { # WORD LIST...
+  local word
+  for word in "${@:2}"; do
+    if [[ $word == "$1" ]]; then return 0; fi
+  done
+  return 1
+}
 
-if [[ ! ${LAB_FAULTS_INSIDE-} && " ${passed[*]-} " != *' --help '* && " ${passed[*]-} " != *' -h '* ]]; then
+# What this script takes and run/lib.sh does not: names of faults, and one case.
+only=() passed=() one_case='' help=''
+while (($# > 0)); do
+  case $1 in
+    -h | --help) help=yes passed+=("$1"); shift ;;
+    --case=*) set -- --case "${1#*=}" "${@:2}" ;;
+    --case)
+      one_of "${2-}" "${CASES[@]/ /:}" || misuse "--case '${2-}': allowed: ${CASES[*]/ /:}"
+      one_case=$2
+      shift 2 ;;
+    --out | --data | --port) # whose value may be called as a fault is
+      passed+=("${@:1:2}")
+      shift $(($# > 1 ? 2 : 1)) ;;
+    *)
+      if one_of "$1" "${FAULTS[@]}"; then only+=("$1"); else passed+=("$1"); fi
+      shift ;;
+  esac
+done
+
+if [[ ! ${LAB_FAULTS_INSIDE-} && ! $help ]]; then
+  require unshare nsenter setpriv setsid ip tc mount fallocate
   as=(unshare --net --mount)
   ((EUID == 0)) || as+=(--user --map-root-user)
   "${as[@]}" true || {
@@ -331,7 +349,7 @@ cases_of() { # FAULT PLACE
 
 for place in "${!FAULTS[@]}"; do
   fault=${FAULTS[place]}
-  ((${#only[@]} == 0)) || [[ " ${only[*]} " == *" $fault "* ]] || continue
+  ((${#only[@]} == 0)) || one_of "$fault" "${only[@]}" || continue
   cases_of "$fault" "$place"
   for case in "${cases[@]}"; do
     read -r queue offered <<<"$case"

@@ -24,6 +24,7 @@ hosts_up() {
   local holder there link n=0 end=$((SECONDS + 5))
   require ip tc nsenter unshare setpriv setsid
   [[ ! /proc/self/ns/net -ef /proc/1/ns/net ]] || die "two hosts need a network namespace of their own: unshare --net"
+  if tc qdisc replace dev lo root netem 2>/dev/null; then tc qdisc delete dev lo root; else require nft; fi
   # The namespace lives as long as this process, and that no longer than we do.
   setsid setpriv --pdeathsig KILL unshare --net sleep infinity </dev/null >/dev/null 2>&1 9>&- &
   holder=$!
