@@ -98,7 +98,7 @@ fi
 
 # --- marks -------------------------------------------------------------------------------------
 now_us() { echo "${EPOCHREALTIME/[.,]/}"; }
-rest() { sleep "$1" 9>&- & wait $!; } # SECONDS; a signal ends it
+rest() { sleep "$1" 9>&- & resting=$!; wait "$resting"; resting=''; } # SECONDS; a signal ends it
 begins() { began_us=$(now_us); }
 ends() { ended_us=$(now_us); }
 saw() { noted=$*; log info seen "fault=$fault what='$*'"; }
@@ -239,7 +239,7 @@ member() { # NAME
 }
 
 row() { # FAULT QUEUE LOAD
-  fault=$1 queue=$2 offered=$3 noted='' began_us='' ended_us=''
+  fault=$1 queue=$2 offered=$3 noted='' began_us='' ended_us='' resting=''
   local name=$1-$2-$3 through=("${at_processor[@]}") topic_flags=() others=()
   trap row_over EXIT
   trap 'exit 130' INT
@@ -283,6 +283,7 @@ row_over() {
   local code=$? name
   trap '' INT TERM HUP
   set +e
+  [[ ! $resting ]] || kill "$resting" 2>/dev/null # it would keep the namespaces until it is over
   for name in "${!pids[@]}"; do kill -CONT "${pids[$name]}" 2>/dev/null; kill -TERM "${pids[$name]}" 2>/dev/null; done
   for name in "${!pids[@]}"; do
     await_end "${pids[$name]}" "$ABORT_WITHIN_S" || kill -KILL "${pids[$name]}" 2>/dev/null
