@@ -312,6 +312,8 @@ run_row() { # FAULT QUEUE LOAD
   set +m
   wait "$running" || code=$?
   running=''
+  # One that broke has no verdict, however much of it is there.
+  if ((code != 0)); then rm -f -- "$out/$1-$2-$3/fault.json"; fi
   log info row_ended "fault=$1 queue=$2 load=$3 exit=$code seconds=$SECONDS"
   ((code < 128)) || exit "$code"
 }
