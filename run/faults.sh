@@ -172,9 +172,11 @@ fault_answers_hang() { chaos pause --for 8s; }
 fault_answers_cut() { chaos fail --how cut --for 8s; }
 fault_answers_partial() { chaos fail --how partial --for 8s; }
 
-# The time of a new connection from the processor's host says that the link is harmed.
+# What was dropped or held up says that the link is harmed; a new connection from the processor's host,
+# how that feels.
 link() { # cut|delay|lose LINK SECONDS ADDRESS:PORT
-  local from took end
+  local from took end harmed how=dropped
+  [[ $1 != delay ]] || how='held up'
   begins; network "$1" "$2"
   end=$((SECONDS + $3))
   rest 3 # a bottleneck has filled by then
@@ -184,10 +186,11 @@ link() { # cut|delay|lose LINK SECONDS ADDRESS:PORT
   else
     took='no connection in 4 s'
   fi
-  case $1/$took in
-    cut/no* | delay/[0-9]* | lose/*) saw "by $network_by; a connection: $took" ;;
-  esac
   rest $((end - SECONDS))
+  harmed=$(network_harmed "$1" "$2")
+  if ((harmed > 0)) && [[ $1/$took != cut/*ms ]]; then
+    saw "$harmed packets $how by $network_by; a connection: $took"
+  fi
   network heal "$2"; ends
 }
 fault_broker_link_cut() { link cut brokers 12 "${brokers%%,*}"; }

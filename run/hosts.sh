@@ -7,6 +7,7 @@
 #
 #   hosts_up, hosts_down
 #   network cut|delay|lose|heal brokers|sink     both directions; sets network_by=netem|nft|tbf
+#   network_harmed cut|delay|lose brokers|sink   how many packets that has dropped, or held up
 #
 # One fault a link at a time: a new one takes the place of the old. It touches no other namespace;
 # what it made is gone with the calling process, however that ends.
@@ -78,8 +79,8 @@ network() { # cut|delay|lose|heal LINK
   network_by=''
   case $1 in
     # Packets vanish: no reset, no ICMP, and the sender's kernel believes that they went out.
-    cut) netem "$link" loss 100% || vanish "$link" drop ;;
-    lose) netem "$link" loss 5% || vanish "$link" numgen random mod 100 '<' 5 drop ;;
+    cut) netem "$link" loss 100% || vanish "$link" ;;
+    lose) netem "$link" loss 5% || vanish "$link" numgen random mod 100 '<' 5 ;;
     # Each way; with that jitter packets also overtake each other.
     delay) netem "$link" delay 100ms 20ms || bottleneck "$link" ;;
     heal) ;;
@@ -94,9 +95,9 @@ netem() { # LINK WHAT...
 }
 
 # Packets are dropped where they arrive, before anything looks at them.
-vanish() { # LINK RULE...
+vanish() { # LINK WHICH...
   both_ends nft "add table ip fault_$1; add chain ip fault_$1 arrival { type filter hook prerouting priority -300; }
-    add rule ip fault_$1 arrival iifname $1 ${*:2}" 2>/dev/null || no_tool nft "$(install_line nft)"
+    add rule ip fault_$1 arrival iifname $1 ${*:2} counter drop" 2>/dev/null || no_tool nft "$(install_line nft)"
   network_by=nft network_on[$1]=nft
 }
 
@@ -104,6 +105,19 @@ bottleneck() { # LINK
   both_ends tc qdisc replace dev "$1" root tbf rate "$bottleneck_rate" burst 16kb latency "$BOTTLENECK_QUEUE" \
     2>/dev/null || no_tool tbf 'a kernel with sch_tbf'
   network_by=tbf network_on[$1]=tbf
+}
+
+# The kernel's own counts at both ends: the number behind a word.
+network_harmed() { # cut|delay|lose LINK
+  local by=${network_on[$2]} word
+  case $1/$by in
+    */nft) word=packets ;;        # counter packets N bytes B drop
+    */tbf) word=overlimits ;;     # had to wait: (dropped N, overlimits N requeues N)
+    delay/netem) word=bytes ;;    # all of them: Sent B bytes N pkt
+    */netem) word='(dropped' ;;
+  esac
+  if [[ $by == nft ]]; then both_ends nft list table ip "fault_$2"; else both_ends tc -s qdisc show dev "$2"; fi |
+    awk -v word="$word" '{ for (i = 1; i < NF; i++) if ($i == word) n += $(i + 1) } END { print n + 0 }'
 }
 
 no_tool() { # WHAT CURE
