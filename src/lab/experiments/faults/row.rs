@@ -101,9 +101,10 @@ impl Row {
         self.phase.length()
     }
 
-    /// Ids that are nowhere, or in two places.
+    /// Ids that are nowhere, or in two places. What was counted as invalid explains none of them: all
+    /// that is produced here is an event.
     pub fn missing(&self) -> Option<f64> {
-        self.arm.ledger.as_ref().map(|ledger| ledger.wrong() as f64)
+        self.arm.ledger.as_ref().map(|ledger| (ledger.missing + ledger.two_fates) as f64)
     }
 
     /// What processors and producers counted as gone with the log.

@@ -120,7 +120,9 @@ fn each_check_of_a_row_can_turn_red() {
     assert_eq!(show(16, 1.0, &fine), [""; 0]);
     let names = ["lost", "duplicates", "recovery", "still", "shows"]
         .map(|name| format!("answers-500-bounded-8000_{name}"));
-    assert_eq!(show(16, 1.0, &Ledger { unexplained: 1, ..fine.clone() }), names[..1]);
+    let invalid = Ledger { missing: 1, invalid: 1, ..fine.clone() };
+    assert_eq!(show(16, 1.0, &invalid), names[..1], "given up as invalid is lost");
+    assert_eq!(show(16, 1.0, &Ledger { two_fates: 1, ..fine.clone() }), names[..1]);
     assert_eq!(show(16, 1.0, &Ledger { duplicates: 1, ..fine.clone() }), names[1..2]);
     assert_eq!(show(30, 1.0, &fine), names[2..3], "it takes longer than 8 s");
     assert_eq!(show(39, 1.0, &fine), names[2..4], "it never comes back");
@@ -173,8 +175,8 @@ fn a_partition_that_changed_hands_is_seen_where_it_is_now() {
 fn where_the_log_goes_as_many_must_be_counted_as_are_gone() {
     let dir = tempfile::tempdir().expect("dir");
     let run = run_in(dir.path());
-    let red = |unexplained, lost| {
-        let ledger = Ledger { unexplained, lost, ..Ledger::default() };
+    let red = |missing, lost| {
+        let ledger = Ledger { missing, lost, ..Ledger::default() };
         folder(dir.path(), "retention", 12, 0.0, &ledger);
         let mut red = red(&run);
         red.retain(|name| name.contains("_lo"));
