@@ -31,8 +31,8 @@ pub const EXPERIMENT: Experiment = Experiment {
     charts: |_| Vec::new(),
     tables,
     limits: "One machine: brokers, links and hosts are processes, veth pairs and network namespaces, \
-             and one disk. One run a row. Recovery is seen at one look a second, over three seconds. \
-             Duplicates of the producer's resends and of the processor's are one figure.",
+             and one disk. One run a row. Recovery is from when the cure begins, seen at one look a second, \
+             over three seconds. Duplicates of the producer's resends and of the processor's are one figure.",
 };
 
 /// Events that all workers together have in hand.
@@ -109,7 +109,8 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         row.duplicates(),
         "events",
     ));
-    let question = "From the fault's end until the sink is served at 90 % of its rate before it";
+    let question =
+        "From the fault's end until the sink is served at 90 % of its rate before, for good";
     let wanted = (row.fault.recovery_s, Margin::AtMost);
     checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));
     let question = "Partitions that hold more, and of which nothing is fetched after that";

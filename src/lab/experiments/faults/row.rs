@@ -1,6 +1,7 @@
 //! One row of the matrix: a fault under one queue and one load, read from the folder that the run
 //! left. Nothing is judged here.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -8,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::matrix::{FAULTS, Fault, PROCESSORS};
 use crate::lab::charts::Ink;
 use crate::lab::experiments::{ArmSpec, Phase};
+use crate::lab::read_json;
 use crate::lab::run_folder::Arm;
-use crate::lab::samples::Sample;
-use crate::lab::{read_json, stats};
+use crate::lab::stats::{self, Series};
 
 /// What the script writes down of a row.
 pub const FILE: &str = "fault.json";
@@ -123,24 +124,32 @@ impl Row {
         self.arm.delivered_in(Phase { rate: 0.0, from: from - WINDOW_S - 1.0, to: from })
     }
 
-    /// From the fault's end until the sink is served again as before; 0 when it never was not.
+    /// When the producer was seen last, s: what comes later is the row's own end.
+    fn loaded_until(&self) -> Option<f64> {
+        Some(self.arm.metric("producer", "producer_events_due").last()?.0)
+    }
+
+    /// From the fault's end until the sink is served as before, and goes on to be; 0 when it always was.
+    /// What is queued may serve it for a while though nothing comes in.
     pub fn recovery_s(&self) -> Option<f64> {
         let wanted = self.before().filter(|rate| *rate > 0.0)? * SERVED_AGAIN;
         let acked = self.arm.metric("sink", "sink_events_total");
-        let after: Vec<f64> =
-            acked.iter().map(|point| point.0).filter(|at| *at >= self.phase.to).collect();
-        let served = after.into_iter().find(|at| {
+        let acked = stats::between(&acked, self.phase.to, self.loaded_until()?);
+        let mut since = None;
+        for (at, _) in &acked {
             let window = stats::between(&acked, *at, at + WINDOW_S);
-            let whole = window.last().is_some_and(|last| last.0 >= at + WINDOW_S - 1.0);
-            whole && stats::overall_rate(&window).is_some_and(|rate| rate >= wanted)
-        })?;
+            if window.last().is_some_and(|last| last.0 >= at + WINDOW_S - 1.0) {
+                let served = stats::overall_rate(&window).is_some_and(|rate| rate >= wanted);
+                since = served.then(|| since.unwrap_or(*at));
+            }
+        }
         // The first look after the end is up to a second late.
-        Some((served - self.phase.to - 1.0).max(0.0))
+        since.map(|at| (at - self.phase.to - 1.0).max(0.0))
     }
 
     /// Partitions that stand still although the sink is served again.
     pub fn standing_still(&self) -> Option<f64> {
-        self.standing_still_in(self.phase.to + self.recovery_s()?, f64::INFINITY)
+        self.standing_still_in(self.phase.to + self.recovery_s()?, self.loaded_until()?)
     }
 
     /// Partitions that stand still from `after_s` of the fault on until its end.
@@ -148,20 +157,28 @@ impl Row {
         self.standing_still_in(self.phase.from + after_s, self.phase.to)
     }
 
-    /// Partitions that hold more than was fetched, and of which nothing is fetched between two times.
+    /// Partitions that hold more than was fetched, and of which nothing is fetched between two times;
+    /// `None` where the end of one was never read. One that cannot be read, as those of a dead broker,
+    /// is at least where it was.
     fn standing_still_in(&self, from: f64, to: f64) -> Option<f64> {
-        let inside = |s: &&Sample| (from..=to).contains(&self.arm.at(s.due_us));
-        let samples: Vec<&Sample> = self.arm.samples.iter().filter(inside).collect();
-        let last = samples.iter().rev().find_map(|s| s.log.as_ref())?;
-        let stands = |partition: &i32, end: i64| {
+        let mut ends: BTreeMap<i32, Option<i64>> = BTreeMap::new();
+        let looks = self.arm.samples.iter().filter(|s| self.arm.at(s.due_us) <= to);
+        for (partition, row) in looks.filter_map(|s| s.log.as_ref()).flat_map(|l| &l.partitions) {
+            let end = ends.entry(*partition).or_default();
+            *end = row.end.or(*end);
+        }
+        let mut standing = 0.0;
+        for (partition, end) in &ends {
+            let end = (*end)? as f64;
             let key = format!("processor_position_offset{{partition=\"{partition}\"}}");
-            let of = |p: &&str| samples.iter().filter_map(|s| s.metric(p, &key)).collect();
-            let members: Vec<Vec<f64>> = PROCESSORS.iter().map(of).collect();
-            let reached = members.iter().flatten().copied().reduce(f64::max);
-            !members.iter().any(|of| rose(of)) && reached.is_none_or(|at| at < end as f64)
-        };
-        let all = last.partitions.iter().filter_map(|(p, row)| Some((p, row.end?)));
-        Some(all.filter(|(partition, end)| stands(partition, *end)).count() as f64)
+            let of = |member: &&str| stats::between(&self.arm.metric(member, &key), from, to);
+            let members: Vec<Series> = PROCESSORS.iter().map(of).collect();
+            let reached = members.iter().flatten().any(|point| point.1 >= end);
+            if !reached && !members.iter().any(|of| goes_on(of, f64::midpoint(from, to))) {
+                standing += 1.0;
+            }
+        }
+        (!ends.is_empty()).then_some(standing)
     }
 
     /// Events/s at the sink while the fault lasted.
@@ -189,8 +206,11 @@ impl Row {
     }
 }
 
-/// Whether one member's positions of a partition rise. Those of two are not to be mixed: who has lost it
-/// still shows where it was. A rise from 0 is the partition's arrival, which is no fetch.
-fn rose(positions: &[f64]) -> bool {
-    positions.iter().zip(positions.iter().skip(1)).any(|(a, b)| 0.0 < *a && a < b)
+/// Whether one member's positions of a partition rise, and again after `half`. Those of two are not to be
+/// mixed: who has lost it still shows where it was. So does who takes it up again, whose first rise may
+/// be no fetch.
+fn goes_on(positions: &[(f64, f64)], half: f64) -> bool {
+    let mut rises = stats::rates(positions);
+    rises.retain(|(_, rate)| *rate > 0.0);
+    rises.len() > 1 && rises.last().is_some_and(|(at, _)| *at > half)
 }

@@ -30,7 +30,7 @@ use crate::lab::samples::{self, LogReading, PartitionReading, Sample};
 use crate::lab::{plan, write_json};
 
 /// A row's folder: the sink serves 2,000/s, nothing from second 10 to `back`, then 2,000/s again;
-/// the fault is from 10 to 14, a broker's death to 25. `refused` is what the sink shows as answered 500.
+/// the fault is from 10 to 14, a broker's death to 35. `refused` is what the sink shows as answered 500.
 fn folder(dir: &std::path::Path, fault: &str, back: i64, refused: f64, ledger: &Ledger) {
     folder_with(dir, fault, back, refused, ledger, &|second| vec![(second * 10) as f64]);
 }
@@ -85,10 +85,26 @@ fn folder_with(
     }
     std::fs::write(row.join(samples::FILE), lines).expect("written");
     write_json(&row.join(audit::FILE), ledger).expect("written");
-    let ended_us = if fault.starts_with("broker") { 25_000_000 } else { 14_000_000 };
+    let lasts = FAULTS.iter().any(|f| f.name == fault && f.goes_on_after_s.is_some());
+    let ended_us = if lasts { 35_000_000 } else { 14_000_000 };
     let mark = serde_json::json!({"fault": fault, "queue": "bounded", "offered": 8000,
         "began_us": 10_000_000, "ended_us": ended_us, "note": ""});
     std::fs::write(row.join(row::FILE), mark.to_string()).expect("written");
+}
+
+/// Writes other samples, second by second.
+fn change(dir: &std::path::Path, row: &str, mut change: impl FnMut(i64, &mut Sample)) {
+    let path = dir.join(row).join(samples::FILE);
+    let mut all = samples::read(&path).expect("samples");
+    for (second, sample) in (0..).zip(&mut all) {
+        change(second, sample);
+    }
+    let line = |sample: &Sample| serde_json::to_string(sample).expect("json") + "\n";
+    std::fs::write(path, all.iter().map(line).collect::<String>()).expect("written");
+}
+
+fn set(sample: &mut Sample, source: &str, key: &str, value: f64) {
+    sample.metrics.entry(source.to_owned()).or_default().insert(key.to_owned(), value);
 }
 
 fn run_in(dir: &std::path::Path) -> Run {
@@ -148,9 +164,36 @@ fn a_partition_that_waits_for_its_broker_to_come_back_is_red() {
         folder_with(dir.path(), "broker-1-killed", 10, 0.0, &Ledger::default(), &positions);
         !red(&run).contains(&"broker-1-killed-bounded-8000_goes_on".to_owned())
     };
-    assert!(goes_on(&|second| (second * 10) as f64));
-    assert!(goes_on(&|second| if second < 22 { 100.0 } else { 110.0 }), "led again in time");
-    assert!(!goes_on(&|second| if second < 26 { 100.0 } else { 110.0 }), "only when it was back");
+    let from = |start: i64| move |second: i64| (100 + 10 * (second - start).max(0)) as f64;
+    assert!(goes_on(&from(0)));
+    assert!(goes_on(&from(25)), "led again in time");
+    assert!(!goes_on(&from(35)), "only when it was back");
+    assert!(!goes_on(&|second| if second < 32 { 100.0 } else { 200.0 }), "shown elsewhere, once");
+    assert!(!goes_on(&|second| second.min(29) as f64), "not to the end");
+}
+
+/// Prevents: a partition that nobody asks about because its broker is dead and its end cannot be read.
+#[test]
+fn a_partition_whose_end_is_unread_is_at_least_where_it_was() {
+    let dir = tempfile::tempdir().expect("dir");
+    let run = run_in(dir.path());
+    let red_with = |position: &dyn Fn(i64) -> f64, read: std::ops::Range<i64>| {
+        let positions = |second| vec![position(second)];
+        folder_with(dir.path(), "broker-1-killed", 10, 0.0, &Ledger::default(), &positions);
+        change(dir.path(), "broker-1-killed-bounded-8000", |second, sample| {
+            let log = sample.log.as_mut().expect("a reading");
+            if !read.contains(&second) {
+                log.partitions = [(0, PartitionReading::default())].into();
+            }
+        });
+        let mut red = red(&run);
+        red.retain(|name| name.ends_with("_goes_on") || name.ends_with("_still"));
+        red
+    };
+    let both = ["still", "goes_on"].map(|name| format!("broker-1-killed-bounded-8000_{name}"));
+    assert_eq!(red_with(&|_| 500.0, 0..12), both, "it holds more, as was seen before");
+    assert_eq!(red_with(&|_| 1000.0, 0..12), [""; 0], "nothing more is known of");
+    assert_eq!(red_with(&|second| second as f64, 0..0), both, "never read is not measured");
 }
 
 /// Prevents: a partition that moves to another member and is taken for one that stands still, because
@@ -168,6 +211,7 @@ fn a_partition_that_changed_hands_is_seen_where_it_is_now() {
     let last = |second| if second < 38 { vec![500.0, (second * 10) as f64] } else { vec![500.0] };
     assert!(!still(&last), "who has it now ends first");
     assert!(still(&|second| vec![if second < 20 { 0.0 } else { 300.0 }, 200.0]), "nobody fetches");
+    assert!(still(&|second| vec![(second * 10).min(250) as f64]), "nobody fetches any more");
 }
 
 /// Prevents: a loss that nobody counted, or that was counted wrong.
@@ -190,12 +234,20 @@ fn where_the_log_goes_as_many_must_be_counted_as_are_gone() {
 }
 
 #[test]
-fn recovery_is_from_the_end_of_the_fault_to_the_first_second_at_the_old_rate() {
+fn recovery_is_from_the_end_of_the_fault_to_the_last_second_below_the_old_rate() {
     let dir = tempfile::tempdir().expect("dir");
     folder(dir.path(), "answers-500", 17, 1.0, &Ledger::default());
-    let rows = row::all(dir.path());
-    let row = rows.into_iter().flatten().next().expect("a row");
-    assert!((row.before().expect("measured") - 2000.0).abs() < 1.0);
+    let row = || row::all(dir.path()).into_iter().flatten().next().expect("a row");
+    assert!((row().before().expect("measured") - 2000.0).abs() < 1.0);
     // Served again from 17 on, the fault's end is 14; a look a second.
-    assert!((2.0..=3.0).contains(&row.recovery_s().expect("back")), "{:?}", row.recovery_s());
+    let recovery_s = row().recovery_s().expect("back");
+    assert!((2.0..=3.0).contains(&recovery_s), "{recovery_s}");
+    // Served from a queue until 20, then not until 26.
+    folder(dir.path(), "answers-500", 10, 1.0, &Ledger::default());
+    change(dir.path(), "answers-500-bounded-8000", |second, sample| {
+        let acked = 2000 * (second - (second - 20).clamp(0, 6));
+        set(sample, "sink", "sink_events_total", acked as f64);
+    });
+    let recovery_s = row().recovery_s().expect("back");
+    assert!((11.0..=12.0).contains(&recovery_s), "{recovery_s}");
 }
