@@ -31,8 +31,9 @@ pub const EXPERIMENT: Experiment = Experiment {
     charts: |_| Vec::new(),
     tables,
     limits: "One machine: brokers, links and hosts are processes, veth pairs and network namespaces, \
-             and one disk. One run a row. Recovery is from when the cure begins, seen at one look a second, \
-             over three seconds. Duplicates of the producer's resends and of the processor's are one figure.",
+             and one disk. One run a row. Recovery is from when the cure begins, seen at one look a \
+             second, over three seconds. Duplicates of the producer's resends and of the processor's \
+             are one figure.",
 };
 
 /// Events that all workers together have in hand.
@@ -102,6 +103,9 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         let question = "Is the loss said, by the count of processor and producer?";
         checks.push(ask("loss_said", question, (1.0, Margin::AtLeast), counted, "events"));
     }
+    let question = "Settled, and in the log still: was what is done committed to the end?";
+    let wanted = (row.fault.duplicates.written_twice(), Margin::AtMost);
+    checks.push(ask("committed", question, wanted, row.uncommitted(), "ids"));
     checks.push(ask(
         "duplicates",
         "Deliveries of an id that was delivered before",
@@ -140,6 +144,15 @@ impl Duplicates {
             Self::Uncommitted => ceiling * UNCOMMITTED_S + IN_HAND,
             Self::Resent(times) => f64::from(times) * UNDER_WAY.floor(),
             Self::Unacked => ceiling * seconds + IN_HAND,
+        }
+    }
+
+    /// The most ids that may be settled and in the log still, though all that was settled is committed:
+    /// those whose second record comes after the commit.
+    fn written_twice(self) -> f64 {
+        match self {
+            Self::Resent(_) => self.bound(0.0, 0.0),
+            Self::None | Self::InHand(_) | Self::Uncommitted | Self::Unacked => 0.0,
         }
     }
 

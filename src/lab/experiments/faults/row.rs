@@ -118,6 +118,11 @@ impl Row {
         self.arm.ledger.as_ref().map(|ledger| ledger.duplicates as f64)
     }
 
+    /// Ids that are settled and in the log still.
+    pub fn uncommitted(&self) -> Option<f64> {
+        self.arm.ledger.as_ref().map(|ledger| ledger.again as f64)
+    }
+
     /// Events/s at the sink before the fault.
     pub fn before(&self) -> Option<f64> {
         let Phase { from, .. } = self.phase;

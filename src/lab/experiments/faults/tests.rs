@@ -134,18 +134,19 @@ fn each_check_of_a_row_can_turn_red() {
         red(&run)
     };
     assert_eq!(show(16, 1.0, &fine), [""; 0]);
-    let names = ["lost", "duplicates", "recovery", "still", "shows"]
+    let names = ["lost", "committed", "duplicates", "recovery", "still", "shows"]
         .map(|name| format!("answers-500-bounded-8000_{name}"));
     let invalid = Ledger { missing: 1, invalid: 1, ..fine.clone() };
     assert_eq!(show(16, 1.0, &invalid), names[..1], "given up as invalid is lost");
     assert_eq!(show(16, 1.0, &Ledger { two_fates: 1, ..fine.clone() }), names[..1]);
-    assert_eq!(show(16, 1.0, &Ledger { duplicates: 1, ..fine.clone() }), names[1..2]);
-    assert_eq!(show(30, 1.0, &fine), names[2..3], "it takes longer than 8 s");
-    assert_eq!(show(39, 1.0, &fine), names[2..4], "it never comes back");
-    assert_eq!(show(16, 0.0, &fine), names[4..], "the fault does not show");
+    assert_eq!(show(16, 1.0, &Ledger { again: 1, ..fine.clone() }), names[1..2]);
+    assert_eq!(show(16, 1.0, &Ledger { duplicates: 1, ..fine.clone() }), names[2..3]);
+    assert_eq!(show(30, 1.0, &fine), names[3..4], "it takes longer than 8 s");
+    assert_eq!(show(39, 1.0, &fine), names[3..5], "it never comes back");
+    assert_eq!(show(16, 0.0, &fine), names[5..], "the fault does not show");
     let stuck = |second: i64| vec![second.min(10) as f64];
     folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &stuck);
-    assert_eq!(red(&run), names[3..4], "a partition stands still");
+    assert_eq!(red(&run), names[4..5], "a partition stands still");
     folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &|_| vec![1000.0]);
     assert_eq!(red(&run), [""; 0], "one whose end is reached may");
     let _whole = show(16, 1.0, &fine);
@@ -212,6 +213,20 @@ fn a_partition_that_changed_hands_is_seen_where_it_is_now() {
     assert!(!still(&last), "who has it now ends first");
     assert!(still(&|second| vec![if second < 20 { 0.0 } else { 300.0 }, 200.0]), "nobody fetches");
     assert!(still(&|second| vec![(second * 10).min(250) as f64]), "nobody fetches any more");
+}
+
+/// Prevents: commits that stop for good, behind a processor that goes on; and a row that is red because
+/// the producer wrote something twice.
+#[test]
+fn what_was_settled_must_be_committed_but_for_what_was_written_twice() {
+    let dir = tempfile::tempdir().expect("dir");
+    let run = run_in(dir.path());
+    let red_with = |again| {
+        let ledger = Ledger { again, ..Ledger::default() };
+        folder(dir.path(), "broker-1-killed", 10, 0.0, &ledger);
+        red(&run).contains(&"broker-1-killed-bounded-8000_committed".to_owned())
+    };
+    assert!(!red_with(9472) && red_with(9473));
 }
 
 /// Prevents: a loss that nobody counted, or that was counted wrong.
