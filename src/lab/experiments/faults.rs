@@ -1,6 +1,7 @@
 //! The fault matrix: what breaks, what must come of it, and the ledger after it.
 //!
-//! - `matrix` every fault: what is expected, what it may cost, how it shows
+//! - `matrix` every fault: what is expected, what it may cost
+//! - `seen`   how each shows in what was recorded
 //! - `row`    one fault under one queue and one load, as its run left it
 //! - here     the bounds written down before the run, the checks, the table
 //!
@@ -9,6 +10,7 @@
 
 mod matrix;
 mod row;
+mod seen;
 
 use super::{Check, Experiment, Margin, Prediction, Setup, Table};
 use crate::lab::run_folder::Run;

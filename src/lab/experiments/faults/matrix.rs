@@ -1,8 +1,7 @@
 //! Every fault of `run/faults.sh`, by the name that it has there.
 
 use super::row::Row;
-use crate::lab::stats;
-use crate::lab::text::thousands;
+use super::seen;
 
 /// What a fault may cost in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub struct Fault {
     pub recovery_s: f64,
     /// Seconds into the fault from which every partition must go on, though the fault lasts.
     pub goes_on_after_s: Option<f64>,
-    /// How the fault shows in what was recorded; `None` when it does not.
+    /// How the fault shows in what was recorded; `None` when it does not, or not as expected.
     pub seen: fn(&Row) -> Option<String>,
 }
 
@@ -56,39 +55,6 @@ pub const LED_AGAIN_S: f64 = 9.0 + 6.0;
 
 /// What the processors of a row are called.
 pub const PROCESSORS: &[&str] = &["processor", "processor-2"];
-
-/// `text` with the value in place of `{}`, where that is at least `least`.
-fn at_least(value: f64, least: f64, text: &str) -> Option<String> {
-    (value >= least).then(|| text.replace("{}", &thousands(value)))
-}
-
-fn calls(row: &Row, result: &str, text: &str) -> Option<String> {
-    let key = format!("processor_sink_calls_total{{result=\"{result}\"}}");
-    at_least(stats::max(&row.arm.metric("processor", &key))?, 1.0, text)
-}
-
-fn retried(row: &Row) -> Option<String> {
-    calls(row, "retried", "{} calls tried again")
-}
-
-fn fetches(row: &Row) -> Option<String> {
-    at_least(row.most(PROCESSORS, "processor_fetch_retries_total"), 1.0, "{} fetches tried again")
-}
-
-fn refusals(row: &Row, status: &str) -> Option<String> {
-    let key = format!("sink_rejected_total{{status=\"{status}\"}}");
-    let refused = stats::max(&row.arm.metric("sink", &key))?;
-    at_least(refused, 1.0, &format!("{{}} requests answered {status}"))
-}
-
-fn meanwhile(row: &Row) -> String {
-    row.meanwhile().map_or_else(String::new, |rate| format!("; {}/s meanwhile", thousands(rate)))
-}
-
-/// What the script saw, which it writes down only when it saw it.
-fn noted(row: &Row) -> Option<String> {
-    (!row.note.is_empty()).then(|| row.note.clone() + &meanwhile(row))
-}
 
 /// Every fault, in the order of the table.
 pub const FAULTS: &[Fault] = &[
@@ -100,10 +66,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Uncommitted,
         recovery_s: 15.0,
         goes_on_after_s: None,
-        seen: |row| {
-            let again = row.lines("processor-2", "partition starts") as f64;
-            at_least(again, 1.0, "{} partitions taken up again")
-        },
+        seen: seen::taken_up,
     },
     Fault {
         name: "processor-frozen",
@@ -113,7 +76,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Uncommitted,
         recovery_s: 15.0,
         goes_on_after_s: None,
-        seen: |row| at_least(row.most(PROCESSORS, "processor_evictions_total"), 1.0, "{} eviction"),
+        seen: seen::evicted_and_back,
     },
     Fault {
         name: "broker-1-killed",
@@ -123,7 +86,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
-        seen: fetches,
+        seen: seen::fetches,
     },
     Fault {
         name: "broker-2-killed",
@@ -133,7 +96,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
-        seen: fetches,
+        seen: seen::fetches,
     },
     Fault {
         name: "broker-3-killed",
@@ -143,7 +106,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
-        seen: fetches,
+        seen: seen::fetches,
     },
     Fault {
         name: "coordinator-killed",
@@ -153,23 +116,17 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
-        seen: |row| {
-            let evicted = row.most(PROCESSORS, "processor_evictions_total");
-            noted(row).filter(|_| evicted == 0.0)
-        },
+        seen: seen::new_coordinator,
     },
     Fault {
         name: "two-brokers-killed",
         what: "signal 9 to brokers 1 and 2 (below min.insync.replicas), started again after 6 s",
-        expected: "the producer waits and resends; commits wait",
+        expected: "the producer waits and resends; commits go on when they are back",
         lost: Lost::Nothing,
         duplicates: Duplicates::Resent(5),
         recovery_s: 25.0,
         goes_on_after_s: None,
-        seen: |row| {
-            let backlog = row.most(&["producer"], "producer_backlog_events");
-            at_least(backlog, 2.0 * row.offered, "{} events waited at the producer")
-        },
+        seen: seen::waited_and_resent,
     },
     Fault {
         name: "broker-disk-full",
@@ -179,7 +136,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Resent(2),
         recovery_s: 15.0,
         goes_on_after_s: None,
-        seen: noted,
+        seen: seen::noted,
     },
     Fault {
         name: "sink-killed",
@@ -189,7 +146,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::InHand(1),
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: |row| retried(row).filter(|_| row.lines("sink-2", "journal read") == 1),
+        seen: seen::on_its_journal,
     },
     Fault {
         name: "answers-500",
@@ -199,7 +156,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: |row| refusals(row, "500"),
+        seen: seen::backed_off,
     },
     Fault {
         name: "answers-429",
@@ -209,18 +166,18 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: |row| refusals(row, "429"),
+        seen: seen::waited_as_told,
     },
     Fault {
         name: "answers-hang",
         what: "the sink answers nothing for 8 s; calls are given up after 3 s",
-        expected: "given up, sent again; what hung is served later",
+        expected: "given up, sent again",
         lost: Lost::Nothing,
         // The calls that 8 s of hanging hold, one every 3 s and backoff, are all served then.
         duplicates: Duplicates::InHand(3),
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: retried,
+        seen: seen::retried,
     },
     Fault {
         name: "answers-cut",
@@ -230,7 +187,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Unacked,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: retried,
+        seen: seen::retried,
     },
     Fault {
         name: "answers-partial",
@@ -240,7 +197,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: |row| calls(row, "partial", "{} calls acked in part"),
+        seen: seen::in_part,
     },
     Fault {
         name: "broker-link-cut",
@@ -250,11 +207,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Uncommitted,
         recovery_s: 20.0,
         goes_on_after_s: None,
-        seen: |row| {
-            let given_up = row.lines("processor", "giving up on this connection") as f64;
-            let text = at_least(given_up, 1.0, "{} connections given up")?;
-            Some(format!("{text}; {}", noted(row)?))
-        },
+        seen: seen::given_up,
     },
     Fault {
         name: "broker-link-delayed",
@@ -264,7 +217,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: noted,
+        seen: seen::noted_going_on,
     },
     Fault {
         name: "broker-link-lossy",
@@ -274,7 +227,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: noted,
+        seen: seen::noted_going_on,
     },
     Fault {
         name: "sink-link-cut",
@@ -286,7 +239,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::InHand(4),
         recovery_s: 20.0,
         goes_on_after_s: None,
-        seen: |row| retried(row).and_then(|text| Some(format!("{text}; {}", noted(row)?))),
+        seen: seen::retried_and_noted,
     },
     Fault {
         name: "sink-link-delayed",
@@ -296,7 +249,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: noted,
+        seen: seen::noted_going_on,
     },
     Fault {
         name: "sink-link-lossy",
@@ -306,7 +259,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: noted,
+        seen: seen::noted_going_on,
     },
     Fault {
         name: "results-disk-full",
@@ -316,7 +269,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: noted,
+        seen: seen::left_out,
     },
     Fault {
         name: "clock-back",
@@ -326,7 +279,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: |row| at_least(row.step_back_s("processor"), 3000.0, "its log steps back {} s"),
+        seen: seen::clock_went_back,
     },
     Fault {
         name: "partitions-added",
@@ -336,9 +289,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: |row| {
-            at_least(row.most(PROCESSORS, "processor_partitions"), 18.0, "{} partitions held")
-        },
+        seen: seen::new_partitions,
     },
     Fault {
         name: "topic-anew",
@@ -348,10 +299,7 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::Resent(2),
         recovery_s: 25.0,
         goes_on_after_s: None,
-        seen: |row| {
-            let said = row.lines("processor", "reason=topic_deleted") as f64;
-            at_least(said, 1.0, "{} partitions started anew")
-        },
+        seen: seen::started_anew,
     },
     Fault {
         name: "retention",
@@ -361,9 +309,6 @@ pub const FAULTS: &[Fault] = &[
         duplicates: Duplicates::None,
         recovery_s: 8.0,
         goes_on_after_s: None,
-        seen: |row| {
-            let said = row.lines("processor", "retention deleted events") as f64;
-            at_least(said, 1.0, "{} times overtaken")
-        },
+        seen: seen::overtaken,
     },
 ];

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,9 @@ use crate::lab::charts::Ink;
 use crate::lab::experiments::{ArmSpec, Phase};
 use crate::lab::read_json;
 use crate::lab::run_folder::Arm;
+use crate::lab::samples::Sample;
 use crate::lab::stats::{self, Series};
+use crate::units;
 
 /// What the script writes down of a row.
 pub const FILE: &str = "fault.json";
@@ -191,6 +194,27 @@ impl Row {
         self.arm.delivered_in(self.phase)
     }
 
+    /// Events/s at the sink from a look before the fault to one after it, should there be none meanwhile.
+    pub fn across(&self) -> Option<f64> {
+        let Phase { rate, from, to } = self.phase;
+        self.arm.delivered_in(Phase { rate, from: from - 2.0, to: to + 2.0 })
+    }
+
+    /// By how much the committed offsets rose, all together, from `after_s` of the fault on until its end.
+    pub fn committed_meanwhile(&self, after_s: f64) -> Option<f64> {
+        let sum = |s: &Sample| {
+            let committed = s.log.as_ref()?.partitions.values().map(|row| row.committed);
+            committed.sum::<Option<i64>>().filter(|sum| *sum > 0).map(|sum| sum as f64)
+        };
+        let all = stats::between(&self.arm.series(sum), self.phase.from + after_s, self.phase.to);
+        Some(all.last()?.1 - all.first()?.1)
+    }
+
+    /// A metric since the fault's end.
+    pub fn afterwards(&self, source: &str, key: &str) -> Series {
+        stats::between(&self.arm.metric(source, key), self.phase.to, f64::INFINITY)
+    }
+
     /// The largest value of a metric, summed over its labels, that any of `sources` showed.
     pub fn most(&self, sources: &[&str], metric: &str) -> f64 {
         let largest =
@@ -201,6 +225,26 @@ impl Row {
     /// How many lines of `process`'s log hold `text`.
     pub fn lines(&self, process: &str, text: &str) -> usize {
         self.arm.log_of(process).iter().filter(|(_, line)| line.contains(text)).count()
+    }
+
+    /// How many of them it wrote since the fault's end.
+    pub fn lines_after(&self, process: &str, text: &str) -> usize {
+        let log = self.arm.log_of(process);
+        log.iter().filter(|(at, line)| *at >= self.phase.to && line.contains(text)).count()
+    }
+
+    /// How long `process` said that it waits, in its log's lines that hold `text`.
+    pub fn waits(&self, process: &str, text: &str) -> Vec<Duration> {
+        let wait = |(_, line): &(f64, String)| {
+            let (_, wait) = line.split_once(" wait=").filter(|_| line.contains(text))?;
+            // In quotes where it is two words: 1s, "1s 20ms".
+            let wait = match wait.strip_prefix('"') {
+                Some(quoted) => quoted.split('"').next(),
+                None => wait.split(' ').next(),
+            };
+            units::duration(wait?).ok()
+        };
+        self.arm.log_of(process).iter().filter_map(wait).collect()
     }
 
     /// The longest step back between two lines of `process`'s log, s.
