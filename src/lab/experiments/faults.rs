@@ -133,7 +133,13 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         ));
     }
     let shows = (row.fault.seen)(row).map(|_| 1.0);
-    checks.push(ask("shows", "Does the fault show?", (1.0, Margin::AtLeast), shows, ""));
+    checks.push(ask(
+        "shows",
+        "Does the fault show, and what is expected with it?",
+        (1.0, Margin::AtLeast),
+        shows,
+        "",
+    ));
     checks
 }
 
@@ -150,7 +156,7 @@ impl Duplicates {
     }
 
     /// The most ids that may be settled and in the log still, though all that was settled is committed:
-    /// those whose second record comes after the commit.
+    /// those whose second record comes after the commit (11 were seen).
     fn written_twice(self) -> f64 {
         match self {
             Self::Resent(_) => self.bound(0.0, 0.0),
@@ -186,7 +192,7 @@ fn tables(run: &Run) -> Vec<Table> {
                 row.queue.clone(),
                 format!("{}/s", thousands(row.offered)),
                 row.fault.expected.to_owned(),
-                (row.fault.seen)(&row).unwrap_or_else(|| "**the fault does not show**".into()),
+                (row.fault.seen)(&row).unwrap_or_else(|| "**it does not show as expected**".into()),
                 count(row.missing()) + &of,
                 format!("{} of {}", count(row.duplicates()), row.fault.duplicates.says(bound)),
                 recovery,
