@@ -98,7 +98,7 @@ fi
 
 # --- marks -------------------------------------------------------------------------------------
 now_us() { echo "${EPOCHREALTIME/[.,]/}"; }
-rest() { sleep "$1" 9>&- & resting=$!; wait "$resting"; resting=''; } # SECONDS; a signal ends it
+rest() { sleep "$1" 7>&- 9>&- & resting=$!; wait "$resting"; resting=''; } # SECONDS; a signal ends it
 begins() { began_us=$(now_us); }
 ends() { ended_us=$(now_us); }
 saw() { noted=$*; log info seen "fault=$fault what='$*'"; }
@@ -253,6 +253,7 @@ row() { # FAULT QUEUE LOAD
   trap 'exit 129' HUP
   rm -rf -- "${out:?}/$name"
   mkdir -p "$out/$name"
+  : >"$out/$name/commands.txt" # whenever it ends, it is known as a folder of ours
   sink=(--rate-limit 2000 --journal "$out/$name/journal.jsonl")
   load=(--rate "$offered" --msg-size 512 --seed 1)
   case $fault in

@@ -27,7 +27,7 @@ hosts_up() {
   [[ ! /proc/self/ns/net -ef /proc/1/ns/net ]] || die "two hosts need a network namespace of their own: unshare --net"
   if tc qdisc replace dev lo root netem 2>/dev/null; then tc qdisc delete dev lo root; else require nft; fi
   # The namespace lives as long as this process, and that no longer than we do.
-  setsid setpriv --pdeathsig KILL unshare --net sleep infinity </dev/null >/dev/null 2>&1 9>&- &
+  setsid setpriv --pdeathsig KILL unshare --net sleep infinity </dev/null >/dev/null 2>&1 7>&- 9>&- &
   holder=$!
   until there=$(readlink "/proc/$holder/ns/net") && [[ $there != $(readlink /proc/self/ns/net) ]]; do
     if ! kill -0 "$holder" 2>/dev/null || ((SECONDS > end)); then
