@@ -137,6 +137,7 @@ trap 'exit 129' HUP
 mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci)
 check format cargo fmt --check
 check scripts shellcheck --external-sources "${scripts[@]}"
+# shellcheck disable=SC2016 # bash -c expands it
 check 'sabotage applies' bash -c 'for patch; do git apply --check "$patch" || exit; done' - tests/sabotage/*.patch
 supply_chain
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
