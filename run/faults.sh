@@ -254,9 +254,10 @@ row() { # FAULT QUEUE LOAD
   rm -rf -- "${out:?}/$name"
   mkdir -p "$out/$name"
   : >"$out/$name/commands.txt" # whenever it ends, it is known as a folder of ours
-  sink=(--rate-limit 2000 --journal "$out/$name/journal.jsonl")
+  sink=(--rate-limit 2000)
   load=(--rate "$offered" --msg-size 512 --seed 1)
   case $fault in
+    sink-killed) sink+=(--journal "$out/$name/journal.jsonl") ;;
     results-disk-full) small_folder "$out/$name" 64m ;;
     broker-disk-full) small_disk 2 2g ;;
     clock-back) own_clock "$out/$name"; through+=("${at_own_clock[@]}") ;;
