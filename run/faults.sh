@@ -211,7 +211,13 @@ fault_results_disk_full() {
   if (($(wc -l <"$dir/samples.jsonl") <= before + 2)); then saw 'no sample was written meanwhile'; fi
   free_folder "$dir"; ends
 }
-fault_clock_back() { begins; step_clock -3600; ends; }
+# One step meets a wait of librdkafka's or, when an answer just comes, none: four do not all miss.
+fault_clock_back() {
+  local seconds
+  begins
+  for seconds in 60 120 180 3600; do step_clock "-$seconds"; rest 0.37; done
+  ends
+}
 fault_partitions_added() {
   begins; note run/cluster.sh topic grow "$topic" --partitions 18
   cluster topic grow "$topic" --partitions 18

@@ -273,7 +273,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "clock-back",
-        what: "the processor's clock is stepped back by an hour, for good",
+        what: "the processor's clock is stepped back four times, by an hour in all, for good",
         expected: "goes on; latencies are carried by the monotonic clock",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
