@@ -78,8 +78,15 @@ pub struct Seat {
     /// When librdkafka's main thread was last woken.
     woken: Option<Instant>,
     next_commit: Instant,
-    /// Newly assigned partitions are asked for again not before, and how long that is.
-    next_start: (Instant, Backoff),
+    starts: Starts,
+}
+
+/// When newly assigned partitions are asked for again.
+struct Starts {
+    not_before: Instant,
+    backoff: Backoff,
+    /// Tries so far that failed.
+    failed: usize,
 }
 
 impl Seat {
@@ -127,9 +134,9 @@ impl Seat {
             .map_err(|e| Failure::Failed(format!("cannot subscribe to {}: {e}", settings.topic)))?;
         log::info!(group = settings.group.as_str(), topic = settings.topic.as_str(); "joining the group");
         let now = Instant::now();
-        let (next_commit, next_start) =
-            (now + settings.commit_interval, (now, Backoff::standard()));
-        Ok(Self { consumer, settings, last_poll: None, woken: None, next_commit, next_start })
+        let starts = Starts { not_before: now, backoff: Backoff::standard(), failed: 0 };
+        let next_commit = now + settings.commit_interval;
+        Ok(Self { consumer, settings, last_poll: None, woken: None, next_commit, starts })
     }
 
     /// One turn: commit when due, poll for at most `time`, start newly assigned partitions.
@@ -223,14 +230,14 @@ impl Seat {
     fn start_newly_assigned(&mut self) {
         let context = self.consumer.context();
         let newly = context.newly.lock().clone();
-        if newly.is_empty() || Instant::now() < self.next_start.0 {
+        if newly.is_empty() || Instant::now() < self.starts.not_before {
             return;
         }
-        let mut failed = None;
+        let (mut ids, mut failed) = (BTreeMap::new(), None);
         match self.committed(&newly) {
             Ok(committed) => {
                 for element in committed.elements() {
-                    match self.first_holding(&newly, &element) {
+                    match self.first_holding(&newly, &element, &mut ids) {
                         Ok(holding) => start(context, holding),
                         Err(why) => {
                             failed = Some(format!("partition {}: {why}", element.partition()))
@@ -240,14 +247,15 @@ impl Seat {
             }
             Err(why) => failed = Some(format!("committed offsets: {why}")),
         }
-        let (next, backoff) = &mut self.next_start;
+        let starts = &mut self.starts;
         match failed {
             Some(why) => {
-                *next = Instant::now() + backoff.wait();
                 log::warn!(why = why.as_str(); "no first offset yet, trying again");
-                context.view.renew();
+                starts.failed += 1;
+                context.view.refresh(&context.brokers, &context.topic, starts.failed);
+                starts.not_before = Instant::now() + starts.backoff.wait();
             }
-            None => backoff.reset(),
+            None => starts.backoff.reset(),
         }
         context.metrics.partitions.set(context.holdings.all().len() as i64);
     }
@@ -262,14 +270,26 @@ impl Seat {
     }
 
     /// The partition from its committed offset on, or from the log's start or end where there is none.
+    /// `ids` keeps what each leader says the topic's id is: the view may be of one that was deleted since,
+    /// whose committed offsets mean nothing in the log that is there.
     fn first_holding(
         &self,
         partitions: &BTreeMap<i32, Start>,
         committed: &TopicPartitionListElem<'_>,
+        ids: &mut BTreeMap<String, Result<u128, String>>,
     ) -> Result<Holding, String> {
         let (context, partition) = (self.consumer.context(), committed.partition());
         committed.error().map_err(|e| e.to_string())?;
-        let view = context.view.get();
+        let (view, topic) = (context.view.get(), &self.settings.topic);
+        let leader = view.leader_address(partition).ok_or("it has no leader yet")?;
+        let ask = || match wire::metadata(leader, topic) {
+            Ok(Ok(topic)) => Ok(topic.id),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(e) => Err(format!("{leader}: {e}")),
+        };
+        if ids.entry(leader.to_owned()).or_insert_with(ask).clone()? != view.id {
+            return Err("its topic was made anew".into());
+        }
         // Whoever names no topic (Kafka's own tools) means the one that is there.
         let named = committed.metadata();
         let of_this_log = (named.is_empty() || named == name(view.id))
@@ -285,8 +305,6 @@ impl Seat {
             ),
             _ => {}
         }
-        let leader = view.leader_address(partition).ok_or("it has no leader yet")?;
-        let topic = &self.settings.topic;
         let first = match self.settings.from {
             From::Latest if of_this_log => wire::latest_offset(leader, topic, partition),
             From::Earliest | From::Latest => wire::earliest_offset(leader, topic, partition),
