@@ -32,7 +32,7 @@ const PAYLOAD: usize = 512;
 
 #[inline(never)]
 fn hold_something_else() -> Vec<Vec<u8>> {
-    (0..512).map(|_| Vec::with_capacity(64 << 10)).collect()
+    (0..2048).map(|_| Vec::with_capacity(64 << 10)).collect()
 }
 
 fn server() -> Server {
@@ -108,7 +108,8 @@ fn the_last_profile_names_the_queue_and_the_payload_as_go_does() {
     watch.wait().expect("reaped");
     drop(server);
 
-    // 458 samples of 512 KiB: one standard deviation is 5 %.
+    // 650 samples of 512 KiB, 256 of them the smallest part: one standard deviation is 6 % there, and the
+    // margin of 30 % five of them. (With 64 samples it was two and a half, which one run in sixty is not.)
     let ratio = found.total_bytes as f64 / found.heap_inuse_bytes.unwrap() as f64;
     assert!((0.75..1.25).contains(&ratio), "{ratio}");
     assert!(found.resident_bytes.unwrap() > (EVENTS * PAYLOAD) as u64, "{found:?}");
