@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli;
 use crate::failure::Failure;
 use crate::http::access::Token;
-use crate::http::client::{CallError, Peer, without_password};
+use crate::http::client::{CallError, Peer};
 use crate::logging::{said, visible};
 use crate::sink::control::{Command, Status};
 use crate::sink::wire;
@@ -36,9 +36,7 @@ impl Chaos {
     /// # Errors
     /// When the address is no such URL.
     pub fn new(url: &str, token: Option<Token>) -> Result<Self, Failure> {
-        let sink = Peer::new(url, token, CALL_TIMEOUT)
-            .map_err(|why| Failure::flag("--sink", without_password(url), &why))?;
-        Ok(Self { sink })
+        Ok(Self { sink: Peer::new("--sink", url, token, CALL_TIMEOUT)? })
     }
 
     /// Asks for `fault` (which lasts `time`) and stays until it is over. `stop` ends it

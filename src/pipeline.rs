@@ -284,8 +284,7 @@ fn start_instruments(
     crew.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))?;
     if settings.policy == Policy::SlowSource {
         let (url, token) = (&settings.producer, settings.token.clone());
-        let producer = Peer::new(url, token, slow_source::CALL_TIMEOUT)
-            .map_err(|allowed| Failure::flag("--producer", url, &allowed))?;
+        let producer = Peer::new("--producer", url, token, slow_source::CALL_TIMEOUT)?;
         let shared = shared.clone();
         crew.spawn("flow", move || {
             let Shared { holdings, metrics, stop, .. } = &shared;

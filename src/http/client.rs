@@ -3,11 +3,13 @@
 //!
 //! It deliberately does not retry: who may repeat a call is the caller's knowledge.
 
+use std::io::{self, Read as _};
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::access::Token;
+use crate::failure::Failure;
 use crate::logging::said;
 
 /// Longest wait for a connection: peers are on loopback or one hop away, and a listener that
@@ -28,16 +30,18 @@ pub fn agent(timeout: Duration) -> ureq::Agent {
         .new_agent()
 }
 
-/// Reads the address of another binary, `http://127.0.0.1:9900`, without a slash at its end.
+/// Checks the address of another binary, `http://127.0.0.1:9900`, that `flag` gives; returns it without
+/// a trailing slash.
 ///
 /// # Errors
-/// When `url` is not of that form: the message says what was expected.
-pub fn base_url(url: &str) -> Result<String, String> {
+/// Usage, when `url` is not of that form: says what was expected, and repeats no password.
+pub fn base_url(flag: &str, url: &str) -> Result<String, Failure> {
     let base = url.trim_end_matches('/');
     if plain(base).is_some_and(|uri| uri.path() == "/" && uri.query().is_none()) {
         return Ok(base.to_owned());
     }
-    Err("expected a URL such as http://127.0.0.1:9900 (no https, no path, no password)".into())
+    let allowed = "expected a URL such as http://127.0.0.1:9900 (no https, no path, no password)";
+    Err(Failure::flag(flag, without_password(url), allowed))
 }
 
 /// Checks the address of one page of another binary, `http://127.0.0.1:9900/metrics`.
@@ -68,6 +72,17 @@ pub fn without_password(url: &str) -> String {
         Some((scheme, _)) => format!("{scheme}://…@{host}"),
         None => format!("…@{host}"),
     }
+}
+
+/// As much is read of an answer whose words are told, not parsed: they are cut shorter still ([`said`]).
+const WORDS_BYTES_MAX: u64 = 4 << 10;
+
+/// The beginning of an answer.
+///
+/// # Errors
+/// When the connection breaks off; `words` then has what came before.
+pub fn read_beginning(answer: &mut ureq::Body, words: &mut Vec<u8>) -> io::Result<()> {
+    answer.as_reader().take(WORDS_BYTES_MAX).read_to_end(words).map(drop)
 }
 
 /// Largest answer that a [`Peer`] reads: control and ledger answers are below 1 KB.
@@ -112,13 +127,18 @@ pub enum CallError {
 }
 
 impl Peer {
-    /// The binary at `url` (`http://127.0.0.1:9900`), called with `token` where there is one,
-    /// each call at most `timeout`.
+    /// The binary at `url` (`http://127.0.0.1:9900`), which `flag` gives, called with `token` where
+    /// there is one, each call at most `timeout`.
     ///
     /// # Errors
-    /// When `url` is not of that form: the message says what was expected.
-    pub fn new(url: &str, token: Option<Token>, timeout: Duration) -> Result<Self, String> {
-        Ok(Self { agent: agent(timeout), base: base_url(url)?, token })
+    /// As [`base_url`].
+    pub fn new(
+        flag: &str,
+        url: &str,
+        token: Option<Token>,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
+        Ok(Self { agent: agent(timeout), base: base_url(flag, url)?, token })
     }
 
     /// `GET` of `path`, read as JSON.
@@ -220,7 +240,7 @@ mod tests {
 
     #[test]
     fn only_plain_base_urls_are_peers() {
-        let peer = |url| Peer::new(url, None, Duration::from_secs(1));
+        let peer = |url| Peer::new("--peer", url, None, Duration::from_secs(1));
         for url in ["http://127.0.0.1:9900", "http://sink:9900/", "http://[::1]:9900"] {
             assert!(peer(url).is_ok(), "{url}");
         }

@@ -14,7 +14,6 @@ mod ledger;
 mod lost;
 mod tail;
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,8 +41,6 @@ pub const FILE: &str = "ledger.json";
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Largest bitmap taken from the sink: 1 GiB is 8 billion dense ids.
 const IDS_BYTES_MAX: u64 = 1 << 30;
-/// As much is read of a refusal.
-const WORDS_BYTES_MAX: u64 = 4 << 10;
 /// How often a busy sink is asked, and after what time again: one that lets a single reader at its ids
 /// cuts that one off after 10 s (`http::Limits`), so this is room for two before us.
 const TRIES_MAX: u32 = 30;
@@ -145,8 +142,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     if settings.producer.is_empty() {
         return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
     }
-    let sink = client::base_url(&settings.sink)
-        .map_err(|why| Failure::flag("--sink", client::without_password(&settings.sink), &why))?;
+    let sink = client::base_url("--sink", &settings.sink)?;
     let producers: Vec<Produced> =
         settings.producer.iter().map(|path| super::read_json(path)).collect::<Result<_, _>>()?;
     let mut produced = RoaringTreemap::new();
@@ -221,8 +217,7 @@ fn ask(agent: &ureq::Agent, url: &str) -> Result<Vec<u8>, Failure> {
         if status != 503 || tries == TRIES_MAX {
             let mut words = Vec::new();
             // As much of them as comes.
-            let _cut_short =
-                answer.body_mut().as_reader().take(WORDS_BYTES_MAX).read_to_end(&mut words);
+            let _cut_short = client::read_beginning(answer.body_mut(), &mut words);
             let why = format!("status {status} at try {tries}: {}", said(&words));
             return Err(failed(why));
         }

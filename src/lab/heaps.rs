@@ -46,8 +46,7 @@ impl Keeper {
         every: Duration,
         dir: &Path,
     ) -> Result<Self, Failure> {
-        let base = client::base_url(url)
-            .map_err(|why| Failure::flag("--heap", client::without_password(url), &why))?;
+        let base = client::base_url("--heap", url)?;
         Ok(Self {
             agent: client::agent(ANSWER_WITHIN),
             url: format!("{base}/debug/pprof/heap?names=no"),

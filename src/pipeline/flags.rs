@@ -10,7 +10,8 @@ use argh::FromArgs;
 use super::{Assignment, Settings};
 use crate::brokers::{Brokers, wire::BATCH_BYTES_MAX};
 use crate::failure::Failure;
-use crate::http::{access, client};
+use crate::http::access;
+use crate::http::client::base_url;
 use crate::policy::Policy;
 use crate::queue;
 use crate::sink::workers::Mode;
@@ -158,8 +159,8 @@ impl Flags {
                 }
             },
             policy: self.policy,
-            producer: url("--producer", self.producer.as_deref().unwrap_or(PRODUCER))?,
-            sink: url("--sink", &cli::or_env(self.sink, "LAB_SINK", "http://127.0.0.1:9900"))?,
+            producer: base_url("--producer", self.producer.as_deref().unwrap_or(PRODUCER))?,
+            sink: base_url("--sink", &cli::or_env(self.sink, "LAB_SINK", "http://127.0.0.1:9900"))?,
             sink_timeout: self.sink_timeout,
             drain_timeout: self.drain_timeout,
             stuck_after: self.stuck_after,
@@ -205,11 +206,6 @@ impl Flags {
         }
         Ok(())
     }
-}
-
-fn url(flag: &str, text: &str) -> Result<String, Failure> {
-    client::base_url(text)
-        .map_err(|allowed| Failure::flag(flag, client::without_password(text), &allowed))
 }
 
 fn secs(n: u64) -> Duration {

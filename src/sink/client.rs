@@ -2,7 +2,6 @@
 //!
 //! It makes one attempt; whether and when to try again is the worker's decision.
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use crate::http::client;
@@ -38,9 +37,6 @@ pub struct Client {
     batch: String,
     body: Vec<u8>,
 }
-
-/// As much is read of an answer: a count of acks is below 40 B, of other words the beginning is told.
-const ANSWER_BYTES_MAX: u64 = 4 << 10;
 
 /// Longest wait that a `Retry-After` can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -84,8 +80,9 @@ impl Client {
         let status = answer.status().as_u16();
         let after = retry_after(answer.headers());
         let mut text = Vec::new();
-        match answer.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut text) {
-            Ok(_) => understood(url, status, after, &text, sent),
+        // A count of acks is below 40 B; of other words the beginning is told.
+        match client::read_beginning(answer.body_mut(), &mut text) {
+            Ok(()) => understood(url, status, after, &text, sent),
             Err(e) => not_now(format!("{url}: status {status}, then {e}")),
         }
     }
