@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka::client::fetch::Message;
+use kafka::client::fetch::{Data, Message};
 use kafka::client::{FetchPartition, KafkaClient};
 use kafka::error::{Error, KafkaCode};
 
@@ -152,23 +152,7 @@ impl Fetcher {
             };
             answered.insert(holding.partition);
             match partition.data() {
-                Ok(data) => {
-                    holding.log_ends_at(data.highwatermark_offset());
-                    let accept = || self.accept(holding, data.messages(), batch);
-                    let moved = holding.one_at_a_time(accept)?;
-                    let position = holding.position();
-                    if !moved && data.highwatermark_offset() > position {
-                        let last = data.messages().last();
-                        match batch {
-                            Some(batch) if last.is_none_or(|last| last.offset < position) => {
-                                self.nothing_left(holding, batch)?;
-                            }
-                            Some(_) => {} // the log was left
-                            None => drop(self.stepping.insert(holding.partition)),
-                        }
-                    }
-                    progress |= moved;
-                }
+                Ok(data) => progress |= self.answered(holding, data, batch)?,
                 Err(e) => match self.refused(holding, &e, batch.is_some()) {
                     Err(Turn::Failed(why)) => failed = Some(why),
                     settled => settled?,
@@ -210,6 +194,31 @@ impl Fetcher {
             })
             .collect();
         client.fetch_messages(&questions)
+    }
+
+    /// One partition's part of an answer. True when records were handed over; where none were although
+    /// there is more, says so to the next turn.
+    fn answered(
+        &mut self,
+        holding: &Arc<Holding>,
+        data: &Data<'_>,
+        batch: Option<&BatchHeader>,
+    ) -> Result<bool, Turn> {
+        holding.log_ends_at(data.highwatermark_offset());
+        let moved = holding.one_at_a_time(|| self.accept(holding, data.messages(), batch))?;
+        let position = holding.position();
+        if moved || data.highwatermark_offset() <= position {
+            return Ok(moved);
+        }
+        let last = data.messages().last();
+        match batch {
+            Some(batch) if last.is_none_or(|last| last.offset < position) => {
+                self.nothing_left(holding, batch)?;
+            }
+            Some(_) => {} // the log was left
+            None => drop(self.stepping.insert(holding.partition)),
+        }
+        Ok(false)
     }
 
     /// Hands over the records that follow the position; without a gap, but for one in `batch`. True
