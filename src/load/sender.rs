@@ -179,7 +179,9 @@ impl Sender {
             let pacer = self.shared.pacer.lock();
             // The time is read under the lock, as by whoever changes the curve: nothing is sent as due
             // that a stop at an earlier time took away.
-            (pacer.curve(), pacer.curve().due_count(clock::now_us()))
+            let curve = pacer.curve();
+            let due = curve.due_count(clock::now_us());
+            (curve, due)
         };
         let claims = self.shared.cursors.claim(self.id, led.into_iter());
         let sent = self.send(&claims, due, &curve);

@@ -224,13 +224,17 @@ impl Row {
 
     /// How many lines of `process`'s log hold `text`.
     pub fn lines(&self, process: &str, text: &str) -> usize {
-        self.arm.log_of(process).iter().filter(|(_, line)| line.contains(text)).count()
+        self.lines_from(f64::NEG_INFINITY, process, text)
     }
 
     /// How many of them it wrote since the fault's end.
     pub fn lines_after(&self, process: &str, text: &str) -> usize {
+        self.lines_from(self.phase.to, process, text)
+    }
+
+    fn lines_from(&self, from: f64, process: &str, text: &str) -> usize {
         let log = self.arm.log_of(process);
-        log.iter().filter(|(at, line)| *at >= self.phase.to && line.contains(text)).count()
+        log.iter().filter(|(at, line)| *at >= from && line.contains(text)).count()
     }
 
     /// How long `process` said that it waits, in its log's lines that hold `text`.
