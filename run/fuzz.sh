@@ -9,6 +9,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=run/prereq.sh
 source "$here/prereq.sh"
+# shellcheck source=run/groups.sh
+source "$here/groups.sh"
 cd "${here%/*}"
 
 usage() {
@@ -65,21 +67,12 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # What runs is a job in a group of its own (set -m): a Ctrl-C reaches this script alone, which ends
 # whole groups: a build with its compilers, a target with its program.
 clean_up() {
-  local code=$? job started tries
+  local code=$? started
   trap '' INT TERM HUP
   set +e
-  started=$(jobs -pr)
-  {
-    for job in $started; do kill -TERM -- "-$job"; done
-    for job in $started; do
-      for ((tries = 0; tries < 60; tries++)); do
-        kill -0 -- "-$job" || continue 2
-        sleep 0.05
-      done
-      kill -KILL -- "-$job"
-    done
-    for target in "${chosen[@]}"; do rmdir "tests/fuzz/__fuzz__/$target/crashes"; done # where it is empty
-  } 2>/dev/null
+  mapfile -t started < <(jobs -pr)
+  end_groups "${started[@]}"
+  for target in "${chosen[@]}"; do rmdir "tests/fuzz/__fuzz__/$target/crashes"; done 2>/dev/null # where it is empty
   exit "$code"
 }
 trap clean_up EXIT

@@ -8,6 +8,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=run/prereq.sh
 source "$here/prereq.sh"
+# shellcheck source=run/groups.sh
+source "$here/groups.sh"
 cd "${here%/*}"
 
 # A step that takes longer hangs: five times what the longest takes on two cores.
@@ -53,7 +55,7 @@ step() {
   wait "$running" || code=$?
   if kill -0 -- "-$running" 2>/dev/null; then
     log error processes_left "step='$name' pids='$(pgrep -d ' ' -g "$running")'"
-    end_group
+    end_groups "$running"
     ((code > 0)) || code=1
   fi
   running=''
@@ -63,17 +65,6 @@ step() {
   ((code != 124)) || log error step_hangs "step='$name' within_s=$limit"
   log info step_ended "step='$name' exit=$code seconds=$((EPOCHSECONDS - begun))"
   return "$code"
-}
-
-# Ends what the current step runs: by SIGTERM, after 3 seconds by SIGKILL.
-end_group() {
-  local tries
-  kill -TERM -- "-$running" 2>/dev/null || true
-  for ((tries = 0; tries < 60; tries++)); do
-    kill -0 -- "-$running" 2>/dev/null || return 0
-    sleep 0.05
-  done
-  kill -KILL -- "-$running" 2>/dev/null || true
 }
 
 check() { step "$BUILD_WITHIN_S" "$@" || true; }
@@ -98,7 +89,7 @@ clean_up() {
   local code=$?
   trap '' INT TERM HUP # a second Ctrl-C must not leave half of it
   set +e
-  [[ ! $running ]] || end_group
+  [[ ! $running ]] || end_groups "$running"
   [[ ! -e $tmp/cluster ]] || cluster down || code=1
   ((code < 128)) || log warn interrupted "exit=$code"
   rm -rf -- "${tmp:?}"
