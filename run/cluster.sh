@@ -20,7 +20,7 @@ export TZ=UTC # for our log lines and the brokers'
 
 # shellcheck disable=SC2034 # CLI_WITHIN_S is for the two files sourced above
 readonly UP_WITHIN_S=60 STOP_WITHIN_S=30 CLI_WITHIN_S=20
-readonly LOOPBACK=127.0.0.1 VERBS='up down status brokers kill stop start topic coordinator'
+readonly LOOPBACK=127.0.0.1 VERBS='fetch up down status brokers kill stop start topic coordinator'
 readonly MARKER=backpressure-lab.cluster # its presence makes a folder ours to delete
 
 # --- saying things ---------------------------------------------------------------------------
@@ -229,6 +229,15 @@ up() {
   bootstrap
 }
 
+fetch() {
+  mode=${opt_mode-auto} host=$LOOPBACK version=${opt_version-$(pinned_version)}
+  choose_mode
+  prepare
+  guard
+  "${mode}_fetch"
+  trap - EXIT
+}
+
 pinned_version() { sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$here/kafka/pom.xml"; }
 
 # What the mode's functions need, for a cluster whose settings are loaded.
@@ -364,13 +373,14 @@ main() {
   data=$(realpath -m -- "${opt_data-$root/.cluster}")
   case $verb in
     kill | start | stop) check_broker ;;
-    up | down | status | brokers) ((${#args[@]} == 0)) || misuse "$verb takes no '${args[0]}'" ;;
+    fetch | up | down | status | brokers) ((${#args[@]} == 0)) || misuse "$verb takes no '${args[0]}'" ;;
     topic) check_topic_verb ;;
     coordinator) ((${#args[@]} == 1)) || misuse 'coordinator needs one GROUP' ;;
     *) misuse "unknown verb '$verb'; allowed: $VERBS" ;;
   esac
   check_options
   case $verb in
+    fetch) fetch ;;
     up) up ;;
     down) down ;;
     status) status ;;

@@ -55,13 +55,16 @@ while (($# > 0)); do
 done
 
 if [[ ! ${LAB_FAULTS_INSIDE-} && ! $help ]]; then
-  require unshare nsenter setpriv setsid ip tc mount fallocate
+  require cargo java mvn unshare nsenter setpriv setsid ip tc mount fallocate
   as=(unshare --net --mount)
   ((EUID == 0)) || as+=(--user --map-root-user)
   "${as[@]}" true || {
     echo 'faults.sh: no namespaces of its own (its words are above): run it as root' >&2
     exit 1
   }
+  # Inside there is no network but its own.
+  "${self%/*}/cluster.sh" fetch --mode jvm
+  cargo fetch --locked --manifest-path "${self%/*}/../Cargo.toml"
   [[ ! $one_case ]] || set -- --case "$one_case"
   exec env LAB_FAULTS_INSIDE=1 "${as[@]}" "$self" "$@" ${only[@]+"${only[@]}"} ${passed[@]+"${passed[@]}"}
 fi

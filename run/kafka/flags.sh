@@ -9,6 +9,8 @@ usage() {
   cat <<'TEXT'
 usage: run/cluster.sh VERB [OPTIONS]
 
+  fetch                 get what `up` needs of Kafka, which then needs no network for it
+                        (its --version and --mode count here too)
   up                    start three brokers, make the topic, print the bootstrap list
   down                  kill the brokers and delete their data; leaves nothing
   status                one line a broker; exit 0 when all three are up, else 1
@@ -113,8 +115,9 @@ check_topic_verb() {
 # An option that its verb would ignore is a mistake: the caller means another cluster.
 check_options() {
   [[ $verb != up ]] || return 0
-  local name
-  for name in topic version port host mode min_disk; do
+  local name ups=(topic port host min_disk)
+  [[ $verb == fetch ]] || ups+=(version mode)
+  for name in "${ups[@]}"; do
     [[ -z "$(declare -p "opt_$name" 2>/dev/null)" ]] ||
       misuse "--${name/_/-} is an option of 'up', not of '$verb'; allowed here: --data"
   done
