@@ -28,7 +28,7 @@ TEXT
 }
 
 read_flags "$root/results" "$@"
-require cargo cc c++ make java mvn setsid flock ss
+require cargo cc c++ make java mvn setsid setpriv flock ss
 quick=()
 # shellcheck disable=SC2154 # read_flags sets form, data, out, port
 if [[ $form == quick ]]; then quick=(--quick); fi
