@@ -1,8 +1,8 @@
 //! tiny_http behind the guard: one server for each handler thread, with one connection each.
 //!
 //! tiny_http's pool of connection threads can leave a connection unserved, and its accept loop
-//! takes anybody. A lane has neither trouble: its one connection is opened and proven served,
-//! then its listener is shut for good. Invariant: only the guard writes to a lane, one request
+//! takes anybody. A lane has neither trouble: its listener is shut for good behind its one
+//! connection, which is then proven served. Invariant: only the guard writes to a lane, one request
 //! at a time, and every request is answered. It deliberately sets no time limit on a handler.
 
 use std::collections::HashMap;
@@ -10,8 +10,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::Shutdown;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Handler, Request, Response, Taken};
 use crate::failure::Failure;
@@ -145,20 +146,10 @@ impl Lane {
     }
 
     fn try_open(handler: Handler) -> io::Result<Self> {
-        let unique = RandomState::new().hash_one(std::process::id());
-        let name = format!("backpressure-lab-{unique:016x}");
-        let addr = SocketAddr::from_abstract_name(name)?;
-        let listener = UnixListener::bind_addr(&addr)?;
-        let latch = listener.try_clone()?;
+        let (listener, mut stream) = shut_behind_one()?;
         let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
         let server = Arc::new(ManuallyDrop::new(server));
-        let mut stream = UnixStream::connect_addr(&addr)?;
         prove(&server, &mut stream)?;
-        socket2::SockRef::from(&latch).shutdown(Shutdown::Both)?;
-        // The accept loop reports its end as an error: from here on nobody else gets in.
-        if let Ok(unexpected) = server.recv_timeout(PROOF_WAIT) {
-            return Err(io::Error::other(format!("its listener stays open: {unexpected:?}")));
-        }
         let turn = Arc::new(Mutex::new(None));
         let (served, taken) = (server.clone(), Arc::clone(&turn));
         let thread = threads::spawn("http-handler", move || serve(&served, &handler, &taken))
@@ -195,12 +186,38 @@ impl Drop for Lane {
     }
 }
 
-/// Sends a first request through a new lane and answers it: the connection has its thread.
+/// A listener that one connection waits at, this stream, and that takes no other. Everybody on the
+/// machine may connect to an abstract name, and read it in `/proc/net/unix`; but with a backlog of 0
+/// a single one can wait (unix(7), listen(2)): it is this one, or `connect` fails with `WouldBlock`.
+fn shut_behind_one() -> io::Result<(UnixListener, UnixStream)> {
+    let unique = RandomState::new().hash_one(std::process::id());
+    let addr = SockAddr::unix(format!("\0backpressure-lab-{unique:016x}"))?;
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    listener.bind(&addr)?;
+    listener.listen(0)?;
+    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    stream.set_nonblocking(true)?;
+    stream.connect(&addr)?;
+    stream.set_nonblocking(false)?;
+    listener.shutdown(Shutdown::Both)?;
+    Ok((OwnedFd::from(listener).into(), OwnedFd::from(stream).into()))
+}
+
+/// Sends a first request through a new lane and answers it: the connection has its thread. That the
+/// accept loop has ended, it reports as an error, before that request or after it.
 fn prove(server: &tiny_http::Server, stream: &mut UnixStream) -> io::Result<()> {
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    let request = server.recv_timeout(PROOF_WAIT)?;
-    let request = request.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))?;
-    request.respond(tiny_http::Response::empty(204))?;
+    let (mut answered, mut shut) = (false, false);
+    while !(answered && shut) {
+        match server.recv_timeout(PROOF_WAIT) {
+            Ok(Some(request)) => {
+                request.respond(tiny_http::Response::empty(204))?;
+                answered = true;
+            }
+            Ok(None) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => shut = true,
+        }
+    }
     read_answer(stream, true, &mut Vec::new()).map(drop)
 }
 
@@ -318,4 +335,24 @@ fn checked_headers(answer: &Response) -> Option<Vec<tiny_http::Header>> {
             plain.then(|| tiny_http::Header::from_bytes(name, value).ok()).flatten()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents a way past the guard for others on the machine, while a server starts.
+    #[test]
+    fn a_lane_lets_in_the_one_that_opened_it_and_nobody_else() {
+        let (listener, mut stream) = shut_behind_one().expect("a lane");
+        let name = listener.local_addr().expect("its name");
+        let late = UnixStream::connect_addr(&name).expect_err("it is shut");
+        assert_eq!(late.kind(), io::ErrorKind::ConnectionRefused);
+        let (mut ours, _) = listener.accept().expect("the one that waited");
+        stream.write_all(b"1").expect("written");
+        let mut byte = [0];
+        ours.read_exact(&mut byte).expect("read");
+        assert_eq!(&byte, b"1");
+        listener.accept().expect_err("no second one");
+    }
 }
