@@ -136,7 +136,7 @@ fn same_site(request: &Request) -> Result<(), &'static str> {
     let header = |name: &str| request.headers.get(name).map(String::as_str);
     let host = header("host").unwrap_or_default();
     if !host.is_empty() && !is_local(host) {
-        return Err("the Host header is neither localhost nor an IP address");
+        return Err("the Host header is neither localhost nor a loopback address");
     }
     if header("origin").is_some_and(|origin| origin.strip_prefix("http://") != Some(host)) {
         return Err("the request comes from another origin");
@@ -147,7 +147,8 @@ fn same_site(request: &Request) -> Result<(), &'static str> {
     }
 }
 
-/// `localhost` or an IP address, with or without a port: no DNS name that could be rebound.
+/// `localhost` or a loopback address, with or without a port: no DNS name that could be rebound, and
+/// not 0.0.0.0, by which a page reaches this machine without a word of where it is from.
 fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         // The colons of an IPv6 address stand in brackets.
@@ -155,7 +156,8 @@ fn is_local(host: &str) -> bool {
         _ => host,
     };
     let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -210,7 +212,8 @@ mod tests {
         for host in ["127.0.0.1:9900", "localhost:9900", "LOCALHOST", "[::1]:9900", "[::1]"] {
             assert_eq!(status(&access, &[("host", host)]), 200, "{host}");
         }
-        for host in ["evil.example:9900", "localhost.evil.example", "127.0.0.1.evil.example:80"] {
+        let others = ["evil.example:9900", "localhost.evil.example", "127.0.0.1.evil.example:80"];
+        for host in others.into_iter().chain(["0.0.0.0:9900", "[::]:9900", "10.0.0.1:9900"]) {
             assert_eq!(status(&access, &[("host", host)]), 403, "{host}");
         }
         let from = |origin| status(&access, &[("host", "localhost:9900"), ("origin", origin)]);
