@@ -172,6 +172,7 @@ fn another_binary_and_a_damaged_profile_are_refused_by_name() {
     refused(&["--binary", LAB], &profile, "build id");
     refused(&["--binary", "/nowhere/processor"], &profile, "/nowhere/processor");
     refused(&["--binary", "/etc/passwd"], &profile, "/etc/passwd");
+    refused(&["--binary", "/dev/zero"], &profile, "it is no file");
     for cut in [0, 1, profile.len() / 2, profile.len() - 1] {
         refused(&[], &profile[..cut], "heap.pb.gz");
     }

@@ -11,7 +11,8 @@ mod profile;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use argh::FromArgs;
@@ -22,6 +23,7 @@ use self::profile::{Heap, Stack};
 use crate::cli;
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::logging::visible;
 use crate::queue;
 use crate::telemetry::profile::{INUSE, RESIDENT};
 
@@ -173,7 +175,7 @@ impl Autopsy {
             let each = site.bytes as f64 / site.objects.max(1) as f64;
             let at = match site.file.as_str() {
                 "" => String::new(),
-                file => format!("  {file}:{}", site.line),
+                file => format!("  {}:{}", visible(file), site.line),
             };
             let _never_fails = writeln!(
                 text,
@@ -181,11 +183,19 @@ impl Autopsy {
                 mb(site.bytes),
                 100.0 * site.share,
                 site.objects,
-                site.function,
+                visible(&site.function),
             );
         }
         text
     }
+}
+
+/// A profile comes from elsewhere and may name what has no end, such as a device.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    std::fs::read(path)
 }
 
 /// Reads a profile, names its call sites, prints them.
@@ -197,7 +207,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let heap = Heap::read(&settings.profile)?;
     let (of_profile, build_id) = heap.binary();
     let binary = settings.binary.as_deref().unwrap_or(of_profile);
-    let data = std::fs::read(binary).map_err(|e| {
+    let data = read_file(binary).map_err(|e| {
         let binary = binary.display();
         Failure::Failed(format!("{binary}: cannot be read: {e}; give the binary with --binary"))
     })?;
@@ -214,4 +224,35 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         cli::say(autopsy.table(settings.top).trim_end())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents a profile, which is an answer from elsewhere, from commanding the terminal.
+    #[test]
+    fn names_command_no_terminal() {
+        let site = Site {
+            function: "[\u{1b}[2Jso]".into(),
+            file: "a\r.rs".into(),
+            line: 1,
+            part: Part::Rest,
+            bytes: 1,
+            share: 1.0,
+            objects: 1,
+        };
+        let autopsy = Autopsy {
+            taken_us: 0,
+            resident_bytes: None,
+            heap_inuse_bytes: None,
+            total_bytes: 1,
+            queue_share: 0.0,
+            payload_share: 0.0,
+            sites: vec![site],
+        };
+        let table = autopsy.table(10);
+        assert!(table.contains(r"[\u{1b}[2Jso]  a\r.rs:1"), "{table}");
+        assert!(table.lines().flat_map(str::chars).all(|c| !c.is_control()), "{table:?}");
+    }
 }
