@@ -35,7 +35,7 @@ if [[ $form == quick ]]; then quick=(--quick); fi
 
 clean_up() {
   local code=$? name
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP PIPE
   set +e
   for name in "${!pids[@]}"; do
     signal TERM "${pids[$name]}"
@@ -63,7 +63,7 @@ for n in 1 2 3 4 5 6 7; do
   code=0
   # In the background, so that a signal is not kept waiting until the experiment has ended. It has
   # our descriptor 9, and so the lock.
-  "$here/exp$n.sh" ${quick[@]+"${quick[@]}"} --out "$out/exp$n" --data "$data" &
+  setpriv --pdeathsig TERM "$here/exp$n.sh" ${quick[@]+"${quick[@]}"} --out "$out/exp$n" --data "$data" &
   pids[exp$n]=$!
   wait "${pids[exp$n]}" || code=$?
   unset "pids[exp$n]"

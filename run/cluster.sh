@@ -156,7 +156,8 @@ check_ports() { # BROKER...
 # unless it failed, when the logs are worth keeping.
 undo() {
   local code=$? n
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP PIPE
+  set +e # what reads our words may have ended by the same Ctrl-C
   if [[ ${filling-} ]]; then rm -rf -- "$filling"; fi
   {
     jobs -p | xargs -r kill -KILL || true # one that is forked but not tagged yet
@@ -345,6 +346,7 @@ topics() {
     grow)
       out=$("${mode}_topics" --alter --topic "${args[1]}" --partitions "$opt_partitions" 2>&1) ||
         die "topic ${args[1]} does not grow to $opt_partitions partitions: $out"
+      if [[ ${args[1]} == "$topic" ]]; then partitions=$opt_partitions; save; fi
       make_topic "${args[1]}" "$opt_partitions" "$since" ;;
     delete)
       out=$("${mode}_topics" --delete --if-exists --topic "${args[1]}" 2>&1) ||
@@ -371,6 +373,7 @@ main() {
   parse "$@"
   check_values
   data=$(realpath -m -- "${opt_data-$root/.cluster}")
+  check_data
   case $verb in
     kill | start | stop) check_broker ;;
     fetch | up | down | status | brokers) ((${#args[@]} == 0)) || misuse "$verb takes no '${args[0]}'" ;;

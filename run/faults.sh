@@ -59,7 +59,7 @@ if [[ ! ${LAB_FAULTS_INSIDE-} && ! $help ]]; then
   as=(unshare --net --mount)
   ((EUID == 0)) || as+=(--user --map-root-user)
   "${as[@]}" true || {
-    echo 'faults.sh: no namespaces of its own (its words are above): run it as root' >&2
+    echo "faults.sh: no namespaces of its own (its words are above): run it as root, as by 'sudo env PATH=\$PATH HOME=\$HOME run/faults.sh'; target/ and results/ are root's then" >&2
     exit 1
   }
   # Inside there is no network but its own.
@@ -298,7 +298,8 @@ row() { # FAULT QUEUE LOAD
 # However a row ends, the next one finds nothing of it.
 row_over() {
   local code=$? name
-  trap '' INT TERM HUP
+  # Caught, not ignored: a broker that is started here would ignore them too, and never stop in order.
+  trap : INT TERM HUP PIPE
   set +e
   [[ ! $resting ]] || kill "$resting" 2>/dev/null # it would keep the namespaces until it is over
   for name in "${!pids[@]}"; do kill -CONT "${pids[$name]}" 2>/dev/null; kill -TERM "${pids[$name]}" 2>/dev/null; done
@@ -337,7 +338,7 @@ run_row() { # FAULT QUEUE LOAD
 
 faults_over() {
   local code=$?
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP PIPE
   set +e # from here on: what fails must not keep the rest from being cleaned up
   if [[ ${running-} ]]; then kill -TERM "$running" 2>/dev/null; wait "$running"; fi
   hosts_down

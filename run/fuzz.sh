@@ -68,7 +68,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # whole groups: a build with its compilers, a target with its program.
 clean_up() {
   local code=$? started
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP PIPE
   set +e
   mapfile -t started < <(jobs -pr)
   end_groups "${started[@]}"

@@ -42,7 +42,8 @@ usage: run/$experiment.sh [--quick] [--out DIR] [--data DIR] [--port P]
   --quick      the short form, to be had in five minutes
   --out DIR    folder of the results (default results/$experiment)
   --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster)
-  --port P     the cluster's first port (default 19092); both let two runs go side by side
+  --port P     the cluster's first port (default 19092), of P to P+2, P+100 to P+102 and P+200;
+               both let two runs go side by side
 
 A cluster that is up in --data is used and left up; else one is started and taken down again.
 One that a killed run left there is replaced.
@@ -136,7 +137,10 @@ arm_starts() {
   await_group
   start producer "$bin/producer" --brokers "$brokers" --topic "$topic" --listen "$producer_at" "${load[@]}"
   while read -r named _ at _; do # broker=N state=up pid=P ...
-    if [[ $at == pid=[0-9]* ]]; then watched+=(--process "${named/=/-}=${at#pid=}"); fi
+    # A container's may be another machine's.
+    if [[ $at == pid=[0-9]* ]] && grep -qa kafka "/proc/${at#pid=}/cmdline" 2>/dev/null; then
+      watched+=(--process "${named/=/-}=${at#pid=}")
+    fi
   done < <(cluster status)
   for name in sink "${processors[@]}" producer; do watched+=(--process "$name=${pids[$name]}"); done
   for name in "${processors[@]}"; do pages+=",$name=http://${addresses[$name]}/metrics"; done
@@ -296,7 +300,7 @@ await_load() {
       limiter) ;;
       chaos) ((code == 0)) || broken chaos "ended with exit code $code" ;;
       *)
-        if [[ ! $memory_limit || $code != 137 ]]; then broken "$name" "ended too early, with exit code $code"; fi
+        if [[ $name != processor || ! $memory_limit || $code != 137 ]]; then broken "$name" "ended too early, with exit code $code"; fi
         killed "$code"
         [[ ! ${pids[limiter]-} ]] || dismiss limiter
         stop producer
@@ -353,7 +357,7 @@ report() { "$bin/lab" report --experiment "$experiment" "$out"; }
 
 clean_up() {
   local code=$? name
-  trap '' INT TERM HUP # a second Ctrl-C must not leave half of it
+  trap '' INT TERM HUP PIPE # a second Ctrl-C must not leave half of it
   set +e
   for name in "${!pids[@]}"; do signal TERM "${pids[$name]}"; done
   for name in "${!pids[@]}"; do

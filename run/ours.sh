@@ -36,7 +36,10 @@ lock_cluster() {
   fi
 }
 
-unlock_cluster() { [[ ! $lock_is_ours ]] || rm -f -- "$data.lock"; }
+# Where a run ends before it has looked at what a killed one left, that stays known.
+unlock_cluster() {
+  if [[ $lock_is_ours && (! $left_behind || $cluster_is_ours) ]]; then rm -f -- "$data.lock"; fi
+}
 
 # --- the results ---------------------------------------------------------------------------------
 lock_folder() {
@@ -65,14 +68,15 @@ claim_folder() {
 # In the background and in a group of its own, so that a signal to the script ends it at once, and
 # with it the compilers that it started.
 build() {
-  local code=0
+  local code=0 built=${CARGO_TARGET_DIR:-target}
   log info building "command='cargo build --release --locked --bins'"
-  setsid cargo build --release --locked --bins >&2 7>&- 9>&- &
+  # Whatever the user's settings say, the programs are where they are looked for.
+  setsid env -u CARGO_BUILD_TARGET cargo build --release --locked --bins --target-dir "$built" >&2 7>&- 9>&- &
   pids[build]=$!
   wait "${pids[build]}" || code=$?
   unset 'pids[build]'
   ((code == 0)) || die "the build failed, with exit code $code (cargo's words are above)"
-  bin=${CARGO_TARGET_DIR:-target}/release
+  bin=$built/release
 }
 
 # --- the cluster ---------------------------------------------------------------------------------
@@ -93,6 +97,8 @@ have_cluster() {
     [[ $state == *pid=[0-9]* ]] ||
       die "no broker of the cluster in $data is alive: 'run/cluster.sh up --data $data' brings it back, 'run/cluster.sh down --data $data' deletes it"
   fi
-  brokers=$(cluster up ${new[@]+"${new[@]}"} ${port[@]+"${port[@]}"})
+  # As `cluster up`, but that it undoes what it has begun when this script is killed.
+  brokers=$(exec setpriv --pdeathsig TERM "$here/cluster.sh" up ${new[@]+"${new[@]}"} ${port[@]+"${port[@]}"} \
+    --data "$data" 7>&- 9>&-)
   if [[ $cluster_is_ours ]]; then cluster_id >"$data.lock"; fi
 }

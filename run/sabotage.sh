@@ -34,11 +34,11 @@ for name; do
 done
 ((${#patches[@]} > 0)) || patches=("$root"/tests/sabotage/*.patch)
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/backpressure-lab-sabotage.XXXXXX")
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/backpressure-lab-sabotage.XXXXXX")
 running=''
 clean_up() {
   local code=$?
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP PIPE
   if [[ $running ]]; then kill -TERM "$running" 2>/dev/null; wait "$running" || true; fi
   rm -rf -- "${work:?}"
   exit "$code"
@@ -61,7 +61,7 @@ for patch in "${patches[@]}"; do
   red=$(header "$patch" red)
   read -r fault case <<<"$(header "$patch" run)"
   code=0
-  "$tree/run/faults.sh" --quick --case "$case" --out "$work/$name.out" --data "$work/cluster" "$fault" &
+  setpriv --pdeathsig TERM "$tree/run/faults.sh" --quick --case "$case" --out "$work/$name.out" --data "$work/cluster" "$fault" &
   running=$!
   wait "$running" || code=$?
   running=''
@@ -71,6 +71,7 @@ for patch in "${patches[@]}"; do
     log info found_out "patch=$name by=$red"
   else
     seen="NOT FOUND OUT (exit $code)" missed=$((missed + 1))
+    [[ $code == [03] ]] || seen="DID NOT RUN (exit $code)"
     log error not_found_out "patch=$name exit=$code wanted=$red"
   fi
   table+=("| $name | $(header "$patch" what) | \`$red\` | $seen |")

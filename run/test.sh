@@ -2,7 +2,7 @@
 # Every check of the project, from an empty target/ on: format, lints, docs, scripts, then the
 # tests, those that need Kafka on a real three-broker cluster of their own, those that break
 # brokers last and alone. All steps run even when one fails, so that one run shows all there is.
-# It leaves no process, no cluster and no file behind, however it ends.
+# It leaves no process, no cluster and no file behind, unless it is killed with 9.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -38,7 +38,7 @@ esac
 
 require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git shellcheck chromium
 unset "${!LAB_@}" # the caller's LAB_SINK or LAB_TOKEN is not what the tests expect
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/backpressure-lab-test.XXXXXX")
+tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/backpressure-lab-test.XXXXXX")
 running='' failed=()
 
 # --- steps -----------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ supply_chain() {
 
 clean_up() {
   local code=$?
-  trap '' INT TERM HUP # a second Ctrl-C must not leave half of it
+  trap '' INT TERM HUP PIPE # a second Ctrl-C must not leave half of it
   set +e
   [[ ! $running ]] || end_groups "$running"
   [[ ! -e $tmp/cluster ]] || cluster down || code=1

@@ -3,7 +3,7 @@
 # touched; what is wrong ends with exit code 2 and names the option, its value and what is allowed.
 #
 #   parse ARGS...          fills verb, args[], configs[] and opt_*; an option not given stays unset
-#   check_values, check_broker, check_topic_verb, check_options
+#   check_values, check_data, check_broker, check_topic_verb, check_options
 
 usage() {
   cat <<'TEXT'
@@ -33,7 +33,7 @@ options of up (a cluster that is up remembers them):
   --partitions N        its partitions (default 12), 1 to 1000
   --version X.Y.Z       Kafka release, 3.9.x or 4.x (default: the one pinned in run/kafka/pom.xml)
   --port P              brokers on P to P+2, controllers on P+100 to P+102
-                        (default 19092), 1024 to 65433
+                        (default 19092), a run's live page on P+200; 1024 to 65335
   --host ADDR           IPv4 address of this machine where the brokers listen instead (jvm mode;
                         default 127.0.0.1). Anything but loopback is open to that network,
                         without authentication; the controllers stay on 127.0.0.1
@@ -73,12 +73,10 @@ whole() { [[ $1 =~ ^[1-9][0-9]{0,6}$ ]] && (($1 >= $2 && $1 <= $3)); }
 
 check_values() {
   [[ ${opt_data-.} ]] || misuse "--data '': not a folder; allowed: a path"
-  [[ ${opt_data-} != *[,\\$'\n']* ]] ||
-    misuse "--data '$opt_data': Kafka cannot use this path; allowed: one without comma, backslash or newline"
   whole "${opt_partitions-12}" 1 1000 ||
     misuse "--partitions '$opt_partitions': allowed: a whole number, 1 to 1000"
-  whole "${opt_port-19092}" 1024 65433 ||
-    misuse "--port '$opt_port': allowed: a whole number, 1024 to 65433"
+  whole "${opt_port-19092}" 1024 65335 ||
+    misuse "--port '$opt_port': allowed: a whole number, 1024 to 65335"
   local byte='(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
   [[ ${opt_host-$LOOPBACK} =~ ^$byte(\.$byte){3}$ ]] ||
     misuse "--host '$opt_host': allowed: an IPv4 address, such as 127.0.0.1"
@@ -89,6 +87,12 @@ check_values() {
   [[ ${opt_min_disk-2GiB} =~ ^[0-9]{1,6}([KMGT]iB)?$ ]] ||
     misuse "--min-disk '$opt_min_disk': allowed: bytes or a size such as 512MiB, 2GiB"
   [[ -z ${opt_topic-} ]] || check_topic --topic "$opt_topic"
+}
+
+check_data() {
+  local LC_ALL=C
+  [[ $data != *[!\ -~]* && $data != *[,\\]* ]] ||
+    misuse "--data '$data': Kafka cannot use this path; allowed: printable ASCII without comma or backslash"
 }
 
 check_topic() {
