@@ -1,4 +1,4 @@
-//! How long to wait before trying a dead dependency again: exponential with full jitter, so that
+//! How long to wait before trying a dead dependency again: exponential with equal jitter, so that
 //! a fleet does not return in step ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! One question to one broker: connect, ask, read the answer, close. Each step is bounded by
 //! [`TIMEOUT`], so nothing here can hang on a host that is stopped or cut off.
 //!
-//! Messages are crate `kafka-protocol`'s. Versions are chosen to be served by Kafka 2.x to 4.x.
+//! Messages are crate `kafka-protocol`'s. Versions are chosen to be served by Kafka 2.8 to 4.x.
 //! This is the control plane; records travel through crate `kafka`.
 
 use std::io::{self, Read as _, Write as _};

@@ -3,9 +3,10 @@
 //! ```text
 //! kafka thread: every interval  committed (coordinator)  ─► one short-lived thread a leader: ends
 //! ```
-//! Invariant: a slow or dead broker costs a round at most one timeout and leaves a hole only in
-//! its own partitions. The consumer has a group id but never subscribes, so the group does not
-//! see it. It deliberately smooths nothing and keeps no old value.
+//! Invariant: a slow or dead broker costs a round at most a timeout for each of three questions
+//! (who leads, what is committed, where the logs end) and leaves a hole only in its own
+//! partitions. The consumer has a group id but never subscribes, so the group does not see it. It
+//! deliberately smooths nothing and keeps no old value.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The processor's flags: plain data, then checked into [`Settings`]. Opens nothing.
+//! The processor's flags: plain data, then checked into [`Settings`]. Opens nothing but the
+//! token's file.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

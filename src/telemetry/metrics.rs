@@ -1,5 +1,5 @@
-//! Every metric's name, unit and meaning, once. Stages hold the handles and count; nothing else
-//! names a metric. Prometheus conventions: base units, `_total` for counters.
+//! Every metric's name, unit and meaning, once. Stages hold the handles and count.
+//! Prometheus conventions: base units, `_total` for counters.
 
 use prometheus::core::Collector;
 use prometheus::{
