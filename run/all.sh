@@ -28,7 +28,7 @@ TEXT
 }
 
 read_flags "$root/results" "$@"
-require cargo cc c++ make java mvn setsid setpriv flock ss
+require "${RUN_NEEDS[@]}"
 quick=()
 # shellcheck disable=SC2154 # read_flags sets form, data, out, port
 if [[ $form == quick ]]; then quick=(--quick); fi
@@ -63,7 +63,7 @@ for n in 1 2 3 4 5 6 7; do
   code=0
   # In the background, so that a signal is not kept waiting until the experiment has ended. It has
   # our descriptor 9, and so the lock.
-  setpriv --pdeathsig TERM "$here/exp$n.sh" ${quick[@]+"${quick[@]}"} --out "$out/exp$n" --data "$data" &
+  "${tied[@]}" "$here/exp$n.sh" ${quick[@]+"${quick[@]}"} --out "$out/exp$n" --data "$data" &
   pids[exp$n]=$!
   wait "${pids[exp$n]}" || code=$?
   unset "pids[exp$n]"

@@ -160,9 +160,9 @@ undo() {
   set +e # what reads our words may have ended by the same Ctrl-C
   if [[ ${filling-} ]]; then rm -rf -- "$filling"; fi
   {
-    jobs -p | xargs -r kill -KILL || true # one that is forked but not tagged yet
-    for n in ${launched[@]+"${launched[@]}"}; do "${mode}_signal" KILL "$n" || true; done
-    wait || true
+    jobs -p | xargs -r kill -KILL # one that is forked but not tagged yet
+    for n in ${launched[@]+"${launched[@]}"}; do "${mode}_signal" KILL "$n"; done
+    wait
   } 2>/dev/null # bash reports each job that was killed
   for n in ${launched[@]+"${launched[@]}"}; do
     wait_gone "$n" 5 || log warn broker_left "broker=$n pid=$("${mode}_pid" "$n")"

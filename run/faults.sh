@@ -55,7 +55,7 @@ while (($# > 0)); do
 done
 
 if [[ ! ${LAB_FAULTS_INSIDE-} && ! $help ]]; then
-  require cargo java mvn unshare nsenter setpriv setsid ip tc mount fallocate
+  require "${RUN_NEEDS[@]}" unshare nsenter ip tc mount fallocate
   as=(unshare --net --mount)
   ((EUID == 0)) || as+=(--user --map-root-user)
   "${as[@]}" true || {

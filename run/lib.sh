@@ -56,7 +56,7 @@ begin() { # EXPERIMENT ARGS...
   experiment=$1
   shift
   read_flags "$root/results/$experiment" "$@"
-  require cargo cc c++ make java mvn setsid setpriv flock ss
+  require "${RUN_NEEDS[@]}"
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
@@ -214,7 +214,7 @@ start_limiter() {
 
 start_stall() {
   # shellcheck disable=SC2016 # for the inner shell
-  "${tied[@]}" bash -c 'sleep "$0" && exec "$@"' "$stall_at" "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}" \
+  setsid "${tied[@]}" bash -c 'sleep "$0" && exec "$@"' "$stall_at" "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}" \
     </dev/null >"$dir/chaos.log" 2>&1 7>&- 9>&- &
   pids[chaos]=$!
   note "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}"
@@ -231,22 +231,19 @@ note() {
 }
 run_and_note() { note "$@"; "$@"; }
 
-# What a script starts has a session of its own, so that a Ctrl-C in the terminal reaches the script
-# alone, which then stops things in order. One that is killed cannot: then the kernel tells them.
-tied=(setsid setpriv --pdeathsig TERM)
-
-# start NAME COMMAND...: sets address to where it listens.
+# start NAME COMMAND...: in a session of its own, so that a Ctrl-C in the terminal reaches this
+# script alone, which then stops things in order. Sets address to where it listens.
 start() {
   local name=$1 err=$dir/$1.log end=$((SECONDS + LISTEN_WITHIN_S))
   shift
   note "$@"
   if [[ $name == watch && -t 2 ]]; then
-    "${tied[@]}" "$@" </dev/null >"$dir/$name.json" 7>&- 9>&- & # its progress line is for the terminal
+    setsid "${tied[@]}" "$@" </dev/null >"$dir/$name.json" 7>&- 9>&- & # its progress line is for the terminal
     pids[$name]=$!
     return
   fi
   : >"$err" # before it is looked into
-  "${tied[@]}" "$@" </dev/null >"$dir/$name.json" 2>"$err" 7>&- 9>&- &
+  setsid "${tied[@]}" "$@" </dev/null >"$dir/$name.json" 2>"$err" 7>&- 9>&- &
   pids[$name]=$!
   until address=$(grep -m 1 -oE '(addr|listen)="?[0-9.]+:[0-9]+' "$err" | grep -oE '[0-9.]+:.*'); do
     alive

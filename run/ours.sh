@@ -8,6 +8,8 @@
 #   have_cluster                     sets brokers, and cluster_is_ours where it brought the cluster up,
 #                                    with the flags cluster_flags where the script has some
 #   signal SIGNAL PID
+#   tied=(prefix of a command)       that the kernel tells to end when the script that started it is
+#                                    killed, and cannot tell it so itself
 #
 # The locks are the descriptors 9 and 7. What a run starts does not keep them, so that nothing which
 # outlives a killed run locks out the next; only the experiments of all.sh have its descriptor 9.
@@ -16,6 +18,7 @@ readonly RESULTS=backpressure-lab.results # its presence makes a folder ours to 
 
 declare -A pids=() # of what runs now, by name
 cluster_is_ours='' lock_is_ours='' left_behind=''
+tied=(setpriv --pdeathsig TERM)
 
 # It, and what it has started where it leads a group of its own (setsid's doing).
 signal() { kill "-$1" -- "-$2" 2>/dev/null || kill "-$1" "$2" 2>/dev/null; } # SIGNAL PID
@@ -98,7 +101,7 @@ have_cluster() {
       die "no broker of the cluster in $data is alive: 'run/cluster.sh up --data $data' brings it back, 'run/cluster.sh down --data $data' deletes it"
   fi
   # As `cluster up`, but that it undoes what it has begun when this script is killed.
-  brokers=$(exec setpriv --pdeathsig TERM "$here/cluster.sh" up ${new[@]+"${new[@]}"} ${port[@]+"${port[@]}"} \
+  brokers=$(exec "${tied[@]}" "$here/cluster.sh" up ${new[@]+"${new[@]}"} ${port[@]+"${port[@]}"} \
     --data "$data" 7>&- 9>&-)
   if [[ $cluster_is_ours ]]; then cluster_id >"$data.lock"; fi
 }

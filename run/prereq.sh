@@ -2,6 +2,10 @@
 # Sourced. `require java mvn cargo ...` names EVERY missing program at once, each with the line
 # that installs it on Debian or Ubuntu, and exits 1; it installs nothing itself.
 
+# What every run needs, for its build and its brokers.
+# shellcheck disable=SC2034 # the scripts'
+RUN_NEEDS=(cargo cc c++ make java mvn setsid setpriv flock ss)
+
 # The line that installs program $1.
 install_line() {
   local sudo='sudo '

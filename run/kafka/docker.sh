@@ -24,9 +24,10 @@ docker_ready() {
   [[ $id && $(docker inspect -f '{{.State.Health.Status}}' "$id") == healthy ]]
 }
 
-# By its name in docker/compose.yaml; an image that is here needs no network.
+# By its name in docker/compose.yaml, and without that file, whose other settings `fetch` does not have;
+# an image that is here needs no network.
 docker_fetch() {
-  docker image inspect "apache/kafka:$version" >/dev/null 2>&1 || compose pull broker-1 >&2 ||
+  docker image inspect "apache/kafka:$version" >/dev/null 2>&1 || docker pull "apache/kafka:$version" >&2 ||
     die "docker could not pull Kafka $version (its own words are above): try another --version, or --mode jvm"
 }
 
