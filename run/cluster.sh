@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Three real Kafka brokers (KRaft, combined roles) on loopback: Docker where an engine answers,
-# else JVMs from Maven Central jars, which may listen on another address (`up --host`).
+# else JVMs from Maven Central jars, which may listen on another address (`up --host`) and may ask
+# their clients for TLS and a password (`up --secure`).
 # `up` leaves nothing half started, `down` leaves nothing.
 # No remembered pid is ever signalled, and only a folder with our marker is ever deleted.
 # It builds nothing and tunes no host setting. Logs go to stderr, answers to stdout.
@@ -14,6 +15,8 @@ source "$here/prereq.sh"
 source "$here/kafka/flags.sh"
 # shellcheck source=run/kafka/jvm.sh
 source "$here/kafka/jvm.sh"
+# shellcheck source=run/kafka/secure.sh
+source "$here/kafka/secure.sh"
 # shellcheck source=run/kafka/docker.sh
 source "$here/kafka/docker.sh"
 export TZ=UTC # for our log lines and the brokers'
@@ -39,12 +42,13 @@ setting() { sed -n "s/^$1=//p" "$data/$MARKER"; }
 load() {
   mode=$(setting mode) version=$(setting version) port=$(setting port)
   host=$(setting host) host=${host:-$LOOPBACK} # an older marker has none
+  secure=$(setting secure) # yes or nothing
   topic=$(setting topic) partitions=$(setting partitions) cluster_id=$(setting cluster_id)
 }
 
 save() {
-  printf '%s=%s\n' mode "$mode" version "$version" port "$port" host "$host" topic "$topic" \
-    partitions "$partitions" cluster_id "$cluster_id" >"$data/$MARKER.new"
+  printf '%s=%s\n' mode "$mode" version "$version" port "$port" host "$host" secure "$secure" \
+    topic "$topic" partitions "$partitions" cluster_id "$cluster_id" >"$data/$MARKER.new"
   mv -f "${data:?}/$MARKER"{.new,}
 }
 
@@ -53,8 +57,12 @@ need_cluster() {
   load
 }
 
+# Listener HOST, plaintext, is for brokers and tools, and for clients where there is no listener SECURE.
+plain_host() { if [[ $secure ]]; then echo "$LOOPBACK"; else echo "$host"; fi; }
 broker_port() { echo $((port + $1 - 1)); }
-bootstrap() { echo "$host:$port,$host:$((port + 1)),$host:$((port + 2))"; }
+secure_port() { echo $((port + $1 + 9)); }
+three() { echo "$1:$2,$1:$(($2 + 1)),$1:$(($2 + 2))"; } # HOST FIRST-PORT
+bootstrap() { three "$host" "$(if [[ $secure ]]; then secure_port 1; else broker_port 1; fi)"; }
 answers() { (: <"/dev/tcp/$1/$2") 2>/dev/null; } # does a listener accept on ADDRESS PORT?
 
 # Is $1 an IPv4 address of this machine, or rather of this network namespace?
@@ -122,7 +130,7 @@ choose_mode() {
   if [[ $mode == docker ]]; then
     docker_answers || die "--mode docker: no Docker engine with the compose plugin answers ('docker info', 'docker compose version'); start it, or use --mode jvm"
   elif [[ $mode == auto ]]; then
-    if docker_answers; then mode=docker; else mode=jvm; fi
+    if [[ ! $secure ]] && docker_answers; then mode=docker; else mode=jvm; fi
   fi
   [[ $mode == jvm || $host == "$LOOPBACK" ]] ||
     die "--host $host: containers are published on $LOOPBACK only; add --mode jvm, or leave it out"
@@ -138,17 +146,19 @@ check_disk() {
 }
 
 check_ports() { # BROKER...
-  local n at p holder busy=()
+  local n at p holder listeners=() busy=()
   is_local "$host" || die "--host $host: no address of this machine: take one of 'ip -4 address', or leave it out"
   for n in "$@"; do
-    for at in "$host:$((port + n - 1))" "$LOOPBACK:$((port + n + 99))"; do
-      p=${at#*:}
-      [[ $mode == jvm || $p -lt $((port + 100)) ]] || continue
-      if answers "${at%:*}" "$p"; then
-        holder=$({ ss -Hltnp "sport = :$p" 2>/dev/null || true; } | grep -o '"[^"]*",pid=[0-9]*' | head -n 1 || true)
-        busy+=("$at (${holder:-holder unknown})")
-      fi
-    done
+    listeners+=("$(plain_host):$(broker_port "$n")")
+    if [[ $secure ]]; then listeners+=("$host:$(secure_port "$n")"); fi
+    if [[ $mode == jvm ]]; then listeners+=("$LOOPBACK:$((port + n + 99))"); fi
+  done
+  for at in ${listeners[@]+"${listeners[@]}"}; do
+    p=${at#*:}
+    if answers "${at%:*}" "$p"; then
+      holder=$({ ss -Hltnp "sport = :$p" 2>/dev/null || true; } | grep -o '"[^"]*",pid=[0-9]*' | head -n 1 || true)
+      busy+=("$at (${holder:-holder unknown})")
+    fi
   done
   ((${#busy[@]} == 0)) || die "port in use: ${busy[*]}; free it or choose another --port"
 }
@@ -198,14 +208,14 @@ up() {
     load
     if [[ ${opt_mode-auto} == auto ]]; then opt_mode=$mode; fi
     [[ ${opt_version-$version} == "$version" && ${opt_port-$port} == "$port" &&
-      ${opt_host-$host} == "$host" && $opt_mode == "$mode" ]] ||
-      die "the cluster in $data is mode=$mode version=$version port=$port host=$host: 'run/cluster.sh down --data $data' first, or choose another --data"
+      ${opt_host-$host} == "$host" && ${opt_secure-$secure} == "$secure" && $opt_mode == "$mode" ]] ||
+      die "the cluster in $data is mode=$mode version=$version port=$port host=$host secure=${secure:-no}: 'run/cluster.sh down --data $data' first, or choose another --data"
     topic=${opt_topic-$topic} partitions=${opt_partitions-$partitions}
   else
     [[ ! -e $data ]] || { [[ -d $data ]] && [[ -z $(ls -A "$data") ]]; } ||
       die "--data $data exists and is no cluster's folder: choose another, or an empty one"
     mode=${opt_mode-auto} port=${opt_port-19092} host=${opt_host-$LOOPBACK} topic=${opt_topic-events}
-    partitions=${opt_partitions-12} version=${opt_version-$(pinned_version)}
+    partitions=${opt_partitions-12} version=${opt_version-$(pinned_version)} secure=${opt_secure-}
     cluster_id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | tr -d '=')
     choose_mode
     check_disk
@@ -221,6 +231,7 @@ up() {
   "${mode}_fetch"
   mkdir -p "$data"
   save
+  if [[ $secure ]]; then secure_files; fi
   launch_ms=$(now_ms) # fetching Kafka does not count against the brokers
   for n in ${dead[@]+"${dead[@]}"}; do launch "$n"; done
   for n in 1 2 3; do wait_up "$n" "$launch_ms"; done
@@ -232,7 +243,7 @@ up() {
 }
 
 fetch() {
-  mode=${opt_mode-auto} host=$LOOPBACK version=${opt_version-$(pinned_version)}
+  mode=${opt_mode-auto} host=$LOOPBACK secure='' version=${opt_version-$(pinned_version)}
   choose_mode
   prepare
   guard
@@ -245,7 +256,8 @@ pinned_version() { sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$h
 # What the mode's functions need, for a cluster whose settings are loaded.
 prepare() {
   if [[ $mode == docker ]]; then require docker; return; fi
-  require java setsid
+  require java setsid ${secure:+keytool}
+  if [[ $secure ]]; then umask 077; fi # the brokers' settings hold the password, their data its hashes
   jars=${XDG_CACHE_HOME:-$HOME/.cache}/backpressure-lab/kafka-$version
 }
 
@@ -259,7 +271,7 @@ remove_all() {
     mode=jvm wait_gone "$n" 10 || die "broker $n (pid $(jvm_pid "$n")) does not die: is it another user's?"
   done
   if [[ -d $data ]]; then
-    rm -rf -- "${data:?}"/broker-{1,2,3} "${data:?}/$MARKER"{.new,}
+    rm -rf -- "${data:?}"/broker-{1,2,3} "${data:?}"/secure{.new,} "${data:?}/$MARKER"{.new,}
     rmdir -- "$data" || log warn folder_kept "data=$data reason=other_files_in_it"
   fi
 }

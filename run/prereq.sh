@@ -16,7 +16,7 @@ install_line() {
       echo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" ;;
     cargo-fmt) echo "rustup component add rustfmt" ;;
     cargo-clippy) echo "rustup component add clippy" ;;
-    java) echo "$apt openjdk-17-jre-headless   # or any later release" ;;
+    java | keytool) echo "$apt openjdk-17-jre-headless   # or any later release" ;;
     mvn) echo "$apt maven" ;;
     cc | gcc) echo "$apt gcc libc6-dev" ;;
     c++) echo "$apt g++" ;;

@@ -14,7 +14,7 @@ usage: run/cluster.sh VERB [OPTIONS]
   up                    start three brokers, make the topic, print the bootstrap list
   down                  kill the brokers and delete their data; leaves nothing
   status                one line a broker; exit 0 when all three are up, else 1
-  brokers               print the bootstrap list
+  brokers               print the bootstrap list, as `up` did
   kill N                signal 9 to broker N (1, 2 or 3)
   stop N                orderly stop of broker N
   start N               start broker N again, wait until it accepts connections
@@ -32,11 +32,15 @@ options of up (a cluster that is up remembers them):
   --topic NAME          topic to make (default events); '' makes none
   --partitions N        its partitions (default 12), 1 to 1000
   --version X.Y.Z       Kafka release, 3.9.x or 4.x (default: the one pinned in run/kafka/pom.xml)
-  --port P              brokers on P to P+2, controllers on P+100 to P+102
-                        (default 19092), a run's live page on P+200; 1024 to 65335
+  --port P              brokers on P to P+2 (--secure: and P+10 to P+12), controllers on P+100 to
+                        P+102, a run's live page on P+200; default 19092, 1024 to 65335
   --host ADDR           IPv4 address of this machine where the brokers listen instead (jvm mode;
-                        default 127.0.0.1). Anything but loopback is open to that network,
-                        without authentication; the controllers stay on 127.0.0.1
+                        default 127.0.0.1). Anything but loopback is open to that network, without
+                        authentication unless --secure; the controllers stay on 127.0.0.1
+  --secure              clients come in by SASL_SSL, on P+10 to P+12 (jvm mode): a CA of this cluster's
+                        own; SCRAM-SHA-256, SCRAM-SHA-512 and PLAIN for user `lab`. What they need is in
+                        DIR/secure: ca.pem, password, and both in client.properties for Kafka's tools.
+                        P to P+2 are plaintext on 127.0.0.1, for the brokers and this script
   --mode MODE           auto, docker or jvm (default auto: docker where an engine answers)
   --min-disk SIZE       free space wanted under the data folder (default 2GiB); e.g. 512MiB
 
@@ -50,6 +54,7 @@ parse() {
     case $1 in
       -h | --help) usage; exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
+      --secure) opt_secure=yes; shift ;;
       --data | --topic | --partitions | --version | --port | --host | --mode | --min-disk)
         (($# > 1)) || misuse "$1 needs a value"
         local name=${1#--}
@@ -84,6 +89,8 @@ check_values() {
     misuse "--version '$opt_version': allowed: 3.9.x or 4.x.y, such as 3.9.2"
   [[ ${opt_mode-auto} =~ ^(auto|docker|jvm)$ ]] ||
     misuse "--mode '$opt_mode': allowed: auto, docker, jvm"
+  [[ ! ${opt_secure-} || ${opt_mode-auto} != docker ]] ||
+    misuse "--secure with --mode docker: the containers have no such listener; allowed: --mode jvm, auto"
   [[ ${opt_min_disk-2GiB} =~ ^[0-9]{1,6}([KMGT]iB)?$ ]] ||
     misuse "--min-disk '$opt_min_disk': allowed: bytes or a size such as 512MiB, 2GiB"
   [[ -z ${opt_topic-} ]] || check_topic --topic "$opt_topic"
@@ -119,7 +126,7 @@ check_topic_verb() {
 # An option that its verb would ignore is a mistake: the caller means another cluster.
 check_options() {
   [[ $verb != up ]] || return 0
-  local name ups=(topic port host min_disk)
+  local name ups=(topic port host secure min_disk)
   [[ $verb == fetch ]] || ups+=(version mode)
   for name in "${ups[@]}"; do
     [[ -z "$(declare -p "opt_$name" 2>/dev/null)" ]] ||

@@ -14,7 +14,9 @@ jvm_pids() {
 }
 
 jvm_pid() { jvm_pids "$1" | head -n 1; }
-jvm_ready() { answers "$host" "$(broker_port "$1")"; }
+jvm_ready() {
+  answers "$(plain_host)" "$(broker_port "$1")" && { [[ ! $secure ]] || answers "$host" "$(secure_port "$1")"; }
+}
 
 # One folder of jars a version. It is filled elsewhere and renamed, so it is whole or absent.
 jvm_fetch() {
@@ -39,14 +41,19 @@ jvm_fetch() {
 
 # server.properties of broker N, on stdout. docker/compose.yaml holds the same settings.
 broker_config() {
-  local c=$((port + 100))
+  local c=$((port + 100)) listeners
+  listeners=HOST://$(plain_host):$(broker_port "$1")
+  if [[ $secure ]]; then
+    listeners+=,SECURE://$host:$(secure_port "$1")
+    secure_config
+  fi
   cat <<TEXT
 node.id=$1
 process.roles=broker,controller
 controller.quorum.voters=1@127.0.0.1:$c,2@127.0.0.1:$((c + 1)),3@127.0.0.1:$((c + 2))
-listeners=HOST://$host:$(broker_port "$1"),CONTROLLER://127.0.0.1:$((c + $1 - 1))
-advertised.listeners=HOST://$host:$(broker_port "$1")
-listener.security.protocol.map=HOST:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=$listeners,CONTROLLER://127.0.0.1:$((c + $1 - 1))
+advertised.listeners=$listeners
+listener.security.protocol.map=HOST:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=HOST
 log.dirs=$data/broker-$1/data
@@ -73,7 +80,8 @@ TEXT
 }
 
 # Starts broker N in a session of its own, so that a Ctrl-C at the caller's terminal does not
-# reach it; formats its storage first if it has none.
+# reach it; formats its storage first if it has none. The tool that formats gets the password by stdin,
+# so that `ps` does not show it; its stdout is dropped, because Kafka 4 prints the password's hashes.
 jvm_launch() {
   local dir=$data/broker-$1
   mkdir -p "$dir"
@@ -86,13 +94,13 @@ jvm_launch() {
       ((${fd##*/} < 3)) || eval "exec ${fd##*/}>&-"
     done
     [[ -f $dir/data/meta.properties ]] ||
-      "$@" -Xmx128m -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format \
-        --cluster-id "$id" --config "$dir/server.properties" || exit 1
-    exec "$@" -Xms384m -Xmx384m kafka.Kafka "$dir/server.properties"
+      "$@" -Xmx128m -XX:TieredStopAtLevel=1 @/dev/stdin \
+        --cluster-id "$id" --config "$dir/server.properties" >/dev/null || exit 1
+    exec "$@" -Xms384m -Xmx384m kafka.Kafka "$dir/server.properties" </dev/null
   ' broker "$dir" "$cluster_id" java "$(tag "$1")" -cp "$jars/*" \
     -Dorg.slf4j.simpleLogger.showDateTime=true \
     '-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS' \
-    </dev/null >"$dir/broker.log" 2>&1 &
+    < <(echo kafka.tools.StorageTool format; [[ ! $secure ]] || secure_users) >"$dir/broker.log" 2>&1 &
   # Until exec it has no tag: who looks for it in between would take it for dead.
   until [[ $(jvm_pid "$1") ]] || ! kill -0 $! 2>/dev/null; do sleep 0.02; done
 }
@@ -111,5 +119,5 @@ jvm_groups() { jvm_tool consumer.group.ConsumerGroupCommand "$@"; }
 jvm_tool() { # CLASS ARGS...
   timeout --foreground "$CLI_WITHIN_S" java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC \
     -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$jars/*" \
-    "org.apache.kafka.tools.$1" --bootstrap-server "$(bootstrap)" "${@:2}"
+    "org.apache.kafka.tools.$1" --bootstrap-server "$(three "$(plain_host)" "$port")" "${@:2}"
 }
