@@ -74,7 +74,7 @@ func pipe(ctx context.Context, args []string) error {
 	transform := flags.String("transform", "digest", "what is done to a value: digest (add its payload's xxHash64), none")
 	pullMax := flags.Int("pull-max", 0, "records that a poll takes, at most, with --queue pull; 0: a batch for each worker")
 	writeBuffer := flags.Int("write-buffer", 128<<10, "bytes of net/http's write buffer")
-	partitionBytes := flags.Int("fetch-partition-bytes", 1<<20, "FetchMaxPartitionBytes")
+	partitionBytes := flags.Int("fetch-partition-bytes", 1<<20, "FetchMaxPartitionBytes; with 2 MiB it is faster, and takes half as much memory again")
 	if err := parse(flags, args, false); err != nil {
 		return err
 	}

@@ -150,14 +150,17 @@ func (s *sending) complete(err error) error {
 func produce(ctx context.Context, args []string) error {
 	var l loading
 	flags := l.flags("produce")
-	makers := flags.Uint64("makers", 2, "goroutines that make events")
+	makers := flags.Uint64("makers", 1, "goroutines that make events; with one they are in order of id")
 	buffered := flags.Int("buffered", 50_000, "MaxBufferedRecords")
-	linger := flags.Duration("linger", 10*time.Millisecond, "ProducerLinger")
+	linger := flags.Duration("linger", 50*time.Millisecond, "ProducerLinger; franz-go's own 10ms makes smaller batches, which cost the brokers more")
 	if err := parse(flags, args, false); err != nil {
 		return err
 	}
 	if err := l.check(); err != nil {
 		return err
+	}
+	if *makers < 1 {
+		return misuse("--makers 0: expected at least 1")
 	}
 	var b batches
 	client, err := l.connect(ctx, l.options(&b, kgo.MaxBufferedRecords(*buffered), kgo.ProducerLinger(*linger)))
