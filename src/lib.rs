@@ -22,6 +22,7 @@ pub mod logging;
 pub mod pipeline;
 pub mod policy;
 pub mod queue;
+pub mod records;
 pub mod sink;
 pub mod source;
 mod sync;
