@@ -21,6 +21,7 @@ use crate::lab::{audit, scrape};
 use crate::load::rate::{LEASE_MAX, RateLease};
 use crate::load::schedule::{Lease, Pacer, Schedule};
 use crate::logging::SAID_CHARS_MAX;
+use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches};
 use crate::sink::bucket::{Bucket, Due};
 use crate::sink::client::{Posted, retry_after, understood};
 use crate::sink::control::{Command, Control, FAULT_MAX, Status};
@@ -53,7 +54,9 @@ macro_rules! targets {
     )*};
 }
 
-targets! { event batch sink_control rate_lease flags metrics_page http_head batch_header answer }
+targets! {
+    event batch sink_control rate_lease flags metrics_page http_head batch_header record_batches answer
+}
 
 mod property {
     use super::*;
@@ -249,6 +252,86 @@ mod property {
         assert!(batch.codec < 8 && bytes[16] == 2);
         assert!(batch.records >= 0, "{batch:?}");
         assert_eq!(parse_header(&bytes[..61]).ok(), Some(batch), "what follows is not the header");
+    }
+
+    /// A fetched set, as it came, and with the sums of its batches put right: no changed byte would
+    /// come past them.
+    pub fn record_batches(bytes: &[u8]) {
+        const SUM_AT: usize = 17;
+        const SUM_COVERS_FROM: usize = 21;
+        read_set(bytes);
+        let mut set = bytes.to_vec();
+        let mut rest = &mut set[..];
+        while let Ok(header) = records::parse_header(rest) {
+            let Some((batch, behind)) = rest.split_at_mut_checked(header.size) else { break };
+            let sum = crc32c::crc32c(&batch[SUM_COVERS_FROM..]);
+            batch[SUM_AT..SUM_COVERS_FROM].copy_from_slice(&sum.to_be_bytes());
+            rest = behind;
+        }
+        read_set(&set);
+    }
+
+    /// Batches follow each other without a byte between them. Records have ascending offsets inside
+    /// their header's range, all that are announced or an error; no more is unpacked than the limit;
+    /// and built anew they are the same records.
+    fn read_set(set: &[u8]) {
+        const UNPACKED_BYTES_MAX: usize = 64 << 10;
+        let mut scratch = Scratch::new(UNPACKED_BYTES_MAX);
+        let (mut rest, mut builder) = (set, Builder::new());
+        let mut all = batches(set);
+        for batch in all.by_ref().map_while(Result::ok) {
+            let header = batch.header;
+            assert_eq!(records::parse_header(rest), Ok(header));
+            rest = &rest[header.size..];
+            builder.clear();
+            let (mut next, mut count, mut field_bytes, mut failed) =
+                (header.base_offset, 0, 0, false);
+            let Ok(mut read) = batch.records(&mut scratch) else { continue };
+            for record in read.by_ref() {
+                assert!(!failed, "it goes on after an error");
+                let Ok(record) = record else {
+                    failed = true;
+                    continue;
+                };
+                assert!((next..=header.last_offset).contains(&record.offset), "{record:?}");
+                (next, count) = (record.offset + 1, count + 1);
+                for field in [record.key, record.value].into_iter().flatten() {
+                    field_bytes += field.len();
+                }
+                builder.push(record.timestamp_ms, record.key, record.value).expect("room");
+            }
+            assert!(read.next().is_none());
+            assert!(
+                count == header.records || failed && count < header.records,
+                "{count}: {header:?}"
+            );
+            let is_plain = header.codec == Codec::None.bits();
+            assert!(field_bytes <= if is_plain { header.size } else { UNPACKED_BYTES_MAX });
+            assert!(batch.control(&mut scratch).is_err() || header.is_control && !failed);
+            if !failed {
+                same_again(&batch, &mut scratch, &mut builder)
+            }
+        }
+        assert!(all.next().is_none());
+        assert!(scratch.kept_bytes() <= UNPACKED_BYTES_MAX, "{}", scratch.kept_bytes());
+        // What is left is a cut batch, or none.
+        assert!(records::parse_header(rest).map_or(true, |header| header.size > rest.len()));
+    }
+
+    /// What `builder` holds is what `batch` holds, but for offsets.
+    fn same_again(batch: &records::Batch<'_>, scratch: &mut Scratch, builder: &mut Builder) {
+        let again = builder.finish(Codec::None, ProducerStamp::NONE).expect("nothing to pack");
+        let Some(again) = batches(again).next() else { return assert_eq!(batch.header.records, 0) };
+        let (again, mut plain) = (again.expect("a good header"), Scratch::new(0));
+        let mut again = again.records(&mut plain).expect("a good sum");
+        for record in batch.records(scratch).expect("it was read") {
+            let (record, same) = (record.expect("it was read"), again.next().expect("no fewer"));
+            let fields = |r: records::Record<'_>| {
+                (r.timestamp_ms, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec))
+            };
+            assert_eq!(fields(record), fields(same.expect("a record")));
+        }
+        assert!(again.next().is_none());
     }
 
     /// An answer that a sink gave, or whoever passes for one: `STATUS NUMBER` on the first line, the
