@@ -398,5 +398,7 @@ fn dropping_the_server_finishes_what_is_handled_and_leaves_no_thread() {
 
 #[path = "http/busy.rs"]
 mod busy;
+#[path = "http/client.rs"]
+mod client;
 #[path = "http/in_its_own_process.rs"]
 mod in_its_own_process;

@@ -7,8 +7,10 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::access::Token;
+use super::addresses::Addresses;
 use crate::failure::Failure;
 use crate::logging::said;
 
@@ -17,17 +19,18 @@ use crate::logging::said;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A client whose calls take at most `timeout` from first to last byte (connecting at most 2 s of
-/// it). One per thread: its pool is small.
+/// it, looking a name up included). One per thread: its pool is small. Calling an address starts no
+/// thread; a name, one in 5 s ([`Addresses`]).
 pub fn agent(timeout: Duration) -> ureq::Agent {
-    ureq::Agent::config_builder()
+    let config = ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
         .timeout_connect(Some(timeout.min(CONNECT_TIMEOUT)))
         .http_status_as_error(false)
         .proxy(None)
         .max_redirects(0)
         .user_agent(concat!("backpressure-lab/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent()
+        .build();
+    ureq::Agent::with_parts(config, DefaultConnector::default(), Addresses::default())
 }
 
 /// Checks the address of another binary, `http://127.0.0.1:9900`, that `flag` gives; returns it without

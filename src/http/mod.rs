@@ -11,8 +11,10 @@
 //! - `turn`       what one answer at a time may take
 //! - `access`     who may use control and pprof
 //! - `client`     the other end
+//! - `addresses`  where its calls go
 
 pub mod access;
+mod addresses;
 pub mod client;
 mod connection;
 mod guard;
