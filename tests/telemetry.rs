@@ -218,7 +218,7 @@ fn metrics_threads_and_pages_are_served_to_the_right_clients() {
     assert_eq!(text(&server, "/healthz"), (200, "ok\n".to_owned()));
     assert!(text(&server, "/debug/pprof/").1.contains("profile?seconds="));
     let (_, threads) = text(&server, "/debug/pprof/threads");
-    assert!(threads.contains(" http-accept ") && threads.contains(" http-handler "), "{threads}");
+    assert!(threads.contains(" http-accept ") && threads.contains(" http-reader "), "{threads}");
     assert_eq!(get(&server, "/debug/pprof/none").0, 404);
     assert_eq!(get(&server, "/other").0, 404);
 

@@ -125,7 +125,7 @@ impl Access {
     }
 }
 
-fn bearer(request: &Request) -> Option<&str> {
+fn bearer<'a>(request: &'a Request<'_>) -> Option<&'a str> {
     let (scheme, token) = request.headers.get("authorization")?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
@@ -133,7 +133,7 @@ fn bearer(request: &Request) -> Option<&str> {
 /// What a browser cannot be made to send by a page from elsewhere. A client that is no browser
 /// sends a `Host` of its own making and no `Origin`.
 fn same_site(request: &Request) -> Result<(), &'static str> {
-    let header = |name: &str| request.headers.get(name).map(String::as_str);
+    let header = |name: &str| request.headers.get(name);
     let host = header("host").unwrap_or_default();
     if !host.is_empty() && !is_local(host) {
         return Err("the Host header is neither localhost nor a loopback address");
@@ -166,13 +166,13 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef";
 
-    fn request(headers: &[(&str, &str)]) -> Request {
+    fn request(headers: &[(&str, &str)]) -> Request<'static> {
         Request {
             method: "POST".into(),
             path: "/control".into(),
             query: String::new(),
-            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
-            body: Vec::new(),
+            headers: headers.iter().copied().collect(),
+            body: Vec::new().into(),
         }
     }
 

@@ -6,25 +6,20 @@
 //! stay in the buffer for the next one.
 
 use std::borrow::Cow;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::head::{self, Head, Refusal};
-use super::upstream::{Exchange, Outbound};
+use super::upstream::{Answer, Exchange};
 use super::{Limits, guard};
 
 /// First size of the read buffer; it doubles as bytes arrive.
 const BUFFER_BYTES: usize = 8 << 10;
-/// Most that an idle connection keeps of a large answer's memory.
-const ANSWER_BYTES_KEPT: usize = 64 << 10;
 /// After a refusal, so much is read and thrown away, so that the client gets to read the answer
 /// before the close resets its connection.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_MAX: Duration = Duration::from_secs(1);
-
-/// The header by which a handler asks for its answer to be cut off; see [`super::Response::cut`].
-pub(super) const CUT: &str = "Cut-Short";
 
 const BUSY: Refusal = Refusal { status: 503, why: Cow::Borrowed("every handler is busy") };
 const LOST: Refusal = Refusal { status: 500, why: Cow::Borrowed("the handler was lost") };
@@ -53,7 +48,6 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
         timeout: Duration::ZERO,
         forward: Vec::new(),
     };
-    let mut answer = Vec::new();
     loop {
         let head = match inbound.request() {
             Ok(head) => head,
@@ -65,42 +59,30 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
             return;
         }
         let total = head.len + head.body_len;
-        let mut outbound = Outbound {
-            head: &mut inbound.forward,
-            body: inbound.buffer.get(head.len..total).unwrap_or_default(),
-            is_head: head.is_head,
-        };
-        let outcome = ticket.upstream().exchange(&mut outbound, &mut answer, || is_gone(stream));
+        let body = inbound.buffer.get(head.len..total).unwrap_or_default();
+        let outcome = ticket.upstream().exchange(&inbound.forward, body, || is_gone(stream));
         let stays = ticket.end() && head.keep_alive;
-        // Kept until the answer is written.
-        let turn = match outcome {
-            Exchange::Answered { head_len, .. } if is_cut(&answer, head_len) => {
-                answer.truncate(head_len.midpoint(answer.len()));
-                let _the_client_expects_no_better =
-                    write_by(stream, &answer, Instant::now() + limits.request_deadline);
-                return;
+        let answer = match outcome {
+            Exchange::Answered(mut answer) => {
+                mark(&mut answer.head, &head, stays);
+                answer
             }
-            Exchange::Answered { head_len, turn } => {
-                mark(&mut answer, head_len, &head, stays);
-                turn
-            }
-            Exchange::Busy => {
-                answer = BUSY.answer(head.is_head, stays);
-                None
-            }
-            Exchange::Lost => {
-                answer = LOST.answer(head.is_head, stays);
-                None
-            }
+            Exchange::Busy => Answer::from(BUSY.answer(head.is_head, stays)),
+            Exchange::Lost => Answer::from(LOST.answer(head.is_head, stays)),
             Exchange::Gone => return,
         };
         let deadline = Instant::now() + limits.request_deadline;
-        if write_by(stream, &answer, deadline).is_err() || !stays {
+        if answer.cut {
+            let half = answer.body.get(..answer.body.len() / 2).unwrap_or_default();
+            let _the_client_expects_no_better = write_by(stream, [&answer.head, half], deadline);
             return;
         }
-        answer.clear();
-        answer.shrink_to(ANSWER_BYTES_KEPT);
-        drop(turn);
+        // The answer's turn, where it has one, is kept until the answer is written.
+        let written = write_by(stream, [&answer.head, &answer.body], deadline);
+        if written.is_err() || !stays {
+            return;
+        }
+        drop(answer);
         inbound.consume(total);
     }
 }
@@ -132,7 +114,7 @@ impl Inbound<'_> {
         let total = head.len + head.body_len;
         if head.expects_continue && self.filled < total {
             let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
-            write_by(self.stream, go_on, deadline).map_err(|_| Closed::Silently)?;
+            write_by(self.stream, [go_on, &[]], deadline).map_err(|_| Closed::Silently)?;
         }
         while self.filled < total {
             self.more(total, deadline)?;
@@ -210,7 +192,7 @@ impl Inbound<'_> {
     fn refuse(&mut self, refusal: &Refusal) {
         let answer = refusal.answer(false, false);
         let deadline = Instant::now() + LINGER_MAX;
-        if write_by(self.stream, &answer, deadline).is_err()
+        if write_by(self.stream, [&answer, &[]], deadline).is_err()
             || self.stream.shutdown(Shutdown::Write).is_err()
         {
             return;
@@ -240,14 +222,20 @@ fn is_gone(stream: &TcpStream) -> bool {
     )
 }
 
-/// Writes all of `bytes`, however slowly the client reads, or fails at the deadline.
-pub(super) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    let mut rest = bytes;
+/// Writes both parts, however slowly the client reads, or fails at the deadline.
+pub(super) fn write_by(
+    mut stream: &TcpStream,
+    parts: [&[u8]; 2],
+    deadline: Instant,
+) -> io::Result<()> {
+    let mut slices = parts.map(IoSlice::new);
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0); // past what is empty
     while !rest.is_empty() {
         // The socket has a write timeout of its own (see `guard`), so the deadline is looked at.
-        match stream.write(rest) {
+        match stream.write_vectored(rest) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
             Err(e) if is_timeout(&e) || e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
@@ -258,21 +246,16 @@ pub(super) fn write_by(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) 
     Ok(())
 }
 
-/// Whether the answer's handler asked for it to be cut off.
-fn is_cut(answer: &[u8], head_len: usize) -> bool {
-    let head = answer.get(..head_len).unwrap_or_default();
-    head.split(|b| *b == b'\n').any(|line| line.strip_suffix(b": \r") == Some(CUT.as_bytes()))
-}
-
-/// Says in a relayed answer what the client cannot know by itself: that the connection ends, or
-/// that it stays although the request was HTTP/1.0.
-fn mark(answer: &mut Vec<u8>, head_len: usize, request: &Head, stays: bool) {
+/// Says in an answer what the client cannot know by itself: that the connection ends, or that it
+/// stays although the request was HTTP/1.0.
+fn mark(answer_head: &mut Vec<u8>, request: &Head, stays: bool) {
     let line: &[u8] = match (stays, request.http_1_0) {
         (true, false) => return,
         (true, true) => b"Connection: keep-alive\r\n",
         (false, _) => b"Connection: close\r\n",
     };
     // Before the empty line that ends the head.
-    let at = head_len.saturating_sub(2);
-    answer.splice(at..at, line.iter().copied());
+    answer_head.truncate(answer_head.len().saturating_sub(2));
+    answer_head.extend_from_slice(line);
+    answer_head.extend_from_slice(b"\r\n");
 }

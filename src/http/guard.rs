@@ -185,7 +185,7 @@ fn admit(stream: TcpStream, shared: &Arc<Shared>) -> Result<Option<JoinHandle<()
 /// A fresh socket's send buffer takes the few bytes at once: the accept loop does not wait.
 fn turn_away(stream: &TcpStream) {
     let answer = Refusal::new(503, "too many connections").answer(false, false);
-    let _client_may_have_left = connection::write_by(stream, &answer, Instant::now());
+    let _client_may_have_left = connection::write_by(stream, [&answer, &[]], Instant::now());
 }
 
 impl Connections {

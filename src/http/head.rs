@@ -1,8 +1,9 @@
 //! What a request's head must look like before anything else sees it.
 //!
-//! Invariant: what is forwarded was parsed here and written anew: one length, one host, ASCII,
-//! no hop-by-hop header, so nothing behind the guard can read the request differently. It
-//! deliberately takes no transfer coding: every client of the lab knows its body's length.
+//! Invariant: what is forwarded was parsed here and written anew: one host, ASCII, no hop-by-hop
+//! header and no length, since the body stays with the guard, so nothing behind it can read the
+//! request differently. It deliberately takes no transfer coding: every client of the lab knows its
+//! body's length.
 
 use std::borrow::Cow;
 
@@ -148,9 +149,6 @@ pub fn parse(
         return Err(Refusal::new(400, "expected one Host header"));
     }
     let body_len = length.unwrap_or(0);
-    if body_len > 0 {
-        push(forward, &["Content-Length: ", &body_len.to_string(), "\r\n"]);
-    }
     forward.extend_from_slice(b"\r\n");
     Ok(Some(Head {
         len,
@@ -253,7 +251,7 @@ mod tests {
         let head = parse(text.as_bytes(), &Limits::default(), &mut forward);
         let head = head.expect("valid").expect("whole");
         assert_eq!((head.len + head.body_len, head.body_len), (text.len(), 3));
-        assert_eq!(forward, b"POST /x?y HTTP/1.1\r\nA: b\r\nContent-Length: 3\r\n\r\n");
+        assert_eq!(forward, b"POST /x?y HTTP/1.1\r\nA: b\r\n\r\n");
     }
 
     proptest! {

@@ -1,13 +1,13 @@
 //! HTTP serving for every binary: tiny_http behind a guard.
 //!
-//! tiny_http answers; the guard in front of it accepts, reads a whole request within a deadline
-//! and a size, and hands on only what is well formed. Handlers see bytes that were already
-//! checked.
+//! tiny_http reads each request's head and writes each answer's; the guard in front of it accepts,
+//! reads a whole request within a deadline and a size, and hands on only what is well formed.
+//! Handlers see bytes that were already checked.
 //!
 //! - `guard`      the public listener: accepts, bounds the connections, stops in order
 //! - `connection` one client: a request in, an answer out, each within its deadline
 //! - `head`       what a request's head must look like
-//! - `upstream`   tiny_http and the handler threads
+//! - `upstream`   tiny_http, and the calls of the handler
 //! - `turn`       what one answer at a time may take
 //! - `access`     who may use control and pprof
 //! - `client`     the other end
@@ -22,7 +22,7 @@ pub(crate) mod head;
 mod turn;
 mod upstream;
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,17 +34,48 @@ use crate::failure::Failure;
 
 /// A whole request: its head was checked and its body read before the handler sees it.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request<'a> {
     /// `GET`, `POST`, …
     pub method: String,
     /// The path without the query: `/metrics`.
     pub path: String,
     /// The query without the `?`; empty when there is none.
     pub query: String,
-    /// Header values by lower-case name.
-    pub headers: HashMap<String, String>,
-    /// The whole body.
-    pub body: Vec<u8>,
+    /// Its headers.
+    pub headers: Headers,
+    /// The whole body; the server lends it where the connection read it.
+    pub body: Cow<'a, [u8]>,
+}
+
+/// A request's headers. There are few (`head` bounds them), so looking through them is faster than
+/// a table by name.
+#[derive(Debug, Default)]
+pub struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// The value of a header by its name in lower case; of one that came several times, all
+    /// values with a comma between (RFC 9110 5.3).
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn add(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            Some((_, all)) => {
+                all.push_str(", ");
+                all.push_str(value);
+            }
+            None => self.0.push((name.to_ascii_lowercase(), value.to_owned())),
+        }
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(given: T) -> Self {
+        let mut headers = Self::default();
+        given.into_iter().for_each(|(name, value)| headers.add(name, value));
+        headers
+    }
 }
 
 /// What a handler answers.
@@ -60,6 +91,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Given back once the client has the answer.
     turn: Option<Taken>,
+    /// The connection ends in the middle of it.
+    cut: bool,
 }
 
 impl Response {
@@ -78,14 +111,15 @@ impl Response {
 
     /// Any bytes.
     pub fn bytes(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { status, content_type, headers: Vec::new(), body, turn: None }
+        Self { status, content_type, headers: Vec::new(), body, turn: None, cut: false }
     }
 
     /// Has the connection closed in the middle of this answer: what a server that dies looks like to
     /// its client. For chaos.
     #[must_use]
-    pub fn cut(self) -> Self {
-        self.with_header(connection::CUT, "")
+    pub fn cut(mut self) -> Self {
+        self.cut = true;
+        self
     }
 
     /// Keeps a turn until the client has this answer, or is gone.
@@ -105,7 +139,7 @@ impl Response {
 
 /// The bounds of one server. Requests take at most `connections_max × (2 × head_bytes_max +
 /// body_bytes_max)` bytes beside the handlers' own copies; threads are at most `connections_max +
-/// 2 × handlers + 1`, eight more that are about to end, and five more a handler while the server
+/// handlers + 1`, eight more that are about to end, and four more a handler while the server
 /// starts.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -142,8 +176,8 @@ impl Default for Limits {
     }
 }
 
-/// Answers a request; called on one of the server's handler threads.
-pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
+/// Answers a request; called on the thread of the request's connection.
+pub type Handler = Arc<dyn Fn(Request<'_>) -> Response + Send + Sync>;
 
 /// A running server; it stops and joins its threads when dropped.
 pub struct Server {

@@ -1,188 +1,228 @@
-//! tiny_http behind the guard: one server for each handler thread, with one connection each.
+//! tiny_http behind the guard: one server for each request that may be handled at once, with one
+//! connection each.
 //!
-//! tiny_http's pool of connection threads can leave a connection unserved, and its accept loop
-//! takes anybody. A lane has neither trouble: its listener is shut for good behind its one
-//! connection, which is then proven served. Invariant: only the guard writes to a lane, one request
-//! at a time, and every request is answered. It deliberately sets no time limit on a handler.
+//! ```text
+//! connection's thread ─ head ─► lane ─► tiny_http's reader
+//!        ▲                                    │
+//!        └──── tiny_http::Request ◄───────────┘    then, without another thread: the handler,
+//!                                                  tiny_http's head of the answer, the client
+//! ```
+//! tiny_http's pool of connection threads can leave a connection unserved, its accept loop takes
+//! anybody, and what it reads of a body has no limit. A lane has none of these troubles: its listener
+//! is shut for good behind its one connection, which is then proven served, and only heads travel on
+//! it; bodies stay where the guard read them. Invariant: only the guard writes to a lane, one request
+//! at a time. It deliberately sets no time limit on a handler.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
-use socket2::{Domain, SockAddr, Socket, Type};
+use parking_lot::{Condvar, Mutex};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::{Handler, Request, Response, Taken};
 use crate::failure::Failure;
 use crate::threads;
 
-/// How long a new lane may take to answer its first request.
-const PROOF_WAIT: Duration = Duration::from_secs(5);
-/// Bodies up to this size travel in one write with their head.
-const JOINED_BYTES_MAX: usize = 16 << 10;
+/// How long tiny_http may take to read a head: on an idle machine it takes some 10 us.
+const READ_WAIT: Duration = Duration::from_secs(5);
+/// How often meanwhile to look whether it refused the head or is gone.
+const READ_LOOK: Duration = Duration::from_millis(50);
+/// First size of an answer's head: the sink's to a write has 150 B.
+const HEAD_BYTES: usize = 256;
 
 /// The fixed set of lanes; a request borrows one.
 pub(super) struct Upstream {
     handler: Handler,
     wait: Duration,
-    /// Holds a place for every lane; `None` where a lane broke and was not yet replaced.
-    free: (Sender<Option<Lane>>, Receiver<Option<Lane>>),
+    lanes: usize,
+    /// The lane that was used last is the next one: its thread's memory is still in the caches.
+    /// `None` where one broke and was not yet replaced.
+    free: Mutex<Vec<Option<Lane>>>,
+    came_free: Condvar,
 }
 
 /// What became of a request.
 pub(super) enum Exchange {
-    /// The whole answer is in the buffer, its head this long; with the turn that it holds.
-    Answered { head_len: usize, turn: Option<Taken> },
+    /// It was handled.
+    Answered(Answer),
     /// No handler came free in time.
     Busy,
     /// The client closed its connection while the request waited for a handler.
     Gone,
-    /// The lane broke; whether the request was handled is not known.
+    /// tiny_http did not take the head. The request was not handled.
     Lost,
+}
+
+/// An answer as it is sent.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// Status line and headers, as tiny_http writes them.
+    pub head: Vec<u8>,
+    /// Empty where the request or the status wants none.
+    pub body: Vec<u8>,
+    /// Its turn, given back when the answer is dropped: after its client has it.
+    _turn: Option<Taken>,
+    /// Its sender asked for the connection to end in the middle of it.
+    pub cut: bool,
+}
+
+impl From<Vec<u8>> for Answer {
+    /// An answer that is written out already, its body included.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { head: bytes, ..Self::default() }
+    }
 }
 
 impl Upstream {
     pub fn open(handlers: usize, wait: Duration, handler: Handler) -> Result<Self, Failure> {
-        let free = crossbeam_channel::bounded(handlers);
-        let upstream = Self { handler, wait, free };
-        for _ in 0..handlers {
-            let lane = Lane::open(upstream.handler.clone())?;
-            upstream.give_back(Some(lane));
-        }
-        Ok(upstream)
+        let lanes = (0..handlers).map(|_| Lane::open().map(Some)).collect::<Result<_, _>>()?;
+        let (free, came_free) = (Mutex::new(lanes), Condvar::new());
+        Ok(Self { handler, wait, lanes: handlers, free, came_free })
     }
 
-    /// Has a request handled; `answer` is overwritten. `is_gone` says whether the client has
-    /// left: a request that nobody waits for is not worth a handler.
-    pub fn exchange(
-        &self,
-        request: &mut Outbound<'_>,
-        answer: &mut Vec<u8>,
-        is_gone: impl Fn() -> bool,
-    ) -> Exchange {
-        let lane = match self.free.1.try_recv() {
-            Ok(lane) => lane,
-            Err(_) => match self.free.1.recv_timeout(self.wait) {
-                Err(_) => return Exchange::Busy,
-                Ok(lane) if is_gone() => {
-                    self.give_back(lane);
-                    return Exchange::Gone;
-                }
-                Ok(lane) => lane,
-            },
-        };
-        let lane = lane.map_or_else(|| Lane::open(self.handler.clone()), Ok);
-        let (lane, outcome) = match lane {
+    /// Has a request handled, on this thread. `is_gone` says whether the client has left: a request
+    /// that nobody waits for is not worth a handler.
+    pub fn exchange(&self, head: &[u8], body: &[u8], is_gone: impl Fn() -> bool) -> Exchange {
+        let Some((place, waited)) = self.take() else { return Exchange::Busy };
+        if waited && is_gone() {
+            self.give_back(place);
+            return Exchange::Gone;
+        }
+        let (place, outcome) = match place.map_or_else(Lane::open, Ok) {
             Err(failure) => {
-                log::error!(error = failure.to_string().as_str(); "no connection to a handler");
+                log::error!(error = failure.to_string().as_str(); "no connection to tiny_http");
                 (None, Exchange::Busy)
             }
-            Ok(mut lane) => match lane.call(request, answer) {
-                Ok(head_len) => {
-                    let turn = lane.turn.lock().take();
-                    (Some(lane), Exchange::Answered { head_len, turn })
-                }
+            Ok(mut lane) => match lane.read(head) {
+                Ok(request) => (Some(lane), Exchange::Answered(self.answer(request, body))),
                 Err(e) => {
-                    log::error!(error = e.to_string().as_str(); "connection to a handler broke");
+                    log::error!(error = e.to_string().as_str(); "tiny_http did not take a head");
                     (None, Exchange::Lost)
                 }
             },
         };
-        self.give_back(lane);
+        self.give_back(place);
         outcome
     }
 
-    fn give_back(&self, lane: Option<Lane>) {
-        // One place a lane: the channel is never full, and it lives as long as `self`.
-        let _always_room = self.free.0.try_send(lane);
+    fn answer(&self, request: tiny_http::Request, body: &[u8]) -> Answer {
+        let handled = || (self.handler)(handed_on(&request, body));
+        let response =
+            std::panic::catch_unwind(AssertUnwindSafe(handled)).unwrap_or_else(|panic| {
+                log::error!(panic = threads::message(&*panic); "a handler panicked");
+                Response::text(500, "the handler failed; see the log")
+            });
+        let answer = written(&request, response);
+        // tiny_http would answer 500 for a request that is dropped with its writer.
+        drop(request.into_writer());
+        answer
     }
 
-    /// Ends the handler threads as they come free; false when some were not free by `deadline`.
-    pub fn close(&self, deadline: Instant) -> bool {
-        let places = self.free.0.capacity().unwrap_or(0);
-        (0..places).all(|_| match self.free.1.recv_deadline(deadline) {
-            Ok(lane) => {
-                lane.into_iter().for_each(Lane::close);
-                true
+    /// A free lane's place, and whether it was waited for; `None` when none came free in time.
+    fn take(&self) -> Option<(Option<Lane>, bool)> {
+        let mut free = self.free.lock();
+        if let Some(place) = free.pop() {
+            return Some((place, false));
+        }
+        let deadline = Instant::now() + self.wait;
+        loop {
+            let late = self.came_free.wait_until(&mut free, deadline).timed_out();
+            match free.pop() {
+                Some(place) => return Some((place, true)),
+                None if late => return None,
+                None => {} // somebody who just came has it
             }
-            Err(_) => false,
-        })
+        }
     }
-}
 
-/// A request on its way to a handler.
-pub(super) struct Outbound<'a> {
-    /// The head; a small body is appended to it.
-    pub head: &'a mut Vec<u8>,
-    pub body: &'a [u8],
-    /// The answer will have no body whatever its length says.
-    pub is_head: bool,
+    fn give_back(&self, place: Option<Lane>) {
+        self.free.lock().push(place);
+        self.came_free.notify_one();
+    }
+
+    /// Ends the lanes as they come free; false when some were not free by `deadline`.
+    pub fn close(&self, deadline: Instant) -> bool {
+        let mut free = self.free.lock();
+        while free.len() < self.lanes {
+            if self.came_free.wait_until(&mut free, deadline).timed_out() {
+                return false;
+            }
+        }
+        free.clear();
+        true
+    }
 }
 
 struct Lane {
+    /// The end that the guard writes to; tiny_http's reader ends when it is closed.
     stream: UnixStream,
     /// Never dropped: tiny_http's `drop` asks a Unix socket for its path and panics when the name
     /// is abstract. All that its `drop` would end has ended by then; the empty queue that stays
     /// behind takes about 1 KiB a lane.
-    server: Arc<ManuallyDrop<tiny_http::Server>>,
-    thread: Option<JoinHandle<()>>,
-    /// The turn of the answer that is on its way: it is here before the answer's first byte.
-    turn: Arc<Mutex<Option<Taken>>>,
+    server: ManuallyDrop<tiny_http::Server>,
 }
 
 impl Lane {
-    fn open(handler: Handler) -> Result<Self, Failure> {
-        Self::try_open(handler)
-            .map_err(|e| Failure::Failed(format!("cannot open a connection to a handler: {e}")))
+    /// tiny_http gives its threads no name; on Linux they have that of the thread that starts them.
+    fn open() -> Result<Self, Failure> {
+        let opened = threads::spawn("http-reader", Self::try_open)?.join();
+        opened
+            .unwrap_or_else(|panic| Err(io::Error::other(threads::message(&*panic).to_owned())))
+            .map_err(|e| Failure::Failed(format!("cannot open a connection to tiny_http: {e}")))
     }
 
-    fn try_open(handler: Handler) -> io::Result<Self> {
-        let (listener, mut stream) = shut_behind_one()?;
+    fn try_open() -> io::Result<Self> {
+        let (listener, stream) = shut_behind_one()?;
         let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
-        let server = Arc::new(ManuallyDrop::new(server));
-        prove(&server, &mut stream)?;
-        let turn = Arc::new(Mutex::new(None));
-        let (served, taken) = (server.clone(), Arc::clone(&turn));
-        let thread = threads::spawn("http-handler", move || serve(&served, &handler, &taken))
-            .map_err(io::Error::other)?;
-        Ok(Self { stream, server, thread: Some(thread), turn })
+        let mut lane = Self { stream, server: ManuallyDrop::new(server) };
+        lane.prove()?;
+        Ok(lane)
     }
 
-    /// Writes a request, reads the whole answer, returns the length of its head.
-    fn call(&mut self, request: &mut Outbound<'_>, answer: &mut Vec<u8>) -> io::Result<usize> {
-        let apart = request.body.len() > JOINED_BYTES_MAX;
-        if !apart {
-            request.head.extend_from_slice(request.body);
+    /// Sends a first request through a new lane: the connection has its thread. That the accept
+    /// loop has ended, it reports as an error, before that request or after it.
+    fn prove(&mut self) -> io::Result<()> {
+        self.stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+        let (mut read, mut shut) = (false, false);
+        while !(read && shut) {
+            match self.server.recv_timeout(READ_WAIT) {
+                Ok(Some(request)) => {
+                    drop(request.into_writer());
+                    read = true;
+                }
+                Ok(None) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(_) => shut = true,
+            }
         }
-        self.stream.write_all(request.head)?;
-        if apart {
-            self.stream.write_all(request.body)?;
-        }
-        read_answer(&mut self.stream, request.is_head, answer)
+        Ok(())
     }
 
-    fn close(mut self) {
-        self.server.unblock();
-        if let Some(thread) = self.thread.take() {
-            // The thread catches its handler's panics; a join error has nothing to add.
-            let _caught_inside = thread.join();
+    /// Has tiny_http read a head.
+    fn read(&mut self, head: &[u8]) -> io::Result<tiny_http::Request> {
+        self.stream.write_all(head)?;
+        let deadline = Instant::now() + READ_WAIT;
+        loop {
+            match self.server.recv_timeout(READ_LOOK)? {
+                Some(request) => return Ok(request),
+                None if self.has_refused() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                None if Instant::now() >= deadline => return Err(io::ErrorKind::TimedOut.into()),
+                None => {}
+            }
         }
     }
-}
 
-impl Drop for Lane {
-    /// The handler thread ends when it is done; it is not waited for.
-    fn drop(&mut self) {
-        self.server.unblock();
+    /// Whether tiny_http answered by itself, or its reader ended: it writes nothing otherwise.
+    fn has_refused(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+        SockRef::from(&self.stream).recv_with_flags(&mut byte, flags).is_ok()
     }
 }
 
@@ -203,124 +243,47 @@ fn shut_behind_one() -> io::Result<(UnixListener, UnixStream)> {
     Ok((OwnedFd::from(listener).into(), OwnedFd::from(stream).into()))
 }
 
-/// Sends a first request through a new lane and answers it: the connection has its thread. That the
-/// accept loop has ended, it reports as an error, before that request or after it.
-fn prove(server: &tiny_http::Server, stream: &mut UnixStream) -> io::Result<()> {
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    let (mut answered, mut shut) = (false, false);
-    while !(answered && shut) {
-        match server.recv_timeout(PROOF_WAIT) {
-            Ok(Some(request)) => {
-                request.respond(tiny_http::Response::empty(204))?;
-                answered = true;
-            }
-            Ok(None) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(_) => shut = true,
-        }
-    }
-    read_answer(stream, true, &mut Vec::new()).map(drop)
-}
-
-fn read_answer(stream: &mut UnixStream, is_head: bool, out: &mut Vec<u8>) -> io::Result<usize> {
-    out.clear();
-    let mut filled = 0;
-    let (head_len, body_len) = loop {
-        out.resize(filled + 4096, 0);
-        let read = match stream.read(out.get_mut(filled..).unwrap_or_default()) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => read,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        filled += read;
-        out.truncate(filled);
-        if let Some(lengths) = answer_lengths(out, is_head)? {
-            break lengths;
-        }
-    };
-    let total = head_len + body_len;
-    if filled > total {
-        return Err(io::Error::other("more bytes than the answer's length"));
-    }
-    out.resize(total, 0);
-    stream.read_exact(out.get_mut(filled..).unwrap_or_default())?;
-    Ok(head_len)
-}
-
-/// Lengths of an answer's head and body; `None` when the head has not all arrived.
-fn answer_lengths(bytes: &[u8], is_head: bool) -> io::Result<Option<(usize, usize)>> {
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut answer = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head_len) = answer.parse(bytes).map_err(io::Error::other)?
-    else {
-        return Ok(None);
-    };
-    if is_head || matches!(answer.code, Some(204 | 304)) {
-        return Ok(Some((head_len, 0)));
-    }
-    let length = answer.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
-    length
-        .and_then(|h| std::str::from_utf8(h.value).ok()?.parse().ok())
-        .map(|body_len| Some((head_len, body_len)))
-        .ok_or_else(|| io::Error::other("an answer without a length"))
-}
-
-/// A handler thread: takes requests from its lane until it is unblocked.
-fn serve(server: &tiny_http::Server, handler: &Handler, turn: &Mutex<Option<Taken>>) {
-    while let Ok(mut request) = server.recv() {
-        let mut answer = match take(&mut request) {
-            Ok(request) => std::panic::catch_unwind(AssertUnwindSafe(|| handler(request)))
-                .unwrap_or_else(|panic| {
-                    log::error!(panic = threads::message(&*panic); "a handler panicked");
-                    Response::text(500, "the handler failed; see the log")
-                }),
-            Err(e) => Response::text(500, format_args!("cannot read the request: {e}")),
-        };
-        if let Some(taken) = answer.turn.take() {
-            *turn.lock() = Some(taken);
-        }
-        if let Err(e) = request.respond(outgoing(answer)) {
-            log::error!(error = e.to_string().as_str(); "cannot answer a request");
-        }
-    }
-}
-
-fn take(request: &mut tiny_http::Request) -> io::Result<Request> {
-    let mut body = Vec::with_capacity(request.body_length().unwrap_or(0));
-    request.as_reader().read_to_end(&mut body)?;
+/// What the handler sees of a request.
+fn handed_on<'a>(request: &tiny_http::Request, body: &'a [u8]) -> Request<'a> {
     let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
-    let mut headers: HashMap<String, String> = HashMap::new();
-    for header in request.headers() {
-        let name = header.field.as_str().as_str().to_ascii_lowercase();
-        let value = header.value.as_str();
-        headers
-            .entry(name)
-            .and_modify(|all| {
-                all.push_str(", ");
-                all.push_str(value);
-            })
-            .or_insert_with(|| value.to_owned());
-    }
-    Ok(Request {
+    Request {
         method: request.method().as_str().to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
-        headers,
-        body,
-    })
+        headers: (request.headers().iter())
+            .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
+            .collect(),
+        body: Cow::Borrowed(body),
+    }
 }
 
-fn outgoing(answer: Response) -> tiny_http::Response<io::Cursor<Vec<u8>>> {
-    let Some(headers) = checked_headers(&answer) else {
-        log::error!(status = answer.status; "an answer with a malformed status or header");
-        return tiny_http::Response::from_string("malformed answer; see the log\n")
-            .with_status_code(500);
+/// The answer, its head as tiny_http writes it.
+fn written(request: &tiny_http::Request, response: Response) -> Answer {
+    let (headers, mut response) = match checked_headers(&response) {
+        Some(headers) => (headers, response),
+        None => {
+            log::error!(status = response.status; "an answer with a malformed status or header");
+            let instead = Response::text(500, "malformed answer; see the log");
+            (checked_headers(&instead).unwrap_or_default(), instead)
+        }
     };
-    let body = if matches!(answer.status, 204 | 304) { Vec::new() } else { answer.body };
-    let length = body.len();
-    let status = tiny_http::StatusCode(answer.status);
-    tiny_http::Response::new(status, headers, io::Cursor::new(body), Some(length), None)
-        .with_chunked_threshold(usize::MAX)
+    if matches!(response.status, 204 | 304) {
+        response.body.clear();
+    }
+    let (status, length) = (tiny_http::StatusCode(response.status), Some(response.body.len()));
+    let out = tiny_http::Response::new(status, headers, io::empty(), length, None)
+        .with_chunked_threshold(usize::MAX);
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    let version = request.http_version().clone();
+    // Without the body, which is sent from where the handler left it.
+    if let Err(e) = out.raw_print(&mut head, version, request.headers(), true, None) {
+        log::error!(error = e.to_string().as_str(); "cannot write an answer's head");
+    }
+    if *request.method() == tiny_http::Method::Head {
+        response.body.clear();
+    }
+    let (_turn, cut) = (response.turn, response.cut);
+    Answer { head, body: response.body, _turn, cut }
 }
 
 /// The answer's headers, unless one could forge another or the status ends no request.
@@ -339,7 +302,61 @@ fn checked_headers(answer: &Response) -> Option<Vec<tiny_http::Header>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::http::{Limits, head};
+
+    /// What the guard takes of anything that looks like a head.
+    fn guarded() -> impl Strategy<Value = (String, Vec<u8>)> {
+        let name = "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,12}";
+        let header =
+            (name, "[ -~\t]{0,20}").prop_map(|(name, value)| format!("{name}: {value}\r\n"));
+        let headers = proptest::collection::vec(header, 0..8);
+        ("[A-Z]{1,8}", "/[!-~]{0,30}", headers).prop_filter_map(
+            "refused",
+            |(method, target, headers)| {
+                let text =
+                    format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{}\r\n", headers.concat());
+                let mut forward = Vec::new();
+                head::parse(text.as_bytes(), &Limits::default(), &mut forward).ok()??;
+                Some((format!("{method} {target}"), forward))
+            },
+        )
+    }
+
+    proptest! {
+        /// Prevents a request that the guard takes and tiny_http does not, or reads differently: a
+        /// lane would be lost to it.
+        #[test]
+        fn tiny_http_reads_whatever_the_guard_takes(
+            heads in proptest::collection::vec(guarded(), 1..40),
+        ) {
+            let mut lane = Lane::open().expect("a lane");
+            for (line, head) in heads {
+                let request = lane.read(&head).expect("taken");
+                prop_assert_eq!(format!("{} {}", request.method(), request.url()), line);
+                let read = request.headers().iter();
+                let again: String = read.map(|h| format!("{}: {}\r\n", h.field, h.value)).collect();
+                let sent = String::from_utf8(head).expect("ASCII");
+                let sent = sent.split_once("\r\n").expect("a line").1.replace(": \t", ": ");
+                let squeezed = |text: &str| text.replace([' ', '\t'], "");
+                prop_assert_eq!(squeezed(&again) + "\r\n", squeezed(&sent));
+                drop(request.into_writer());
+            }
+        }
+    }
+
+    /// Prevents a head that tiny_http refuses, if there were one, from holding a lane for long.
+    #[test]
+    fn a_head_that_is_refused_is_noticed_at_once() {
+        let mut lane = Lane::open().expect("a lane");
+        let begun = Instant::now();
+        lane.read(b"nonsense\r\n\r\n").expect_err("no head");
+        assert!(begun.elapsed() < READ_WAIT / 2, "{:?}", begun.elapsed());
+    }
 
     /// Prevents a way past the guard for others on the machine, while a server starts.
     #[test]

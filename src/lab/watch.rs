@@ -22,7 +22,7 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::http::access::{self, Token};
 use crate::http::client::{check_page_url, without_password};
-use crate::http::{Access, Limits, Server};
+use crate::http::{Access, Limits, Request, Server};
 use crate::lab::heaps::Keeper;
 use crate::lab::lag::LagReader;
 use crate::lab::live::{Live, Sources};
@@ -204,7 +204,7 @@ fn serve(
     let story = (settings.plan.as_deref(), settings.out.as_path());
     let live = Arc::new(Live::new(sources, story, settings.interval, chaos, access.clone())?);
     let (page, answer) = (live.clone(), telemetry::endpoint(metrics, access));
-    let answer = move |request| answer(&request).unwrap_or_else(|| page.answer(&request));
+    let answer = move |request: Request| answer(&request).unwrap_or_else(|| page.answer(&request));
     let server = Server::start(settings.listen, Limits::default(), Arc::new(answer))?;
     Ok((live, server))
 }

@@ -307,11 +307,10 @@ const RESTART_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use argh::FromArgs as _;
 
     use super::*;
+    use crate::http::Headers;
     use crate::sink::settings::Flags;
 
     /// Prevents: as many copies of the ids as there are connections. That the turn is kept until the
@@ -327,8 +326,8 @@ mod tests {
             method: "GET".into(),
             path: wire::LEDGER_IDS.into(),
             query: String::new(),
-            headers: HashMap::new(),
-            body: Vec::new(),
+            headers: Headers::default(),
+            body: Vec::new().into(),
         };
         let first = sink.answer(&ids);
         assert_eq!(first.status, 200);

@@ -18,7 +18,7 @@ use crate::units;
 /// Default of `--handlers`: each of 64 clients in a closed loop has its place.
 pub const HANDLERS_DEFAULT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
-/// Largest `--handlers`: each holds two threads, seven while the server starts.
+/// Largest `--handlers`: each holds one thread, five while the server starts.
 pub const HANDLERS_MAX: usize = 256;
 
 /// The sink of the lab: POST /write and /batch are acked no faster than a token bucket allows.

@@ -108,7 +108,7 @@ impl Live {
         if let Err(refusal) = self.access.check(request) {
             return refusal;
         }
-        let kind = request.headers.get("content-type").map_or("", String::as_str);
+        let kind = request.headers.get("content-type").unwrap_or_default();
         if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(JSON) {
             return Response::text(415, format_args!("content type '{kind}': expected {JSON}"));
         }

@@ -24,8 +24,8 @@ fn ask(live: &Live, method: &str, path: &str, headers: &[(&str, &str)], body: &s
         method: method.into(),
         path: path.into(),
         query: query.into(),
-        headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
-        body: body.as_bytes().to_vec(),
+        headers: headers.iter().copied().collect(),
+        body: body.as_bytes().into(),
     })
 }
 
