@@ -151,14 +151,15 @@ fn style() -> ProgressStyle {
 mod tests {
     use super::*;
     use crate::logging::SAID_CHARS_MAX;
-    use crate::sink::control::FaultStatus;
+    use crate::sink::control::{Costs, FaultStatus};
 
     /// Prevents a server that is taken for the sink from writing what it likes to a terminal.
     #[test]
     fn a_fault_of_any_name_is_one_short_line() {
         let kind = format!("stall\n\u{1b}[2Jerror: forged {}", "x".repeat(1 << 20));
         let fault = FaultStatus { id: 1, kind, rate: 0.0, for_seconds: 1e300, left_seconds: -1.0 };
-        let status = Status { base_rate: 2e3, rate: 0.0, fault: Some(fault), waiting: 0 };
+        let (costs, fault) = (Costs::default(), Some(fault));
+        let status = Status { base_rate: 2e3, rate: 0.0, costs, fault, waiting: 0 };
         let line = describe(&status);
         assert!(!line.contains(char::is_control), "{line:?}");
         assert!(line.contains(r"stall\n\u{1b}[2Jerror: forged"), "{line}");

@@ -299,6 +299,18 @@ fn a_journal_that_takes_nothing_means_no_ack() {
     assert_eq!(sink.totals().events, 0);
 }
 
+/// Prevents a processor that cannot know whether its batches are served within its patience.
+#[test]
+fn control_tells_what_a_call_costs() {
+    let sink = Sink::start(&["--rate-limit", "500", "--call-cost", "0.9", "--event-cost", "0.1"]);
+    let status = sink.status();
+    assert_eq!((status.rate, status.costs.call_cost, status.costs.event_cost), (500.0, 0.9, 0.1));
+    let text = sink.get("/control").text();
+    assert!(text.contains("\"call_cost\":0.9,\"event_cost\":0.1,"), "{text}");
+    let after = sink.control(&Command::Rate { rate: 50.0 });
+    assert_eq!((after.rate, after.costs), (50.0, status.costs));
+}
+
 #[test]
 fn an_absurd_content_length_leaves_the_sink_serving() {
     let sink = Sink::start(&[]);

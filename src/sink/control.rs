@@ -110,6 +110,23 @@ mod written {
     }
 }
 
+/// What a call costs: of n events `call_cost + n × event_cost` tokens, so that it is served in that
+/// many / rate seconds where nobody is before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Costs {
+    /// Tokens of a call, whatever is in it.
+    pub call_cost: f64,
+    /// Tokens of each event.
+    pub event_cost: f64,
+}
+
+impl Costs {
+    /// Tokens of a call of `events` events.
+    pub fn of(self, events: usize) -> f64 {
+        self.call_cost + self.event_cost * events as f64
+    }
+}
+
 /// The answer to `GET /control` and `POST /control`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -117,6 +134,9 @@ pub struct Status {
     pub base_rate: f64,
     /// The rate now, tokens/s.
     pub rate: f64,
+    /// What a call costs, in the same object: `call_cost`, `event_cost`.
+    #[serde(flatten)]
+    pub costs: Costs,
     /// What disturbs now.
     pub fault: Option<FaultStatus>,
     /// Requests that wait for their tokens.
@@ -260,8 +280,8 @@ impl Control {
         Ok(Change { at: now, rate: self.rate(), what })
     }
 
-    /// How things stand at `now`.
-    pub fn status(&self, now: Instant, waiting: usize) -> Status {
+    /// How things stand at `now`, where calls have these `costs` and so many wait.
+    pub fn status(&self, now: Instant, costs: Costs, waiting: usize) -> Status {
         let kind = |fault: Fault| match (fault.failing, fault.rate) {
             (Some(how), _) => format!("fail {}", how.name()),
             (None, Some(0.0)) => "pause".to_owned(),
@@ -274,7 +294,7 @@ impl Control {
             for_seconds: (fault.until - fault.since).as_secs_f64(),
             left_seconds: fault.until.saturating_duration_since(now).as_secs_f64(),
         });
-        Status { base_rate: self.base_rate, rate: self.rate(), fault, waiting }
+        Status { base_rate: self.base_rate, rate: self.rate(), costs, fault, waiting }
     }
 
     fn begin(
@@ -371,7 +391,7 @@ mod tests {
         control.apply(&pause(5), now).expect("in range");
         control.apply(&pause(9), now).expect("in range");
         control.apply(&Command::Restore { fault: Some(1) }, now).expect("in range");
-        assert_eq!(control.status(now, 0).fault.map(|f| f.id), Some(2));
+        assert_eq!(control.status(now, Costs::default(), 0).fault.map(|f| f.id), Some(2));
         control.apply(&Command::Restore { fault: Some(2) }, now).expect("in range");
         assert_eq!(control.rate(), 2_000.0);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::bucket::{Bucket, Due, Place};
-use super::control::{Change, Command, Control, Failing, Scheduled, Status};
+use super::control::{Change, Command, Control, Costs, Failing, Scheduled, Status};
 use crate::telemetry::metrics::SinkMetrics;
 
 /// What a refused request is told when nobody knows when tokens come; and the most it is told
@@ -41,10 +41,8 @@ impl std::str::FromStr for OnLimit {
 /// What a request costs and how long it may take.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// Tokens of a call, whatever is in it.
-    pub call_cost: f64,
-    /// Tokens of each event.
-    pub event_cost: f64,
+    /// Tokens of a call.
+    pub costs: Costs,
     /// What happens at the limit.
     pub on_limit: OnLimit,
     /// What each call takes besides its wait for tokens.
@@ -103,7 +101,7 @@ impl Gate {
     /// # Errors
     /// [`Refusal`]: it was not served and must not be acked.
     pub fn pass(&self, events: usize) -> Result<(), Refusal> {
-        let cost = self.terms.call_cost + self.terms.event_cost * events as f64;
+        let cost = self.terms.costs.of(events);
         let (mut state, now) = self.lock();
         if state.closed {
             return Err(Refusal::Stopping);
@@ -171,13 +169,13 @@ impl Gate {
         let (mut state, now) = self.lock();
         let change = state.control.apply(command, now)?;
         self.enact(&mut state, change);
-        Ok(state.control.status(now, state.waiting))
+        Ok(state.control.status(now, self.terms.costs, state.waiting))
     }
 
     /// How things stand.
     pub fn status(&self) -> Status {
         let (state, now) = self.lock();
-        state.control.status(now, state.waiting)
+        state.control.status(now, self.terms.costs, state.waiting)
     }
 
     /// Applies the changes that come by themselves when they are due, until the gate is closed.

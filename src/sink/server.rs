@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::control::{Command, Failing, Scheduled};
+use super::control::{Command, Costs, Failing, Scheduled};
 use super::gate::{Gate, Refusal, Terms};
 use super::journal::Journal;
 use super::ledger::{Ledger, Recorded};
@@ -127,8 +127,7 @@ impl Sink {
     fn new(settings: &Settings, metrics: SinkMetrics, access: Access) -> Result<Self, Failure> {
         let now = Instant::now();
         let terms = Terms {
-            call_cost: settings.call_cost,
-            event_cost: settings.event_cost,
+            costs: Costs { call_cost: settings.call_cost, event_cost: settings.event_cost },
             on_limit: settings.on_limit,
             latency: settings.latency,
             waiting_max: settings.handlers.get(),

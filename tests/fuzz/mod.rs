@@ -24,7 +24,7 @@ use crate::logging::SAID_CHARS_MAX;
 use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches};
 use crate::sink::bucket::{Bucket, Due};
 use crate::sink::client::{Posted, retry_after, understood};
-use crate::sink::control::{Command, Control, FAULT_MAX, Status};
+use crate::sink::control::{Command, Control, Costs, FAULT_MAX, Status};
 use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, frame, unframe};
 
 mod mutate;
@@ -111,16 +111,16 @@ mod property {
                 bucket.set_rate(change.rate, change.at);
             }
             let Ok(command) = serde_json::from_slice::<Command>(line) else { continue };
-            let before = control.status(now, 0);
+            let before = control.status(now, Costs::default(), 0);
             match control.apply(&command, now) {
                 Ok(change) => {
                     assert!((0.0..=RATE_MAX).contains(&change.rate), "{command:?}: {change:?}");
                     bucket.set_rate(change.rate, change.at);
                 }
-                Err(_) => assert_eq!(control.status(now, 0), before, "{command:?}"),
+                Err(_) => assert_eq!(control.status(now, Costs::default(), 0), before, "{command:?}"),
             }
             assert!(control.next_change().is_none_or(|end| now < end && end <= now + FAULT_MAX));
-            assert!(control.status(now, 0).base_rate > 0.0);
+            assert!(control.status(now, Costs::default(), 0).base_rate > 0.0);
             let place = bucket.claim(1.0, now);
             if let Due::At(at) = bucket.due(place, now) {
                 assert!(at > now, "{command:?}");
@@ -131,7 +131,7 @@ mod property {
             }
         }
         while control.advance(now + FAULT_MAX).is_some() {}
-        let status = control.status(now + FAULT_MAX, 0);
+        let status = control.status(now + FAULT_MAX, Costs::default(), 0);
         assert_eq!((status.rate, status.fault), (status.base_rate, None));
     }
 
