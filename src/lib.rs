@@ -28,4 +28,5 @@ pub mod source;
 mod sync;
 pub mod telemetry;
 pub mod threads;
+pub mod transform;
 pub mod units;

@@ -30,8 +30,15 @@ const EVENTS: u64 = 3000;
 fn middleman(sink: &Served, bend: fn(Vec<Event>) -> Vec<Event>) -> Server {
     let (agent, to) = (client::agent(PATIENCE), format!("{}{}", sink.url, wire::BATCH));
     let handler = move |request: Request| {
-        let events = wire::unframe(&request.body).expect("a batch");
-        let all = Acked { acked: events.len() as u64 };
+        let transform = wire::transform_of(&request.query).expect("a transform");
+        let views = wire::unframe(&request.body, transform).expect("a batch");
+        let all = Acked { acked: views.len() as u64 };
+        // The middleman passes events on as they are in the log, without their digests.
+        let whole = |view: &wire::View<'_>| {
+            let wire::View { id, key, ts_us, payload, .. } = *view;
+            Event { id, key, ts_us, payload: payload.into() }
+        };
+        let events = views.iter().map(whole).collect();
         let mut body = Vec::new();
         bend(events).iter().for_each(|event| wire::frame(event, &mut body));
         if !body.is_empty() {

@@ -28,11 +28,11 @@ const CONNECTIONS_MAX: usize = 2 * HANDLERS + 64;
 /// Threads beside those that serve something else: one a connection, `guard`'s `ENDING_MAX`, and
 /// one that is admitted beside these.
 const CONNECTION_THREADS_MAX: usize = CONNECTIONS_MAX + 8 + 1;
-/// A connection's request and twice its head; a handler's body as tiny_http read it, as bytes, and
-/// as events. Buffers that were given back and not yet reused are in it too: no more are held
-/// than the connections could have asked for.
+/// A connection's request and twice its head; a handler's views of its events, 56 B each, where the
+/// shortest event has 28 B. Buffers that were given back and not yet reused are in it too: no more
+/// are held than the connections could have asked for.
 const REQUESTS_BYTES_MAX: usize =
-    CONNECTIONS_MAX * (BODY_BYTES_MAX + ((2 * 16) << 10)) + HANDLERS * 3 * BODY_BYTES_MAX;
+    CONNECTIONS_MAX * (BODY_BYTES_MAX + ((2 * 16) << 10)) + HANDLERS * 2 * BODY_BYTES_MAX;
 
 const HONEST_CLIENTS: u64 = 3;
 const BATCH: u64 = 20;

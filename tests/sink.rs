@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use backpressure_lab::sink::control::Command;
 use backpressure_lab::sink::ledger::Totals;
-use backpressure_lab::sink::wire::Acked;
+use backpressure_lab::sink::wire::{self, Acked};
+use backpressure_lab::transform::Transform;
 use common::Running;
 use roaring::RoaringTreemap;
 use sinks::{Sink, event, events};
@@ -55,7 +56,7 @@ fn every_status_of_the_contract() {
     assert!(short.text().contains("23 bytes") && short.text().contains("24"), "{}", short.text());
     assert_eq!(caller.post("/write", &[]).status, 400);
     let mut cut = Vec::new();
-    events(10..12).iter().for_each(|e| backpressure_lab::sink::wire::frame(e, &mut cut));
+    events(10..12).iter().for_each(|e| wire::frame(e, &mut cut));
     cut.pop();
     let cut = caller.post("/batch", &cut);
     assert_eq!(cut.status, 400);
@@ -297,6 +298,68 @@ fn a_journal_that_takes_nothing_means_no_ack() {
     let answer = sink.caller().write(&event(1, 1));
     assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
     assert_eq!(sink.totals().events, 0);
+}
+
+/// Prevents a processor that mixes up or mangles events unseen, and a ground truth that filters.
+#[test]
+fn what_is_not_what_its_digest_says_is_counted_and_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("j");
+    let flags = ["--rate-limit", "1e6", "--journal", journal.to_str().unwrap()];
+    let sink = Sink::start(&flags);
+    let caller = sink.caller();
+    let acked = |path: &str, body: &[u8]| caller.post(path, body).json::<Acked>().acked;
+    let digested = |events: &[backpressure_lab::event::Event]| {
+        let mut body = Vec::new();
+        events.iter().for_each(|e| wire::frame_transformed(e, Transform::Digest, &mut body));
+        body
+    };
+    let corrupt = || (sink.totals().events, sink.totals().corrupt);
+    let batch = digested(&events(0..20));
+    assert_eq!(acked("/batch?transform=digest", &batch), 20);
+    assert_eq!(acked("/write?transform=digest", &digested(&events(20..21))[4..]), 1);
+    assert_eq!(corrupt(), (21, 0));
+    // A byte of a payload that was changed on the way, two digests that were exchanged.
+    let (frame, mut changed) = (4 + 536 + 8, digested(&events(30..33)));
+    changed[4 + 30] ^= 1;
+    assert_eq!(acked("/batch?transform=digest", &changed), 3);
+    assert_eq!(corrupt(), (24, 1));
+    let mut unlike = event(41, 41);
+    unlike.payload[0] = 9;
+    let mut exchanged = digested(&[event(40, 40), unlike]);
+    let (first, second) = exchanged.split_at_mut(frame);
+    first[frame - 8..].swap_with_slice(&mut second[frame - 8..]);
+    assert_eq!(acked("/batch?transform=digest", &exchanged), 2);
+    assert_eq!(acked("/write?transform=digest", &exchanged[4..frame]), 1);
+    assert_eq!(corrupt(), (27, 4));
+    // Without the query, and with `none`, there is no digest: the 8 bytes are payload like others.
+    assert_eq!(acked("/batch", &exchanged), 2);
+    assert_eq!(acked("/batch?transform=none", &exchanged), 2);
+    assert_eq!(corrupt(), (31, 4));
+    assert!(sink.get("/metrics").text().contains("sink_corrupt_total 4\n"));
+    assert!(
+        sink.get("/ledger").text().contains("\"corrupt\":4,"),
+        "{}",
+        sink.get("/ledger").text()
+    );
+    // What is too short for a digest is malformed, and so is a transform that there is not.
+    let short = caller.post("/write?transform=digest", &[0; 31]);
+    assert_eq!(short.status, 400);
+    assert!(short.text().contains("31 bytes") && short.text().contains("32"), "{}", short.text());
+    for query in ["transform=md5", "transform", "trans=digest"] {
+        for path in ["/write", "/batch"] {
+            let refused = caller.post(&format!("{path}?{query}"), &batch);
+            let text = refused.text();
+            assert_eq!(refused.status, 400, "{query}: {text}");
+            let named = ["transform=none", "transform=digest", query];
+            assert!(named.iter().all(|word| text.contains(word)), "{text}");
+        }
+    }
+    // The journal keeps the count.
+    let before = sink.totals();
+    sink.running.signal(libc::SIGKILL);
+    drop(sink);
+    assert_eq!(Sink::start(&flags).totals(), before);
 }
 
 /// Prevents a processor that cannot know whether its batches are served within its patience.

@@ -1,5 +1,6 @@
 //! What was delivered, kept in a file, so that a sink that was killed and started again still knows
-//! it: one JSON line a request, `{"at_us":…,"events":[[id,key],…]}`.
+//! it: one JSON line a request, `{"at_us":…,"events":[[id,key],…]}`, with `"corrupt":n` where n of
+//! them were not what their digest says.
 //!
 //! Invariant: a request's line is in the file, whole, before the request is answered 200; a line
 //! that was cut short was never answered.
@@ -10,7 +11,6 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
-use crate::event::Event;
 use crate::failure::Failure;
 use crate::lines::Lines;
 
@@ -21,6 +21,13 @@ struct Line {
     at_us: i64,
     /// (id, key) of each of its events.
     events: Vec<(u64, u64)>,
+    /// How many of them were not what their digest says.
+    #[serde(default, skip_serializing_if = "is_none")]
+    corrupt: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// An open journal.
@@ -38,22 +45,24 @@ impl Journal {
         let (lines, text) = Lines::open(path).map_err(|e| failed(e.to_string()))?;
         let mut ledger = Ledger::default();
         for (n, line) in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()).enumerate() {
-            let Line { at_us, events } = serde_json::from_slice(line)
+            let Line { at_us, events, corrupt } = serde_json::from_slice(line)
                 .map_err(|e| failed(format!("line {} is no request: {e}", n + 1)))?;
-            let event = |(id, key)| Event { id, key, ts_us: at_us, payload: Box::default() };
-            let events: Vec<Event> = events.into_iter().map(event).collect();
-            ledger.record(&events, at_us);
+            ledger.record(events.into_iter(), corrupt, at_us);
         }
         Ok((ledger, Self { lines }))
     }
 
-    /// Keeps a request; only then may it be answered.
+    /// Keeps a request, its events each by its id and key; only then may it be answered.
     ///
     /// # Errors
     /// When it cannot be written whole: the file is then as it was before.
-    pub fn keep(&mut self, events: &[Event], at_us: i64) -> io::Result<()> {
-        let events = events.iter().map(|event| (event.id, event.key)).collect();
-        let mut line = serde_json::to_vec(&Line { at_us, events })?;
+    pub fn keep(
+        &mut self,
+        events: impl Iterator<Item = (u64, u64)>,
+        corrupt: u64,
+        at_us: i64,
+    ) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&Line { at_us, events: events.collect(), corrupt })?;
         line.push(b'\n');
         self.lines.append(&line)
     }
@@ -63,8 +72,8 @@ impl Journal {
 mod tests {
     use super::*;
 
-    fn events(ids: std::ops::Range<u64>) -> Vec<Event> {
-        ids.map(|id| Event { id, key: id % 3, ts_us: 0, payload: Box::default() }).collect()
+    fn events(ids: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+        ids.map(|id| (id, id % 3))
     }
 
     /// Prevents: a sink that forgets what it acked, or takes for acked what it never answered.
@@ -73,18 +82,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("journal.jsonl");
         let (mut expected, mut journal) = Journal::open(&path).expect("made");
-        for (ids, at_us) in [(0..5, 1_000_000), (3..9, 2_000_000)] {
-            journal.keep(&events(ids.clone()), at_us).expect("written");
-            expected.record(&events(ids), at_us);
+        for (ids, corrupt, at_us) in [(0..5, 0, 1_000_000), (3..9, 2, 2_000_000)] {
+            journal.keep(events(ids.clone()), corrupt, at_us).expect("written");
+            expected.record(events(ids), corrupt, at_us);
         }
         drop(journal);
         let whole = std::fs::read(&path).expect("read");
+        // The first line is as a sink without a transform wrote it.
+        assert!(
+            whole.starts_with(br#"{"at_us":1000000,"events":[[0,0],[1,1],[2,2],[3,0],[4,1]]}"#)
+        );
         std::fs::write(&path, [&whole[..], br#"{"at_us":3,"events":[[9,"#].concat()).expect("cut");
         let (found, mut journal) = Journal::open(&path).expect("opened");
         assert_eq!(found.totals(), expected.totals());
         // What comes next stands on a line of its own.
-        journal.keep(&events(9..10), 3_000_000).expect("written");
-        expected.record(&events(9..10), 3_000_000);
+        journal.keep(events(9..10), 0, 3_000_000).expect("written");
+        expected.record(events(9..10), 0, 3_000_000);
         drop(journal);
         assert_eq!(Journal::open(&path).expect("opened").0.totals(), expected.totals());
         std::fs::write(&path, [&b"nonsense\n"[..], &whole].concat()).expect("written");

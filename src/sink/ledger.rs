@@ -10,8 +10,6 @@ use std::collections::HashMap;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
-
 /// Keys whose order is watched: 16 bytes of data each, some 40 MB when all are in use. Events of
 /// further keys are counted in `untracked`.
 pub const KEYS_MAX: usize = 1_000_000;
@@ -27,6 +25,9 @@ pub struct Totals {
     pub duplicates: u64,
     /// First deliveries with a lower id than their key's last first delivery.
     pub order_violations: u64,
+    /// Events whose payload was not the one that their digest says; they are delivered all the same.
+    #[serde(default)]
+    pub corrupt: u64,
     /// Requests acked.
     pub writes: u64,
     /// Keys whose order is watched, at most [`KEYS_MAX`].
@@ -67,6 +68,7 @@ pub struct Ledger {
     events: u64,
     duplicates: u64,
     order_violations: u64,
+    corrupt: u64,
     untracked: u64,
     writes: u64,
     /// Time and events of the first request.
@@ -75,32 +77,41 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Counts one request's events as delivered at `now_us` (µs since the epoch).
-    pub fn record(&mut self, events: &[Event], now_us: i64) -> Recorded {
+    /// Counts one request's events, each by its id and key, as delivered at `now_us` (µs since the
+    /// epoch); `corrupt` of them were not what their digest says.
+    pub fn record(
+        &mut self,
+        events: impl Iterator<Item = (u64, u64)>,
+        corrupt: u64,
+        now_us: i64,
+    ) -> Recorded {
         let mut recorded = Recorded::default();
-        for event in events {
-            if !self.ids.insert(event.id) {
+        let mut count = 0;
+        for (id, key) in events {
+            count += 1;
+            if !self.ids.insert(id) {
                 recorded.duplicates += 1;
                 continue;
             }
             let room = self.last_by_key.len() < KEYS_MAX;
-            match self.last_by_key.get_mut(&event.key) {
+            match self.last_by_key.get_mut(&key) {
                 Some(last) => {
-                    recorded.order_violations += u64::from(event.id < *last);
-                    *last = event.id;
+                    recorded.order_violations += u64::from(id < *last);
+                    *last = id;
                 }
-                None if room => drop(self.last_by_key.insert(event.key, event.id)),
+                None if room => drop(self.last_by_key.insert(key, id)),
                 None => {
                     recorded.keys_full |= self.untracked == 0;
                     self.untracked += 1;
                 }
             }
         }
-        self.events += events.len() as u64;
+        self.events += count;
         self.duplicates += recorded.duplicates;
         self.order_violations += recorded.order_violations;
+        self.corrupt += corrupt;
         self.writes += 1;
-        self.first.get_or_insert((now_us, events.len() as u64));
+        self.first.get_or_insert((now_us, count));
         self.last_us = Some(now_us);
         recorded
     }
@@ -116,6 +127,7 @@ impl Ledger {
             distinct: self.ids.len(),
             duplicates: self.duplicates,
             order_violations: self.order_violations,
+            corrupt: self.corrupt,
             writes: self.writes,
             keys: self.last_by_key.len() as u64,
             untracked: self.untracked,
@@ -139,8 +151,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    fn event(id: u64, key: u64) -> Event {
-        Event { id, key, ts_us: 0, payload: Box::default() }
+    fn record(ledger: &mut Ledger, events: &[(u64, u64)], now_us: i64) -> Recorded {
+        ledger.record(events.iter().copied(), 0, now_us)
     }
 
     proptest! {
@@ -156,12 +168,11 @@ mod tests {
             let mut deliveries: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
             let (mut events, mut duplicates) = (0, 0);
             for (at, request) in requests.iter().enumerate() {
-                let request: Vec<Event> = request.iter().map(|&(id, key)| event(id, key)).collect();
-                ledger.record(&request, at as i64 * 1_000_000);
-                for e in &request {
+                record(&mut ledger, request, at as i64 * 1_000_000);
+                for &(id, key) in request {
                     events += 1;
-                    if seen.insert(e.id) {
-                        deliveries.entry(e.key).or_default().push(e.id);
+                    if seen.insert(id) {
+                        deliveries.entry(key).or_default().push(id);
                     } else {
                         duplicates += 1;
                     }
@@ -192,26 +203,38 @@ mod tests {
     #[test]
     fn a_replay_is_duplicates_and_no_disorder() {
         let mut ledger = Ledger::default();
-        let run: Vec<Event> = (0..10).map(|id| event(id, 1)).collect();
-        ledger.record(&run, 0);
-        let replay = ledger.record(&run[5..], 1);
+        let run: Vec<(u64, u64)> = (0..10).map(|id| (id, 1)).collect();
+        record(&mut ledger, &run, 0);
+        let replay = record(&mut ledger, &run[5..], 1);
         assert_eq!((replay.duplicates, replay.order_violations), (5, 0));
-        assert_eq!(ledger.record(&[event(12, 1), event(11, 1)], 2).order_violations, 1);
+        assert_eq!(record(&mut ledger, &[(12, 1), (11, 1)], 2).order_violations, 1);
+    }
+
+    /// Prevents sums of a sink from before there was a transform that cannot be read any more.
+    #[test]
+    fn sums_without_a_count_of_corrupt_events_have_none() {
+        let mut ledger = Ledger::default();
+        ledger.record([(1, 1), (2, 1)].into_iter(), 1, 0);
+        let totals = ledger.totals();
+        assert_eq!(totals.corrupt, 1);
+        let text = serde_json::to_string(&totals).expect("JSON");
+        let old = text.replace("\"corrupt\":1,", "");
+        assert_ne!(text, old);
+        let read: Totals = serde_json::from_str(&old).expect("without it");
+        assert_eq!(read, Totals { corrupt: 0, ..totals });
     }
 
     #[test]
     fn keys_are_bounded_and_the_first_one_too_many_is_told_once() {
         let mut ledger = Ledger::default();
-        let keys: Vec<Event> = (0..KEYS_MAX as u64).map(|i| event(i, i)).collect();
-        assert!(!ledger.record(&keys, 0).keys_full);
-        let new = |i: u64| event(KEYS_MAX as u64 + i, KEYS_MAX as u64 + i);
-        assert!(ledger.record(&[new(0), new(1)], 1).keys_full);
-        assert!(!ledger.record(&[new(2)], 2).keys_full);
+        let keys: Vec<(u64, u64)> = (0..KEYS_MAX as u64).map(|i| (i, i)).collect();
+        assert!(!record(&mut ledger, &keys, 0).keys_full);
+        let new = |i: u64| (KEYS_MAX as u64 + i, KEYS_MAX as u64 + i);
+        assert!(record(&mut ledger, &[new(0), new(1)], 1).keys_full);
+        assert!(!record(&mut ledger, &[new(2)], 2).keys_full);
         // A known key is still watched.
-        assert_eq!(
-            ledger.record(&[event(2_000_000, 7), event(1_999_999, 7)], 3).order_violations,
-            1
-        );
+        let disorder = record(&mut ledger, &[(2_000_000, 7), (1_999_999, 7)], 3);
+        assert_eq!(disorder.order_violations, 1);
         let totals = ledger.totals();
         assert_eq!((totals.keys, totals.untracked), (KEYS_MAX as u64, 3));
     }

@@ -258,6 +258,8 @@ pub struct SinkMetrics {
     pub duplicates: IntCounter,
     /// First deliveries with a lower id than their key's last.
     pub order_violations: IntCounter,
+    /// Events whose payload is not the one that their digest says.
+    pub corrupt: IntCounter,
     /// Requests refused, by status.
     pub rejected: IntCounterVec,
     /// The rate limit in force, tokens/s.
@@ -277,10 +279,23 @@ impl SinkMetrics {
                 "sink_order_violations_total",
                 "First deliveries with a lower id than their key's last",
             )?,
+            corrupt: m.counter(
+                "sink_corrupt_total",
+                "Events delivered whose payload is not the one that their digest says",
+            )?,
             rejected: m.counters("sink_rejected_total", "Requests refused", &["status"])?,
             rate_limit: m.gauge("sink_rate_limit", "The limit in force, tokens/s")?,
             waiting: m.int_gauge("sink_waiting_requests", "Requests waiting for tokens")?,
         })
+    }
+
+    /// Counts what was delivered.
+    pub fn count(&self, writes: u64, events: u64, duplicates: u64, violations: u64, corrupt: u64) {
+        self.writes.inc_by(writes);
+        self.events.inc_by(events);
+        self.duplicates.inc_by(duplicates);
+        self.order_violations.inc_by(violations);
+        self.corrupt.inc_by(corrupt);
     }
 }
 

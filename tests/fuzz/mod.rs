@@ -25,7 +25,8 @@ use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches};
 use crate::sink::bucket::{Bucket, Due};
 use crate::sink::client::{Posted, retry_after, understood};
 use crate::sink::control::{Command, Control, Costs, FAULT_MAX, Status};
-use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, frame, unframe};
+use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, View, unframe};
+use crate::transform::Transform;
 
 mod mutate;
 
@@ -78,24 +79,41 @@ mod property {
     /// A body is a batch in one way only, no byte of it left over, none missing; and it takes
     /// memory by what has arrived, not by what it announces.
     pub fn batch(body: &[u8]) {
-        let events = match unframe(body) {
+        for (_, transform) in Transform::ALL {
+            batch_of(body, transform);
+        }
+    }
+
+    fn batch_of(body: &[u8], transform: Transform) {
+        let events = match unframe(body, transform) {
             Ok(events) => events,
             Err(BadFrame::Empty) => return assert!(body.is_empty()),
             Err(BadFrame::Truncated { left, needed, .. }) => return assert!(left < needed),
             Err(BadFrame::Event { .. }) => return,
         };
-        let mut again = Vec::new();
-        events.iter().for_each(|e| frame(e, &mut again));
-        assert_eq!(again, body);
+        let lengths = events.iter().map(|e| HEADER_BYTES + e.payload.len() + e.trailer.len());
+        assert_eq!(lengths.clone().map(|len| FRAME_HEADER_BYTES + len).sum::<usize>(), body.len());
+        // Each event is its own bytes: its payload and trailer end where the next one begins.
+        let mut at = 0;
+        for (event, len) in events.iter().zip(lengths) {
+            let bytes = &body[at + FRAME_HEADER_BYTES..][..len];
+            assert_eq!(View::read(bytes, transform), Ok(*event));
+            let whole = Event::decode(bytes).expect("an event, the trailer taken for payload");
+            assert_eq!((event.id, event.key, event.ts_us), (whole.id, whole.key, whole.ts_us));
+            assert_eq!([event.payload, event.trailer].concat(), *whole.payload);
+            assert_eq!(event.trailer.len(), transform.trailer_bytes());
+            at += FRAME_HEADER_BYTES + len;
+        }
         // A growing `Vec` is at most twice as long as it must be, and starts with four.
         let most = (2 * body.len() / (FRAME_HEADER_BYTES + HEADER_BYTES)).max(4);
         assert!(events.capacity() <= most, "{} for {} B", events.capacity(), body.len());
         let mut longer = body.to_vec();
         longer.push(0);
-        assert!(unframe(&longer).is_err(), "a trailing byte is read over");
-        let last = events.last().map_or(0, Event::encoded_len);
+        assert!(unframe(&longer, transform).is_err(), "a trailing byte is read over");
+        let last = events.last().map_or(0, |e| HEADER_BYTES + e.payload.len() + e.trailer.len());
         for cut in [1, last, last + 1, last + FRAME_HEADER_BYTES - 1] {
-            assert!(unframe(&body[..body.len() - cut]).is_err(), "{cut} bytes short");
+            let kept = &body[..body.len() - cut];
+            assert!(unframe(kept, transform).is_err(), "{cut} bytes short");
         }
     }
 
@@ -117,7 +135,9 @@ mod property {
                     assert!((0.0..=RATE_MAX).contains(&change.rate), "{command:?}: {change:?}");
                     bucket.set_rate(change.rate, change.at);
                 }
-                Err(_) => assert_eq!(control.status(now, Costs::default(), 0), before, "{command:?}"),
+                Err(_) => {
+                    assert_eq!(control.status(now, Costs::default(), 0), before, "{command:?}")
+                }
             }
             assert!(control.next_change().is_none_or(|end| now < end && end <= now + FAULT_MAX));
             assert!(control.status(now, Costs::default(), 0).base_rate > 0.0);
