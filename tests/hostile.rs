@@ -25,9 +25,10 @@ const WAITING_MAX: usize = 4;
 /// `Settings::limits` and `http::Limits`: four handlers more, twice that and 64 connections.
 const HANDLERS: usize = WAITING_MAX + 4;
 const CONNECTIONS_MAX: usize = 2 * HANDLERS + 64;
-/// Threads beside those that serve something else: one a connection, `guard`'s `ENDING_MAX`, and
-/// one that is admitted beside these.
-const CONNECTION_THREADS_MAX: usize = CONNECTIONS_MAX + 8 + 1;
+/// Threads beside those that serve something else: one a connection, `guard`'s `ENDING_MAX`, one
+/// that is admitted beside these; and of those that were joined, at most `ENDING_MAX` at once, the
+/// kernel counts some for a moment longer.
+const CONNECTION_THREADS_MAX: usize = CONNECTIONS_MAX + 8 + 1 + 8;
 /// A connection's request and twice its head; a handler's views of its events, 56 B each, where the
 /// shortest event has 28 B. Buffers that were given back and not yet reused are in it too: no more
 /// are held than the connections could have asked for.
