@@ -91,6 +91,20 @@ fn last_line(failure: &Failure) -> String {
     format!("error: {}", logging::visible(&failure.to_string()))
 }
 
+/// Checks `--topic` by Kafka's own rule for topic names.
+///
+/// # Errors
+/// Usage: names the flag, its value and what it may be.
+pub fn check_topic(topic: &str) -> Result<(), Failure> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let fine = (1..=249).contains(&topic.len()) && topic.chars().all(legal);
+    if fine && topic != "." && topic != ".." {
+        return Ok(());
+    }
+    let allowed = "expected 1 to 249 letters, digits, '.', '_' or '-'";
+    Err(Failure::flag("--topic", format_args!("{topic:?}"), allowed))
+}
+
 /// Writes `text` to stdout, which may be a full disk or a pipe that nobody reads.
 ///
 /// # Errors

@@ -26,6 +26,38 @@ pub struct Event {
     pub payload: Box<[u8]>,
 }
 
+/// What an event says before its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Head {
+    /// [`Event::id`].
+    pub id: u64,
+    /// [`Event::key`].
+    pub key: u64,
+    /// [`Event::ts_us`].
+    pub ts_us: i64,
+}
+
+impl Head {
+    /// Reads the head of an event's bytes.
+    ///
+    /// # Errors
+    /// When they are no event.
+    pub fn read(bytes: &[u8]) -> Result<Self, Invalid> {
+        if bytes.len() > EVENT_BYTES_MAX {
+            return Err(Invalid::TooLong(bytes.len()));
+        }
+        let short = || Invalid::TooShort(bytes.len());
+        let (id, rest) = bytes.split_first_chunk().ok_or_else(short)?;
+        let (key, rest) = rest.split_first_chunk().ok_or_else(short)?;
+        let ts = rest.first_chunk().ok_or_else(short)?;
+        Ok(Self {
+            id: u64::from_be_bytes(*id),
+            key: u64::from_be_bytes(*key),
+            ts_us: i64::from_be_bytes(*ts),
+        })
+    }
+}
+
 /// Why bytes are no event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
@@ -52,30 +84,14 @@ impl Invalid {
 }
 
 impl Event {
-    /// Reads an event from a record's value. An empty value is a tombstone: crate `kafka` does
-    /// not tell null from empty, and neither is an event.
+    /// Reads an event from its bytes.
+    ///
+    /// # Errors
+    /// When they are no event.
     pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
-        if bytes.is_empty() {
-            return Err(Invalid::Tombstone);
-        }
-        if bytes.len() > EVENT_BYTES_MAX {
-            return Err(Invalid::TooLong(bytes.len()));
-        }
-        let (Some((id, rest)), len) = (bytes.split_first_chunk(), bytes.len()) else {
-            return Err(Invalid::TooShort(bytes.len()));
-        };
-        let Some((key, rest)) = rest.split_first_chunk() else {
-            return Err(Invalid::TooShort(len));
-        };
-        let Some((ts, payload)) = rest.split_first_chunk() else {
-            return Err(Invalid::TooShort(len));
-        };
-        Ok(Self {
-            id: u64::from_be_bytes(*id),
-            key: u64::from_be_bytes(*key),
-            ts_us: i64::from_be_bytes(*ts),
-            payload: payload.into(),
-        })
+        let Head { id, key, ts_us } = Head::read(bytes)?;
+        let payload = bytes.get(HEADER_BYTES..).unwrap_or_default().into();
+        Ok(Self { id, key, ts_us, payload })
     }
 
     /// Appends the event's bytes to `out`.

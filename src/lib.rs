@@ -20,6 +20,7 @@ pub mod lines;
 pub mod load;
 pub mod logging;
 pub mod pipeline;
+pub mod planes;
 pub mod policy;
 pub mod queue;
 pub mod records;

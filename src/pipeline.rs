@@ -1,19 +1,18 @@
 //! Joins source, queue, policy and workers into threads: the one place that shows the whole.
 //!
 //! ```text
-//! seat ─ holds partitions ─► Holdings ◄─ asks what to fetch ─ fetch-N (one a broker)
-//!   ▲                           │                                │ decode, admit (policy)
-//!   │ commits the acked prefix  │ ack                            ▼
-//!   └───────────────────────────┴──────── worker-0..W-1 ◄──── queue
+//! member ─ assigned partitions ─► Assignment ◄─ asks what to fetch ─ fetch-N (one a broker)
+//!   ▲                                │                                │ runs, admitted (policy)
+//!   │ commits the acked prefix       │ ack                            ▼
+//!   └────────────────────────────────┴───── worker-0..W-1 ◄──── queue
 //! ```
 //!
-//! Stop order: fetchers, queue closes, workers drain, seat commits and leaves, metrics last. A full
-//! queue blocks fetchers, never the seat; with `keepalive` off, fetching, pushing and the seat's
-//! poll share one thread, as naive consumers do.
+//! Stop order: fetchers, queue closes, workers drain, member commits and leaves, metrics last. A full
+//! queue blocks fetchers, never the member. What naive consumers do instead is `naive`.
 
 pub mod flags;
+mod naive;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -22,31 +21,34 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::backoff::Backoff;
-use crate::brokers::View;
+use crate::brokers::{BrokerError, TopicView, View};
 use crate::failure::Failure;
 use crate::http::access::Token;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
+use crate::planes::{self, FetchSettings};
+use crate::policy::dead_letters::DeadLetters;
 use crate::policy::shed_ids::ShedIds;
 use crate::policy::{Admission, Policy, slow_source};
 use crate::queue::{self, Kind, Occupancy};
-use crate::sink::client::Client;
-use crate::sink::workers::{Drain, Mode, Pulse, Worker};
-use crate::source::crew::{self, Shared};
-use crate::source::fetcher::{FetchSettings, Fetcher, Turn};
-use crate::source::seat::{Seat, SeatSettings};
-use crate::source::{HandOver, Holdings, Item, LeftLog};
+use crate::sink::client::{Client, ask_rate};
+use crate::sink::line::{Line, Place};
+use crate::sink::refusals::{Refusals, Suspects};
+use crate::sink::workers::{Drain, Mode, Parts, Pulse, Worker};
+use crate::source::member::{Member, MemberSettings};
+use crate::source::supervisor::{self, Shared};
+use crate::source::{Assignment, Downstream, LeftLog, Run, fetcher};
 use crate::telemetry::latency::Latency;
 use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
 use crate::telemetry::{self, latency};
 use crate::threads::{Crew, Stop};
+use crate::transform::Transform;
 
 /// Which worker gets an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Assignment {
-    /// Workers take turns on one shared queue; two events of a key may overtake each other.
-    RoundRobin,
+pub enum Sharding {
+    /// Workers share one queue, and two events of a key may overtake each other. `round-robin` in flags.
+    Shared,
     /// A key always goes to the same worker, over that worker's own queue.
     Key,
 }
@@ -54,18 +56,22 @@ pub enum Assignment {
 /// Everything a run needs, validated; nothing is open yet.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The group seat.
-    pub seat: SeatSettings,
+    /// The group membership.
+    pub member: MemberSettings,
     /// How much a fetch asks for.
     pub fetch: FetchSettings,
+    /// Whether what cannot be read is counted and passed over, instead of ending the run.
+    pub skip_unreadable: bool,
     /// What a full queue means.
     pub queue: Kind,
     /// Which worker gets an event.
-    pub assignment: Assignment,
+    pub sharding: Sharding,
     /// Workers.
     pub workers: NonZeroUsize,
     /// One event a call, or batches.
     pub mode: Mode,
+    /// What the workers do to each event.
+    pub transform: Transform,
     /// What to do about a full queue.
     pub policy: Policy,
     /// The producer's control endpoint, for slow-source.
@@ -78,7 +84,7 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// A worker that has not moved for so long stops the poll clock.
     pub stuck_after: Duration,
-    /// Whether the seat polls on a thread of its own.
+    /// Whether the member polls on a thread of its own.
     pub keepalive: bool,
     /// Where metrics and profiles are served.
     pub listen: SocketAddr,
@@ -88,6 +94,8 @@ pub struct Settings {
     pub hlog: Option<PathBuf>,
     /// Where the ids that are shed are written.
     pub shed_ids: Option<PathBuf>,
+    /// Where events are kept that will never be delivered.
+    pub dead_letter: Option<PathBuf>,
 }
 
 /// The figures of a run, printed at its end.
@@ -113,20 +121,22 @@ pub struct Summary {
     pub seconds: f64,
 }
 
-/// How long the seat may take to commit and leave at the end.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// After a stop the workers have `--drain-timeout`, and all of this besides, whatever the sink and the
+/// brokers do: 1 s for a worker that is inside a call to notice, 3 s for the last commit and to leave the
+/// group.
+const WORKERS_GRACE: Duration = Duration::from_secs(1);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest poll of the seat: commits and revocations wait no longer than this.
-const SEAT_POLL: Duration = Duration::from_millis(100);
-
-/// Poll of the seat between two fetches: short, so that it costs no rate; long enough that what
-/// waits for it (an eviction is three events) is heard in one turn on a busy machine too.
-const NAIVE_POLL: Duration = Duration::from_millis(20);
+/// Longest poll of the member: commits and revocations wait no longer than this.
+const POLL: Duration = Duration::from_millis(100);
 
 /// How often depth and partitions are shown.
 const GAUGES: Duration = Duration::from_millis(200);
 
 /// Runs the processor until a signal or a failure.
+///
+/// # Errors
+/// When it cannot start, or when what happens cannot be cured by waiting.
 pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let started = Instant::now();
     let stop = Stop::default();
@@ -135,68 +145,128 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let metrics = ProcessorMetrics::register(&registry)?;
     let access = Access::new(settings.listen, settings.token.clone())?;
     metrics.granted_rate.set(-1.0);
-    metrics.queue_capacity.set(settings.queue.capacity().map_or(-1, |c| c as i64));
+    metrics.queue_capacity.set(settings.capacity().map_or(-1, |c| c as i64));
+    settings.can_be_served_in_time()?;
 
-    let (intake, outlets, occupancy) = match settings.assignment {
-        Assignment::RoundRobin => queue::shared(settings.queue, settings.workers),
-        Assignment::Key => queue::by_lane(settings.queue, settings.workers),
+    let (intake, outlets, occupancy) = match settings.sharding {
+        Sharding::Shared => queue::shared(settings.queue, settings.workers),
+        Sharding::Key => queue::by_shard(settings.queue, settings.workers),
     };
     let gate = intake.gate();
-    let (policy, kind) = (settings.policy, settings.queue);
-    let shed_ids = settings.shed_ids.as_deref().map(ShedIds::open).transpose()?;
+    let dead_letters = DeadLetters::open(settings.dead_letter.as_deref(), metrics.clone())?;
+    let dead_letters = Arc::new(dead_letters);
     let latency = Latency::new(settings.workers.get());
     let reporter = latency::Reporter::new(latency.clone(), settings.hlog.as_deref())?;
-    let admission = Arc::new(Admission::new(policy, kind, intake, metrics.clone(), shed_ids));
+    let admission = Arc::new(Admission {
+        policy: settings.policy,
+        kind: settings.queue,
+        intake,
+        batch_events_max: settings.mode.events_max(),
+        workers: settings.workers.get(),
+        metrics: metrics.clone(),
+        shed_ids: settings.shed_ids.as_deref().map(ShedIds::open).transpose()?,
+        dead_letters: Arc::clone(&dead_letters),
+    });
     let server = serve(&settings, registry, access)?;
     log::info!(addr = server.addr().to_string().as_str(); "listening");
 
-    let topic = settings.seat.topic.as_str();
-    let Some(view) = settings.seat.brokers.await_topic(topic, &stop).map_err(Failure::failed)?
-    else {
-        return Ok(summary(&metrics, &Holdings::default(), started));
+    let topic = settings.member.topic.as_str();
+    let found = settings.member.brokers.await_topic(topic, &stop).map_err(Failure::failed)?;
+    let Some(view) = found else {
+        return Ok(summary(&metrics, &Assignment::default(), started));
     };
+    settings.plane_speaks_with(&view)?;
     let shared = Shared {
-        brokers: settings.seat.brokers.clone(),
-        topic: topic.to_owned(),
-        holdings: Holdings::default(),
-        settings: settings.fetch,
-        hand_over: Arc::clone(&admission) as Arc<dyn HandOver>,
-        metrics: metrics.clone(),
-        stop: stop.clone(),
-        view: View::new(view),
+        brokers: settings.member.brokers.clone(),
+        assignment: Assignment::default(),
+        fetching: fetcher::Context {
+            topic: topic.into(),
+            settings: settings.fetch,
+            transform: settings.transform,
+            skip_unreadable: settings.skip_unreadable,
+            downstream: Arc::clone(&admission) as Arc<dyn Downstream>,
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+            view: View::new(view),
+        },
     };
 
-    let [mut workers, mut instruments, mut seat, mut source] =
+    let [mut workers, mut instruments, mut member, mut source] =
         std::array::from_fn(|_| Crew::new(stop.clone()));
     let (drain, leave, measured) = Default::default();
     let ends = Ends { stop, gate, drain, leave, measured };
-    let pulses = start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends.drain)?;
+    let pulses =
+        start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends, &dead_letters)?;
     start_instruments(&mut instruments, &settings, &shared, occupancy, reporter, &ends.measured)?;
-    start_seat(&mut seat, &settings, shared.clone(), pulses, ends.leave.clone())?;
+    start_member(&mut member, &settings, shared.clone(), pulses, ends.leave.clone())?;
     if settings.keepalive {
         let shared = shared.clone();
-        source.spawn("brokers", move || crew::run(&shared))?;
+        source.spawn("brokers", move || supervisor::run(&shared))?;
     }
 
     while !ends.stop.wait(Duration::from_secs(3600)) {}
     log::info!(queued = metrics.queue_depth.get(); "stopping: no more fetches, draining the queue");
     ends.drain.start(settings.drain_timeout);
     ends.gate.close();
-    // A worker may be inside a call that the sink does not answer; it is not waited for longer.
-    let in_time = workers.join_within(settings.drain_timeout + settings.sink_timeout);
+    // A worker may be inside a call that the sink does not answer; it is not waited for.
+    let in_time = workers.join_within(settings.drain_timeout + WORKERS_GRACE);
     ends.leave.set();
-    let in_time = seat.join_within(LEAVE_TIMEOUT) && in_time;
-    source.join();
+    let in_time = member.join_within(LEAVE_TIMEOUT) && in_time;
     ends.measured.set();
     instruments.join();
     drop(server);
     if !in_time {
         log::warn!(
-            "workers or the group seat did not end in time; what was not acked is in the log"
+            "workers or the group membership did not end in time; what was not acked is in the log"
         );
+        // They hold nothing that the process's end does not free.
+        [workers, member, source].into_iter().for_each(Crew::leave_behind);
     }
     ends.stop.outcome()?;
-    Ok(summary(&metrics, &shared.holdings, started))
+    Ok(summary(&metrics, &shared.assignment, started))
+}
+
+impl Settings {
+    /// What the queue holds in all: its shards' capacities are rounded up.
+    fn capacity(&self) -> Option<usize> {
+        let shards = match self.sharding {
+            Sharding::Shared => NonZeroUsize::MIN,
+            Sharding::Key => self.workers,
+        };
+        self.queue.shard_capacity(shards).map(|capacity| capacity * shards.get())
+    }
+
+    /// Refuses workers and batches that the sink's own rate cannot answer within the time of a call: they
+    /// would be sent again for ever. A sink that does not tell its rate is not asked twice.
+    fn can_be_served_in_time(&self) -> Result<(), Failure> {
+        let Some(sink) = ask_rate(&self.sink).filter(|sink| sink.rate > 0.0) else { return Ok(()) };
+        let (workers, batch) = (self.workers.get() as f64, self.mode.events_max() as f64);
+        let call = sink.costs.of(self.mode.events_max());
+        let seconds = workers * call / sink.rate;
+        let timeout = self.sink_timeout.as_secs_f64();
+        if seconds <= timeout {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "--sink-workers {workers} with batches of {batch} cost {:.0} tokens at once, which the sink \
+             serves in {seconds:.1} s at its {} tokens/s; a call has {timeout:.1} s (--sink-timeout): \
+             lower --sink-workers or --batch-size, or raise --sink-timeout",
+            workers * call,
+            sink.rate
+        )))
+    }
+
+    /// Whether the data plane speaks with the brokers that lead the topic now.
+    fn plane_speaks_with(&self, view: &TopicView) -> Result<(), Failure> {
+        if self.fetch.client == planes::Client::Wire {
+            return Ok(());
+        }
+        let checks = view.addresses.values().map(|address| planes::kafka::check(address));
+        match checks.filter_map(Result::err).find(|e| matches!(e, BrokerError::TooNew { .. })) {
+            Some(too_new) => Err(Failure::failed(too_new)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What the threads end by. A start that fails half-way drops it, before the crews wait for those that
@@ -205,7 +275,7 @@ struct Ends {
     stop: Stop,
     gate: queue::Gate,
     drain: Drain,
-    /// The seat may commit and leave.
+    /// The member may commit and leave.
     leave: Stop,
     /// Instruments outlive the run's stop signal, so that the last events are measured too.
     measured: Stop,
@@ -238,25 +308,33 @@ fn serve(settings: &Settings, registry: Metrics, access: Access) -> Result<http:
 fn start_workers(
     crew: &mut Crew,
     settings: &Settings,
-    outlets: Vec<queue::Outlet<Item>>,
+    outlets: Vec<queue::Outlet<Box<Run>>>,
     latency: &Latency,
     shared: &Shared,
-    drain: &Drain,
+    ends: &Ends,
+    dead_letters: &Arc<DeadLetters>,
 ) -> Result<Vec<Pulse>, Failure> {
+    let (line, refusals) = (Arc::<Line>::default(), Arc::<Refusals>::default());
+    let (metrics, stop) = (&shared.fetching.metrics, &ends.stop);
     let mut pulses = Vec::new();
     for (n, outlet) in outlets.into_iter().enumerate() {
         let pulse = Pulse::default();
         pulses.push(pulse.clone());
-        let worker = Worker {
+        let letters = Arc::clone(dead_letters);
+        let worker = Worker::new(Parts {
             outlet,
-            client: Client::new(&settings.sink, settings.sink_timeout),
+            client: Client::new(&settings.sink, settings.sink_timeout, settings.transform),
             mode: settings.mode,
-            stop: shared.stop.clone(),
-            drain: drain.clone(),
+            timeout: settings.sink_timeout,
+            stop: stop.clone(),
+            drain: ends.drain.clone(),
             pulse,
-            metrics: shared.metrics.clone(),
+            place: Place::new(Arc::clone(&line), n),
+            suspects: Suspects::new(Arc::clone(&refusals), letters, metrics.clone(), stop.clone()),
+            refusals: Arc::clone(&refusals),
+            metrics: metrics.clone(),
             latency: latency.recorder(n),
-        };
+        });
         crew.spawn(&format!("worker-{n}"), move || {
             worker.run();
             Ok(())
@@ -273,53 +351,59 @@ fn start_instruments(
     mut reporter: latency::Reporter,
     measured: &Stop,
 ) -> Result<(), Failure> {
-    let (metrics, stop) = (shared.metrics.clone(), measured.clone());
+    let (metrics, stop) = (shared.fetching.metrics.clone(), measured.clone());
     crew.spawn("gauges", move || {
         while !stop.wait(GAUGES) {
             metrics.queue_depth.set(occupancy.depth() as i64);
         }
         Ok(())
     })?;
-    let (metrics, stop) = (shared.metrics.clone(), measured.clone());
+    let (metrics, stop) = (shared.fetching.metrics.clone(), measured.clone());
     crew.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))?;
     if settings.policy == Policy::SlowSource {
         let (url, token) = (&settings.producer, settings.token.clone());
         let producer = Peer::new("--producer", url, token, slow_source::CALL_TIMEOUT)?;
         let shared = shared.clone();
         crew.spawn("flow", move || {
-            let Shared { holdings, metrics, stop, .. } = &shared;
-            slow_source::run(&producer, holdings, metrics, stop);
+            let fetcher::Context { metrics, stop, .. } = &shared.fetching;
+            slow_source::run(&producer, &shared.assignment, metrics, stop);
             Ok(())
         })?;
     }
     Ok(())
 }
 
-fn start_seat(
+fn start_member(
     crew: &mut Crew,
     settings: &Settings,
     shared: Shared,
     pulses: Vec<Pulse>,
     leave: Stop,
 ) -> Result<(), Failure> {
-    let (seat, keepalive) = (settings.seat.clone(), settings.keepalive);
+    let (member, keepalive) = (settings.member.clone(), settings.keepalive);
     let stuck_after = settings.stuck_after;
-    crew.spawn("seat", move || {
-        let (holdings, view) = (shared.holdings.clone(), shared.view.clone());
-        let mut seat = Seat::take(seat, holdings, view, shared.metrics.clone())?;
+    crew.spawn("member", move || {
+        let (assignment, fetching) = (shared.assignment.clone(), &shared.fetching);
+        let (view, metrics) = (fetching.view.clone(), fetching.metrics.clone());
+        let mut member = Member::join(member, assignment, view, metrics, fetching.stop.clone())?;
         if keepalive {
-            poll_while_workers_live(&mut seat, &pulses, stuck_after, &leave);
+            poll_while_workers_live(&mut member, &pulses, stuck_after, &leave);
         } else {
-            poll_between_fetches(&mut seat, &shared, &leave);
+            naive::poll_between_fetches(&mut member, &shared, &leave);
         }
-        seat.leave();
+        member.leave();
         Ok(())
     })
 }
 
 /// Keeps the poll clock while the workers live. When one has not moved for `stuck_after`, the
 /// clock stops: a deadlock must not hold its partitions for ever.
-fn poll_while_workers_live(seat: &mut Seat, pulses: &[Pulse], stuck_after: Duration, leave: &Stop) {
+fn poll_while_workers_live(
+    member: &mut Member,
+    pulses: &[Pulse],
+    stuck_after: Duration,
+    leave: &Stop,
+) {
     let mut told = false;
     while !leave.is_set() {
         let stuck = pulses.iter().map(Pulse::age).max().unwrap_or_default() > stuck_after;
@@ -328,73 +412,21 @@ fn poll_while_workers_live(seat: &mut Seat, pulses: &[Pulse], stuck_after: Durat
             if stuck {
                 log::error!(
                     stuck_after = crate::units::show(stuck_after).as_str();
-                    "a worker does not move, the group seat stops polling"
+                    "a worker does not move, the member stops polling"
                 );
             } else {
-                log::info!("workers move again, the group seat polls");
+                log::info!("workers move again, the member polls");
             }
         }
         if stuck {
-            leave.wait(SEAT_POLL);
+            leave.wait(POLL);
         } else {
-            seat.turn(SEAT_POLL);
+            member.turn(POLL);
         }
     }
 }
 
-/// The fetcher of one broker on the thread that polls; it must not wait there.
-struct Naive {
-    address: String,
-    fetcher: Fetcher,
-    backoff: Backoff,
-    not_before: Instant,
-}
-
-/// As naive consumers do: poll, fetch, push, and poll again when all of it is pushed.
-fn poll_between_fetches(seat: &mut Seat, shared: &Shared, leave: &Stop) {
-    let mut fetchers: BTreeMap<i32, Naive> = BTreeMap::new();
-    while !leave.is_set() {
-        seat.turn(NAIVE_POLL);
-        if shared.stop.is_set() {
-            leave.wait(SEAT_POLL);
-            continue;
-        }
-        let view = shared.view.get();
-        // A broker that moved is fetched from at its new address.
-        fetchers.retain(|id, naive| view.addresses.get(id) == Some(&naive.address));
-        let mut idle = true;
-        for (id, address) in &view.addresses {
-            let holdings = shared.led_by(*id);
-            if holdings.is_empty() {
-                continue;
-            }
-            idle = false;
-            let naive = fetchers.entry(*id).or_insert_with(|| Naive {
-                address: address.clone(),
-                fetcher: shared.fetcher(address, &Arc::default()),
-                backoff: Backoff::standard(),
-                not_before: Instant::now(),
-            });
-            if Instant::now() < naive.not_before {
-                continue;
-            }
-            match naive.fetcher.turn(&holdings) {
-                Turn::Failed(why) => {
-                    naive.not_before = Instant::now() + naive.backoff.wait();
-                    shared.complain(*id, &why);
-                    shared.view.refresh(&shared.brokers, &shared.topic, 0);
-                }
-                Turn::Fatal(why) => shared.stop.fail(why),
-                Turn::Progress | Turn::Idle | Turn::Unwanted => naive.backoff.reset(),
-            }
-        }
-        if idle {
-            shared.stop.wait(Duration::from_millis(10));
-        }
-    }
-}
-
-fn summary(metrics: &ProcessorMetrics, holdings: &Holdings, started: Instant) -> Summary {
+fn summary(metrics: &ProcessorMetrics, assignment: &Assignment, started: Instant) -> Summary {
     Summary {
         fetched: metrics.fetched.get(),
         acked: metrics.acked.get(),
@@ -402,7 +434,7 @@ fn summary(metrics: &ProcessorMetrics, holdings: &Holdings, started: Instant) ->
         invalid: telemetry::metrics::sum(&metrics.invalid),
         returned: metrics.returned.get(),
         lost: telemetry::metrics::sum(&metrics.lost),
-        logs_left: holdings.left(),
+        logs_left: assignment.left(),
         evictions: metrics.evictions.get(),
         seconds: started.elapsed().as_secs_f64(),
     }

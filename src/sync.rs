@@ -1,6 +1,6 @@
-//! The primitives with which threads hand over to each other, in one place.
+//! The primitives that threads share, in one place.
 //!
-//! `source::holding`, `queue::ends` and `threads::stop` name theirs through here, so that
+//! `source::assigned`, `queue::ends`, `queue::room` and `threads::stop` name theirs through here, so that
 //! `tests/interleavings.rs` compiles the very same files over primitives that try every order of
 //! the threads' steps. It holds no logic.
 

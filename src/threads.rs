@@ -99,6 +99,11 @@ impl Crew {
         all
     }
 
+    /// Waits for nobody: the process ends.
+    pub fn leave_behind(mut self) {
+        self.members.clear();
+    }
+
     /// Waits for every member to end.
     pub fn join(&mut self) {
         for member in self.members.drain(..) {

@@ -7,6 +7,8 @@
 
 use twox_hash::XxHash64;
 
+use crate::event::HEADER_BYTES;
+
 /// The query parameter of `/write` and `/batch` that names the transform.
 pub const PARAMETER: &str = "transform";
 
@@ -48,11 +50,30 @@ impl Transform {
         }
     }
 
+    /// Fills in what follows an event: the last bytes of `value`, which are room for it.
+    pub fn fill_trailer(self, value: &mut [u8]) {
+        if self == Self::Digest
+            && let Some((event, trailer)) = value.split_last_chunk_mut()
+        {
+            *trailer = digest(event.get(HEADER_BYTES..).unwrap_or_default()).to_be_bytes();
+        }
+    }
+
     /// Whether `trailer` is what follows an event with this payload.
     pub fn fits(self, payload: &[u8], trailer: &[u8]) -> bool {
         match self {
             Self::None => trailer.is_empty(),
             Self::Digest => *trailer == digest(payload).to_be_bytes(),
+        }
+    }
+}
+
+impl Transform {
+    /// The query of a request whose events are transformed so.
+    pub fn query(self) -> String {
+        match self {
+            Self::None => String::new(),
+            named => format!("?{PARAMETER}={}", named.name()),
         }
     }
 }

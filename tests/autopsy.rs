@@ -16,11 +16,13 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backpressure_lab::event::Event;
 use backpressure_lab::http::{Access, Limits, Response, Server};
 use backpressure_lab::lab::autopsy::{Autopsy, Part};
 use backpressure_lab::queue::{self, Kind, Offer};
+use backpressure_lab::source::Assigned;
+use backpressure_lab::source::run::Builder;
 use backpressure_lab::telemetry::{self, metrics::Metrics};
+use backpressure_lab::transform::Transform;
 use parking_lot::Mutex;
 
 /// Profiles are taken one at a time in a process, and these tests share one.
@@ -29,6 +31,8 @@ static ONE_PROFILE: Mutex<()> = Mutex::new(());
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 const EVENTS: usize = 400_000;
 const PAYLOAD: usize = 512;
+/// Events of a run: 13 of 540 B fill their size class but for 2 %.
+const RUN: usize = 13;
 
 #[inline(never)]
 fn hold_something_else() -> Vec<Vec<u8>> {
@@ -80,9 +84,15 @@ fn the_last_profile_names_the_queue_and_the_payload_as_go_does() {
         .expect("watch");
     let (intake, outlets, _) = queue::shared(Kind::Unbounded, NonZeroUsize::MIN);
     let bytes = vec![7u8; 24 + PAYLOAD];
-    for key in 0..EVENTS as u64 {
-        let event = Event::decode(&bytes).expect("an event");
-        assert!(matches!(intake.offer(key, event, Duration::ZERO), Offer::Queued));
+    let assigned = Arc::new(Assigned::new(0, 0, 0));
+    let mut builder = Builder::new(1, RUN, Transform::None);
+    for first in (0..EVENTS as i64).step_by(RUN) {
+        for offset in first..first + RUN as i64 {
+            assert!(builder.push(0, offset, &bytes, (&assigned, 0)));
+        }
+        for (shard, run) in builder.finish() {
+            assert!(matches!(intake.offer(shard, run, Duration::ZERO), Offer::Queued));
+        }
     }
     let other = hold_something_else();
     let other_bytes: usize = other.iter().map(Vec::capacity).sum();
@@ -119,12 +129,17 @@ fn the_last_profile_names_the_queue_and_the_payload_as_go_does() {
     assert!(near(found.payload_share, EVENTS * PAYLOAD), "{found:?}");
     let sites = |part| found.sites.iter().filter(move |site| site.part == part);
     let payload = sites(Part::Payload).next().expect("payload");
-    assert_eq!(payload.file, "src/event.rs");
-    assert!(payload.function.ends_with("event::Event::decode") && payload.line > 0);
-    let each = payload.bytes as f64 / payload.objects as f64;
-    assert!((each - PAYLOAD as f64).abs() < 0.5, "{each} B: {payload:?}");
-    let block = sites(Part::Queue).next().expect("queue");
-    assert!(block.function.starts_with("crossbeam_channel::flavors::list::"), "{block:?}");
+    assert_eq!(payload.file, "src/source/run.rs");
+    assert!(payload.function.contains("source::run::") && payload.line > 0, "{payload:?}");
+    // A run's body: 4 B of length and 24 B of header with each payload; a size class has at most a
+    // quarter more.
+    let (each, body) = (payload.bytes as f64 / payload.objects as f64, RUN * (28 + PAYLOAD));
+    let class = body as f64 * 1.25;
+    assert!((body as f64..=class).contains(&each), "{each} B: {payload:?}");
+    // The channel holds one place a run: 0.3 % of the bytes, which a sampled profile may not show.
+    for block in sites(Part::Queue) {
+        assert!(block.function.starts_with("crossbeam_channel::flavors::list::"), "{block:?}");
+    }
     let else_where = found.sites.iter().find(|s| s.function.contains("hold_something_else"));
     assert!(near(else_where.expect("named").share, other_bytes), "{found:?}");
     drop((other, outlets, intake));
@@ -132,7 +147,7 @@ fn the_last_profile_names_the_queue_and_the_payload_as_go_does() {
     let named = dir.path().join("named.pb.gz");
     let output = autopsy(&["--named", named.to_str().unwrap(), "--top", "2"], &last);
     let table = String::from_utf8(output.stdout).expect("text");
-    assert!(table.lines().count() == 5 && table.contains("src/event.rs:"), "{table}");
+    assert!(table.lines().count() == 5 && table.contains("src/source/run.rs:"), "{table}");
 
     let Some(go) = go_top(&named) else {
         // Not captured, so that it is seen in a run that passes.

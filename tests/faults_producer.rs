@@ -1,8 +1,8 @@
 //! The producer while brokers die and hang. These tests stop brokers of the shared cluster, so
 //! `run/test.sh` runs this file by itself; `LAB_CLUSTER_DATA` says which cluster it is.
 //!
-//! Resends may leave duplicates in the log (at-least-once); an id that is missing, or that first
-//! appears after a later one of its partition, is a failure.
+//! A batch that is sent again is in the log once (KIP-98): an id that is missing, twice there, or after a
+//! later one of its partition, is a failure.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
@@ -47,8 +47,7 @@ fn assert_complete(topic: &Topic, due: u64) -> u64 {
 fn assert_whole(topic: &Topic, stdout: &str, due: u64) {
     let summary: Value = serde_json::from_str(stdout).expect("one line of JSON");
     assert_eq!((summary["due"].as_u64(), summary["produced"].as_u64()), (Some(due), Some(due)));
-    let duplicates = assert_complete(topic, due);
-    eprintln!("duplicates: {duplicates}; {stdout}");
+    assert_eq!(assert_complete(topic, due), 0, "duplicates of {stdout}");
 }
 
 /// kill -9 and restart under load: the backlog is sent in the end and nothing is skipped.
@@ -69,7 +68,7 @@ fn a_broker_killed_and_restarted_costs_no_event() {
     assert_whole(&topic, &ended.stdout, 120_000);
 }
 
-/// A stopped process keeps its sockets open: crate kafka would wait 120 s. The others must go on
+/// A stopped process keeps its sockets open. The others must go on
 /// meanwhile, and its partitions move to their new leaders long before.
 #[test]
 fn a_broker_that_hangs_holds_up_only_its_own_partitions_and_not_for_long() {
@@ -83,7 +82,7 @@ fn a_broker_that_hangs_holds_up_only_its_own_partitions_and_not_for_long() {
     std::thread::sleep(Duration::from_secs(25));
     let hung = producer.log();
     signal_broker(3, libc::SIGCONT);
-    assert!(hung.contains("its connection is given up"), "{hung}");
+    assert!(hung.contains("broker lost"), "{hung}");
     let ended = producer.end(2 * PATIENCE);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
     let summary: Value = serde_json::from_str(&ended.stdout).expect("JSON");

@@ -1,4 +1,4 @@
-//! The hand-overs between fetchers, workers, committer and revoker, under many orders of their
+//! What fetchers, workers, committer and revoker share, under many orders of their
 //! steps: shuttle runs the threads one step at a time and chooses who goes on.
 //!
 //! The files under proof are the production files, compiled here over `interleavings/sync.rs`.
@@ -14,19 +14,21 @@
 use backpressure_lab::failure;
 use backpressure_lab::source::tracker;
 
+#[path = "../src/source/assigned.rs"]
+#[allow(dead_code, reason = "models use what threads share; gauges read the rest")]
+mod assigned;
 #[path = "../src/queue/ends.rs"]
 #[allow(dead_code, reason = "models use what threads share; gauges read the rest")]
 mod ends;
-#[path = "../src/source/holding.rs"]
-#[allow(dead_code, reason = "models use what threads share; gauges read the rest")]
-mod holding;
+#[path = "../src/queue/room.rs"]
+mod room;
 #[path = "../src/threads/stop.rs"]
 mod stop;
 #[path = "interleavings/sync.rs"]
 mod sync;
 
-#[path = "interleavings/holdings.rs"]
-mod holdings;
+#[path = "interleavings/partitions.rs"]
+mod partitions;
 #[path = "interleavings/stops.rs"]
 mod stops;
 

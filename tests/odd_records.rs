@@ -1,7 +1,6 @@
-//! What a foreign producer may leave in the topic: batches of mixed codecs, codecs that crate
-//! `kafka` cannot read, records that are no event, batches larger than a fetch, a log that
-//! retention cut. Each is delivered whole, or counted by reason and passed over; nothing spins,
-//! nothing is skipped in silence.
+//! What a foreign producer may leave in the topic: batches of mixed codecs, records that are no event,
+//! batches larger than a fetch, a log that retention cut. Each is delivered whole, or counted by reason
+//! and passed over, or ends the run by name; nothing spins, nothing is skipped in silence.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
@@ -10,8 +9,8 @@ use std::time::Duration;
 
 use backpressure_lab::event::Event;
 use backpressure_lab::http::client;
-use common::lab::{Served, commit_with, figure, ledger, processor, sink};
-use common::{PATIENCE, Running, Topic, block_on, brokers};
+use common::lab::{Served, commit_with, figure, ledger, processor, produce, sink};
+use common::{PATIENCE, Topic, block_on, brokers};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -34,9 +33,22 @@ impl<'a> Foreign<'a> {
 
     /// Writes `events` events of `payload` bytes to partition 0 as one batch.
     fn batch(&mut self, codec: &str, events: u64, payload: usize) {
+        if codec == "zstd" {
+            // The library that these tests have was built without it.
+            return self.ours(codec, events, payload);
+        }
         let event = |_| (None, Some(self.event(payload)));
         let records = (0..events).map(event).collect();
         self.records(codec, records);
+    }
+
+    /// As [`Foreign::batch`], by the lab's own producer; the topic has one partition.
+    fn ours(&mut self, codec: &str, events: u64, payload: usize) {
+        let [events, first, size] = [events, self.next_id, payload as u64].map(|n| n.to_string());
+        let flags = ["--rate", "100000", "--linger", "500ms", "--count", &events];
+        let flags = [&flags[..], &["--first-id", &first, "--msg-size", &size]].concat();
+        produce(self.topic, &[&flags[..], &["--compression", codec]].concat());
+        self.next_id += events.parse::<u64>().expect("a number");
     }
 
     /// As [`Foreign::batch`], an event for each of `keys`.
@@ -85,15 +97,16 @@ fn all_is_passed(processor: &Served, records: u64) {
     });
 }
 
-/// Prevents: crate `kafka` dropping the plain batches that stand before a compressed one in the
-/// same answer (of plain 0,1, gzip 2,3, plain 4 it yields only 2,3).
+/// Prevents: a codec that is skipped and committed; plain batches that stand before a compressed one
+/// in the same answer being dropped (as crate `kafka` does).
 #[test]
-fn plain_and_compressed_batches_in_one_log_are_delivered_whole() {
+fn batches_of_all_codecs_in_one_log_are_delivered_whole() {
     let (topic, sink) = (Topic::create("mixed", 1), sink(AMPLE));
     let mut foreign = Foreign::new(&topic);
-    for codec in
-        ["none", "gzip", "none", "snappy", "none", "none", "gzip", "gzip", "snappy", "none"]
-    {
+    for codec in [
+        "none", "gzip", "lz4", "none", "snappy", "zstd", "none", "gzip", "zstd", "lz4", "snappy",
+        "none",
+    ] {
         foreign.batch(codec, 7, 200);
     }
     let processor = processor(&topic, &sink, &["--worker-assignment", "key"]);
@@ -101,26 +114,9 @@ fn plain_and_compressed_batches_in_one_log_are_delivered_whole() {
     let ledger = ledger(&sink);
     assert_eq!(figure(&ledger, "distinct"), foreign.next_id);
     assert_eq!((figure(&ledger, "duplicates"), figure(&ledger, "order_violations")), (0, 0));
+    assert_eq!(figure(&ledger, "corrupt"), 0);
     assert_eq!(processor.metric("processor_events_lost_total", ""), 0.0);
-    processor.stop();
-}
-
-/// Prevents: a codec that cannot be read stopping the partition for ever, or taking its readable
-/// neighbours with it.
-#[test]
-fn lz4_batches_are_counted_and_passed_over() {
-    let (topic, sink) = (Topic::create("lz4", 1), sink(AMPLE));
-    let mut foreign = Foreign::new(&topic);
-    foreign.batch("none", 5, 200);
-    foreign.batch("lz4", 11, 200);
-    foreign.batch("none", 5, 200);
-    foreign.batch("lz4", 3, 200);
-    let mut processor = processor(&topic, &sink, &[]);
-    all_is_passed(&processor, foreign.next_id);
-    processor.process.await_log("reason=lz4");
-    assert_eq!(processor.metric("processor_events_invalid_total", "reason=\"lz4\""), 14.0);
-    assert_eq!(figure(&ledger(&sink), "distinct"), 10);
-    assert!(processor.process.log().contains("partition=0 offset=5 reason=lz4"));
+    assert_eq!(processor.metric("processor_events_invalid_total", ""), 0.0);
     processor.stop();
 }
 
@@ -134,7 +130,10 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     let short = |bytes| (None, Some(vec![1; bytes]));
     foreign.records("none", vec![tombstone(), short(23), short(5), tombstone()]);
     foreign.batch("gzip", 3, 100);
-    let processor = processor(&topic, &sink, &[]);
+    let dir = tempfile::tempdir().expect("dir");
+    let letters = dir.path().join("dead.jsonl");
+    let flags = ["--dead-letter", letters.to_str().expect("text")];
+    let processor = processor(&topic, &sink, &flags);
     all_is_passed(&processor, 10);
     let invalid = |reason: &str| {
         processor.metric("processor_events_invalid_total", &format!("reason=\"{reason}\""))
@@ -143,6 +142,15 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     assert_eq!(figure(&ledger(&sink), "distinct"), 6);
     assert!(processor.process.log().contains("partition=0 offset=3 reason=tombstone"));
     processor.stop();
+    // Each is in the file, with where it stood and why.
+    let text = std::fs::read_to_string(letters).expect("read");
+    let line = |line: &str| {
+        let letter: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        (figure(&letter, "offset"), letter["reason"].as_str().expect("a reason").to_owned())
+    };
+    let expected = [(3, "tombstone"), (4, "too_short"), (5, "too_short"), (6, "tombstone")];
+    let expected = expected.map(|(offset, reason)| (offset, reason.to_owned()));
+    assert_eq!(text.lines().map(line).collect::<Vec<_>>(), expected);
 }
 
 /// Prevents: a hole that compaction left inside a batch ending the run as a corrupt batch, or the rest
@@ -152,7 +160,7 @@ fn holes_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
     let settings = [
         ("cleanup.policy", "compact"),
         ("min.cleanable.dirty.ratio", "0.01"),
-        ("segment.bytes", "4000"),
+        ("segment.ms", "1000"),
     ];
     let (topic, sink) = (Topic::create_with("compacted", 1, &settings), sink(AMPLE));
     let mut foreign = Foreign::new(&topic);
@@ -164,8 +172,12 @@ fn holes_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
     // A whole batch.
     foreign.keyed("none", &[60, 61], 200);
     foreign.keyed("none", &[60, 61], 200);
-    // The cleaner leaves the last segment alone, and looks every 15 s.
-    (70..73).for_each(|key| foreign.keyed("none", &[key], 3000));
+    // The cleaner leaves the last segment alone, which a record begins that comes a second later; and it
+    // looks every 15 s.
+    for key in 70..73 {
+        std::thread::sleep(Duration::from_millis(1200));
+        foreign.keyed("none", &[key], 3000);
+    }
     let end = std::time::Instant::now() + PATIENCE;
     while records_in(&topic) > 25 {
         assert!(std::time::Instant::now() < end, "{} records: not compacted", records_in(&topic));
@@ -291,32 +303,13 @@ fn delete_before(topic: &Topic, offset: i64) {
     assert!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
 }
 
-/// Prevents: a broker that no longer speaks crate `kafka`'s versions looking like a dead one. The
-/// answer is a recorded one: ApiVersions v0 of a broker that takes Fetch from version 4 (KIP-896);
-/// `run/cluster.sh up --version 4.x` shows the real one.
+/// Prevents: a broker that no longer speaks crate `kafka`'s versions looking like a dead one.
 #[test]
-fn a_broker_that_is_too_new_is_told_from_a_dead_one() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut size = [0; 4];
-            stream.read_exact(&mut size).expect("a size");
-            let mut question = vec![0; u32::from_be_bytes(size) as usize];
-            stream.read_exact(&mut question).expect("a question");
-            // correlation id, error 0, two keys: Produce (0) 0..12, Fetch (1) 4..17
-            let mut answer = question[4..8].to_vec();
-            answer.extend([0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 12, 0, 1, 0, 4, 0, 17]);
-            stream.write_all(&(answer.len() as u32).to_be_bytes()).expect("written");
-            stream.write_all(&answer).expect("written");
-        }
-    });
-    let flags = ["--brokers", &address, "--listen", "127.0.0.1:0"];
-    let ended = Running::start(env!("CARGO_BIN_EXE_processor"), flags).end(Duration::from_secs(30));
+fn a_broker_that_is_too_new_for_crate_kafka_is_named() {
+    let (topic, sink) = (Topic::create("toonew", 1), sink(AMPLE));
+    let ended = processor(&topic, &sink, &["--client", "kafka"]).process.end(PATIENCE);
     assert_eq!(ended.status.code(), Some(1));
-    for word in [address.as_str(), "too new", "Fetch from version 4", "KIP-896", "3.9"] {
+    for word in ["127.0.0.1:", "too new", "Fetch from version 4", "KIP-896", "--client wire"] {
         assert!(ended.stderr.contains(word), "no {word:?} in {}", ended.stderr);
     }
 }

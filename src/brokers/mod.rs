@@ -1,23 +1,23 @@
-//! The brokers: who leads what, and clients that move bytes.
+//! The brokers: who leads what, and how one of them is asked.
 //!
-//! - `wire`  one question to one broker, bounded in time (crate `kafka-protocol`)
-//! - `view`  the leaders as last heard, shared, and the bell that asks for newer
-//! - `busy`  how a thread stuck in a dead socket is given up
-//! - here    the topic's view, a data client for one broker, and what went wrong in our words
-//!
-//! Crate `kafka` has no connect timeout, keeps failed sockets and empties its metadata when a
-//! refresh fails, so it is used for Fetch and Produce alone, one client a broker, thrown away
-//! after any error. Everything else is asked here, over a connection of its own.
+//! - `connection`   a kept connection to one broker, every wait bounded
+//! - `wire`         one question over a connection of its own: leaders, offsets, a batch's header
+//! - `group`        what a group's coordinator knows: committed offsets
+//! - `fetch_answer` reads the answer to a Fetch where it lies
+//! - `view`         the leaders as last heard, shared, and the bell that asks for newer
+//! - `busy`         how a thread stuck in a dead socket is given up
+//! - here           the bootstrap list, the topic's view, and what went wrong in our words
 
 mod busy;
+pub mod connection;
+pub(crate) mod fetch_answer;
+pub mod group;
 mod view;
 pub mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use kafka::client::KafkaClient;
 
 use crate::backoff::Backoff;
 use crate::failure::Failure;
@@ -49,8 +49,9 @@ pub enum BrokerError {
     },
     /// The broker no longer speaks the versions crate `kafka` sends (KIP-896). Waiting is no help.
     #[error(
-        "broker {host} is too new for the data plane: it takes Fetch from version {fetch_min}, \
-         crate `kafka` sends version 0 (removed in Kafka 4.0, KIP-896); use a 3.9.x broker"
+        "broker {host} is too new for --client kafka: it takes Fetch from version {fetch_min}, \
+         crate `kafka` sends version 0 (removed in Kafka 4.0, KIP-896); use --client wire, or a \
+         3.9.x broker"
     )]
     TooNew {
         /// The broker's address.
@@ -66,12 +67,12 @@ pub enum BrokerError {
         /// The broker that said so.
         host: String,
     },
-    /// The client of crate `kafka` failed.
+    /// A data plane's client failed.
     #[error("broker {host}: {what}")]
     Client {
         /// The broker's address.
         host: String,
-        /// The crate's words.
+        /// Its words.
         what: String,
     },
 }
@@ -90,11 +91,24 @@ pub struct TopicView {
     pub id: u128,
     /// Leader of each partition, by broker id; `None` while there is none.
     pub leaders: BTreeMap<i32, Option<i32>>,
+    /// Epoch of each partition's leader; -1 where the broker does not tell it (before 2.1).
+    pub epochs: BTreeMap<i32, i32>,
     /// `host:port` of each live broker.
     pub addresses: BTreeMap<i32, String>,
 }
 
 impl TopicView {
+    /// Takes over the leaders of `heard` that are newer than its own.
+    fn keep_newer_leaders(&mut self, heard: &Self) {
+        for (partition, epoch) in &mut self.epochs {
+            let newer = heard.epochs.get(partition).filter(|before| *before > epoch);
+            if let (Some(newer), Some(leader)) = (newer, heard.leaders.get(partition)) {
+                *epoch = *newer;
+                self.leaders.insert(*partition, *leader);
+            }
+        }
+    }
+
     /// Whether every partition has a leader.
     pub fn is_whole(&self) -> bool {
         self.leaders.values().all(Option::is_some)
@@ -121,7 +135,7 @@ impl Brokers {
             let port = host
                 .rsplit_once(':')
                 .and_then(|(name, port)| (!name.is_empty()).then(|| port.parse::<u16>().ok())?);
-            port.is_none_or(|p| p == 0)
+            host.contains("://") || port.is_none_or(|p| p == 0)
         });
         match bad {
             _ if hosts.is_empty() => {
@@ -130,7 +144,7 @@ impl Brokers {
             Some(bad) => Err(Failure::flag(
                 "--brokers",
                 bad,
-                "expected host:port with a port from 1 to 65535",
+                "expected host:port with a port from 1 to 65535, and no protocol before it",
             )),
             None => Ok(Self { hosts: hosts.into() }),
         }
@@ -139,6 +153,11 @@ impl Brokers {
     /// The list as librdkafka's `bootstrap.servers` takes it.
     pub fn list(&self) -> String {
         self.hosts.join(",")
+    }
+
+    /// `host:port` of each broker of the list.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(String::as_str)
     }
 
     /// Asks the brokers in turn, from position `first` of the list, for the topic's partitions.
@@ -160,15 +179,15 @@ impl Brokers {
         answers.all(|answer| matches!(answer, Err(BrokerError::MissingTopic { .. })))
     }
 
-    /// Waits, with backoff and a log line a try, until every live broker knows the topic and every
-    /// partition has a leader. Ends early with `Ok(None)` when `stop` is set.
+    /// Waits, with backoff and a log line a try, until every live broker knows the topic. Ends early with
+    /// `Ok(None)` when `stop` is set. Partitions may still have no leader: the others need not wait.
     ///
     /// Every broker, because librdkafka assigns from what the group's coordinator knows: one that
     /// learns of a new topic a moment later than the others leaves the group without partitions,
     /// and librdkafka, which heard of the topic elsewhere before, never asks again.
     ///
     /// # Errors
-    /// What no waiting cures: a broker that is too new, a topic that does not exist.
+    /// What no waiting cures: a topic that does not exist.
     pub fn await_topic(&self, topic: &str, stop: &Stop) -> Result<Option<TopicView>, BrokerError> {
         let mut backoff = Backoff::standard();
         let mut missing_since: Option<Instant> = None;
@@ -180,9 +199,11 @@ impl Brokers {
             missing_since = unknown.then(|| missing_since.unwrap_or_else(Instant::now));
             let is_news = missing_since.is_some_and(|since| since.elapsed() < MISSING_AFTER);
             let why = match answer {
-                Ok(view) if !view.is_whole() => "a partition has no leader yet".to_owned(),
-                Ok(view) => match view.addresses.values().find(|host| !knows(host, topic)) {
-                    None => return Ok(Some(view)),
+                Ok(view) => match view.addresses.values().find(|host| !knows(host, topic, &view)) {
+                    None => {
+                        view.name_the_leaderless(topic);
+                        return Ok(Some(view));
+                    }
                     Some(host) => format!("broker {host} does not know the topic yet"),
                 },
                 Err(e) if e.is_passing() || is_news => e.to_string(),
@@ -197,27 +218,27 @@ impl Brokers {
     }
 }
 
-/// Whether the broker describes the whole topic. One that does not answer is not waited for.
-fn knows(host: &str, topic: &str) -> bool {
-    match wire::metadata(host, topic) {
-        Ok(Ok(view)) => view.is_whole(),
-        Ok(Err(_)) => false,
-        Err(_unreachable) => true,
+impl TopicView {
+    fn name_the_leaderless(&self, topic: &str) {
+        let leaderless: Vec<i32> =
+            self.leaders.iter().filter(|(_, l)| l.is_none()).map(|(p, _)| *p).collect();
+        if !leaderless.is_empty() {
+            log::warn!(
+                topic = topic, partitions = format!("{leaderless:?}").as_str(),
+                of = self.leaders.len(); "partitions without a leader wait, the others go on"
+            );
+        }
     }
 }
 
-/// A fresh client of crate `kafka` that talks to one broker.
-///
-/// It loads the topic's metadata from that broker, so a later fetch or produce goes to the
-/// partitions' leaders as this broker knows them: pass only partitions that it leads.
-pub fn data_client(address: &str, topic: &str) -> Result<KafkaClient, BrokerError> {
-    let failed = |what: String| BrokerError::Client { host: address.to_owned(), what };
-    // A connection of crate `kafka` waits without limit for a host that is cut off; ours does not.
-    wire::api_versions(address).map_err(|e| failed(e.to_string()))??;
-    let mut client = KafkaClient::new(vec![address.to_owned()]);
-    client.set_client_id("backpressure-lab".to_owned());
-    client.load_metadata(&[topic]).map_err(|e| failed(e.to_string()))?;
-    Ok(client)
+/// Whether the broker describes the same topic with as many partitions. One that does not answer is not
+/// waited for.
+fn knows(host: &str, topic: &str, view: &TopicView) -> bool {
+    match wire::metadata(host, topic) {
+        Ok(Ok(theirs)) => theirs.id == view.id && theirs.leaders.len() == view.leaders.len(),
+        Ok(Err(_)) => false,
+        Err(_unreachable) => true,
+    }
 }
 
 #[cfg(test)]
@@ -231,6 +252,7 @@ mod tests {
             ("localhost", "localhost"),
             ("a:1,b:99999", "b:99999"),
             (":9092", ":9092"),
+            ("PLAINTEXT://a:9092", "no protocol"),
         ] {
             let why = Brokers::parse(list).expect_err(list).to_string();
             assert!(why.contains(part), "{list}: {why}");

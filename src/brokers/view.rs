@@ -1,7 +1,8 @@
 //! The topic's leaders as last heard, shared by the threads that go by them.
 //!
-//! Whoever finds them wrong rings the bell; whoever looks after the threads asks the brokers. A
-//! failed question changes nothing: old leaders are better than none.
+//! A thread that finds them wrong rings the bell; the supervisor of the threads asks the brokers. A
+//! failed question changes nothing: old leaders are better than none; nor does a broker that lags
+//! behind one that was heard before (by the leader's epoch, KIP-320).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,13 +41,25 @@ impl View {
         self.gone.load(Ordering::SeqCst)
     }
 
+    /// A broker's refusal says who leads `partition` now (KIP-951). Believed where it is newer than what
+    /// is known, and its broker is known.
+    pub fn leader_moved(&self, partition: i32, leader: i32, epoch: i32) {
+        let mut current = self.topic.lock();
+        let known = current.epochs.get(&partition).copied().unwrap_or(-1);
+        if epoch > known && current.addresses.contains_key(&leader) {
+            let newer = Arc::make_mut(&mut current);
+            newer.leaders.insert(partition, Some(leader));
+            newer.epochs.insert(partition, epoch);
+        }
+    }
+
     /// Asks for newer metadata soon.
     pub fn renew(&self) {
         // Full means that somebody asked already.
         let _asked_already = self.bell.0.try_send(());
     }
 
-    /// Waits at most `time` for somebody to ask.
+    /// Waits at most `time` until newer metadata is asked for.
     pub fn is_asked(&self, time: Duration) -> bool {
         self.bell.1.recv_timeout(time).is_ok()
     }
@@ -73,6 +86,10 @@ impl View {
         self.gone.store(false, Ordering::SeqCst);
         let whole = newer.is_whole();
         let mut current = self.topic.lock();
+        let mut newer = newer;
+        if current.id == newer.id {
+            newer.keep_newer_leaders(&current);
+        }
         let mut former = self.former.lock();
         if former.contains(&newer.id) {
             log::warn!(topic = topic; "a broker still tells of a topic that was deleted, asking on");

@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use self::names::{Frame, Names};
 use self::profile::{Heap, Stack};
 use crate::cli;
-use crate::event::Event;
 use crate::failure::Failure;
 use crate::logging::visible;
 use crate::queue;
+use crate::source::run::Builder;
 use crate::telemetry::profile::{INUSE, RESIDENT};
 
 /// File name inside an arm's folder, for what `--json` prints.
@@ -64,7 +64,7 @@ pub struct Autopsy {
     pub total_bytes: u64,
     /// Share of the queue's own memory: channel blocks.
     pub queue_share: f64,
-    /// Share of what decoding an event allocates: payloads.
+    /// Share of what runs of events allocate: payloads, and where each stands.
     pub payload_share: f64,
     /// Most bytes first.
     pub sites: Vec<Site>,
@@ -95,7 +95,7 @@ pub struct Site {
 pub enum Part {
     /// The queue's channel.
     Queue,
-    /// Decoded events.
+    /// Runs of events.
     Payload,
     /// Everything else.
     Rest,
@@ -104,10 +104,10 @@ pub enum Part {
 impl Part {
     fn of(frames: &[Frame]) -> Self {
         // By the names that the compiler itself gives, so that a renamed module is followed.
-        let decode = std::any::type_name_of_val(&Event::decode);
+        let run = std::any::type_name::<Builder>().trim_end_matches("Builder");
         let queue = std::any::type_name::<queue::Kind>().trim_end_matches("Kind");
         let calls = |name: &str| frames.iter().any(|frame| frame.function.contains(name));
-        if calls(decode) {
+        if calls(run) {
             Self::Payload
         } else if calls(queue) {
             Self::Queue

@@ -40,17 +40,6 @@ pub mod watch;
 use std::path::Path;
 
 use crate::failure::Failure;
-use crate::source::Item;
-
-/// Heap bytes of one event with a payload of `payload_bytes` in the processor's queue.
-fn queued_event_bytes(payload_bytes: usize) -> f64 {
-    layout::queued_event_bytes::<Item>(payload_bytes)
-}
-
-/// The same with the allocator's own records: what resident memory grows by.
-fn resident_event_bytes(payload_bytes: usize) -> f64 {
-    layout::resident_event_bytes::<Item>(payload_bytes)
-}
 
 /// Writes `value` to `path` as JSON that people can read.
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Failure> {

@@ -11,12 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::lab::experiments::{self, Call, Phase, Prediction, Setup};
+use crate::lab::layout;
 use crate::units;
 
 /// File name inside a run's folder.
 pub const FILE: &str = "plan.json";
 /// File name of the host facts.
 pub const HOST_FILE: &str = "host.json";
+
+/// The producer's linger and the topic's partitions in every experiment: their defaults.
+const LINGER_S: f64 = 0.020;
+const PARTITIONS: f64 = 12.0;
 
 /// Before a run: write down the prediction and the host.
 #[derive(Debug, FromArgs)]
@@ -119,9 +124,12 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         return Err(Failure::flag("--form", &settings.form, "allowed: quick, full"));
     }
     let payload_bytes = usize::try_from(settings.msg_size).map_err(Failure::failed)?;
+    let schedule = schedule(&settings.schedule)?;
+    let fastest = schedule.iter().fold(0.0_f64, |most, (rate, _)| most.max(*rate));
+    let run_events = layout::run_events(fastest, LINGER_S, PARTITIONS);
     let setup = Setup {
         form: settings.form.clone(),
-        schedule: schedule(&settings.schedule)?,
+        schedule,
         ceiling: settings.rate_limit,
         call: Call {
             cost: settings.call_cost,
@@ -129,8 +137,8 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
             latency_s: settings.latency.as_secs_f64(),
         },
         payload_bytes,
-        event_bytes: super::queued_event_bytes(payload_bytes),
-        resident_bytes: super::resident_event_bytes(payload_bytes),
+        event_bytes: layout::queued_event_bytes(payload_bytes, run_events),
+        resident_bytes: layout::resident_event_bytes(payload_bytes, run_events),
         queue_cap: settings.queue_cap,
         memory_limit: settings.memory_limit.map(|bytes| bytes as f64),
         stall: settings.stall,

@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use kafka::client::ProduceMessage;
-
 use super::keys::{self, Keys};
 use super::schedule::Curve;
 use crate::event::{self, Event, HEADER_BYTES};
+use crate::planes::Outgoing;
+use crate::records;
 
 /// What makes events out of ids.
 #[derive(Debug, Clone, Copy)]
@@ -26,17 +26,8 @@ pub struct Recipe {
     pub partitions: u32,
 }
 
-/// Bytes of a message beside its key and value in message format 0, which crate `kafka` writes:
-/// offset 8, size 4, crc 4, magic 1, attributes 1, key length 4, value length 4.
-const MESSAGE_OVERHEAD: usize = 26;
 /// Bytes of a record's key.
 pub const KEY_BYTES: usize = 8;
-
-/// Bytes of one event with a payload of `payload_bytes` in message format 0: in a produce request,
-/// and in a fetch by crate `kafka`, whose Fetch v0 is answered in the same format.
-pub fn message_bytes(payload_bytes: usize) -> usize {
-    MESSAGE_OVERHEAD + KEY_BYTES + HEADER_BYTES + payload_bytes
-}
 
 /// How many ids a batch looks at, at most: with more partitions than events a sender would else
 /// search a long backlog for an event of its own without a sign of life. 1 M ids take about 50 ms.
@@ -58,9 +49,9 @@ struct Record {
 }
 
 impl Recipe {
-    /// Bytes that one event takes in a request.
+    /// Bytes that one event takes in a request, at most.
     pub fn record_bytes(&self) -> usize {
-        message_bytes(self.payload_bytes)
+        records::record_bytes(KEY_BYTES, HEADER_BYTES + self.payload_bytes)
     }
 
     /// Makes the events of `partitions` among the positions `start..due`: as many as fit into
@@ -103,14 +94,10 @@ impl Recipe {
 }
 
 impl Batch {
-    /// Whether none of the events looked at is of its partitions.
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    /// Bytes of its records in a request.
+    /// Bytes of its records in a request, at most.
     pub fn request_bytes(&self) -> usize {
-        self.bytes.len() + self.records.len() * (MESSAGE_OVERHEAD + KEY_BYTES)
+        let bytes = |record: &Record| records::record_bytes(KEY_BYTES, record.value.len());
+        self.records.iter().map(bytes).sum()
     }
 
     /// How many events of `partition` it holds.
@@ -123,16 +110,19 @@ impl Batch {
         self.records.iter().filter(move |r| r.partition == partition).map(|r| r.ts_us)
     }
 
-    /// The records as crate `kafka` sends them: the value is the event, the key its `key` field.
-    pub fn messages<'a>(&'a self, topic: &'a str) -> Vec<ProduceMessage<'a, 'a>> {
-        let message = |record: &'a Record| ProduceMessage {
-            // The second of the event's fields.
-            key: self.bytes.get(record.value.clone()).and_then(|v| v.get(8..8 + KEY_BYTES)),
-            value: self.bytes.get(record.value.clone()),
-            topic,
-            partition: record.partition as i32,
+    /// The events of `partition` as records: the value is the event, the key its `key` field, the time
+    /// when it was due.
+    pub fn of(&self, partition: u32) -> Vec<Outgoing<'_>> {
+        let outgoing = |record: &Record| {
+            let value = self.bytes.get(record.value.clone()).unwrap_or_default();
+            Outgoing {
+                timestamp_ms: record.ts_us.div_euclid(1000),
+                // The second of the event's fields.
+                key: value.get(8..8 + KEY_BYTES).unwrap_or_default(),
+                value,
+            }
         };
-        self.records.iter().map(message).collect()
+        self.records.iter().filter(|r| r.partition == partition).map(outgoing).collect()
     }
 }
 
@@ -153,8 +143,8 @@ mod tests {
     }
 
     fn events(batch: &Batch) -> Vec<Event> {
-        let messages = batch.messages("t");
-        messages.iter().map(|m| Event::decode(m.value.expect("a value")).expect("valid")).collect()
+        let values = batch.records.iter().map(|record| &batch.bytes[record.value.clone()]);
+        values.map(|value| Event::decode(value).expect("valid")).collect()
     }
 
     /// However small the requests, the partitions together get every id once and in order.
@@ -182,18 +172,27 @@ mod tests {
     #[test]
     fn a_record_is_keyed_placed_and_stamped_as_documented() {
         let batch = recipe().batch(&[0, 1, 2, 3], 0, 50, &curve(), usize::MAX);
-        for (n, (message, event)) in batch.messages("t").iter().zip(events(&batch)).enumerate() {
-            assert_eq!(message.key, Some(&event.key.to_be_bytes()[..]));
-            assert_eq!(message.partition as u32, keys::partition(event.key, PARTITIONS));
-            assert_eq!(event.ts_us, n as i64 * 1000, "due times, not send times");
-            assert_eq!(event.payload.len(), 64);
+        let mut ids = Vec::new();
+        for partition in 0..PARTITIONS {
+            for outgoing in batch.of(partition) {
+                let event = Event::decode(outgoing.value).expect("valid");
+                assert_eq!(outgoing.key, &event.key.to_be_bytes()[..]);
+                assert_eq!(partition, keys::partition(event.key, PARTITIONS));
+                let n = event.id as i64 - 1000;
+                assert_eq!(event.ts_us, n * 1000, "due times, not send times");
+                assert_eq!(outgoing.timestamp_ms, n);
+                assert_eq!(event.payload.len(), 64);
+                ids.push(event.id);
+            }
         }
+        ids.sort_unstable();
+        assert!(ids.into_iter().eq(1000..1050));
     }
 
     /// An event larger than the limit still travels, alone: else its partition would never move.
     #[test]
     fn at_least_one_event_is_sent() {
         let batch = recipe().batch(&[0, 1, 2, 3], 0, 50, &curve(), 1);
-        assert_eq!(batch.messages("t").len(), 1);
+        assert_eq!(batch.records.len(), 1);
     }
 }

@@ -20,7 +20,22 @@ struct Cursor {
     next: u64,
     /// Acknowledged so far.
     acked: u64,
+    /// Where the batch ends that was sent last and whose fate is not known.
+    sent_to: Option<u64>,
+    stamp: Option<Stamp>,
     holder: Option<SenderId>,
+}
+
+/// By which brokers know a partition's batches (KIP-98). Each partition has a producer id of its own: what
+/// one of them loses, the others keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The producer id.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// Events that had been acknowledged when it was given: sequence numbers count from there.
+    since: u64,
 }
 
 /// A partition that a sender holds.
@@ -30,6 +45,18 @@ pub struct Claim {
     pub partition: u32,
     /// The first event that is not known to be acknowledged.
     pub next: u64,
+    /// Where the batch ends that was sent from there and whose fate is not known: to be known again, it
+    /// must be the same.
+    pub sent_to: Option<u64>,
+    /// The partition's stamp, and the sequence number of its next event.
+    pub stamp: Option<(Stamp, i32)>,
+}
+
+impl Stamp {
+    /// Sequence number of the event that follows `acked` ones: they wrap round to 0 behind `i32::MAX`.
+    fn sequence(&self, acked: u64) -> i32 {
+        ((acked - self.since) & i32::MAX as u64) as i32
+    }
 }
 
 impl Cursors {
@@ -47,7 +74,9 @@ impl Cursors {
                 && cursor.holder.is_none()
             {
                 cursor.holder = Some(sender);
-                claims.push(Claim { partition, next: cursor.next });
+                let stamp = cursor.stamp.map(|stamp| (stamp, stamp.sequence(cursor.acked)));
+                let Cursor { next, sent_to, .. } = *cursor;
+                claims.push(Claim { partition, next, sent_to, stamp });
             }
         }
         claims.sort_by_key(|claim| claim.next);
@@ -61,9 +90,38 @@ impl Cursors {
             Some(cursor) if cursor.holder == Some(sender) => {
                 cursor.next = cursor.next.max(next);
                 cursor.acked += acked;
+                cursor.sent_to = None;
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Notes that a held cursor's events up to `to` are about to be sent; `None`, that they are known not
+    /// to be in the log.
+    pub fn sending(&self, sender: SenderId, partition: u32, to: Option<u64>) {
+        if let Some(cursor) = self.table.lock().get_mut(partition as usize)
+            && cursor.holder == Some(sender)
+        {
+            cursor.sent_to = to;
+        }
+    }
+
+    /// Gives a held cursor a producer id: from now on its events are counted by that.
+    pub fn stamp(&self, sender: SenderId, partition: u32, producer_id: i64, epoch: i16) {
+        if let Some(cursor) = self.table.lock().get_mut(partition as usize)
+            && cursor.holder == Some(sender)
+        {
+            cursor.stamp = Some(Stamp { producer_id, epoch, since: cursor.acked });
+        }
+    }
+
+    /// Takes a held cursor's producer id away: its broker knows it no more.
+    pub fn unstamp(&self, sender: SenderId, partition: u32) {
+        if let Some(cursor) = self.table.lock().get_mut(partition as usize)
+            && cursor.holder == Some(sender)
+        {
+            cursor.stamp = None;
         }
     }
 
@@ -98,12 +156,49 @@ impl Cursors {
 mod tests {
     use super::*;
 
+    fn unsent(partition: u32) -> Claim {
+        Claim { partition, next: 0, sent_to: None, stamp: None }
+    }
+
+    /// Prevents: a batch that is sent again with other bounds or another number, which a broker that has
+    /// it takes for a new one.
+    #[test]
+    fn a_batch_of_unknown_fate_is_claimed_as_it_was() {
+        let cursors = Cursors::new(1);
+        let claim = |sender| cursors.claim(sender, 0..1)[0];
+        claim(1);
+        cursors.stamp(1, 0, 70, 0);
+        cursors.sending(1, 0, Some(10));
+        assert!(cursors.advance(1, 0, 10, 4));
+        cursors.sending(1, 0, Some(25));
+        cursors.release(1);
+        let again = claim(2);
+        assert_eq!((again.next, again.sent_to), (10, Some(25)));
+        assert_eq!(
+            again.stamp.map(|(stamp, sequence)| (stamp.producer_id, sequence)),
+            Some((70, 4))
+        );
+        // Another id counts from 0 again.
+        cursors.stamp(2, 0, 71, 0);
+        cursors.sending(2, 0, None);
+        cursors.release(2);
+        let anew = claim(3);
+        assert_eq!(anew.sent_to, None);
+        assert_eq!(
+            anew.stamp.map(|(stamp, sequence)| (stamp.producer_id, sequence)),
+            Some((71, 0))
+        );
+        let stamp = Stamp { producer_id: 1, epoch: 0, since: 5 };
+        assert_eq!(stamp.sequence(5 + i32::MAX as u64), i32::MAX);
+        assert_eq!(stamp.sequence(6 + i32::MAX as u64), 0);
+    }
+
     #[test]
     fn a_partition_has_one_sender_at_a_time() {
         let cursors = Cursors::new(3);
         assert_eq!(cursors.claim(1, [0, 1].into_iter()).len(), 2);
         let second = cursors.claim(2, [1, 2].into_iter());
-        assert_eq!(second, [Claim { partition: 2, next: 0 }]);
+        assert_eq!(second, [unsent(2)]);
         cursors.release(1);
         assert_eq!(cursors.claim(2, [0, 1].into_iter()).len(), 2);
     }
@@ -117,7 +212,7 @@ mod tests {
         cursors.release(1);
         assert!(!cursors.advance(1, 0, 100, 100), "held by nobody");
         let taken = cursors.claim(2, [0].into_iter());
-        assert_eq!(taken, [Claim { partition: 0, next: 0 }]);
+        assert_eq!(taken, [unsent(0)]);
         assert!(!cursors.advance(1, 0, 100, 100), "held by another");
         assert!(cursors.advance(2, 0, 10, 5));
         cursors.release(1);

@@ -25,5 +25,5 @@ pub mod schedule;
 mod sender;
 pub mod settings;
 
-pub use batch::{KEY_BYTES, message_bytes};
+pub use batch::KEY_BYTES;
 pub use sender::REQUEST_BYTES_MAX;

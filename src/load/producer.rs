@@ -118,7 +118,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
             payload_bytes: settings.payload_bytes,
             partitions,
         },
-        acks: settings.acks,
+        settings: settings.produce,
         linger: settings.linger,
         pacer: Mutex::new(Pacer::new(settings.schedule, clock::now_us())),
         cursors: Cursors::new(partitions),

@@ -2,17 +2,16 @@
 //! broker leads.
 //!
 //! Invariant: a cursor advances only past what the broker confirmed, partition by partition, so a
-//! failure is a wait, never a gap. Whatever goes wrong with the connection, the client is thrown
-//! away and the events are made again from the cursors. It finds no new leader by itself: it asks
-//! for newer metadata and rests what failed.
+//! failure is a wait, never a gap. What may have arrived is sent again as it was, under the same
+//! sequence numbers, so that a broker that has it does not take it twice (KIP-98; where all replicas
+//! must ack, and the plane can). It finds no new leader by itself: it asks for newer metadata and rests
+//! what failed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use kafka::client::{KafkaClient, ProduceConfirm, RequiredAcks};
-use kafka::error::KafkaCode;
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Recipe};
@@ -20,9 +19,12 @@ use super::cursors::{Claim, Cursors, SenderId};
 use super::logs::Logs;
 use super::schedule::{Curve, Pacer};
 use crate::backoff::Backoff;
-use crate::brokers::{self, Busy, View};
+use crate::brokers::{Busy, View};
 use crate::clock;
 use crate::failure::Failure;
+use crate::planes::wire::producer_id;
+use crate::planes::{Acks, Client, Lost, Parcel, ProduceSettings, Produces, Unsent, produces};
+use crate::records::ProducerStamp;
 use crate::telemetry::{self, metrics::ProducerMetrics};
 use crate::threads::Stop;
 use crate::units;
@@ -33,7 +35,7 @@ pub const REQUEST_BYTES_MAX: usize = 900_000;
 
 /// How long a broker may wait for its followers before it says so; below the time after which a
 /// sender is given up.
-const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a sender that leads nothing looks again.
 const IDLE: Duration = Duration::from_millis(50);
@@ -44,8 +46,8 @@ pub struct Shared {
     pub topic: String,
     /// What makes events out of ids.
     pub recipe: Recipe,
-    /// How many replicas must have an event before it counts as sent.
-    pub acks: RequiredAcks,
+    /// How events are sent.
+    pub settings: ProduceSettings,
     /// Time between two requests to a broker.
     pub linger: Duration,
     /// What is due when.
@@ -78,17 +80,12 @@ pub struct Sender {
     broker: i32,
     shared: Arc<Shared>,
     busy: Arc<Busy>,
-    link: Option<Link>,
+    /// What moves the events, and where it was made to go.
+    link: Option<(Box<dyn Produces>, String)>,
     /// When the broker was lost, while it is.
     lost: Option<Instant>,
     request_bytes_max: usize,
     resting: HashMap<u32, Rest>,
-}
-
-/// A client of one broker and the partitions that this broker says it leads.
-struct Link {
-    client: KafkaClient,
-    leads: Vec<u32>,
 }
 
 /// A partition that failed is left alone for a while, so that it does not hold up the others.
@@ -162,19 +159,12 @@ impl Sender {
             self.shared.done.wait(IDLE);
             return Ok(true);
         }
-        let unknown = |link: &Link| led.iter().any(|p| !link.leads.contains(p));
-        if self.link.as_ref().is_none_or(unknown) {
-            let address = view.addresses.get(&self.broker);
-            let address = address.ok_or_else(|| Trouble::Lost("it has no address".to_owned()))?;
-            self.connect(address)?;
+        let address = view.addresses.get(&self.broker);
+        let address = address.ok_or_else(|| Trouble::Lost("it has no address".to_owned()))?;
+        if self.link.as_ref().is_none_or(|(_, at)| at != address) {
+            let plane = produces(address, &self.shared.topic, self.shared.settings);
+            self.link = Some((plane, address.clone()));
         }
-        let Some(link) = &self.link else { return Ok(true) };
-        let (known, news) = led.into_iter().partition(|p| link.leads.contains(p));
-        led = known;
-        for partition in news {
-            self.rest(partition, "the broker has not heard that it leads it");
-        }
-
         let (curve, due) = {
             let pacer = self.shared.pacer.lock();
             // The time is read under the lock, as by whoever changes the curve: nothing is sent as due
@@ -191,55 +181,85 @@ impl Sender {
 
     fn send(&mut self, claims: &[Claim], due: u64, curve: &Curve) -> Result<bool, Trouble> {
         let mut all = true;
-        for group in claims.chunk_by(|a, b| a.next == b.next) {
-            let start = group.first().map_or(due, |claim| claim.next);
+        for group in claims.chunk_by(|a, b| (a.next, a.sent_to) == (b.next, b.sent_to)) {
+            let Some(first) = group.first() else { continue };
             let partitions: Vec<u32> = group.iter().map(|claim| claim.partition).collect();
-            let batch =
-                self.shared.recipe.batch(&partitions, start, due, curve, self.request_bytes_max);
+            let recipe = &self.shared.recipe;
+            // What was sent before and not answered goes as it was.
+            let batch = match first.sent_to {
+                Some(to) => recipe.batch(&partitions, first.next, to, curve, usize::MAX),
+                None => recipe.batch(&partitions, first.next, due, curve, self.request_bytes_max),
+            };
             all &= batch.end >= due;
-            self.send_batch(&partitions, &batch)?;
+            self.send_batch(group, &batch)?;
         }
         Ok(all)
     }
 
-    fn send_batch(&mut self, partitions: &[u32], batch: &Batch) -> Result<(), Trouble> {
-        let acks = self.shared.acks;
-        let mut confirms = Vec::new();
-        if !batch.is_empty() {
-            let Some(link) = &mut self.link else { return Ok(()) };
-            let messages = batch.messages(&self.shared.topic);
-            confirms = self
-                .busy
-                .during(|| link.client.produce_messages(acks, ACK_TIMEOUT, messages))
-                .ok_or(Trouble::GivenUp)?
-                .map_err(|e| Trouble::Lost(e.to_string()))?;
-            self.is_back();
-        }
-        let acked_us = clock::now_us();
-        for &partition in partitions {
-            let count = batch.count(partition);
-            let verdict = match acks {
-                _ if count == 0 => Ok(None),
-                // Without acks there is no answer: written to the socket is sent.
-                RequiredAcks::None => Ok(None),
-                RequiredAcks::One | RequiredAcks::All => verdict(&confirms, partition).map(Some),
-            };
-            match verdict {
-                Ok(first) => self.settle(partition, batch, (first, count), acked_us),
-                Err(code) => self.refused(partition, code, batch)?,
+    fn send_batch(&mut self, claims: &[Claim], batch: &Batch) -> Result<(), Trouble> {
+        let mut parcels = Vec::new();
+        for claim in claims {
+            let events = batch.of(claim.partition);
+            if events.is_empty() {
+                self.acked(claim.partition, batch, None, clock::now_us());
+            } else {
+                let stamp = self.stamp(claim)?;
+                let partition = claim.partition as i32;
+                parcels.push(Parcel { partition, stamp, events });
             }
+        }
+        if parcels.is_empty() {
+            return Ok(());
+        }
+        for parcel in &parcels {
+            let (cursors, partition) = (&self.shared.cursors, parcel.partition as u32);
+            cursors.sending(self.id, partition, Some(batch.end));
+        }
+        let Some((plane, _)) = &mut self.link else { return Ok(()) };
+        let produced = self.busy.during(|| plane.produce(&parcels)).ok_or(Trouble::GivenUp)?;
+        let produced = produced.map_err(|lost| match lost {
+            Lost::Connection(why) => Trouble::Lost(why),
+            Lost::Never(why) => Trouble::Fatal(why),
+        })?;
+        self.is_back();
+        let acked_us = clock::now_us();
+        for (partition, verdict) in produced.verdicts {
+            let partition = partition as u32;
+            match verdict {
+                Ok(first) => self.acked(partition, batch, first, acked_us),
+                Err(unsent) => self.refused(partition, unsent, batch)?,
+            }
+        }
+        if !produced.throttled.is_zero() {
+            log::debug!(
+                broker = self.broker, wait = units::show(produced.throttled).as_str(); "throttled"
+            );
+            self.shared.done.wait(produced.throttled);
         }
         Ok(())
     }
 
-    /// The partition's part of the batch is acknowledged: first offset, where it was told, and count.
-    fn settle(
-        &mut self,
-        partition: u32,
-        batch: &Batch,
-        (first, count): (Option<i64>, u64),
-        acked_us: i64,
-    ) {
+    /// By which brokers know the claim's batch; a partition without a producer id gets one.
+    fn stamp(&mut self, claim: &Claim) -> Result<ProducerStamp, Trouble> {
+        let ProduceSettings { client, acks, .. } = self.shared.settings;
+        if client != Client::Wire || acks != Acks::All {
+            return Ok(ProducerStamp::NONE);
+        }
+        if let Some((stamp, base_sequence)) = claim.stamp {
+            let (producer_id, producer_epoch) = (stamp.producer_id, stamp.epoch);
+            return Ok(ProducerStamp { producer_id, producer_epoch, base_sequence });
+        }
+        let Some((_, address)) = &self.link else { return Ok(ProducerStamp::NONE) };
+        let asked = self.busy.during(|| producer_id(address)).ok_or(Trouble::GivenUp)?;
+        let (producer_id, producer_epoch) =
+            asked.map_err(|e| Trouble::Lost(format!("no producer id: {e}")))?;
+        self.shared.cursors.stamp(self.id, claim.partition, producer_id, producer_epoch);
+        Ok(ProducerStamp { producer_id, producer_epoch, base_sequence: 0 })
+    }
+
+    /// The partition's part of the batch is acknowledged, its first event at `first`, where that was told.
+    fn acked(&mut self, partition: u32, batch: &Batch, first: Option<i64>, acked_us: i64) {
+        let count = batch.count(partition);
         let held = self.shared.cursors.advance(self.id, partition, batch.end, count);
         if !held || count == 0 {
             return;
@@ -264,41 +284,45 @@ impl Sender {
         }
     }
 
-    fn refused(
-        &mut self,
-        partition: u32,
-        code: Option<KafkaCode>,
-        batch: &Batch,
-    ) -> Result<(), Trouble> {
-        let count = batch.count(partition);
+    fn refused(&mut self, partition: u32, unsent: Unsent, batch: &Batch) -> Result<(), Trouble> {
         self.shared.metrics.retries.inc();
-        let topic = &self.shared.topic;
-        let named = |code: KafkaCode| format!("{topic}-{partition}: the broker answered {code:?}");
-        match code {
-            Some(KafkaCode::MessageSizeTooLarge | KafkaCode::RecordListTooLarge) if count > 1 => {
+        let named =
+            |why: &str| format!("{}-{partition}: the broker answered {why}", self.shared.topic);
+        match unsent {
+            Unsent::TooLarge(_) if batch.count(partition) > 1 => {
+                self.shared.cursors.sending(self.id, partition, None);
                 // Several partitions of one request may say so: halve what it was, once.
                 self.request_bytes_max = self.request_bytes_max.min(batch.request_bytes() / 2);
                 let bytes_max = self.request_bytes_max;
                 log::info!(partition = partition, bytes_max = bytes_max; "smaller requests");
             }
-            Some(code @ (KafkaCode::MessageSizeTooLarge | KafkaCode::RecordListTooLarge)) => {
+            Unsent::TooLarge(why) => {
                 let bytes = self.shared.recipe.record_bytes();
                 return Err(Trouble::Fatal(format!(
                     "{} to a record of {bytes} bytes; lower --msg-size or raise the topic's \
                      max.message.bytes",
-                    named(code)
+                    named(&why)
                 )));
             }
-            Some(
-                code @ (KafkaCode::InvalidTopic
-                | KafkaCode::InvalidRequiredAcks
-                | KafkaCode::TopicAuthorizationFailed
-                | KafkaCode::ClusterAuthorizationFailed),
-            ) => return Err(Trouble::Fatal(named(code))),
-            passing => {
-                let why = passing.map_or("no answer for it".to_owned(), |code| format!("{code:?}"));
+            Unsent::Never(why) => return Err(Trouble::Fatal(named(&why))),
+            Unsent::Sequence(why) => {
+                // What the broker knew of this producer is gone, or was never there. The next try goes
+                // under an id of its own.
+                log::warn!(
+                    partition = partition, why = why.as_str();
+                    "the broker lost count, going on under another producer id: the last batch may be \
+                     in the log twice"
+                );
+                self.shared.cursors.unstamp(self.id, partition);
                 self.rest(partition, &why);
             }
+            Unsent::Moved { why, leader } => {
+                if let Some((leader, epoch)) = leader {
+                    self.shared.view.leader_moved(partition as i32, leader, epoch);
+                }
+                self.rest(partition, &why);
+            }
+            Unsent::NotNow(why) => self.rest(partition, &why),
         }
         Ok(())
     }
@@ -317,28 +341,6 @@ impl Sender {
         self.shared.view.renew();
     }
 
-    fn connect(&mut self, address: &str) -> Result<(), Trouble> {
-        self.link = None;
-        let client = self.busy.during(|| brokers::data_client(address, &self.shared.topic));
-        let client = client.ok_or(Trouble::GivenUp)?.map_err(|e| {
-            if e.is_passing() {
-                Trouble::Lost(e.to_string())
-            } else {
-                Trouble::Fatal(e.to_string())
-            }
-        })?;
-        let mut leads = Vec::new();
-        if let Some(partitions) = client.topics().partitions(&self.shared.topic) {
-            for partition in &partitions {
-                if partition.leader().is_some_and(|leader| leader.id() == self.broker) {
-                    leads.extend(u32::try_from(partition.id()));
-                }
-            }
-        }
-        self.link = Some(Link { client, leads });
-        Ok(())
-    }
-
     fn lose(&mut self, why: &str) {
         self.link = None;
         self.shared.metrics.retries.inc();
@@ -354,14 +356,5 @@ impl Sender {
             let after = units::show(lost.elapsed());
             log::info!(broker = self.broker, after = after.as_str(); "broker is back");
         }
-    }
-}
-
-/// The broker's word on `partition`: the offset of its first event; `Err(None)` when it has none.
-fn verdict(confirms: &[ProduceConfirm], partition: u32) -> Result<i64, Option<KafkaCode>> {
-    let mut confirms = confirms.iter().flat_map(|confirm| &confirm.partition_confirms);
-    match confirms.find(|confirm| confirm.partition == partition as i32) {
-        Some(confirm) => confirm.offset.map_err(Some),
-        None => Err(None),
     }
 }

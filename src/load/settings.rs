@@ -8,14 +8,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::FromArgs;
-use kafka::client::RequiredAcks;
 
 use super::keys::Keys;
 use super::schedule::Schedule;
+use super::sender::ACK_TIMEOUT;
 use crate::brokers::Brokers;
 use crate::cli;
 use crate::event::{EVENT_BYTES_MAX, HEADER_BYTES};
 use crate::failure::Failure;
+use crate::planes::{Acks, Client, ProduceSettings};
+use crate::records::Codec;
 use crate::units;
 
 /// Largest payload: an event with its header stays within [`EVENT_BYTES_MAX`].
@@ -75,8 +77,17 @@ pub struct Flags {
 
     /// replicas that must have an event: all, 1 or 0 (all); below all, events that count as sent
     /// can be lost with a broker or a connection
-    #[argh(option, default = "RequiredAcks::All", from_str_fn(acks))]
-    pub acks: RequiredAcks,
+    #[argh(option, default = "Acks::All", from_str_fn(Acks::parse))]
+    pub acks: Acks,
+
+    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x; idempotent with --acks all), kafka
+    /// (crate kafka, up to 3.9) (wire)
+    #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
+    pub client: Client,
+
+    /// how batches are packed: none, gzip, snappy, lz4, zstd (none); --client wire only
+    #[argh(option, default = "Codec::None", from_str_fn(Codec::parse))]
+    pub compression: Codec,
 
     /// topic to send to (events)
     #[argh(option, default = "String::from(\"events\")")]
@@ -114,8 +125,8 @@ pub struct Settings {
     pub keys: Keys,
     /// Time between two requests to a broker.
     pub linger: Duration,
-    /// Replicas that must have an event.
-    pub acks: RequiredAcks,
+    /// How events are sent.
+    pub produce: ProduceSettings,
     /// The topic.
     pub topic: String,
     /// The bootstrap list.
@@ -152,7 +163,11 @@ impl Flags {
                 return Err(Failure::flag("--count", count, "give either --count or --duration"));
             }
         };
-        check_topic(&self.topic)?;
+        cli::check_topic(&self.topic)?;
+        if self.client == Client::Kafka && self.compression != Codec::None {
+            let allowed = "crate kafka sends batches as they are: use --client wire";
+            return Err(Failure::flag("--compression", self.compression.name(), allowed));
+        }
         let brokers = cli::or_env(self.brokers, "LAB_BROKERS", cli::DEFAULT_BROKERS);
         Ok(Settings {
             schedule,
@@ -162,7 +177,12 @@ impl Flags {
             keys: Keys::new(self.keys, self.key_skew)
                 .map_err(|e| Failure::flag("--key-skew", self.key_skew, &e))?,
             linger: self.linger,
-            acks: self.acks,
+            produce: ProduceSettings {
+                client: self.client,
+                acks: self.acks,
+                codec: self.compression,
+                timeout: ACK_TIMEOUT,
+            },
             topic: self.topic,
             brokers: Brokers::parse(&brokers)?,
             listen: self.listen,
@@ -170,17 +190,6 @@ impl Flags {
             drain_timeout: self.drain_timeout,
         })
     }
-}
-
-/// Kafka's own rule for topic names.
-fn check_topic(topic: &str) -> Result<(), Failure> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let fine = (1..=249).contains(&topic.len()) && topic.chars().all(legal);
-    if fine && topic != "." && topic != ".." {
-        return Ok(());
-    }
-    let allowed = "expected 1 to 249 letters, digits, '.', '_' or '-'";
-    Err(Failure::flag("--topic", format_args!("{topic:?}"), allowed))
 }
 
 fn payload_bytes(text: &str) -> Result<usize, String> {
@@ -211,15 +220,6 @@ fn linger(text: &str) -> Result<Duration, String> {
     let linger = units::duration(text).map_err(|_| range())?;
     let fine = (Duration::from_millis(1)..=LINGER_MAX).contains(&linger);
     if fine { Ok(linger) } else { Err(range()) }
-}
-
-fn acks(text: &str) -> Result<RequiredAcks, String> {
-    match text {
-        "all" | "-1" => Ok(RequiredAcks::All),
-        "1" => Ok(RequiredAcks::One),
-        "0" => Ok(RequiredAcks::None),
-        _ => Err("expected all (or -1), 1 or 0".into()),
-    }
 }
 
 #[cfg(test)]

@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{Assignment, Settings};
-use crate::brokers::{Brokers, wire::BATCH_BYTES_MAX};
+use super::{Settings, Sharding};
+use crate::brokers::Brokers;
 use crate::failure::Failure;
 use crate::http::access;
 use crate::http::client::base_url;
+use crate::planes::{Client, FetchSettings, Isolation};
 use crate::policy::Policy;
 use crate::queue;
 use crate::sink::workers::Mode;
-use crate::source::fetcher::FetchSettings;
-use crate::source::seat::{From, SeatSettings};
+use crate::source::member::{MemberSettings, Reset};
+use crate::transform::Transform;
 use crate::{cli, units};
 
 /// Take events from the log, hand them to the sink, commit what was acked.
@@ -33,8 +34,21 @@ pub struct Flags {
     #[argh(option, default = "\"lab\".into()")]
     group: String,
     /// where a partition without a committed offset starts: earliest, latest
-    #[argh(option, default = "From::Earliest", from_str_fn(from))]
-    from: From,
+    #[argh(option, default = "Reset::Earliest", from_str_fn(reset))]
+    from: Reset,
+    /// kafka's group.instance.id: a static member, which keeps its partitions when it is restarted
+    /// within the session timeout
+    #[argh(option)]
+    instance_id: Option<String>,
+    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x), kafka (crate kafka, up to 3.9) (wire)
+    #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
+    client: Client,
+    /// records of transactions: read-uncommitted, read-committed (read-uncommitted)
+    #[argh(option, default = "Isolation::ReadUncommitted", from_str_fn(Isolation::parse))]
+    isolation: Isolation,
+    /// count what cannot be read (a corrupt batch, an unknown codec) and go on, instead of ending
+    #[argh(switch)]
+    skip_unreadable: bool,
     /// what is between fetch and workers: bounded, unbounded, pull (bounded)
     #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
     queue: queue::Name,
@@ -54,8 +68,12 @@ pub struct Flags {
     #[argh(option, default = "at_least_1(4)", from_str_fn(workers))]
     sink_workers: NonZeroUsize,
     /// which worker gets an event: round-robin, key (round-robin)
-    #[argh(option, default = "Assignment::RoundRobin", from_str_fn(assignment))]
-    worker_assignment: Assignment,
+    #[argh(option, default = "Sharding::Shared", from_str_fn(sharding))]
+    worker_assignment: Sharding,
+    /// what workers do to an event: digest (append the xxHash64 of its payload, which the sink
+    /// checks), none (digest)
+    #[argh(option, default = "Transform::Digest")]
+    transform: Transform,
     /// what to do about a full queue: buffer, shed, slow-source (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(policy))]
     policy: Policy,
@@ -75,13 +93,13 @@ pub struct Flags {
     /// kafka's session.timeout.ms (45s)
     #[argh(option, default = "secs(45)", from_str_fn(units::duration_above_zero))]
     session_timeout: Duration,
-    /// on: the seat polls on its own thread; off: on the thread that fetches and pushes (on)
+    /// on: the member polls on its own thread; off: on the thread that fetches and pushes (on)
     #[argh(option, default = "true", from_str_fn(on_off))]
     keepalive: bool,
     /// how often the acked prefix is committed (1s)
     #[argh(option, default = "secs(1)", from_str_fn(units::duration_above_zero))]
     commit_interval: Duration,
-    /// how long a revocation waits for what workers have in hand (5s)
+    /// how long a revocation waits for what workers have in flight (5s)
     #[argh(option, default = "secs(5)", from_str_fn(units::duration))]
     revoke_wait: Duration,
     /// a worker that has not moved for so long stops the poll clock (120s)
@@ -90,9 +108,13 @@ pub struct Flags {
     /// how long queued events may still be delivered after SIGTERM (10s)
     #[argh(option, default = "secs(10)", from_str_fn(units::duration))]
     drain_timeout: Duration,
-    /// bytes that a fetch asks for, each partition (64KiB)
+    /// bytes that a fetch asks for, each partition: max.partition.fetch.bytes (64KiB)
     #[argh(option, default = "64 << 10", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes: i32,
+    /// bytes of a whole answer, a batch larger than it alone: fetch.max.bytes (1MiB); crate kafka
+    /// cannot ask for that
+    #[argh(option, default = "1 << 20", from_str_fn(bytes_of_a_fetch))]
+    answer_bytes: i32,
     /// largest record batch that is fetched; a larger one ends the run (64MiB)
     #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes_max: i32,
@@ -109,7 +131,14 @@ pub struct Flags {
     /// file for the ids that are shed, a line each, for lab audit
     #[argh(option)]
     shed_ids: Option<PathBuf>,
+    /// file for what will never be delivered, a JSON line each: id, partition, offset, reason, value
+    #[argh(option)]
+    dead_letter: Option<PathBuf>,
 }
+
+/// Largest batch that can be asked for: its answer brings it whole. `message.max.bytes` is 1 MB by
+/// default.
+const BATCH_BYTES_MAX: i32 = 64 << 20;
 
 /// Where a producer listens that was told nothing else.
 const PRODUCER: &str = "http://127.0.0.1:9901";
@@ -135,23 +164,29 @@ impl Flags {
         }
         let brokers = cli::or_env(self.brokers, "LAB_BROKERS", cli::DEFAULT_BROKERS);
         Ok(Settings {
-            seat: SeatSettings {
+            member: MemberSettings {
                 brokers: Brokers::parse(&brokers)?,
                 topic: self.topic,
                 group: self.group,
+                instance_id: self.instance_id,
                 max_poll_interval: self.max_poll_interval,
                 session_timeout: self.session_timeout,
                 commit_interval: self.commit_interval,
                 revoke_wait: self.revoke_wait,
-                from: self.from,
+                reset: self.from,
             },
             fetch: FetchSettings {
+                client: self.client,
                 bytes: self.fetch_bytes,
+                answer_bytes: self.answer_bytes,
                 bytes_max: self.fetch_bytes_max,
                 wait: Duration::from_millis(100),
+                isolation: self.isolation,
             },
+            skip_unreadable: self.skip_unreadable,
             queue: self.queue.with_capacity(self.queue_cap),
-            assignment: self.worker_assignment,
+            sharding: self.worker_assignment,
+            transform: self.transform,
             workers: self.sink_workers,
             mode: match self.sink_mode {
                 ModeName::Single => Mode::Single,
@@ -170,11 +205,19 @@ impl Flags {
             token,
             hlog: self.hlog,
             shed_ids: self.shed_ids,
+            dead_letter: self.dead_letter,
         })
     }
 
     /// What no single flag's range can say.
     fn check(&self) -> Result<(), Failure> {
+        cli::check_topic(&self.topic)?;
+        if self.isolation == Isolation::ReadCommitted && self.client == Client::Kafka {
+            return Err(Failure::Usage(
+                "--isolation read-committed needs --client wire: crate kafka knows no transactions"
+                    .into(),
+            ));
+        }
         if self.policy == Policy::Shed && self.queue != queue::Name::Bounded {
             return Err(Failure::Usage(
                 "--policy shed drops at a full queue: it needs --queue bounded".into(),
@@ -217,16 +260,16 @@ fn at_least_1(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn from(text: &str) -> Result<From, String> {
-    units::one_of(text, &[("earliest", From::Earliest), ("latest", From::Latest)])
+fn reset(text: &str) -> Result<Reset, String> {
+    units::one_of(text, &[("earliest", Reset::Earliest), ("latest", Reset::Latest)])
 }
 
 fn mode(text: &str) -> Result<ModeName, String> {
     units::one_of(text, &[("single", ModeName::Single), ("batch", ModeName::Batch)])
 }
 
-fn assignment(text: &str) -> Result<Assignment, String> {
-    units::one_of(text, &[("round-robin", Assignment::RoundRobin), ("key", Assignment::Key)])
+fn sharding(text: &str) -> Result<Sharding, String> {
+    units::one_of(text, &[("round-robin", Sharding::Shared), ("key", Sharding::Key)])
 }
 
 fn policy(text: &str) -> Result<Policy, String> {
@@ -239,7 +282,7 @@ fn on_off(text: &str) -> Result<bool, String> {
     units::one_of(text, &[("on", true), ("off", false)])
 }
 
-/// A bounded queue's slots are made at once, 72 B each: 7.2 GB at most.
+/// A bounded queue's slots are made at once, 16 B each: 1.6 GB at most.
 fn queue_cap(text: &str) -> Result<NonZeroUsize, String> {
     let count = units::count(text)?;
     if count.get() <= 100_000_000 { Ok(count) } else { Err("expected at most 100000000".into()) }

@@ -1,19 +1,25 @@
-//! What happens when the queue is full: one enum, dispatched in one function.
+//! What happens when the queue is full: one enum, dispatched in one function; and what becomes of events
+//! that will never be delivered.
 //!
-//! - here          `buffer`, `shed`, and how an event is admitted to the queue
-//! - `slow_source` tells the producer what the sink can take
-//! - `shed_ids`    which ids were shed, in a file
+//! - here           `buffer`, `shed`, and how a run is admitted to the queue
+//! - `slow_source`  tells the producer what the sink can take
+//! - `shed_ids`     which ids were shed, in a file
+//! - `dead_letters` what is given up because it is no event, or one that the sink never takes
 //!
 //! Invariant: an event that is not admitted is counted with a reason, or still in the log.
 
+pub mod dead_letters;
 pub mod shed_ids;
 pub mod slow_source;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::queue::{Intake, Kind, Offer};
-use crate::source::{HandOver, Handed, Holding, Item};
+use crate::queue::{self, Intake, Kind, Load as _, Offer};
+use crate::source::{Assigned, Downstream, Enqueued, Rejected, Run};
 use crate::telemetry::metrics::ProcessorMetrics;
+use crate::threads::Stop;
+use dead_letters::DeadLetters;
 use shed_ids::ShedIds;
 
 /// What to do about a full queue, and what that costs.
@@ -28,77 +34,123 @@ pub enum Policy {
     SlowSource,
 }
 
-/// How long a blocked hand-over waits before it looks whether it is still wanted.
+/// How long a blocked enqueue waits before it looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The door of the queue.
 pub struct Admission {
-    policy: Policy,
-    is_pull: bool,
-    intake: Intake<Item>,
-    metrics: ProcessorMetrics,
-    shed_ids: Option<ShedIds>,
+    /// What a full queue means.
+    pub policy: Policy,
+    /// The queue's kind.
+    pub kind: Kind,
+    /// The queue.
+    pub intake: Intake<Box<Run>>,
+    /// Most events of a batch.
+    pub batch_events_max: usize,
+    /// Workers.
+    pub workers: usize,
+    /// What is counted.
+    pub metrics: ProcessorMetrics,
+    /// Where the ids that are shed are written.
+    pub shed_ids: Option<ShedIds>,
+    /// Where what will never be delivered is kept.
+    pub dead_letters: Arc<DeadLetters>,
 }
 
 impl Admission {
-    /// A door that follows `policy` into `intake`, a queue of `kind`; what it sheds is written down
-    /// in `shed_ids`.
-    pub fn new(
-        policy: Policy,
-        kind: Kind,
-        intake: Intake<Item>,
-        metrics: ProcessorMetrics,
-        shed_ids: Option<ShedIds>,
-    ) -> Self {
-        Self { policy, is_pull: kind == Kind::Pull, intake, metrics, shed_ids }
-    }
-
-    fn queued(&self) -> Handed {
-        self.metrics.enqueued.inc();
-        Handed::Taken
-    }
-
-    fn shed(&self, item: &Item) -> Handed {
-        self.metrics.shed.with_label_values(&["queue_full", "newest"]).inc();
-        if let Some(ids) = &self.shed_ids {
-            ids.keep(item.event.id);
+    fn offer(&self, shard: usize, run: Box<Run>, wait: Duration) -> Offer<Box<Run>> {
+        let events = run.len() as u64;
+        let offer = self.intake.offer(shard, run, wait);
+        if matches!(offer, Offer::Queued) {
+            self.metrics.enqueued.inc_by(events);
         }
-        item.holding.done(item.offset);
-        Handed::Taken
+        offer
     }
 
-    /// The event goes back: it stays open at its offset, so it is not committed and still in the
-    /// log.
-    fn unwanted(&self) -> Handed {
-        self.metrics.returned.inc();
-        Handed::Unwanted
-    }
-}
-
-impl HandOver for Admission {
-    fn offer(&self, item: Item) -> Handed {
-        let key = item.event.key;
-        let mut item = item;
+    /// Waits until there is room for the whole run.
+    fn buffer(&self, shard: usize, run: Box<Run>) -> Enqueued {
+        let mut run = run;
         loop {
-            let wait = match self.policy {
-                Policy::Buffer | Policy::SlowSource => LOOK,
-                Policy::Shed => Duration::ZERO,
-            };
-            match self.intake.offer(key, item, wait) {
-                Offer::Queued => return self.queued(),
-                Offer::Closed(_) => return self.unwanted(),
-                Offer::Full(back) => match self.policy {
-                    _ if back.holding.is_revoked() => return self.unwanted(),
-                    Policy::Shed => return self.shed(&back),
-                    Policy::Buffer | Policy::SlowSource => item = back,
-                },
+            match self.offer(shard, run, LOOK) {
+                Offer::Queued => return Enqueued::Yes,
+                Offer::Closed(_) => return Enqueued::Unwanted,
+                Offer::Full(back) if back.assigned.is_revoked() => return Enqueued::Unwanted,
+                Offer::Full(back) => run = back,
             }
         }
     }
 
-    fn fetched(&self, holding: &Holding) {
-        if self.is_pull {
-            while !self.intake.is_closed() && !holding.await_all_done(LOOK) {}
+    /// Enqueues as many of the run's first events as there is room for, and drops the rest.
+    fn shed(&self, shard: usize, run: Box<Run>) -> Enqueued {
+        let rest = match self.offer(shard, run, Duration::ZERO) {
+            Offer::Queued => return Enqueued::Yes,
+            Offer::Closed(_) => return Enqueued::Unwanted,
+            Offer::Full(back) if back.assigned.is_revoked() => return Enqueued::Unwanted,
+            Offer::Full(mut back) => {
+                let room = self.intake.room(shard).unwrap_or(usize::MAX).min(back.len());
+                let rest = back.split_off(room);
+                if !back.is_empty() {
+                    match self.offer(shard, back, Duration::ZERO) {
+                        Offer::Queued => {}
+                        Offer::Closed(_) => return Enqueued::Unwanted,
+                        // Another fetcher took the room.
+                        Offer::Full(back) => self.drop_newest(&back),
+                    }
+                }
+                rest
+            }
+        };
+        if !rest.is_empty() {
+            self.drop_newest(&rest);
         }
+        Enqueued::Yes
+    }
+
+    fn drop_newest(&self, run: &Run) {
+        let events = 0..run.len();
+        let shed = self.metrics.shed.with_label_values(&["queue_full", "newest"]);
+        shed.inc_by(run.len() as u64);
+        if let Some(ids) = &self.shed_ids {
+            ids.keep(events.clone().map(|n| run.head(n).id));
+        }
+        run.assigned.done(run.offsets(events));
+    }
+}
+
+impl Downstream for Admission {
+    fn shards(&self) -> usize {
+        self.intake.shards()
+    }
+
+    fn shard_of(&self, key: u64) -> usize {
+        queue::shard(key, self.intake.shards())
+    }
+
+    /// A batch's worth, but no more than a shard has room for.
+    fn run_events_max(&self) -> usize {
+        let shards =
+            std::num::NonZeroUsize::new(self.shards()).unwrap_or(std::num::NonZeroUsize::MIN);
+        let room = self.kind.shard_capacity(shards).filter(|room| *room > 0);
+        self.batch_events_max.min(room.unwrap_or(usize::MAX)).max(1)
+    }
+
+    fn enqueue(&self, shard: usize, run: Box<Run>) -> Enqueued {
+        match self.policy {
+            Policy::Buffer | Policy::SlowSource => self.buffer(shard, run),
+            Policy::Shed => self.shed(shard, run),
+        }
+    }
+
+    fn reject(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool {
+        self.dead_letters.keep(rejected, stop)
+    }
+
+    /// What the workers can take at once.
+    fn round_events_max(&self) -> Option<usize> {
+        (self.kind == Kind::Pull).then(|| self.workers * self.batch_events_max)
+    }
+
+    fn await_acks(&self, assigned: &Assigned) {
+        while !self.intake.is_closed() && !assigned.await_all_done(LOOK) {}
     }
 }

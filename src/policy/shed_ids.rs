@@ -30,9 +30,10 @@ impl ShedIds {
         Ok(Self { lines: Mutex::new(lines) })
     }
 
-    /// Keeps an id.
-    pub fn keep(&self, id: u64) {
-        self.lines.lock().append_or_go_on(format!("{id}\n").as_bytes());
+    /// Keeps ids, in one write.
+    pub fn keep(&self, ids: impl Iterator<Item = u64>) {
+        let lines: String = ids.map(|id| format!("{id}\n")).collect();
+        self.lines.lock().append_or_go_on(lines.as_bytes());
     }
 }
 
@@ -68,12 +69,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("shed.ids");
         assert!(read(&path).expect("no file").is_empty());
-        ShedIds::open(&path).expect("made").keep(7);
+        ShedIds::open(&path).expect("made").keep([7].into_iter());
         assert_eq!(read(&path).expect("read"), [7].into());
         let text = std::fs::read_to_string(&path).expect("text");
         std::fs::write(&path, text + "12").expect("cut short");
         assert_eq!(read(&path).expect("read"), [7].into());
-        ShedIds::open(&path).expect("opened").keep(u64::MAX);
+        ShedIds::open(&path).expect("opened").keep([u64::MAX].into_iter());
         assert_eq!(read(&path).expect("read"), [7, u64::MAX].into());
         std::fs::write(&path, "7\nseven\n").expect("written");
         let why = read(&path).expect_err("damaged").to_string();

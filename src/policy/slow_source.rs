@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::client::{CallError, Peer};
 use crate::load::rate::{RATE, RateLease, RateState};
-use crate::source::Holdings;
+use crate::source::Assignment;
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 
@@ -69,7 +69,7 @@ impl Controller {
 }
 
 /// Renews the producer's lease while there is congestion, until the run stops.
-pub fn run(producer: &Peer, holdings: &Holdings, metrics: &ProcessorMetrics, stop: &Stop) {
+pub fn run(producer: &Peer, assignment: &Assignment, metrics: &ProcessorMetrics, stop: &Stop) {
     let mut controller = Controller::default();
     let mut served_before = metrics.acked.get();
     let mut at = Instant::now();
@@ -79,7 +79,7 @@ pub fn run(producer: &Peer, holdings: &Holdings, metrics: &ProcessorMetrics, sto
         let (served, now) = (metrics.acked.get(), Instant::now());
         let rate = (served - served_before) as f64 / now.duration_since(at).as_secs_f64();
         (served_before, at) = (served, now);
-        let granted = controller.step(rate, holdings.backlog() as f64);
+        let granted = controller.step(rate, assignment.backlog() as f64);
         metrics.granted_rate.set(granted.unwrap_or(-1.0));
         let told: Result<RateState, CallError> = match granted {
             Some(rate) => {

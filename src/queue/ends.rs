@@ -1,61 +1,76 @@
-//! Both ends of the queue: events are offered, taken and counted, and a gate closes it early.
+//! Both ends of the queue: runs are enqueued, dequeued and counted by their events, and a gate closes
+//! it early.
 //!
-//! Invariant: an offered event ends as taken, given back to its producer, or still inside when the
-//! last end is dropped, exactly once; what was inside when the gate closed is taken by a worker
-//! that goes on until [`Taken::Closed`]. Occupancy is what entered less what left, never a third
-//! counter. `tests/interleavings.rs` drives this file through its interleavings.
+//! Invariant: what was offered ends as dequeued, given back to its producer, or still inside when the
+//! last end is dropped, exactly once; what was inside when the gate closed is taken by a worker that
+//! goes on until [`Dequeued::Closed`]. Occupancy is what entered less what left, never a third counter.
+//! `tests/interleavings.rs` drives this file, and `room`, through its interleavings.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::room::Room;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError};
+use crate::sync::channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
-/// What became of an event that was offered.
+/// What travels through a queue: some events together.
+pub trait Load: Sized {
+    /// How many; at least one.
+    fn events(&self) -> usize;
+
+    /// Cuts it in two behind the first `at` events, which it keeps; gives the rest.
+    fn split_off(&mut self, at: usize) -> Self;
+}
+
+/// What became of a run that was offered.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Offer<T> {
     /// It is in the queue.
     Queued,
-    /// The queue is full; here is the event again.
+    /// The queue has no room for it; here it is again.
     Full(T),
-    /// The queue is closed; here is the event again.
+    /// The queue is closed; here it is again.
     Closed(T),
 }
 
 /// The sending side. The queue closes when the last clone is dropped.
 pub struct Intake<T> {
-    lanes: Vec<Sender<T>>,
+    shards: Vec<(Sender<T>, Arc<Room>)>,
     entered: Arc<AtomicU64>,
     gate: Gate,
 }
 
 /// The receiving side of one worker.
 pub struct Outlet<T> {
-    lane: Receiver<T>,
+    shard: (Receiver<T>, Arc<Room>),
     left: Arc<AtomicU64>,
     gate: Gate,
 }
 
-/// Counts what is inside, for metrics.
+/// Counts the events inside, for metrics.
 #[derive(Clone, Default)]
 pub struct Occupancy {
     entered: Arc<AtomicU64>,
     left: Arc<AtomicU64>,
 }
 
-/// Closes the queue to new events at once, ahead of the last sender's end: a fetch thread that is
+/// Closes the queue to new runs at once, ahead of the last sender's end: a fetch thread that is
 /// stuck in a dead socket keeps its sender for minutes.
-#[derive(Clone, Default)]
-pub struct Gate(Arc<AtomicBool>);
+#[derive(Clone)]
+pub struct Gate {
+    closed: Arc<AtomicBool>,
+    rooms: Vec<Arc<Room>>,
+}
 
 impl Gate {
     /// From now on every offer is refused as closed; what is inside can still be taken.
     pub fn close(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.closed.store(true, Ordering::SeqCst);
+        self.rooms.iter().for_each(|room| room.wake());
     }
 
     fn is_closed(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.closed.load(Ordering::SeqCst)
     }
 }
 
@@ -65,39 +80,52 @@ impl Occupancy {
         self.entered.load(Ordering::Relaxed)
     }
 
-    /// Events inside now; off by at most one a thread while they move.
+    /// Events inside now; off by at most one run a thread while they move.
     pub fn depth(&self) -> u64 {
         let left = self.left.load(Ordering::Acquire);
         self.entered().saturating_sub(left)
     }
 }
 
-/// Both ends of `lanes`, the receivers one a worker.
-pub fn join<T>(
-    lanes: Vec<Sender<T>>,
-    receivers: Vec<Receiver<T>>,
-) -> (Intake<T>, Vec<Outlet<T>>, Occupancy) {
+/// One shard of a queue: its channel, and the events that it may hold at most.
+pub struct Shard<T> {
+    /// Where runs go in.
+    pub sender: Sender<T>,
+    /// Where each of its workers takes them out.
+    pub receivers: Vec<Receiver<T>>,
+    /// Events; `None` is no limit of its own: the channel's is all there is.
+    pub limit: Option<u64>,
+}
+
+/// Both ends of `shards`; the outlets come in the order of the shards' receivers.
+pub fn join<T: Load>(shards: Vec<Shard<T>>) -> (Intake<T>, Vec<Outlet<T>>, Occupancy) {
     let occupancy = Occupancy::default();
-    let gate = Gate::default();
-    let outlets = receivers
-        .into_iter()
-        .map(|lane| Outlet { lane, left: Arc::clone(&occupancy.left), gate: gate.clone() })
-        .collect();
+    let rooms: Vec<Arc<Room>> = shards.iter().map(|s| Arc::new(Room::new(s.limit))).collect();
+    let gate = Gate { closed: Arc::default(), rooms: rooms.clone() };
+    let (mut senders, mut outlets) = (Vec::new(), Vec::new());
+    for (shard, room) in shards.into_iter().zip(rooms) {
+        outlets.extend(shard.receivers.into_iter().map(|receiver| Outlet {
+            shard: (receiver, Arc::clone(&room)),
+            left: Arc::clone(&occupancy.left),
+            gate: gate.clone(),
+        }));
+        senders.push((shard.sender, room));
+    }
     let entered = Arc::clone(&occupancy.entered);
-    (Intake { lanes, entered, gate }, outlets, occupancy)
+    (Intake { shards: senders, entered, gate }, outlets, occupancy)
 }
 
 impl<T> Clone for Intake<T> {
     fn clone(&self) -> Self {
         Self {
-            lanes: self.lanes.clone(),
+            shards: self.shards.clone(),
             entered: Arc::clone(&self.entered),
             gate: self.gate.clone(),
         }
     }
 }
 
-impl<T> Intake<T> {
+impl<T: Load> Intake<T> {
     /// The gate of this queue.
     pub fn gate(&self) -> Gate {
         self.gate.clone()
@@ -108,37 +136,52 @@ impl<T> Intake<T> {
         self.gate.is_closed()
     }
 
-    /// Offers an event to the lane that `key` belongs to, waiting at most `time` while it is full.
-    pub fn offer(&self, key: u64, event: T, time: Duration) -> Offer<T> {
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Events that `shard` has room for now; `None` is any number.
+    pub fn room(&self, shard: usize) -> Option<usize> {
+        self.shards.get(shard).and_then(|(_, room)| room.free())
+    }
+
+    /// Offers a run to `shard`, waiting at most `time` while there is no room for the whole of it.
+    pub fn offer(&self, shard: usize, run: T, time: Duration) -> Offer<T> {
+        let Some((sender, room)) = self.shards.get(shard) else { return Offer::Closed(run) };
+        let events = run.events() as u64;
         if self.gate.is_closed() {
-            return Offer::Closed(event);
+            return Offer::Closed(run);
         }
-        let Some(lane) = self.lanes.get(lane(key, self.lanes.len())) else {
-            return Offer::Closed(event);
-        };
-        let offer = match lane.try_send(event) {
-            Ok(()) => Offer::Queued,
-            Err(TrySendError::Full(event)) if time.is_zero() => Offer::Full(event),
-            Err(TrySendError::Full(event)) => match lane.send_timeout(event, time) {
-                Ok(()) => Offer::Queued,
-                Err(SendTimeoutError::Timeout(event)) => Offer::Full(event),
-                Err(SendTimeoutError::Disconnected(event)) => Offer::Closed(event),
-            },
-            Err(TrySendError::Disconnected(event)) => Offer::Closed(event),
-        };
-        if matches!(offer, Offer::Queued) {
-            self.entered.fetch_add(1, Ordering::Release);
+        if !room.take(events, time, || self.gate.is_closed()) {
+            return if self.gate.is_closed() { Offer::Closed(run) } else { Offer::Full(run) };
         }
-        offer
+        let sent = match sender.try_send(run) {
+            Ok(()) => Ok(()),
+            Err(refused) => sender.send_timeout(refused.into_inner(), time),
+        };
+        match sent {
+            Ok(()) => {
+                self.entered.fetch_add(events, Ordering::Release);
+                Offer::Queued
+            }
+            Err(refused) => {
+                room.give_back(events);
+                match refused {
+                    SendTimeoutError::Timeout(run) => Offer::Full(run),
+                    SendTimeoutError::Disconnected(run) => Offer::Closed(run),
+                }
+            }
+        }
     }
 }
 
-/// Which of `lanes` takes the events of `key`: always the same one.
-pub fn lane(key: u64, lanes: usize) -> usize {
-    (spread(key) % lanes.max(1) as u64) as usize
+/// Which of `shards` takes the events of `key`: always the same one.
+pub fn shard(key: u64, shards: usize) -> usize {
+    (spread(key) % shards.max(1) as u64) as usize
 }
 
-/// Spreads neighbouring keys over the lanes (finaliser of MurmurHash3, Appleby 2011).
+/// Spreads neighbouring keys over the shards (finaliser of MurmurHash3, Appleby 2011).
 fn spread(key: u64) -> u64 {
     let key = (key ^ (key >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let key = (key ^ (key >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
@@ -147,32 +190,35 @@ fn spread(key: u64) -> u64 {
 
 /// What a worker found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Taken<T> {
-    /// An event.
-    Event(T),
+pub enum Dequeued<T> {
+    /// A run.
+    Run(T),
     /// Nothing within the time.
     Nothing,
     /// The queue is closed, and what was in it by then is taken.
     Closed,
 }
 
-impl<T> Outlet<T> {
-    /// Takes the next event, waiting at most `time` for one.
-    pub fn take(&self, time: Duration) -> Taken<T> {
-        match self.lane.recv_timeout(time) {
-            Ok(event) => self.took(event),
-            // Between the end of the wait and the closing of the gate an event may have come in.
-            Err(RecvTimeoutError::Timeout) if self.gate.is_closed() => match self.lane.try_recv() {
-                Ok(event) => self.took(event),
-                Err(_) => Taken::Closed,
+impl<T: Load> Outlet<T> {
+    /// Takes the next run, waiting at most `time` for one.
+    pub fn dequeue(&self, time: Duration) -> Dequeued<T> {
+        let (receiver, _) = &self.shard;
+        match receiver.recv_timeout(time) {
+            Ok(run) => self.took(run),
+            // Between the end of the wait and the closing of the gate a run may have come in.
+            Err(RecvTimeoutError::Timeout) if self.gate.is_closed() => match receiver.try_recv() {
+                Ok(run) => self.took(run),
+                Err(_) => Dequeued::Closed,
             },
-            Err(RecvTimeoutError::Timeout) => Taken::Nothing,
-            Err(RecvTimeoutError::Disconnected) => Taken::Closed,
+            Err(RecvTimeoutError::Timeout) => Dequeued::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Dequeued::Closed,
         }
     }
 
-    fn took(&self, event: T) -> Taken<T> {
-        self.left.fetch_add(1, Ordering::Release);
-        Taken::Event(event)
+    fn took(&self, run: T) -> Dequeued<T> {
+        let events = run.events() as u64;
+        self.left.fetch_add(events, Ordering::Release);
+        self.shard.1.give_back(events);
+        Dequeued::Run(run)
     }
 }

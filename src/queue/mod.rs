@@ -2,22 +2,21 @@
 //!
 //! - `bounded`    a full queue makes the fetch thread wait: the log keeps the difference
 //! - `unbounded`  never full: the heap keeps the difference, until the kernel ends it
-//! - `pull`       no queue: an event is handed from hand to hand, and the next fetch waits for the
-//!   acks
+//! - `pull`       no queue: a worker takes a run from the fetcher, and the next fetch waits for the acks
 //!
-//! What both ends do is `ends`. Invariant: the only difference between the kinds is the channel's
-//! constructor.
+//! What both ends do is `ends`; how a limit counts events, `room`. Invariant: the only difference
+//! between the kinds is the channel's constructor, with its limit.
 
 mod bounded;
 mod ends;
 mod pull;
+mod room;
 mod unbounded;
 
-pub use ends::{Gate, Intake, Occupancy, Offer, Outlet, Taken, lane};
+use ends::Shard;
+pub use ends::{Dequeued, Gate, Intake, Load, Occupancy, Offer, Outlet, shard};
 
 use std::num::NonZeroUsize;
-
-use crossbeam_channel::{Receiver, Sender};
 
 use crate::units;
 
@@ -28,7 +27,7 @@ pub enum Kind {
     Bounded(NonZeroUsize),
     /// No limit: the experiment's only unbounded channel.
     Unbounded,
-    /// No queue: the sender waits for a worker to take the event from its hand.
+    /// No queue: the sender waits until a worker takes its run.
     Pull,
 }
 
@@ -74,27 +73,39 @@ impl Kind {
         }
     }
 
-    fn open<T>(self, lanes: NonZeroUsize) -> (Sender<T>, Receiver<T>) {
-        match self {
-            // Rounded up, so that lanes together hold at least the capacity.
-            Self::Bounded(capacity) => bounded::open(capacity.get().div_ceil(lanes.get())),
-            Self::Unbounded => unbounded::open(),
-            Self::Pull => pull::open(),
-        }
+    /// One of `shards` equal parts of the queue, with `workers` that take from it.
+    fn open<T>(self, shards: NonZeroUsize, workers: usize) -> Shard<T> {
+        let limit = self.shard_capacity(shards);
+        let (sender, receiver) = match (self, limit) {
+            (Self::Bounded(_), Some(limit)) => bounded::open(limit),
+            (Self::Pull, _) => pull::open(),
+            (Self::Bounded(_) | Self::Unbounded, _) => unbounded::open(),
+        };
+        // A rendezvous has no room, and needs none: its channel makes the sender wait.
+        let limit = limit.filter(|limit| *limit > 0).map(|limit| limit as u64);
+        Shard { sender, receivers: vec![receiver; workers], limit }
+    }
+
+    /// Events that one of `shards` holds: rounded up, so that together they hold at least the capacity.
+    pub fn shard_capacity(self, shards: NonZeroUsize) -> Option<usize> {
+        self.capacity().map(|capacity| capacity.div_ceil(shards.get()))
     }
 }
 
-/// One shared lane: whichever worker is free takes the next event (round-robin among waiters).
-pub fn shared<T>(kind: Kind, workers: NonZeroUsize) -> (Intake<T>, Vec<Outlet<T>>, Occupancy) {
-    let (sender, receiver) = kind.open(NonZeroUsize::MIN);
-    let receivers = vec![receiver; workers.get()];
-    ends::join(vec![sender], receivers)
+/// One shared shard: whichever worker is free takes the next run (work sharing).
+pub fn shared<T: Load>(
+    kind: Kind,
+    workers: NonZeroUsize,
+) -> (Intake<T>, Vec<Outlet<T>>, Occupancy) {
+    ends::join(vec![kind.open(NonZeroUsize::MIN, workers.get())])
 }
 
-/// One lane a worker, the capacity divided among them: what goes to a lane keeps its order.
-pub fn by_lane<T>(kind: Kind, workers: NonZeroUsize) -> (Intake<T>, Vec<Outlet<T>>, Occupancy) {
-    let (senders, receivers) = (0..workers.get()).map(|_| kind.open(workers)).unzip();
-    ends::join(senders, receivers)
+/// One shard a worker, the capacity divided among them: what goes to a shard keeps its order.
+pub fn by_shard<T: Load>(
+    kind: Kind,
+    workers: NonZeroUsize,
+) -> (Intake<T>, Vec<Outlet<T>>, Occupancy) {
+    ends::join((0..workers.get()).map(|_| kind.open(workers, 1)).collect())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! No queue: a rendezvous. The sender waits until a worker takes the event from its hand; with the
-//! wait for the acks before the next fetch, this is the blocking poll-after-ack loop.
+//! No queue: a rendezvous. The sender waits until a worker takes its run; with the wait for the acks
+//! before the next fetch, this is the blocking poll-after-ack loop.
 
 use crossbeam_channel::{Receiver, Sender};
 

@@ -7,15 +7,51 @@ use std::time::Duration;
 
 use super::*;
 
+impl Load for u32 {
+    fn events(&self) -> usize {
+        1
+    }
+
+    fn split_off(&mut self, _at: usize) -> Self {
+        unreachable!("a single event is not cut")
+    }
+}
+
+impl Load for (u64, u32) {
+    fn events(&self) -> usize {
+        1
+    }
+
+    fn split_off(&mut self, _at: usize) -> Self {
+        unreachable!("a single event is not cut")
+    }
+}
+
+/// A run of so many events.
+#[derive(Debug, PartialEq, Eq)]
+struct Events(usize);
+
+impl Load for Events {
+    fn events(&self) -> usize {
+        self.0
+    }
+
+    fn split_off(&mut self, at: usize) -> Self {
+        let rest = self.0 - at;
+        self.0 = at;
+        Self(rest)
+    }
+}
+
 const LONG: Duration = Duration::from_secs(30);
 
 fn n(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).expect("not 0")
 }
 
-fn drain<T>(outlet: &Outlet<T>) -> Vec<T> {
+fn drain<T: Load>(outlet: &Outlet<T>) -> Vec<T> {
     let mut out = Vec::new();
-    while let Taken::Event(event) = outlet.take(LONG) {
+    while let Dequeued::Run(event) = outlet.dequeue(LONG) {
         out.push(event);
     }
     out
@@ -44,9 +80,9 @@ macro_rules! contract {
             fn close_wakes_the_waiting_worker() {
                 let (intake, mut outlets, _) = shared::<u32>($kind, n(1));
                 let outlet = outlets.remove(0);
-                let worker = thread::spawn(move || outlet.take(LONG));
+                let worker = thread::spawn(move || outlet.dequeue(LONG));
                 drop(intake);
-                assert_eq!(worker.join().expect("no panic"), Taken::Closed);
+                assert_eq!(worker.join().expect("no panic"), Dequeued::Closed);
             }
 
             #[test]
@@ -79,14 +115,37 @@ macro_rules! contract {
                 }
             }
 
+            /// Prevents: a capacity that depends on how long the runs are.
+            #[test]
+            fn the_capacity_counts_events_and_a_worker_makes_room() {
+                let kind: Kind = $kind;
+                let (intake, outlets, occupancy) = shared::<Events>(kind, n(1));
+                let fits = kind.capacity().unwrap_or(5000) / 7;
+                for _ in 0..fits {
+                    assert_eq!(intake.offer(0, Events(7), Duration::ZERO), Offer::Queued);
+                }
+                assert_eq!(occupancy.depth(), 7 * fits as u64);
+                if kind.capacity().is_some() {
+                    assert_eq!(intake.offer(0, Events(7), Duration::ZERO), Offer::Full(Events(7)));
+                }
+                let sender = thread::spawn(move || intake.offer(0, Events(7), LONG));
+                while !sender.is_finished() {
+                    let taken = outlets[0].dequeue(Duration::from_millis(1));
+                    assert!(matches!(taken, Dequeued::Run(Events(7)) | Dequeued::Nothing));
+                }
+                assert_eq!(sender.join().expect("no panic"), Offer::Queued);
+                assert!(occupancy.depth() <= 7 * fits.max(1) as u64);
+            }
+
             #[test]
             fn a_key_always_goes_to_the_same_worker_in_order() {
-                let (intake, outlets, _) = by_lane::<(u64, u32)>($kind, n(3));
+                let (intake, outlets, _) = by_shard::<(u64, u32)>($kind, n(3));
                 let workers: Vec<_> =
                     outlets.into_iter().map(|o| thread::spawn(move || drain(&o))).collect();
                 for i in 0..300 {
                     let key = u64::from(i % 10);
-                    assert_eq!(intake.offer(key, (key, i), LONG), Offer::Queued);
+                    let shard = shard(key, intake.shards());
+                    assert_eq!(intake.offer(shard, (key, i), LONG), Offer::Queued);
                 }
                 drop(intake);
                 let mut owner = std::collections::HashMap::new();

@@ -1,124 +1,91 @@
-//! One worker's way to the sink: posts a run of events and says what became of it.
+//! One worker's way to the sink: posts events and says what became of them.
 //!
-//! It makes one attempt; whether and when to try again is the worker's decision.
+//! It makes one attempt; whether and when to try again is the worker's decision. What an answer means is
+//! `fate`'s.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::control::Status;
+use super::fate::{NotNow, Posted, Trouble, retry_after, understood};
 use crate::http::client;
-use crate::logging::said;
-use crate::sink::wire::{self, Acked};
-use crate::source::Item;
-
-/// What one call came to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Posted {
-    /// The first so many events are delivered.
-    Acked(usize),
-    /// The sink will not take these bytes, however often: 400 or 413.
-    Rejected {
-        /// Its status.
-        status: u16,
-        /// The beginning of its words.
-        why: String,
-    },
-    /// Not now: busy, failing or out of reach. Some events may have been delivered all the same.
-    NotNow {
-        /// How long the sink asks to wait, where it says so (`Retry-After`, RFC 9110 10.2.3).
-        after: Option<Duration>,
-        /// What happened.
-        why: String,
-    },
-}
+use crate::sink::wire;
+use crate::transform::Transform;
 
 /// A kept-alive connection to the sink; one a worker.
 pub struct Client {
     agent: ureq::Agent,
     write: String,
     batch: String,
-    body: Vec<u8>,
 }
 
-/// Longest wait that a `Retry-After` can ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-
 impl Client {
-    /// A client of the sink at `url` (`http://127.0.0.1:9900`), each call at most `timeout`.
-    pub fn new(url: &str, timeout: Duration) -> Self {
+    /// A client of the sink at `url` (`http://127.0.0.1:9900`), each call at most `timeout`, which says
+    /// what `transform` was done to the events.
+    pub fn new(url: &str, timeout: Duration, transform: Transform) -> Self {
         let base = url.trim_end_matches('/');
+        let query = transform.query();
         Self {
             agent: client::agent(timeout),
-            write: format!("{base}{}", wire::WRITE),
-            batch: format!("{base}{}", wire::BATCH),
-            body: Vec::new(),
+            write: format!("{base}{}{query}", wire::WRITE),
+            batch: format!("{base}{}{query}", wire::BATCH),
         }
     }
 
     /// Posts one event.
-    pub fn write(&mut self, item: &Item) -> Posted {
-        self.body.clear();
-        item.event.encode(&mut self.body);
-        Self::post(&self.agent, &self.write, &self.body, 1)
+    pub fn write(&self, value: &[u8]) -> Posted {
+        post(&self.agent, &self.write, value, 1)
     }
 
-    /// Posts a framed batch.
-    pub fn batch<'a>(&mut self, items: impl Iterator<Item = &'a Item>) -> Posted {
-        self.body.clear();
-        let mut sent = 0;
-        for item in items {
-            wire::frame(&item.event, &mut self.body);
-            sent += 1;
-        }
-        Self::post(&self.agent, &self.batch, &self.body, sent)
+    /// Posts a framed batch of `sent` events.
+    pub fn batch(&self, frames: &[u8], sent: usize) -> Posted {
+        post(&self.agent, &self.batch, frames, sent)
     }
+}
 
-    fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Posted {
-        let not_now = |why: String| Posted::NotNow { after: None, why };
-        let mut answer = match agent.post(url).content_type("application/octet-stream").send(body) {
-            Ok(answer) => answer,
-            Err(e) => return not_now(format!("{url}: {e}")),
-        };
-        let status = answer.status().as_u16();
-        let after = retry_after(answer.headers());
-        let mut text = Vec::new();
-        // A count of acks is below 40 B; of other words the beginning is told.
-        match client::read_beginning(answer.body_mut(), &mut text) {
-            Ok(()) => understood(url, status, after, &text, sent),
-            Err(e) => not_now(format!("{url}: status {status}, then {e}")),
+fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Posted {
+    let mut answer = match agent.post(url).content_type("application/octet-stream").send(body) {
+        Ok(answer) => answer,
+        Err(e) => return broken(url, &e),
+    };
+    let status = answer.status().as_u16();
+    let after = retry_after(answer.headers(), SystemTime::now());
+    let mut text = Vec::new();
+    // A count of acks is below 40 B; of other words the beginning is told.
+    match client::read_beginning(answer.body_mut(), &mut text) {
+        Ok(()) => understood(url, status, after, &text, sent),
+        Err(e) => {
+            let why = format!("{url}: status {status}, then {e}");
+            Posted::NotNow(NotNow { trouble: Trouble::Cut, after: None, why })
         }
     }
 }
 
-/// What an answer to `sent` events means. It may say anything.
-pub(crate) fn understood(
-    url: &str,
-    status: u16,
-    after: Option<Duration>,
-    text: &[u8],
-    sent: usize,
-) -> Posted {
-    match status {
-        200 => match serde_json::from_slice::<Acked>(text) {
-            Ok(Acked { acked }) => {
-                Posted::Acked(usize::try_from(acked).unwrap_or(usize::MAX).min(sent))
-            }
-            Err(e) => {
-                let e = said(e.to_string().as_bytes());
-                let why = format!("{url}: status 200 without a count of acks: {e}");
-                Posted::NotNow { after: None, why }
-            }
+/// No answer: too late, cut off, or nobody there.
+fn broken(url: &str, error: &ureq::Error) -> Posted {
+    use std::io::ErrorKind;
+    let trouble = match error {
+        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => Trouble::Other,
+        ureq::Error::Timeout(_) => Trouble::Slow,
+        ureq::Error::Io(e) => match e.kind() {
+            ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Trouble::Other,
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Trouble::Slow,
+            _ => Trouble::Cut,
         },
-        400 | 413 => Posted::Rejected { status, why: said(text) },
-        _ => Posted::NotNow { after, why: format!("{url}: status {status} {}", said(text)) },
-    }
+        ureq::Error::Protocol(_) => Trouble::Cut,
+        _ => Trouble::Other,
+    };
+    Posted::NotNow(NotNow { trouble, after: None, why: format!("{url}: {error}") })
 }
 
-/// The exact milliseconds where the sink gives them, else the standard's whole seconds.
-pub(crate) fn retry_after(headers: &ureq::http::HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-    number("retry-after-ms")
-        .map(Duration::from_millis)
-        .or_else(|| number("retry-after").map(Duration::from_secs))
-        .map(|wait| wait.min(RETRY_AFTER_MAX))
+/// What the sink at `url` says of its rate; `None` where it says nothing of the kind, as a sink that is
+/// not the lab's, or does not answer yet.
+pub fn ask_rate(url: &str) -> Option<Status> {
+    /// It is asked once, before the run begins.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut answer = client::agent(PATIENCE).get(format!("{url}{}", wire::CONTROL)).call().ok()?;
+    let mut text = Vec::new();
+    client::read_beginning(answer.body_mut(), &mut text).ok()?;
+    (answer.status() == 200).then(|| serde_json::from_slice(&text).ok())?
 }
 
 #[cfg(test)]
@@ -139,24 +106,38 @@ mod tests {
         let listen = ([127, 0, 0, 1], 0).into();
         let server = Server::start(listen, Limits::default(), Arc::new(handler)).expect("a sink");
         let agent = client::agent(Duration::from_secs(10));
-        let post = |status: u16| {
+        let answer = |status: u16| {
             let url = format!("http://{}/write?{status}", server.addr());
-            Client::post(&agent, &url, b"x", 1)
+            post(&agent, &url, b"x", 1)
         };
-        let short = |why: &str| why.contains("no no") && why.chars().count() < 400;
-        assert!(matches!(post(400), Posted::Rejected { status: 400, why } if short(&why)));
-        assert!(matches!(post(413), Posted::Rejected { status: 413, why } if short(&why)));
-        assert!(matches!(post(500), Posted::NotNow { after: None, why } if short(&why)));
-        assert!(matches!(post(200), Posted::NotNow { after: None, .. }));
+        let short = |why: &str| why.contains("no no") && why.chars().count() < 1000;
+        for status in [200, 400, 413] {
+            let answer = answer(status);
+            let Posted::Refused { status: given, why } = &answer else { panic!("{answer:?}") };
+            assert!(*given == status && short(why), "{answer:?}");
+        }
+        let answer = answer(500);
+        let Posted::NotNow(NotNow { trouble: Trouble::Other, after: None, why }) = &answer else {
+            panic!("{answer:?}")
+        };
+        assert!(short(why), "{why}");
     }
 
+    /// Prevents: a sink that is down being taken for one that is slow, whose batches must shrink.
     #[test]
-    fn no_more_is_acked_than_was_sent() {
-        let acked = |text: &str| understood("u", 200, None, text.as_bytes(), 3);
-        assert_eq!(acked(r#"{"acked":2}"#), Posted::Acked(2));
-        assert_eq!(acked(r#"{"acked":18446744073709551615}"#), Posted::Acked(3));
-        for none in ["", "{}", r#"{"acked":-1}"#, r#"{"acked":1}x"#] {
-            assert!(matches!(acked(none), Posted::NotNow { .. }), "{none}");
-        }
+    fn nobody_there_is_not_slow() {
+        let answer =
+            post(&client::agent(Duration::from_secs(2)), "http://127.0.0.1:1/write", b"x", 1);
+        assert!(
+            matches!(answer, Posted::NotNow(NotNow { trouble: Trouble::Other, .. })),
+            "{answer:?}"
+        );
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/write", listener.local_addr().expect("an address"));
+        let answer = post(&client::agent(Duration::from_millis(200)), &url, b"x", 1);
+        assert!(
+            matches!(answer, Posted::NotNow(NotNow { trouble: Trouble::Slow, .. })),
+            "{answer:?}"
+        );
     }
 }

@@ -8,16 +8,26 @@
 //! - `journal` the ground truth in a file, for a sink that is killed and comes back
 //! - `server`  the sink itself
 //! - `settings` its flags and what they make
-//! - `client`  one worker's way to the sink: one attempt, and what it came to
-//! - `workers` the threads that take events from the queue, batch them, post until acked or given back
+//!
+//! And the processor's side of it:
+//! - `client`   one worker's way to the sink: one attempt
+//! - `fate`     what an answer means for the events that were posted
+//! - `window`   the events that a worker has taken and the sink has not acked
+//! - `refusals` events that the sink refuses for good, and when that is the sink's trouble
+//! - `line`     who calls next, before a sink that refuses by its rate limit
+//! - `workers`  the threads that take runs from the queue, batch, post until acked or given back
 
 pub mod bucket;
 pub mod client;
 pub mod control;
+pub mod fate;
 pub mod gate;
 pub mod journal;
 pub mod ledger;
+pub mod line;
+pub mod refusals;
 pub mod server;
 pub mod settings;
+pub mod window;
 pub mod wire;
 pub mod workers;

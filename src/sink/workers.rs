@@ -1,23 +1,26 @@
-//! The threads that take events from the queue, batch them, post them and wait for the ack.
+//! The threads that take runs from the queue, batch their events, post them and wait for the ack.
 //!
 //! Invariant: an event that a worker took ends as acked, invalid, or returned to the log; a worker
 //! gives up an event only when its partition was revoked or the drain time is over. Retries never
-//! touch the group's poll clock: that is the seat's thread.
+//! touch the group's poll clock: that is the member's thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use prometheus::local::LocalHistogram;
 
-use super::client::{Client, Posted};
+use super::client::Client;
+use super::fate::{NotNow, Posted, Trouble};
+use super::line::Place;
+use super::refusals::{Refusals, Suspects};
+use super::window::Window;
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::logging::Limiter;
-use crate::queue::{Outlet, Taken};
-use crate::sink::wire;
-use crate::source::Item;
-use crate::telemetry::latency::{Recorder, StageTimes};
+use crate::queue::{Dequeued, Outlet};
+use crate::source::Run;
+use crate::telemetry::latency::{Passed, Recorder};
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 
@@ -35,29 +38,51 @@ pub enum Mode {
     },
 }
 
-/// What a worker says at most so often a second, however often it happens.
-struct Complaints {
-    not_now: Limiter,
-    rejected: Limiter,
+impl Mode {
+    /// Most events of a call.
+    pub fn events_max(self) -> usize {
+        match self {
+            Self::Single => 1,
+            Self::Batch { size, .. } => size,
+        }
+    }
+
+    fn linger(self) -> Duration {
+        match self {
+            Self::Single => Duration::ZERO,
+            Self::Batch { linger, .. } => linger,
+        }
+    }
 }
 
 /// How long an idle worker waits before it shows that it is alive.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// When workers must give back what they still hold.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Drain {
-    deadline: Arc<Mutex<Option<Instant>>>,
+    /// µs since the epoch.
+    deadline_us: Arc<AtomicI64>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { deadline_us: Arc::new(AtomicI64::new(i64::MAX)) }
+    }
 }
 
 impl Drain {
     /// The run stops: what is queued may be delivered for `time` more.
     pub fn start(&self, time: Duration) {
-        *self.deadline.lock() = Some(Instant::now() + time);
+        let time_us = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        self.deadline_us.store(clock::now_us().saturating_add(time_us), Ordering::SeqCst);
     }
 
     fn is_over(&self) -> bool {
-        self.deadline.lock().is_some_and(|deadline| Instant::now() >= deadline)
+        match self.deadline_us.load(Ordering::SeqCst) {
+            i64::MAX => false,
+            deadline => clock::now_us() >= deadline,
+        }
     }
 }
 
@@ -88,202 +113,235 @@ impl Pulse {
     }
 }
 
-/// One worker.
-pub struct Worker {
-    /// Where events come from.
-    pub outlet: Outlet<Item>,
-    /// Where they go.
+/// What a worker is made of.
+pub struct Parts {
+    /// Where runs come from.
+    pub outlet: Outlet<Box<Run>>,
+    /// Where events go.
     pub client: Client,
     /// How they travel.
     pub mode: Mode,
+    /// Longest call.
+    pub timeout: Duration,
     /// The run's stop signal.
     pub stop: Stop,
     /// When to give up on stop.
     pub drain: Drain,
     /// This worker's sign of life.
     pub pulse: Pulse,
+    /// This worker's place before a sink with a limit.
+    pub place: Place,
+    /// The sink's refusals, this worker's part of them.
+    pub suspects: Suspects,
+    /// The sink's refusals, as all workers know them.
+    pub refusals: Arc<Refusals>,
     /// What is counted.
     pub metrics: ProcessorMetrics,
     /// Where latencies go.
     pub latency: Recorder,
 }
 
-/// How many of the batch's first events one request may carry; at least one, where there is one.
-fn fits_a_body(batch: &[InHand]) -> usize {
-    let mut bytes = 0;
-    let fits = batch.iter().take_while(|b| {
-        bytes += wire::FRAME_HEADER_BYTES + b.item.event.encoded_len();
-        bytes <= wire::BODY_BYTES_MAX
-    });
-    fits.count().max(1).min(batch.len())
-}
-
-/// An event that the worker is sending, and when it took it.
-struct InHand {
-    item: Item,
-    taken_us: i64,
+/// One worker.
+pub struct Worker {
+    parts: Parts,
+    window: Window,
+    backoff: Backoff,
+    /// Events a call at most, while one among more is refused: halved until it stands alone.
+    refused_max: usize,
+    /// Events a call at most, so that a call is answered in time.
+    timely_max: usize,
+    /// Calls in a row that were cut off.
+    cut: u32,
+    end_to_end: LocalHistogram,
+    complaints: Limiter,
 }
 
 impl Worker {
+    /// A worker that holds nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let end_to_end = parts.metrics.end_to_end.local();
+        Self {
+            window: Window::default(),
+            backoff: Backoff::standard(),
+            refused_max: usize::MAX,
+            timely_max: usize::MAX,
+            cut: 0,
+            end_to_end,
+            complaints: Limiter::per_second(1),
+            parts,
+        }
+    }
+
     /// Works until the queue is closed and empty, or the drain time is over.
     pub fn run(mut self) {
-        let mut complaints =
-            Complaints { not_now: Limiter::per_second(1), rejected: Limiter::per_second(5) };
-        while let Some(batch) = self.collect() {
-            self.deliver(batch, &mut complaints);
+        while self.fill() {
+            self.post();
+            self.parts.suspects.settle();
         }
-        self.pulse.end();
+        self.parts.suspects.release();
+        self.parts.pulse.end();
     }
 
-    /// The next batch; `None` when there will be none. Events of revoked partitions are dropped
-    /// here, before anything of them is sent.
-    fn collect(&mut self) -> Option<Vec<InHand>> {
-        let (size, linger) = match self.mode {
-            Mode::Single => (1, Duration::ZERO),
-            Mode::Batch { size, linger } => (size, linger),
+    /// Takes runs until a batch is full, or its first event has waited for its linger. False when there
+    /// will be none. Events of revoked partitions are let go here, before anything of them is sent.
+    fn fill(&mut self) -> bool {
+        let (size, linger) = (self.parts.mode.events_max(), self.parts.mode.linger());
+        loop {
+            self.parts.pulse.beat();
+            if self.is_over() {
+                self.returned(Window::release_all);
+            }
+            if self.window.events() >= size {
+                return true;
+            }
+            let left = self
+                .window
+                .oldest()
+                .map(|at| (at + linger).saturating_duration_since(Instant::now()));
+            match self.parts.outlet.dequeue(left.unwrap_or(IDLE).min(IDLE)) {
+                Dequeued::Run(run) => self.take(run),
+                Dequeued::Nothing if left.is_some_and(|left| left <= IDLE) => return true,
+                Dequeued::Nothing => self.parts.suspects.settle(),
+                Dequeued::Closed => return self.window.events() > 0,
+            }
+        }
+    }
+
+    /// Whether what is left goes back to the log.
+    fn is_over(&self) -> bool {
+        self.parts.drain.is_over() || self.parts.refusals.are_too_many()
+    }
+
+    fn take(&mut self, mut run: Box<Run>) {
+        if self.is_over() || !run.assigned.acquire() {
+            self.parts.metrics.returned.inc_by(run.len() as u64);
+            return;
+        }
+        run.transform();
+        self.window.push(run, Instant::now());
+    }
+
+    fn returned(&mut self, release: impl FnOnce(&mut Window) -> usize) {
+        let events = release(&mut self.window);
+        self.parts.metrics.returned.inc_by(events as u64);
+    }
+
+    /// One call of the sink, and what follows from its answer.
+    fn post(&mut self) {
+        self.returned(Window::release_revoked);
+        let most = self.parts.mode.events_max().min(self.refused_max).min(self.timely_max);
+        let events = self.window.fits_a_body(most.max(1));
+        if events == 0 {
+            self.parts.place.leave();
+            return;
+        }
+        if !self.parts.place.is_next(IDLE) {
+            return;
+        }
+        let begun = Instant::now();
+        let answer = match self.parts.mode {
+            Mode::Single => self.parts.client.write(self.window.value()),
+            Mode::Batch { .. } => self.parts.client.batch(self.window.frames(events), events),
         };
-        let mut batch = Vec::new();
-        let mut full_at: Option<Instant> = None;
-        while batch.len() < size {
-            self.pulse.beat();
-            let linger_left = |at: Instant| at.saturating_duration_since(Instant::now());
-            match self.outlet.take(full_at.map_or(IDLE, linger_left).min(IDLE)) {
-                Taken::Event(item) => {
-                    if self.drain.is_over() || !item.holding.take_in_hand() {
-                        self.metrics.returned.inc();
-                        continue;
-                    }
-                    full_at.get_or_insert_with(|| Instant::now() + linger);
-                    batch.push(InHand { item, taken_us: clock::now_us() });
-                }
-                Taken::Nothing if full_at.is_some_and(|at| at <= Instant::now()) => break,
-                Taken::Nothing => {}
-                Taken::Closed if batch.is_empty() => return None,
-                Taken::Closed => break,
-            }
+        match answer {
+            Posted::Acked(acked) => self.acked(acked, events, begun),
+            Posted::Refused { status, why } => self.refused(events, status, why),
+            Posted::NotNow(not_now) => self.not_now(&not_now, events),
         }
-        Some(batch)
     }
 
-    /// Sends a batch until each of its events is acked, invalid or given back.
-    fn deliver(&mut self, mut batch: Vec<InHand>, complaints: &mut Complaints) {
-        let mut backoff = Backoff::standard();
-        let mut try_at_most = usize::MAX;
-        while !batch.is_empty() {
-            self.pulse.beat();
-            batch.retain(|b| {
-                let keep = !b.item.holding.is_revoked();
-                if !keep {
-                    self.metrics.returned.inc();
-                    b.item.holding.put_down();
-                }
-                keep
+    fn acked(&mut self, acked: usize, events: usize, posted: Instant) {
+        let now = Instant::now();
+        let (posted_us, acked_us) = (clock::at_us(posted), clock::at_us(now));
+        let (latency, end_to_end) = (&self.parts.latency, &self.end_to_end);
+        self.window.ack(acked, |run, some, taken| {
+            let passed = Passed {
+                fetched_us: run.fetched_us,
+                taken_us: clock::at_us(taken),
+                posted_us,
+                acked_us,
+            };
+            let due = some.map(|n| run.head(n).ts_us);
+            latency.record(&passed, due, |end_to_end_us| {
+                end_to_end.observe(end_to_end_us as f64 / 1e6);
             });
-            let n = fits_a_body(&batch).min(try_at_most);
-            if n == 0 {
-                break;
-            }
-            let posted_us = clock::now_us();
-            match self.post(batch.get(..n).unwrap_or(&batch)) {
-                Posted::Acked(acked) => {
-                    let acked_us = clock::now_us();
-                    for done in batch.drain(..acked.min(n)) {
-                        self.acked(&done, posted_us, acked_us);
-                    }
-                    let result = if acked >= n { "ok" } else { "partial" };
-                    self.metrics.sink_calls.with_label_values(&[result]).inc();
-                    try_at_most = usize::MAX;
-                    if acked > 0 {
-                        // A part is progress: the rest goes at once.
-                        backoff.reset();
-                    } else {
-                        self.wait(&mut batch, backoff.wait());
-                    }
-                }
-                Posted::Rejected { status, why } => {
-                    self.metrics.sink_calls.with_label_values(&["rejected"]).inc();
-                    if n > 1 {
-                        // One bad event must not hold up the rest: halve until it stands alone.
-                        try_at_most = n / 2;
-                    } else {
-                        try_at_most = usize::MAX;
-                        self.rejected(&mut batch, status, &why, &mut complaints.rejected);
-                    }
-                }
-                Posted::NotNow { after, why } => {
-                    self.metrics.sink_calls.with_label_values(&["retried"]).inc();
-                    let wait = after.unwrap_or_default().max(backoff.wait());
-                    if let Some(suppressed) = complaints.not_now.allow() {
-                        log::warn!(
-                            why = why.as_str(), events = n, wait = crate::units::show(wait).as_str(),
-                            lines_suppressed = suppressed; "sink does not take events, trying again"
-                        );
-                    }
-                    self.wait(&mut batch, wait);
-                }
-            }
-        }
-    }
-
-    fn post(&mut self, batch: &[InHand]) -> Posted {
-        match (self.mode, batch) {
-            (Mode::Single, [one]) => self.client.write(&one.item),
-            _ => self.client.batch(batch.iter().map(|b| &b.item)),
-        }
-    }
-
-    fn acked(&self, done: &InHand, posted_us: i64, acked_us: i64) {
-        let item = &done.item;
-        item.holding.settle(item.offset);
-        self.metrics.acked.inc();
-        let latency_us = acked_us.saturating_sub(item.event.ts_us).max(0);
-        self.metrics.end_to_end.observe(latency_us as f64 / 1e6);
-        self.latency.record(&StageTimes {
-            due_us: item.event.ts_us,
-            fetched_us: item.fetched_us,
-            taken_us: done.taken_us,
-            posted_us,
-            acked_us,
         });
+        self.end_to_end.flush();
+        self.parts.metrics.acked.inc_by(acked as u64);
+        let result = if acked >= events { "ok" } else { "partial" };
+        self.parts.metrics.sink_calls.with_label_values(&[result]).inc();
+        self.parts.refusals.taken(acked);
+        self.refused_max = usize::MAX;
+        self.cut = 0;
+        self.parts.place.leave();
+        // Far within its time: it may be larger again.
+        if self.timely_max < self.parts.mode.events_max()
+            && now.duration_since(posted) < self.parts.timeout / 4
+        {
+            self.timely_max = self.timely_max.saturating_mul(2);
+        }
+        if acked > 0 {
+            // A part is progress: the rest goes at once.
+            self.backoff.reset();
+        } else {
+            let wait = self.backoff.wait();
+            self.wait(wait);
+        }
     }
 
-    /// The first event is one that the sink will never take: counted, and out of the way.
-    fn rejected(&self, batch: &mut Vec<InHand>, status: u16, why: &str, lines: &mut Limiter) {
-        let InHand { item, .. } = batch.remove(0);
-        let reason = if status == 413 { "sink_413" } else { "sink_400" };
-        self.metrics.invalid.with_label_values(&[reason]).inc();
-        if let Some(suppressed) = lines.allow() {
-            log::error!(
-                partition = item.holding.partition, offset = item.offset, id = item.event.id,
-                status = status, why = why, lines_suppressed = suppressed;
-                "sink rejects the event, counted as invalid"
+    fn refused(&mut self, events: usize, status: u16, why: String) {
+        self.parts.metrics.sink_calls.with_label_values(&["rejected"]).inc();
+        self.parts.place.leave();
+        if events > 1 {
+            // One bad event must not hold up the rest: halve until it stands alone.
+            self.refused_max = events / 2;
+            return;
+        }
+        self.refused_max = usize::MAX;
+        if let Some(single) = self.window.take_first() {
+            self.parts.suspects.refused(single, status, why);
+        }
+    }
+
+    fn not_now(&mut self, not_now: &NotNow, events: usize) {
+        let NotNow { trouble, after, why } = not_now;
+        self.parts.metrics.sink_calls.with_label_values(&["retried"]).inc();
+        match trouble {
+            Trouble::Limit => self.parts.place.join(),
+            _ => self.parts.place.leave(),
+        }
+        self.cut = if *trouble == Trouble::Cut { self.cut + 1 } else { 0 };
+        // What outlasts its time is not sent again whole; nor what is cut off twice: there are balancers
+        // that drop what is too large without a word.
+        if *trouble == Trouble::Slow || self.cut > 1 {
+            self.timely_max = (events / 2).max(1);
+        }
+        // A limit that names its time is obeyed to the letter: who waits longer on top loses its turn.
+        let wait = after.unwrap_or_else(|| self.backoff.wait());
+        if let Some(suppressed) = self.complaints.allow() {
+            log::warn!(
+                why = why.as_str(), events = events, wait = crate::units::show(wait).as_str(),
+                lines_suppressed = suppressed; "sink does not take events, trying again"
             );
         }
-        item.holding.settle(item.offset);
+        self.wait(wait);
     }
 
-    /// Waits before the next try. When the run stops and the drain time is over, the batch goes
-    /// back to the log.
-    fn wait(&self, batch: &mut Vec<InHand>, time: Duration) {
+    /// Waits before the next try, no longer than there is something to try.
+    fn wait(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until {
-            self.pulse.beat();
-            if self.drain.is_over() {
-                for given_up in batch.drain(..) {
-                    self.metrics.returned.inc();
-                    given_up.item.holding.put_down();
-                }
+            self.parts.pulse.beat();
+            if self.is_over() || self.window.is_revoked() {
                 return;
             }
-            if batch.iter().any(|b| b.item.holding.is_revoked()) {
-                return;
-            }
+            self.parts.suspects.settle();
             let rest = until.saturating_duration_since(Instant::now()).min(IDLE);
             // A set stop signal would end the wait at once; while draining, the backoff still holds.
-            if self.stop.is_set() {
+            if self.parts.stop.is_set() {
                 std::thread::sleep(rest);
             } else {
-                self.stop.wait(rest);
+                self.parts.stop.wait(rest);
             }
         }
     }

@@ -1,45 +1,35 @@
-//! Moves one broker's records: asks for the next ones, checks that none is missing, hands them
-//! over one by one.
+//! Moves one broker's records: asks for the next ones, checks them, enqueues them in runs.
 //!
-//! Invariant: a position advances only past an offset that was handed over, or counted: as invalid, or
-//! as not there. A client that failed is thrown away, never reused. It deliberately knows
+//! Invariant: a position advances only past an offset that was enqueued, or counted: as invalid, or as
+//! holding no record. A partition that is refused backs off alone; the broker's others go on. It knows
 //! nothing of the group, and finds no new leader by itself: it says that it needs one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kafka::client::fetch::{Data, Message};
-use kafka::client::{FetchPartition, KafkaClient};
-use kafka::error::{Error, KafkaCode};
-
-use super::stepper::{Step, Stepper};
-use super::{HandOver, Handed, Holding, Item};
-use crate::brokers::wire::{self, BatchHeader};
-use crate::brokers::{self, Busy};
+use super::run::{self, Builder};
+use super::{Assigned, Downstream, Enqueued, Rejected};
+use crate::backoff::Backoff;
+use crate::brokers::{Busy, View, wire};
 use crate::clock;
-use crate::event::Event;
 use crate::logging::Limiter;
+use crate::planes::{Ask, Entry, FetchSettings, Fetches, Lost, Part, Passed, Refusal, fetches};
 use crate::telemetry::metrics::ProcessorMetrics;
-
-/// How much a fetch asks for.
-#[derive(Debug, Clone, Copy)]
-pub struct FetchSettings {
-    /// Bytes asked for, each partition.
-    pub bytes: i32,
-    /// Largest batch that is fetched whole; a larger one ends the run with its name.
-    pub bytes_max: i32,
-    /// How long the broker may hold an answer back while there is nothing to send.
-    pub wait: Duration,
-}
+use crate::threads::Stop;
+use crate::transform::Transform;
 
 /// What one turn came to.
+#[derive(Debug)]
 pub enum Turn {
-    /// Records were handed over.
+    /// Records were enqueued.
     Progress,
     /// There was nothing to fetch.
     Idle,
-    /// The broker failed or leads no more: back off and renew the metadata.
+    /// The broker asks to stay away for so long.
+    Throttled(Duration),
+    /// The broker does not answer: back off and renew the metadata.
     Failed(String),
     /// The run stops, or this fetcher was given up.
     Unwanted,
@@ -47,377 +37,422 @@ pub enum Turn {
     Fatal(String),
 }
 
+/// What every fetcher shares.
+#[derive(Clone)]
+pub struct Context {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// How much a fetch asks for.
+    pub settings: FetchSettings,
+    /// What the workers do to each event.
+    pub transform: Transform,
+    /// Whether what cannot be read is counted and passed over, instead of ending the run.
+    pub skip_unreadable: bool,
+    /// Where runs go.
+    pub downstream: Arc<dyn Downstream>,
+    /// What is counted.
+    pub metrics: ProcessorMetrics,
+    /// The run's stop signal.
+    pub stop: Stop,
+    /// The topic's leaders as last heard.
+    pub view: View,
+}
+
 /// The fetcher of one broker.
 pub struct Fetcher {
     address: String,
-    topic: Arc<str>,
-    settings: FetchSettings,
-    hand_over: Arc<dyn HandOver>,
-    metrics: ProcessorMetrics,
+    context: Context,
+    plane: Box<dyn Fetches>,
     busy: Arc<Busy>,
-    client: Option<KafkaClient>,
-    /// Partitions whose last plain fetch could not be trusted.
-    stepping: BTreeSet<i32>,
+    builder: Builder,
+    /// Partitions that were refused, left alone for a while.
+    resting: BTreeMap<i32, Rest>,
+    /// Partitions of which runs were enqueued since the last wait for acks, and how many events.
+    round: (Vec<Arc<Assigned>>, usize),
     /// Lines about offsets that are passed over.
     lines: Limiter,
 }
 
+struct Rest {
+    backoff: Backoff,
+    until: Instant,
+}
+
+/// Why a part of an answer is not read on.
+enum Halt {
+    Unwanted,
+    /// The log was left; nothing more of it is opened.
+    Left,
+    Fatal(String),
+}
+
 impl Fetcher {
-    /// A fetcher of `topic` from the broker at `address`; it connects on its first turn.
-    pub fn new(
-        address: &str,
-        topic: &str,
-        settings: FetchSettings,
-        hand_over: Arc<dyn HandOver>,
-        metrics: ProcessorMetrics,
-        busy: Arc<Busy>,
-    ) -> Self {
+    /// A fetcher from the broker at `address`; it connects on its first turn.
+    pub fn new(address: &str, context: Context, busy: Arc<Busy>) -> Self {
+        let plane = fetches(address, &context.topic, context.settings);
+        let downstream = &context.downstream;
+        let builder =
+            Builder::new(downstream.shards(), downstream.run_events_max(), context.transform);
         Self {
             address: address.to_owned(),
-            topic: topic.into(),
-            settings,
-            hand_over,
-            metrics,
+            context,
+            plane,
             busy,
-            client: None,
-            stepping: BTreeSet::new(),
+            builder,
+            resting: BTreeMap::new(),
+            round: (Vec::new(), 0),
             lines: Limiter::per_second(5),
         }
     }
 
-    /// Fetches once for each of `holdings`, all led by this broker, and hands the records over.
-    pub fn turn(&mut self, holdings: &[Arc<Holding>]) -> Turn {
-        let mut progress = false;
-        let (stepping, plain): (Vec<_>, Vec<_>) =
-            holdings.iter().cloned().partition(|h| self.stepping.contains(&h.partition));
-        // A partition that fails must not hold up the broker's others.
-        let mut failed = None;
-        let steps = stepping.iter().map(|holding| self.step(holding));
-        let steps: Vec<Result<bool, Turn>> = steps.collect();
-        let fetch = (!plain.is_empty()).then(|| self.fetch(&plain, self.settings.bytes, None));
-        for moved in steps.into_iter().chain(fetch) {
-            match moved {
-                Ok(moved) => progress |= moved,
-                Err(Turn::Failed(why)) => failed = Some(why),
-                Err(turn) => return turn,
-            }
-        }
-        if progress {
-            for holding in holdings {
-                self.hand_over.fetched(holding);
-            }
-        }
-        match failed {
-            Some(why) => Turn::Failed(why),
-            None if progress => Turn::Progress,
-            None => Turn::Idle,
-        }
-    }
-
-    /// One fetch of up to `bytes` a partition; or of one partition's `batch` alone. True when records
-    /// were handed over.
-    fn fetch(
-        &mut self,
-        holdings: &[Arc<Holding>],
-        bytes: i32,
-        batch: Option<&BatchHeader>,
-    ) -> Result<bool, Turn> {
-        let busy = Arc::clone(&self.busy);
-        let answer = busy.during(|| self.request(holdings, bytes)).ok_or(Turn::Unwanted)?;
-        let responses = match answer {
-            Ok(responses) => responses,
-            Err(Error::UnsupportedCompression | Error::CodecError | Error::InvalidSnappy(_)) => {
-                // The crate fails the whole call and does not say for which partition.
-                self.client = None;
-                return match (batch, holdings.first()) {
-                    (Some(batch), Some(holding)) => Err(self.corrupt(holding, batch)),
-                    _ => {
-                        self.stepping.extend(holdings.iter().map(|h| h.partition));
-                        Ok(false)
-                    }
-                };
-            }
-            Err(e) => {
-                self.client = None;
-                return Err(Turn::Failed(e.to_string()));
-            }
+    /// Fetches once for each of `assigned`, all led by this broker, and enqueues the records.
+    pub fn turn(&mut self, assigned: &[Arc<Assigned>]) -> Turn {
+        let now = Instant::now();
+        self.resting.retain(|partition, _| assigned.iter().any(|a| a.partition == *partition));
+        let awake = assigned
+            .iter()
+            .filter(|a| self.resting.get(&a.partition).is_none_or(|rest| rest.until <= now));
+        let view = self.context.view.get();
+        let ask = |a: &Arc<Assigned>| Ask {
+            partition: a.partition,
+            topic_id: a.topic_id,
+            offset: a.position(),
+            leader_epoch: view.epochs.get(&a.partition).copied().unwrap_or(-1),
         };
-        self.metrics.polls.inc();
-        let (mut progress, mut failed) = (false, None);
-        let mut answered = BTreeSet::new();
-        for partition in responses.iter().flat_map(|r| r.topics()).flat_map(|t| t.partitions()) {
-            let Some(holding) = holdings.iter().find(|h| h.partition == partition.partition())
-            else {
+        let asks: Vec<Ask> = awake.map(ask).collect();
+        if asks.is_empty() {
+            return Turn::Idle;
+        }
+        let Some(answer) = self.busy.during(|| self.plane.fetch(&asks)) else {
+            return Turn::Unwanted;
+        };
+        let fetched = match answer {
+            Ok(fetched) => fetched,
+            Err(Lost::Connection(why)) => return Turn::Failed(why),
+            Err(Lost::Never(why)) => return Turn::Fatal(why),
+        };
+        self.context.metrics.polls.inc();
+        let mut progress = false;
+        for part in &fetched.parts {
+            let Some(assigned) = assigned.iter().find(|a| a.partition == part.partition) else {
                 continue;
             };
-            answered.insert(holding.partition);
-            match partition.data() {
-                Ok(data) => progress |= self.answered(holding, data, batch)?,
-                Err(e) => match self.refused(holding, &e, batch.is_some()) {
-                    Err(Turn::Failed(why)) => failed = Some(why),
-                    settled => settled?,
-                },
+            let read = match &part.answer {
+                Ok(high_watermark) => self.read(assigned, part, *high_watermark),
+                Err(refusal) => self.refused(assigned, refusal).map(|()| false),
+            };
+            match read {
+                Ok(moved) => progress |= moved,
+                Err(Halt::Left) => {}
+                Err(Halt::Unwanted) => return Turn::Unwanted,
+                Err(Halt::Fatal(why)) => return Turn::Fatal(why),
             }
         }
-        if let Some(why) = failed {
-            self.client = None;
-            return Err(Turn::Failed(why));
-        }
-        match holdings.iter().find(|h| !answered.contains(&h.partition)) {
-            Some(left_out) => {
-                self.client = None;
-                Err(Turn::Failed(format!("partition {} has no leader here", left_out.partition)))
-            }
-            None => Ok(progress),
+        self.await_round();
+        match (fetched.throttled, progress) {
+            (Duration::ZERO, true) => Turn::Progress,
+            (Duration::ZERO, false) => Turn::Idle,
+            (throttled, _) => Turn::Throttled(throttled),
         }
     }
 
-    fn request(
+    /// One partition's part of an answer. True when the position moved.
+    fn read(
         &mut self,
-        holdings: &[Arc<Holding>],
-        bytes: i32,
-    ) -> Result<Vec<kafka::client::fetch::Response>, Error> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            empty => {
-                let mut client = brokers::data_client(&self.address, &self.topic)
-                    .map_err(|e| Error::Io(std::io::Error::other(e.to_string())))?;
-                client.set_fetch_max_wait_time(self.settings.wait)?;
-                client.set_fetch_min_bytes(1);
-                empty.insert(client)
-            }
-        };
-        let questions: Vec<FetchPartition<'_>> = holdings
-            .iter()
-            .map(|h| {
-                FetchPartition::new(&self.topic, h.partition, h.position()).with_max_bytes(bytes)
-            })
-            .collect();
-        client.fetch_messages(&questions)
+        assigned: &Arc<Assigned>,
+        part: &Part,
+        high_watermark: i64,
+    ) -> Result<bool, Halt> {
+        if self.resting.remove(&part.partition).is_some() {
+            log::info!(partition = part.partition; "partition is fetched again");
+        }
+        assigned.log_ends_at(high_watermark);
+        let fetched_us = clock::now_us();
+        // Borrowed apart from `self`: the plane shows its entries while they are enqueued.
+        let Self { context, plane, builder, round, lines, .. } = self;
+        assigned.one_at_a_time(|| {
+            let from = assigned.position();
+            let mut reading = Reading {
+                assigned,
+                fetched_us,
+                context,
+                builder,
+                round,
+                lines,
+                next: from,
+                holes: 0,
+            };
+            let mut halt = None;
+            plane.read(part, from, &mut |entry| match reading.entry(entry) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(why) => {
+                    halt = Some(why);
+                    ControlFlow::Break(())
+                }
+            });
+            let ended = match halt {
+                None => reading.flush(),
+                // What was read before it counts; what follows waits for the next fetch.
+                Some(Halt::Fatal(why)) => reading.flush().and(Err(Halt::Fatal(why))),
+                Some(halt) => Err(halt),
+            };
+            ended.map(|()| assigned.position() > from)
+        })
     }
 
-    /// One partition's part of an answer. True when records were handed over; where none were although
-    /// there is more, says so to the next turn.
-    fn answered(
-        &mut self,
-        holding: &Arc<Holding>,
-        data: &Data<'_>,
-        batch: Option<&BatchHeader>,
-    ) -> Result<bool, Turn> {
-        holding.log_ends_at(data.highwatermark_offset());
-        let moved = holding.one_at_a_time(|| self.accept(holding, data.messages(), batch))?;
-        let position = holding.position();
-        if moved || data.highwatermark_offset() <= position {
-            return Ok(moved);
+    fn await_round(&mut self) {
+        let (touched, events) = &mut self.round;
+        for assigned in touched.drain(..) {
+            self.context.downstream.await_acks(&assigned);
         }
-        let last = data.messages().last();
-        match batch {
-            Some(batch) if last.is_none_or(|last| last.offset < position) => {
-                self.nothing_left(holding, batch)?;
-            }
-            Some(_) => {} // the log was left
-            None => drop(self.stepping.insert(holding.partition)),
-        }
-        Ok(false)
+        *events = 0;
     }
 
-    /// Hands over the records that follow the position; without a gap, but for one in `batch`. True
-    /// when there was one.
-    fn accept(
-        &mut self,
-        holding: &Arc<Holding>,
-        messages: &[Message<'_>],
-        batch: Option<&BatchHeader>,
-    ) -> Result<bool, Turn> {
-        let mut progress = false;
-        for message in messages {
-            let expected = holding.position();
-            let is_gap = message.offset > expected;
-            if is_gap && batch.is_none_or(|batch| message.offset > batch.last_offset) {
-                // Crate kafka drops what stands before a compressed batch. Never step over a gap in
-                // silence: go on from `expected`, one batch at a time.
-                self.stepping.insert(holding.partition);
-                break;
+    fn refused(&mut self, assigned: &Assigned, refusal: &Refusal) -> Result<(), Halt> {
+        let partition = assigned.partition;
+        match refusal {
+            Refusal::OutOfRange => match self.out_of_range(assigned) {
+                Ok(()) => {}
+                Err(Some(why)) => self.rest(partition, &why),
+                Err(None) => return Err(Halt::Unwanted),
+            },
+            Refusal::Cut { end } => {
+                assigned.found_cut(Some(*end));
+                let position = assigned.position();
+                self.rest(partition, &format!("its log was cut to {end}, below {position}"));
             }
-            if message.offset < expected {
-                continue;
+            Refusal::Moved { why, leader } => {
+                if let Some((leader, epoch)) = leader {
+                    self.context.view.leader_moved(partition, *leader, *epoch);
+                }
+                self.context.view.renew();
+                self.rest(partition, why);
             }
-            if !self.deliver(holding, message)? {
-                break;
+            Refusal::NotNow(why) => {
+                self.context.view.renew();
+                self.rest(partition, why);
             }
-            progress = true;
-            if is_gap {
-                self.not_there(holding.partition, expected, message.offset);
+            Refusal::Never(why) => {
+                let topic = &self.context.topic;
+                let at = assigned.position();
+                return Err(Halt::Fatal(format!(
+                    "topic {topic} partition {partition} offset {at}: {why}"
+                )));
             }
-        }
-        Ok(progress)
-    }
-
-    /// False when the log was left: nothing more of it is opened.
-    fn deliver(&mut self, holding: &Arc<Holding>, message: &Message<'_>) -> Result<bool, Turn> {
-        if !holding.open(message.offset) {
-            return Ok(false);
-        }
-        self.metrics.fetched.inc();
-        let event = match Event::decode(message.value) {
-            Ok(event) => event,
-            Err(why) => {
-                self.invalid(holding.partition, message.offset, why.reason(), 1);
-                holding.done(message.offset);
-                return Ok(true);
-            }
-        };
-        let item = Item {
-            event,
-            offset: message.offset,
-            fetched_us: clock::now_us(),
-            holding: Arc::clone(holding),
-        };
-        match self.hand_over.offer(item) {
-            Handed::Taken => Ok(true),
-            Handed::Unwanted => Err(Turn::Unwanted),
-        }
-    }
-
-    fn invalid(&mut self, partition: i32, offset: i64, reason: &str, records: u64) {
-        self.metrics.invalid.with_label_values(&[reason]).inc_by(records);
-        if let Some(suppressed) = self.lines.allow() {
-            log::warn!(
-                partition = partition, offset = offset, reason = reason, records = records,
-                lines_suppressed = suppressed; "record is no event, counted and passed over"
-            );
-        }
-    }
-
-    /// Offsets that hold no record: compaction or a deletion took them.
-    fn not_there(&mut self, partition: i32, from: i64, to: i64) {
-        let offsets = (to - from).unsigned_abs();
-        self.metrics.lost.with_label_values(&["gap"]).inc_by(offsets);
-        if let Some(suppressed) = self.lines.allow() {
-            log::warn!(
-                partition = partition, from = from, to = to, offsets = offsets,
-                lines_suppressed = suppressed;
-                "the log has no records here (compacted or deleted), going on behind them"
-            );
-        }
-    }
-
-    /// The broker answered with no record of `batch` from the position on.
-    fn nothing_left(&mut self, holding: &Holding, batch: &BatchHeader) -> Result<(), Turn> {
-        let (position, to) = (holding.position(), batch.last_offset + 1);
-        // Of a batch that has records, some stand before the position, or it cannot be read.
-        if position <= batch.base_offset && batch.records > 0 {
-            return Err(self.corrupt(holding, batch));
-        }
-        if position < to {
-            self.not_there(holding.partition, position, to);
-            holding.skip_to(to);
         }
         Ok(())
     }
 
-    fn corrupt(&self, holding: &Holding, batch: &BatchHeader) -> Turn {
-        Turn::Fatal(format!(
-            "topic {} partition {} offset {}: a batch of {} bytes up to offset {} cannot be read: \
-             it is corrupt; set the group's offset behind it to go on without it",
-            self.topic,
-            holding.partition,
-            holding.position(),
-            batch.size,
-            batch.last_offset
-        ))
-    }
-
-    fn refused(&mut self, holding: &Holding, error: &Error, steps: bool) -> Result<(), Turn> {
-        match error {
-            Error::Kafka(KafkaCode::OffsetOutOfRange) => self.out_of_range(holding),
-            // Codes the crate does not know; 76 among them, a zstd batch asked for by an old Fetch.
-            // The batch's header tells; what it does not explain is the broker's own trouble.
-            Error::Kafka(KafkaCode::Unknown) if !steps => {
-                self.stepping.insert(holding.partition);
-                Ok(())
-            }
-            _ => Err(Turn::Failed(format!("partition {}: {error}", holding.partition))),
+    /// Leaves a partition alone for a while.
+    fn rest(&mut self, partition: i32, why: &str) {
+        self.context.metrics.fetch_retries.inc();
+        let first = !self.resting.contains_key(&partition);
+        let rest = self
+            .resting
+            .entry(partition)
+            .or_insert_with(|| Rest { backoff: Backoff::standard(), until: Instant::now() });
+        rest.until = Instant::now() + rest.backoff.wait();
+        if first {
+            log::warn!(
+                partition = partition, broker = self.address.as_str(), why = why;
+                "partition waits, its broker's others go on"
+            );
         }
     }
 
     /// Retention overtook the position: go on at the log's start. Or the log ends before the
-    /// position: the seat decides where to go on.
-    fn out_of_range(&mut self, holding: &Holding) -> Result<(), Turn> {
-        let busy = Arc::clone(&self.busy);
-        let (partition, position) = (holding.partition, holding.position());
-        let earliest = busy
-            .during(|| wire::earliest_offset(&self.address, &self.topic, partition))
-            .ok_or(Turn::Unwanted)?
-            .map_err(|e| Turn::Failed(format!("partition {partition}: earliest offset: {e}")))?;
+    /// position: the member decides where to go on. `Err` is why it waits; `None`, that it was given up.
+    fn out_of_range(&mut self, assigned: &Assigned) -> Result<(), Option<String>> {
+        let (partition, position) = (assigned.partition, assigned.position());
+        let topic = &self.context.topic;
+        let earliest = self
+            .busy
+            .during(|| wire::earliest_offset(&self.address, topic, partition))
+            .ok_or(None)?
+            .map_err(|e| Some(format!("log start offset: {e}")))?;
         if earliest <= position {
             // Its own log was cut back, or it is another's: of the topic that was made in its place.
-            let topic = busy
-                .during(|| wire::metadata(&self.address, &self.topic))
-                .ok_or(Turn::Unwanted)?
-                .map_err(|e| Turn::Failed(format!("partition {partition}: topic id: {e}")))?;
-            if topic.is_ok_and(|topic| topic.id == holding.topic_id) {
-                holding.found_beyond_the_end();
+            let view = self
+                .busy
+                .during(|| wire::metadata(&self.address, topic))
+                .ok_or(None)?
+                .map_err(|e| Some(format!("topic id: {e}")))?;
+            if view.is_ok_and(|topic| topic.id == assigned.topic_id) {
+                assigned.found_cut(None);
             }
-            return Err(Turn::Failed(format!(
-                "partition {partition}: offset {position} is beyond the end of the log, which \
-                 starts at {earliest}"
+            self.context.view.renew();
+            return Err(Some(format!(
+                "offset {position} is beyond the end of the log, which starts at {earliest}"
             )));
         }
         let lost = (earliest - position).unsigned_abs();
-        self.metrics.lost.with_label_values(&["retention"]).inc_by(lost);
+        self.context.metrics.lost.with_label_values(&["retention"]).inc_by(lost);
         log::error!(
-            topic = self.topic.as_ref(), partition = partition, from = position, to = earliest,
+            topic = topic.as_ref(), partition = partition, from = position, to = earliest,
             events_lost = lost; "retention deleted events before they were fetched"
         );
-        holding.skip_to(earliest);
+        assigned.skip_to(earliest);
+        Ok(())
+    }
+}
+
+/// One partition's part of an answer while it is read.
+struct Reading<'a> {
+    assigned: &'a Arc<Assigned>,
+    fetched_us: i64,
+    context: &'a Context,
+    builder: &'a mut Builder,
+    round: &'a mut (Vec<Arc<Assigned>>, usize),
+    lines: &'a mut Limiter,
+    /// The next offset: all before it is in the builder, enqueued or passed over.
+    next: i64,
+    /// Offsets without a record that the position has not moved past yet.
+    holes: u64,
+}
+
+impl Reading<'_> {
+    fn entry(&mut self, entry: Entry<'_>) -> Result<(), Halt> {
+        match entry {
+            Entry::Record { offset, value } => {
+                if offset > self.next {
+                    self.hole(offset);
+                }
+                match run::check(value) {
+                    Ok((value, head)) => self.event(offset, head.key, value)?,
+                    Err(why) => self.rejected(&Rejected {
+                        partition: self.assigned.partition,
+                        offset,
+                        last_offset: offset,
+                        id: None,
+                        reason: why.reason(),
+                        why: &why.to_string(),
+                        value,
+                    })?,
+                }
+                self.next = offset + 1;
+            }
+            Entry::Passed { to, what } => {
+                if to > self.next && what == Passed::Hole {
+                    self.hole(to);
+                }
+                self.next = self.next.max(to);
+            }
+            Entry::Unreadable { to, reason, why } => self.unreadable(to, reason, &why)?,
+        }
         Ok(())
     }
 
-    /// One batch at a time, its header read first, until a plain fetch can be trusted again.
-    fn step(&mut self, holding: &Arc<Holding>) -> Result<bool, Turn> {
-        let busy = Arc::clone(&self.busy);
-        let stepper = Stepper { address: &self.address, topic: &self.topic };
-        let (partition, position) = (holding.partition, holding.position());
-        let step = busy
-            .during(|| stepper.next(partition, position, self.settings.bytes_max))
-            .ok_or(Turn::Unwanted)?;
-        match step {
-            Step::End => {
-                self.stepping.remove(&partition);
-                Ok(false)
+    fn event(&mut self, offset: i64, key: u64, value: &[u8]) -> Result<(), Halt> {
+        let shard = self.context.downstream.shard_of(key);
+        let of = (self.assigned, self.fetched_us);
+        if !self.builder.push(shard, offset, value, of) {
+            self.flush()?;
+            // An empty run takes any event.
+            let taken = self.builder.push(shard, offset, value, of);
+            assert!(taken, "shard {shard} takes no event");
+        }
+        Ok(())
+    }
+
+    /// Opens what is in the builder, enqueues it, and moves the position past it and past what was
+    /// passed over behind it.
+    fn flush(&mut self) -> Result<(), Halt> {
+        let opened = self.builder.offsets().len();
+        if !self.assigned.open(self.builder.offsets()) {
+            self.builder.finish().for_each(drop);
+            return Err(Halt::Left);
+        }
+        self.context.metrics.fetched.inc_by(opened as u64);
+        let mut unwanted = false;
+        for (shard, run) in self.builder.finish() {
+            let events = run.len();
+            unwanted =
+                unwanted || self.context.downstream.enqueue(shard, run) == Enqueued::Unwanted;
+            if unwanted {
+                // It stays open at its offsets, so it is not committed and still in the log.
+                self.context.metrics.returned.inc_by(events as u64);
             }
-            Step::OutOfRange => self.out_of_range(holding).map(|()| true),
-            Step::Gap { to } => {
-                self.not_there(partition, position, to);
-                holding.skip_to(to);
-                Ok(true)
+        }
+        if unwanted {
+            return Err(Halt::Unwanted);
+        }
+        self.assigned.skip_to(self.next);
+        let holes = std::mem::take(&mut self.holes);
+        self.context.metrics.lost.with_label_values(&["gap"]).inc_by(holes);
+        self.count_round(opened);
+        Ok(())
+    }
+
+    /// A pull source waits for the acks of what the workers can take at once.
+    fn count_round(&mut self, events: usize) {
+        let Some(most) = self.context.downstream.round_events_max() else { return };
+        let (touched, so_far) = &mut *self.round;
+        if !touched.iter().any(|a| Arc::ptr_eq(a, self.assigned)) {
+            touched.push(Arc::clone(self.assigned));
+        }
+        *so_far += events;
+        if *so_far >= most {
+            for assigned in touched.drain(..) {
+                self.context.downstream.await_acks(&assigned);
             }
-            Step::Control { to } => {
-                holding.skip_to(to);
-                Ok(true)
-            }
-            Step::Unreadable { codec, to } => {
-                let records = (to - position).unsigned_abs();
-                self.invalid(partition, position, codec, records);
-                holding.skip_to(to);
-                Ok(true)
-            }
-            Step::Batch { bytes, header } => {
-                self.stepping.remove(&partition);
-                self.fetch(std::slice::from_ref(holding), bytes, Some(&header))?;
-                // What is left of it, if anything, the next step tells.
-                if holding.position() <= header.last_offset {
-                    self.stepping.insert(partition);
-                }
-                Ok(holding.position() != position)
-            }
-            Step::TooLarge { bytes } => Err(Turn::Fatal(format!(
-                "topic {} partition {partition} offset {position}: a batch of {bytes} bytes is \
-                 larger than --fetch-bytes-max {}; raise it",
-                self.topic, self.settings.bytes_max
-            ))),
-            Step::Failed(why) => Err(Turn::Failed(why)),
+            *so_far = 0;
+        }
+    }
+
+    /// What will not be delivered is kept and counted before its offsets are done.
+    fn rejected(&mut self, rejected: &Rejected<'_>) -> Result<(), Halt> {
+        self.flush()?;
+        if !self.assigned.open(&[rejected.offset]) {
+            return Err(Halt::Left);
+        }
+        let offsets = (rejected.last_offset - rejected.offset + 1).unsigned_abs();
+        self.context.metrics.fetched.inc_by(offsets);
+        if let Some(suppressed) = self.lines.allow() {
+            log::warn!(
+                partition = rejected.partition, offset = rejected.offset, reason = rejected.reason,
+                why = rejected.why, offsets = offsets, lines_suppressed = suppressed; "record is no event, counted and passed over"
+            );
+        }
+        if !self.context.downstream.reject(rejected, &self.context.stop) {
+            return Err(Halt::Unwanted);
+        }
+        self.assigned.done([rejected.offset]);
+        Ok(())
+    }
+
+    fn unreadable(&mut self, to: Option<i64>, reason: &str, why: &str) -> Result<(), Halt> {
+        let (partition, offset) = (self.assigned.partition, self.next);
+        let topic = &self.context.topic;
+        let at = format!("topic {topic} partition {partition} offset {offset}: {why}");
+        let Some(to) = to.filter(|_| self.context.skip_unreadable) else {
+            return Err(Halt::Fatal(format!(
+                "{at}; --skip-unreadable goes on behind it and counts what is lost, or set the \
+                 group's offset behind it"
+            )));
+        };
+        self.rejected(&Rejected {
+            partition,
+            offset,
+            last_offset: to - 1,
+            id: None,
+            reason,
+            why,
+            value: None,
+        })?;
+        self.next = to;
+        Ok(())
+    }
+
+    /// Offsets up to `to` hold no record: compaction or a deletion took them.
+    fn hole(&mut self, to: i64) {
+        let offsets = (to - self.next).unsigned_abs();
+        self.holes += offsets;
+        if let Some(suppressed) = self.lines.allow() {
+            log::warn!(
+                partition = self.assigned.partition, from = self.next, to = to, offsets = offsets,
+                lines_suppressed = suppressed;
+                "the log has no records here (compacted or deleted), going on behind them"
+            );
         }
     }
 }

@@ -1,111 +1,132 @@
-//! Where events come from: a seat in the consumer group and the threads that fetch.
+//! Where events come from: a member of the consumer group and the threads that fetch.
 //!
-//! - `tracker`  which offsets of a partition are acked: what may be committed
-//! - `holding`  one partition while this member holds it; revoked once, never revived
-//! - `seat`     the group membership (librdkafka, every partition paused): polls, commits
-//! - `fetcher`  moves one broker's records (crate `kafka`): ask, check for gaps, hand over
-//! - `stepper`  one batch at a time, where a plain fetch cannot go on
-//! - `crew`     one fetcher a broker: starts them, renews the metadata, gives up on stuck ones
+//! - `tracker`    which offsets of a partition are acked: what may be committed
+//! - `assigned`   one partition while it is assigned; revoked once, never revived
+//! - `member`     the group membership (librdkafka, every partition paused): polls, commits
+//! - `run`        events of one partition that came in one fetch, on their way to the sink
+//! - `fetcher`    moves one broker's records: ask, check, enqueue
+//! - `supervisor` one fetcher a broker: starts them, renews the metadata, gives up on stuck ones
 //!
-//! Two clients, one seam: librdkafka holds the seat and fetches nothing; crate `kafka` fetches and
-//! knows nothing of the group. Records of aborted transactions are delivered like any other:
-//! Fetch v0 has no isolation level.
+//! Membership and bytes are two things: librdkafka holds the membership and fetches nothing; a data
+//! plane ([`crate::planes`]) fetches and knows nothing of the group.
 
-pub mod crew;
+pub mod assigned;
 pub mod fetcher;
-pub mod holding;
-pub mod seat;
-mod stepper;
+pub mod member;
+pub mod run;
+pub mod supervisor;
 pub mod tracker;
 
-pub use holding::{Holding, Holdings, LeftLog};
+pub use assigned::{Assigned, Assignment, LeftLog};
+pub use run::Run;
 
-use std::sync::Arc;
+use crate::threads::Stop;
 
-use crate::event::Event;
-
-/// An event on its way from the log to the sink.
-///
-/// 64 bytes beside the payload: `event` 40, `offset` 8, `fetched_us` 8, `holding` 8. The model
-/// computes a resident event's cost from this layout.
-pub struct Item {
-    /// The event.
-    pub event: Event,
-    /// Its offset in the partition.
-    pub offset: i64,
-    /// When it was decoded, µs since the epoch.
-    pub fetched_us: i64,
-    /// The partition as this member held it when the event was fetched.
-    pub holding: Arc<Holding>,
-}
-
-/// What became of an event that was handed over.
-pub enum Handed {
-    /// It is the receiver's now.
-    Taken,
+/// What became of a run that was offered downstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It is in the queue, or was shed and counted.
+    Yes,
     /// The run stops or the partition was revoked: nothing more is wanted.
     Unwanted,
 }
 
-/// Takes fetched events one by one; blocking is how it says "not so fast".
-pub trait HandOver: Send + Sync {
-    /// Hands one event over, waiting as long as the policy asks for.
-    fn offer(&self, item: Item) -> Handed;
+/// A record, or a range of offsets, that will not be delivered.
+#[derive(Debug, Clone, Copy)]
+pub struct Rejected<'a> {
+    /// Its partition.
+    pub partition: i32,
+    /// Its first offset.
+    pub offset: i64,
+    /// Its last offset.
+    pub last_offset: i64,
+    /// The event's id, where it has one.
+    pub id: Option<u64>,
+    /// The value of the `reason` label in `processor_events_invalid_total`.
+    pub reason: &'a str,
+    /// What is wrong with it, in words.
+    pub why: &'a str,
+    /// Its value, where it could be read.
+    pub value: Option<&'a [u8]>,
+}
 
-    /// Called after all of one fetch was handed over; a pull source waits for the acks here.
-    fn fetched(&self, holding: &Holding);
+/// Takes what was fetched; blocking is how it says "not so fast".
+pub trait Downstream: Send + Sync {
+    /// How many shards the queue has.
+    fn shards(&self) -> usize;
+
+    /// Which shard takes the events of `key`.
+    fn shard_of(&self, key: u64) -> usize;
+
+    /// Most events of one run.
+    fn run_events_max(&self) -> usize;
+
+    /// Enqueues a run, waiting as long as the policy asks for.
+    fn enqueue(&self, shard: usize, run: Box<Run>) -> Enqueued;
+
+    /// Keeps what will not be delivered where it is kept, and counts it. False when the run stops
+    /// first: then it is not done.
+    fn reject(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool;
+
+    /// How many events a fetcher may have enqueued before it waits for their acks; `None` is any number
+    /// (only a pull source waits).
+    fn round_events_max(&self) -> Option<usize>;
+
+    /// Waits until all that was opened of the partition is done, or nobody wants it any more.
+    fn await_acks(&self, assigned: &Assigned);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use super::*;
 
     #[test]
-    fn a_revoked_partition_sends_nothing_more_and_waits_for_what_is_in_hand() {
-        let holding = Arc::new(Holding::new(0, 3, 100));
-        assert!(holding.open(100) && holding.open(101));
-        assert!(holding.take_in_hand());
-        holding.revoke();
-        assert!(!holding.take_in_hand(), "queued events of a revoked partition are not sent");
-        assert!(!holding.await_hands_empty(Instant::now() + Duration::from_millis(5)));
-        let sender = Arc::clone(&holding);
+    fn a_revoked_partition_sends_nothing_more_and_waits_for_what_is_in_flight() {
+        let assigned = Arc::new(Assigned::new(0, 3, 100));
+        assert!(assigned.open(&[100, 101]));
+        assert!(assigned.acquire());
+        assigned.revoke();
+        assert!(!assigned.acquire(), "queued events of a revoked partition are not sent");
+        assert!(!assigned.await_released(Instant::now() + Duration::from_millis(5)));
+        let sender = Arc::clone(&assigned);
         let sender = std::thread::spawn(move || {
-            sender.done(100);
-            sender.put_down();
+            sender.done([100]);
+            sender.release();
         });
-        assert!(holding.await_hands_empty(Instant::now() + Duration::from_secs(30)));
-        assert_eq!(holding.committable(), 101, "what was in hand is acked before the commit");
+        assert!(assigned.await_released(Instant::now() + Duration::from_secs(30)));
+        assert_eq!(assigned.committable(), 101, "what was in flight is acked before the commit");
         sender.join().expect("no panic");
     }
 
     /// A broker's answer may hold any number; wrapped round, a backlog of 2^63 events would stop
     /// the producer (slow-source) or hide a real one.
     #[test]
-    fn an_impossible_end_of_the_log_is_no_backlog() {
-        let holding = Holding::new(0, 3, 100);
+    fn an_impossible_high_watermark_is_no_backlog() {
+        let assigned = Assigned::new(0, 3, 100);
         for (end, backlog) in [(i64::MIN, 0), (-1, 0), (99, 0), (107, 7)] {
-            holding.log_ends_at(end);
-            assert_eq!(holding.backlog(), backlog, "{end}");
-            assert_eq!(holding.leave().unfetched(), backlog, "{end}");
+            assigned.log_ends_at(end);
+            assert_eq!(assigned.backlog(), backlog, "{end}");
+            assert_eq!(assigned.leave().unfetched(), backlog, "{end}");
         }
     }
 
-    /// Prevents: a fetcher that goes on handing over what it has of a log that was counted as lost.
+    /// Prevents: a fetcher that goes on enqueuing what it has of a log that was counted as lost.
     #[test]
     fn of_a_log_that_was_left_what_is_open_is_done_and_nothing_more_is_opened() {
-        let (holdings, holding) = (Holdings::default(), Holding::new(0, 3, 100));
-        assert!(holding.open(100));
-        holding.log_ends_at(110);
-        let left = holdings.leave(&holding);
+        let (assignment, assigned) = (Assignment::default(), Assigned::new(0, 3, 100));
+        assert!(assigned.open(&[100]));
+        assigned.log_ends_at(110);
+        let left = assignment.leave(&assigned);
         assert_eq!(
             (left, left.unfetched()),
             (LeftLog { partition: 3, position: 101, end: 110 }, 9)
         );
-        assert!(!holding.open(101));
-        holding.skip_to(105);
-        holding.done(100);
-        assert_eq!((holding.position(), holdings.left()), (101, vec![left]));
+        assert!(!assigned.open(&[101]));
+        assigned.skip_to(105);
+        assigned.done([100]);
+        assert_eq!((assigned.position(), assignment.left()), (101, vec![left]));
     }
 }

@@ -28,10 +28,10 @@ struct Word {
 }
 
 impl Word {
-    /// `offset`'s bit; none where the word ends before it. Callers pass offsets from `start` on.
+    /// `offset`'s bit; none where the word does not reach it.
     fn bit(&self, offset: i64) -> u64 {
         let at = offset.saturating_sub(self.start);
-        if at < WORD { 1 << at } else { 0 }
+        if (0..WORD).contains(&at) { 1 << at } else { 0 }
     }
 }
 
@@ -58,18 +58,22 @@ impl Tracker {
         self.open
     }
 
-    /// Opens `offset`, which will be done later. Offsets that were jumped over hold no event and
-    /// count as done. False when it was opened before: the caller must drop its copy.
-    pub fn open(&mut self, offset: i64) -> bool {
-        if offset < self.next {
+    /// Opens `offsets`, ascending, which will be done later. Offsets that were jumped over hold no event
+    /// and count as done. False, and nothing is opened, when the first was opened before: the caller must
+    /// drop its copy.
+    pub fn open(&mut self, offsets: &[i64]) -> bool {
+        if offsets.first().is_some_and(|first| *first < self.next) {
             return false;
         }
-        match self.words.back_mut().map(|last| (last.bit(offset), last)) {
-            Some((bit, last)) if bit != 0 => last.open |= bit,
-            _ => self.words.push_back(Word { start: offset, open: 1 }),
+        for &offset in offsets {
+            debug_assert!(offset >= self.next, "offset {offset} is opened after {}", self.next);
+            match self.words.back_mut().map(|last| (last.bit(offset), last)) {
+                Some((bit, last)) if bit != 0 => last.open |= bit,
+                _ => self.words.push_back(Word { start: offset, open: 1 }),
+            }
+            self.next = offset + 1;
         }
-        self.next = offset + 1;
-        self.open += 1;
+        self.open += offsets.len();
         true
     }
 
@@ -78,23 +82,31 @@ impl Tracker {
         self.next = self.next.max(offset);
     }
 
-    /// `offset` is acked, shed or invalid: it will not be needed again.
-    pub fn done(&mut self, offset: i64) {
-        let behind = self.words.partition_point(|word| word.start <= offset);
-        let word = behind.checked_sub(1).and_then(|at| self.words.get_mut(at));
-        let was_open = word.is_some_and(|word| {
-            let bit = word.bit(offset);
-            let was_open = word.open & bit != 0;
-            word.open &= !bit;
-            was_open
-        });
-        assert!(
-            was_open,
-            "offset {offset} is done twice or was never opened ({}..{})",
-            self.committable(),
-            self.next
-        );
-        self.open -= 1;
+    /// `offsets`, ascending, are acked, shed or invalid: they will not be needed again.
+    pub fn done(&mut self, offsets: impl IntoIterator<Item = i64>) {
+        let mut at = None;
+        for offset in offsets {
+            // Neighbours share a word, mostly.
+            let near =
+                at.filter(|at| self.words.get(*at).is_some_and(|word| word.bit(offset) != 0));
+            let found = near
+                .or_else(|| self.words.partition_point(|word| word.start <= offset).checked_sub(1));
+            let word = found.and_then(|at| self.words.get_mut(at));
+            let was_open = word.is_some_and(|word| {
+                let bit = word.bit(offset);
+                let was_open = word.open & bit != 0;
+                word.open &= !bit;
+                was_open
+            });
+            assert!(
+                was_open,
+                "offset {offset} is done twice or was never opened ({}..{})",
+                self.committable(),
+                self.next
+            );
+            self.open -= 1;
+            at = found;
+        }
         while self.words.front().is_some_and(|word| word.open == 0) {
             self.words.pop_front();
         }
@@ -139,17 +151,20 @@ mod tests {
                         model.next = model.next.max(to);
                     }
                     1..=5 => {
-                        let offset = model.next + i64::from(kind == 1) * i64::from(pick % 3);
-                        prop_assert!(tracker.open(offset));
-                        model.open.insert(offset);
-                        model.next = offset + 1;
+                        // A run: as many offsets as the kind says, some apart.
+                        let gap = 1 + i64::from(kind == 1) * i64::from(pick % 90);
+                        let first = model.next + gap - 1;
+                        let run: Vec<i64> = (0..i64::from(kind)).map(|n| first + n * gap).collect();
+                        prop_assert!(tracker.open(&run));
+                        model.next = run[run.len() - 1] + 1;
+                        model.open.extend(run);
                     }
                     _ => {
                         let nth = usize::from(pick) % model.open.len().max(1);
-                        if let Some(offset) = model.open.iter().nth(nth).copied() {
-                            tracker.done(offset);
-                            model.open.remove(&offset);
-                        }
+                        let run = model.open.iter().skip(nth).take(usize::from(pick % 7) + 1);
+                        let run: Vec<i64> = run.copied().collect();
+                        tracker.done(run.iter().copied());
+                        model.open.retain(|offset| !run.contains(offset));
                     }
                 }
                 prop_assert_eq!(tracker.committable(), model.committable());
@@ -165,22 +180,22 @@ mod tests {
     #[test]
     fn an_offset_opened_before_is_refused() {
         let mut tracker = Tracker::new(10);
-        assert!(tracker.open(10));
-        assert!(!tracker.open(10), "two fetchers must not both deliver it");
-        assert!(!tracker.open(9));
+        assert!(tracker.open(&[10]));
+        assert!(!tracker.open(&[10]), "two fetchers must not both deliver it");
+        assert!(!tracker.open(&[9, 20]));
     }
 
     /// Prevents: a corrupt batch header that takes a fetcher for ever, or all memory.
     #[test]
     fn a_jump_costs_nothing_however_wide_and_whatever_is_open() {
         let mut tracker = Tracker::new(0);
-        assert!(tracker.open(0));
+        assert!(tracker.open(&[0]));
         tracker.skip_to(1 << 61);
-        assert!(tracker.open(i64::MAX - 1));
+        assert!(tracker.open(&[i64::MAX - 1]));
         assert_eq!((tracker.committable(), tracker.next(), tracker.words.len()), (0, i64::MAX, 2));
-        tracker.done(0);
+        tracker.done([0]);
         assert_eq!(tracker.committable(), i64::MAX - 1);
-        tracker.done(i64::MAX - 1);
+        tracker.done([i64::MAX - 1]);
         assert_eq!((tracker.committable(), tracker.open_count()), (i64::MAX, 0));
     }
 
@@ -188,9 +203,9 @@ mod tests {
     #[should_panic(expected = "done twice")]
     fn a_second_ack_of_one_offset_is_a_broken_invariant() {
         let mut tracker = Tracker::new(0);
-        tracker.open(0);
-        tracker.open(1);
-        tracker.done(1);
-        tracker.done(1);
+        tracker.open(&[0]);
+        tracker.open(&[1]);
+        tracker.done([1]);
+        tracker.done([1]);
     }
 }

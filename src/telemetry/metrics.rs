@@ -134,7 +134,7 @@ pub struct ProcessorMetrics {
     pub polls: IntCounter,
     /// Records taken from the log.
     pub fetched: IntCounter,
-    /// Largest time between two of the seat's polls so far, s.
+    /// Largest time between two of the member's polls so far, s.
     pub poll_gap: Gauge,
     /// Events in the queue.
     pub queue_depth: IntGauge,
@@ -185,7 +185,7 @@ impl ProcessorMetrics {
             fetched: m.counter("processor_events_fetched_total", "Records taken from the log")?,
             poll_gap: m.gauge(
                 "processor_poll_gap_seconds",
-                "Largest time between two polls of the group seat",
+                "Largest time between two polls of the group member",
             )?,
             queue_depth: m.int_gauge("processor_queue_depth", "Events in the queue")?,
             queue_capacity: m.int_gauge("processor_queue_capacity", "Its limit; -1 without")?,

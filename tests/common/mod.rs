@@ -85,7 +85,10 @@ impl Topic {
         assert!(made.iter().all(Result::is_ok), "topic {name} is not made: {made:?}");
         let end = Instant::now() + PATIENCE;
         // Brokers learn of a new topic one after the other.
-        while !matches!(brokers.await_topic(name, &Stop::default()), Ok(Some(_))) {
+        let whole = |first| brokers.describe(name, first).is_ok_and(|view| view.is_whole());
+        while !matches!(brokers.await_topic(name, &Stop::default()), Ok(Some(_)))
+            || !(0..3).all(whole)
+        {
             assert!(Instant::now() < end, "topic {name} does not appear");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -106,14 +109,36 @@ impl Topic {
         self.make(&[]);
     }
 
+    /// When each record was created, ms since the epoch, as the log holds it.
+    pub fn timestamps(&self) -> Vec<Option<i64>> {
+        let mut times = Vec::new();
+        self.each_message(|message| match message.timestamp() {
+            rdkafka::Timestamp::CreateTime(ms) if ms >= 0 => times.push(Some(ms)),
+            _ => times.push(None),
+        });
+        times
+    }
+
     /// Every record that the log holds now, partition after partition, in order.
     pub fn records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.each_message(|message| {
+            records.push(Record {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+            });
+        });
+        records
+    }
+
+    fn each_message(&self, mut each: impl FnMut(&rdkafka::message::BorrowedMessage<'_>)) {
         let consumer: BaseConsumer = config()
             .set("group.id", "unused")
             .set("enable.auto.commit", "false")
             .create()
             .expect("a consumer");
-        let mut records = Vec::new();
         for partition in 0..self.partitions {
             let (low, high) = consumer
                 .fetch_watermarks(&self.name, partition, PATIENCE)
@@ -131,15 +156,9 @@ impl Topic {
                     continue; // fetched ahead for the assignment before
                 }
                 next = message.offset() + 1;
-                records.push(Record {
-                    partition,
-                    offset: message.offset(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                });
+                each(&message);
             }
         }
-        records
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::brokers::wire::parse_header;
+use crate::brokers::fetch_answer;
 use crate::chaos;
 use crate::cli::normalise;
 use crate::event::{EVENT_BYTES_MAX, Event, HEADER_BYTES};
@@ -21,10 +21,10 @@ use crate::lab::{audit, scrape};
 use crate::load::rate::{LEASE_MAX, RateLease};
 use crate::load::schedule::{Lease, Pacer, Schedule};
 use crate::logging::SAID_CHARS_MAX;
-use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches};
+use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches, parse_header};
 use crate::sink::bucket::{Bucket, Due};
-use crate::sink::client::{Posted, retry_after, understood};
 use crate::sink::control::{Command, Control, Costs, FAULT_MAX, Status};
+use crate::sink::fate::{NotNow, Posted, RETRY_AFTER_MAX, retry_after, understood};
 use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, View, unframe};
 use crate::transform::Transform;
 
@@ -56,7 +56,8 @@ macro_rules! targets {
 }
 
 targets! {
-    event batch sink_control rate_lease flags metrics_page http_head batch_header record_batches answer
+    event batch sink_control rate_lease flags metrics_page http_head batch_header record_batches
+    fetch_answer answer
 }
 
 mod property {
@@ -355,9 +356,36 @@ mod property {
         assert!(again.next().is_none());
     }
 
-    /// An answer that a sink gave, or whoever passes for one: `STATUS NUMBER` on the first line, the
+    /// The answer to a fetch: its version in the first byte. No more is read than is there, what is read
+    /// of records lies in it, and what is cut off is refused or was of the last tags.
+    pub fn fetch_answer(bytes: &[u8]) {
+        let Some((version, answer)) = bytes.split_first() else { return };
+        let version = i16::from(*version % 20);
+        let Ok(read) = fetch_answer::read(answer, version) else { return };
+        assert!((fetch_answer::VERSION_MIN..=fetch_answer::VERSION_MAX).contains(&version));
+        let mut last = 0;
+        for part in &read.partitions {
+            assert!(last <= part.records.start && part.records.end <= answer.len(), "{part:?}");
+            last = part.records.end;
+            assert!(part.aborted.len() <= answer.len() / 16, "{part:?}");
+            for batch in batches(&answer[part.records.clone()]) {
+                let Ok(batch) = batch else { break };
+                assert!(batch.header.size <= part.records.len());
+            }
+        }
+        assert!(read.partitions.len() <= answer.len() / 20, "{} partitions", read.partitions.len());
+        let mut longer = answer.to_vec();
+        longer.push(0);
+        assert_eq!(
+            fetch_answer::read(&longer, version),
+            Ok(read),
+            "what follows is not the answer"
+        );
+    }
+
+    /// An answer of a sink, or of a server that passes for one: `STATUS NUMBER` on the first line, the
     /// number being its `Retry-After` and how many ids it counts; its body is what follows. No more is
-    /// acked than was sent, 400 and 413 alone give an event up, no wait is longer than a minute, its
+    /// acked than was sent, what waiting cures gives no event up, no wait is longer than a minute, its
     /// words come back short, and what it counts is what it lists.
     pub fn answer(bytes: &[u8]) {
         const SENT: usize = 200;
@@ -373,16 +401,18 @@ mod property {
         if let Ok(number) = number.parse::<ureq::http::HeaderValue>() {
             headers.insert("retry-after", number);
         }
-        let after = retry_after(&headers);
-        assert!(after.is_none_or(|wait| wait <= Duration::from_secs(60)), "{after:?}");
+        let after = retry_after(&headers, std::time::SystemTime::UNIX_EPOCH);
+        assert!(after.is_none_or(|wait| wait <= RETRY_AFTER_MAX), "{after:?}");
         match understood("http://sink", status, after, body, SENT) {
-            Posted::Acked(acked) => assert!(status == 200 && acked <= SENT, "{acked} at {status}"),
-            Posted::Rejected { status: given, why } => {
-                assert!(given == status && [400, 413].contains(&given), "{given} at {status}");
-                short(&why);
+            Posted::Acked(acked) => {
+                assert!((200..300).contains(&status) && acked <= SENT, "{acked} at {status}");
             }
-            Posted::NotNow { after: wait, why } => {
-                assert!(![400, 413].contains(&status) && (wait.is_none() || wait == after));
+            Posted::Refused { status: given, why } => {
+                assert!(given == status && ![408, 425, 429, 500, 502, 503, 504].contains(&given));
+                assert!(why.chars().count() < 3 * SAID_CHARS_MAX, "{why}");
+            }
+            Posted::NotNow(NotNow { after: wait, why, .. }) => {
+                assert!(![400, 401, 404, 413, 422].contains(&status) && wait == after);
                 short(&why);
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shuttle::rand::Rng as _;
 use shuttle::thread;
 
-use crate::ends::{self, Intake, Occupancy, Offer, Outlet, Taken};
+use crate::ends::{self, Dequeued, Intake, Load, Occupancy, Offer, Outlet, Shard};
 use crate::stop::Stop;
 use crate::sync::channel::{self, NEVER};
 use crate::{every_order, many_orders};
@@ -56,6 +56,29 @@ fn the_first_reason_stays() {
     });
 }
 
+/// A single event as a run.
+impl Load for u32 {
+    fn events(&self) -> usize {
+        1
+    }
+
+    fn split_off(&mut self, _at: usize) -> Self {
+        unreachable!("a single event is not cut")
+    }
+}
+
+/// A queue of one shard as `queue::Kind::open` makes it, and its receiver.
+fn queue(
+    capacity: usize,
+    workers: usize,
+) -> (Intake<u32>, Vec<Outlet<u32>>, Occupancy, channel::Receiver<u32>) {
+    let (sender, receiver) = channel::bounded(capacity);
+    let limit = (1..usize::MAX).contains(&capacity).then_some(capacity as u64);
+    let receivers = vec![receiver.clone(); workers];
+    let (intake, outlets, occupancy) = ends::join(vec![Shard { sender, receivers, limit }]);
+    (intake, outlets, occupancy, receiver)
+}
+
 /// What became of each event.
 #[derive(Default)]
 struct Fates {
@@ -94,10 +117,10 @@ fn produce(intake: &Intake<u32>, mut events: std::ops::Range<u32>, fates: &Fates
 /// A worker that drains: it goes on until the queue says that it is closed.
 fn work(outlet: &Outlet<u32>, fates: &Fates) {
     loop {
-        match outlet.take(A_WHILE) {
-            Taken::Event(event) => count(&fates.taken, event),
-            Taken::Nothing => {}
-            Taken::Closed => return,
+        match outlet.dequeue(A_WHILE) {
+            Dequeued::Run(event) => count(&fates.taken, event),
+            Dequeued::Nothing => {}
+            Dequeued::Closed => return,
         }
     }
 }
@@ -109,10 +132,7 @@ fn stop_while_events_move(capacity: usize) {
 }
 
 fn stop_once(capacity: usize, workers: usize) {
-    let (sender, receiver) = channel::bounded(capacity);
-    let inside = receiver.clone();
-    let (intake, outlets, occupancy): (Intake<u32>, _, Occupancy) =
-        ends::join(vec![sender], vec![receiver; workers]);
+    let (intake, outlets, occupancy, inside) = queue(capacity, workers);
     let fates = Arc::new(Fates::default());
     let mut threads = Vec::new();
     for n in 0..2 {
@@ -156,15 +176,14 @@ fn stop_once(capacity: usize, workers: usize) {
 #[test]
 fn closed_means_that_what_was_inside_is_taken() {
     every_order(|| {
-        let (sender, receiver) = channel::bounded(1);
-        let (intake, mut outlets, _) = ends::join(vec![sender], vec![receiver]);
+        let (intake, mut outlets, _, _inside) = queue(1, 1);
         let outlet = outlets.remove(0);
-        let worker = thread::spawn(move || (outlet.take(A_WHILE), outlet));
+        let worker = thread::spawn(move || (outlet.dequeue(A_WHILE), outlet));
         assert_eq!(intake.offer(0, 7, A_WHILE), Offer::Queued);
         intake.gate().close();
         let (taken, outlet) = worker.join().expect("no panic");
-        let taken = if taken == Taken::Nothing { outlet.take(A_WHILE) } else { taken };
-        assert_eq!(taken, Taken::Event(7), "it was inside when the gate closed");
+        let taken = if taken == Dequeued::Nothing { outlet.dequeue(A_WHILE) } else { taken };
+        assert_eq!(taken, Dequeued::Run(7), "it was inside when the gate closed");
     });
 }
 
@@ -185,4 +204,26 @@ fn an_unbounded_queue_drains_when_its_gate_closes() {
 #[test]
 fn a_pull_queue_drains_when_its_gate_closes() {
     stop_while_events_move(0);
+}
+
+/// Defect prevented: a fetcher that waits for room sleeps on although a worker made some, or although
+/// the gate closed. It waits without a limit here, so a missed wake-up is a deadlock.
+#[test]
+fn a_full_queue_wakes_its_fetcher() {
+    for closes in [false, true] {
+        many_orders(move || {
+            let (intake, mut outlets, occupancy, _inside) = queue(1, 1);
+            assert_eq!(intake.offer(0, 1, A_WHILE), Offer::Queued);
+            let (outlet, gate, sending) = (outlets.remove(0), intake.gate(), intake.clone());
+            let fetcher = thread::spawn(move || sending.offer(0, 2, NEVER));
+            if closes {
+                gate.close();
+                assert_eq!(fetcher.join().expect("no panic"), Offer::Closed(2));
+            } else {
+                assert_eq!(outlet.dequeue(NEVER), Dequeued::Run(1));
+                assert_eq!(fetcher.join().expect("no panic"), Offer::Queued);
+                assert_eq!(occupancy.depth(), 1);
+            }
+        });
+    }
 }

@@ -55,7 +55,7 @@ pub fn busiest_share(setup: &Setup, case: Case) -> f64 {
     let ids = setup.offered().total(setup.end_s()) as u64;
     let mut lanes = vec![0u64; case.workers as usize];
     for id in 0..ids {
-        let lane = queue::lane(keys.draw(&mut event::stream(SEED, id)), lanes.len());
+        let lane = queue::shard(keys.draw(&mut event::stream(SEED, id)), lanes.len());
         if let Some(events) = lanes.get_mut(lane) {
             *events += 1;
         }

@@ -315,10 +315,8 @@ impl Forecast {
         let each =
             |what: &str| format!("{what}, {} brokers of equal share", figure(s.wire.brokers));
         say("disk_per_broker", Some(disk / s.wire.brokers), "B", each("the same"));
-        let per_event = figure(s.wire.message_bytes());
-        let came =
-            format!("λ × ({per_event} B produced + replication × bytes in the log), largest");
-        let went = format!("fetches × {per_event} B + λ × replication × bytes in the log, largest");
+        let came = "λ × bytes in the log × replication, largest".to_owned();
+        let went = "(fetches + λ × (replication − 1)) × bytes in the log, largest".to_owned();
         say("network_in", Some(most(|row| row.network_in)), "B/s", came);
         say("network_out", Some(most(|row| row.network_out)), "B/s", went);
         let busiest = most(|row| row.network_in.max(row.network_out)) / s.wire.brokers;

@@ -8,6 +8,7 @@ use crate::units;
 
 use super::Settings;
 use super::wire::Wire;
+use crate::lab::layout;
 
 /// Everything that the forecast follows from. Rates in events/s, times in s, sizes in B.
 #[derive(Debug, Clone)]
@@ -83,6 +84,7 @@ impl Scenario {
         let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
         let base_bytes = flags.base_rss as f64;
         let partitions = flags.partitions.get() as f64;
+        let fastest = steps.iter().fold(0.0_f64, |most, step| most.max(step.rate));
         let mut scenario = Self {
             offered,
             ceiling,
@@ -102,7 +104,10 @@ impl Scenario {
                 .capacity()
                 .map_or(f64::INFINITY, |c| c as f64),
             payload_bytes,
-            event_bytes: crate::lab::resident_event_bytes(payload_bytes),
+            event_bytes: layout::resident_event_bytes(
+                payload_bytes,
+                layout::run_events(fastest, flags.linger.as_secs_f64(), partitions),
+            ),
             base_bytes,
             fetch_bytes: flags.fetch_bytes as f64 * partitions,
             limit_bytes: flags.memory_limit.map(|bytes| bytes as f64),

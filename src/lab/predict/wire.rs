@@ -1,12 +1,11 @@
 //! Bytes of an event on its way: from the layouts of Kafka's two formats, never from a measurement.
 //!
-//! The producer sends message format 0, and crate `kafka` is answered in it. In the log, and from
-//! there to the followers, it is record batch v2: the leader makes one batch of what a request
-//! brings for a partition. Not counted: request headers, TCP/IP, and the log's indexes (22 B for
-//! each 4 KiB).
+//! Record batch v2 all the way: the producer sends one batch for each partition of a request, the leader
+//! keeps it as it is, followers and consumers get it as it is. Not counted: request headers, TCP/IP,
+//! and the log's indexes (22 B for each 4 KiB).
 
 use crate::event::HEADER_BYTES;
-use crate::load::{KEY_BYTES, REQUEST_BYTES_MAX, message_bytes};
+use crate::load::{KEY_BYTES, REQUEST_BYTES_MAX};
 
 /// Bytes of a record batch beside its records: base offset 8, length 4, leader epoch 4, magic 1,
 /// crc 4, attributes 2, last offset delta 4, timestamps 8 and 8, producer 8, 2 and 4, count 4.
@@ -30,16 +29,16 @@ pub struct Network {
 }
 
 impl Wire {
-    /// Bytes of an event in a produce request and in a fetch.
-    pub fn message_bytes(&self) -> f64 {
-        message_bytes(self.payload_bytes) as f64
+    /// Bytes of an event's record, alone in its batch.
+    pub fn record_bytes(&self) -> f64 {
+        record_bytes(self.payload_bytes, 1.0)
     }
 
     /// Events that a request brings for one partition, at `rate` events/s: those of one linger, at
     /// least one, and no more than the partitions' share of the largest request.
     pub fn batch_events(&self, rate: f64) -> f64 {
         let led = (self.partitions / self.brokers).max(1.0);
-        let most = REQUEST_BYTES_MAX as f64 / self.message_bytes() / led;
+        let most = REQUEST_BYTES_MAX as f64 / self.record_bytes() / led;
         (rate * self.linger_s / self.partitions).min(most).max(1.0)
     }
 
@@ -54,15 +53,13 @@ impl Wire {
 
     /// What `offered` events/s in and `fetched` events/s out cost.
     pub fn network(&self, offered: f64, fetched: f64) -> Network {
-        let copies = offered * self.log_bytes(offered) * (self.replication - 1.0);
-        Network {
-            into: offered * self.message_bytes() + copies,
-            out_of: fetched * self.message_bytes() + copies,
-        }
+        let each = self.log_bytes(offered.max(fetched));
+        let copies = offered * each * (self.replication - 1.0);
+        Network { into: offered * each + copies, out_of: fetched * each + copies }
     }
 }
 
-/// A record of format v2: its length, attributes 1, timestamp delta 1 (format 0 has no time),
+/// A record of format v2: its length, attributes 1, timestamp delta 1 (a linger is shorter than 64 ms),
 /// offset delta, key length 1 and key, value length and value, number of headers 1.
 fn record_bytes(payload_bytes: usize, offset_delta: f64) -> f64 {
     let value = HEADER_BYTES + payload_bytes;
@@ -143,7 +140,7 @@ mod tests {
             brokers: 3.0,
         };
         assert_eq!(wire.batch_events(8_000.0), 1.0);
-        assert!(wire.batch_events(8e9) * 400.0 * wire.message_bytes() <= 900_000.0);
+        assert!(wire.batch_events(8e9) * 400.0 * wire.record_bytes() <= 900_000.0);
         assert_eq!((wire.batch_events(0.0), wire.network(0.0, 0.0).into), (1.0, 0.0));
     }
 }

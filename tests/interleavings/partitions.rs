@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use shuttle::sync::atomic::AtomicUsize;
 use shuttle::thread::{self, JoinHandle};
 
-use crate::holding::Holding;
+use crate::assigned::Assigned;
 use crate::{every_order, many_orders};
 
 /// What the rest of the world sees. Its own state is not shuttle's: looking adds no step.
@@ -48,33 +48,34 @@ fn never() -> Instant {
 }
 
 /// A partition with `offsets` open, as after a fetch.
-fn held(offsets: i64) -> (Arc<Holding>, Arc<World>) {
-    let holding = Holding::new(0, 0, 0);
-    assert!((0..offsets).all(|offset| holding.open(offset)));
-    (Arc::new(holding), Arc::default())
+fn held(offsets: i64) -> (Arc<Assigned>, Arc<World>) {
+    let assigned = Assigned::new(0, 0, 0);
+    assert!(assigned.open(&(0..offsets).collect::<Vec<_>>()));
+    (Arc::new(assigned), Arc::default())
 }
 
-/// A worker as `sink/workers.rs` has it: a batch in hand, looked at again before the call.
-fn worker(holding: &Arc<Holding>, world: &Arc<World>, batch: &'static [i64]) -> JoinHandle<()> {
-    let (holding, world) = (Arc::clone(holding), Arc::clone(world));
+/// A worker as `sink/workers.rs` has it: a run in flight, looked at again before the call.
+fn worker(assigned: &Arc<Assigned>, world: &Arc<World>, batch: &'static [i64]) -> JoinHandle<()> {
+    let (assigned, world) = (Arc::clone(assigned), Arc::clone(world));
     thread::spawn(move || {
-        let in_hand: Vec<_> = batch.iter().filter(|_| holding.take_in_hand()).collect();
-        for offset in in_hand {
-            if holding.is_revoked() {
-                holding.put_down();
-            } else {
+        if !assigned.acquire() {
+            return;
+        }
+        for offset in batch {
+            if !assigned.is_revoked() {
                 world.call(*offset);
-                holding.settle(*offset);
+                assigned.done([*offset]);
             }
         }
+        assigned.release();
     })
 }
 
-/// The seat takes the partition away, as `source/seat.rs` does: the commit is what it returns.
-fn give_away(holding: &Holding, world: &World) -> i64 {
-    holding.revoke();
-    assert!(holding.await_hands_empty(never()));
-    let committed = holding.committable();
+/// The member gives the partition away, as `source/member.rs` does: the commit is what it returns.
+fn give_away(assigned: &Assigned, world: &World) -> i64 {
+    assigned.revoke();
+    assert!(assigned.await_released(never()));
+    let committed = assigned.committable();
     world.moved.store(true, Ordering::SeqCst);
     let acked = world.acked_prefix(0);
     assert_eq!(committed, acked, "the new owner starts at the commit, the sink holds more or less");
@@ -86,21 +87,22 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
 }
 
 /// Defect prevented: the old owner sends while the new one does, or commits without what it sent.
-/// This worker trusts `take_in_hand` alone: a second look before the call would hide its faults.
+/// This worker trusts `acquire` alone: a second look before the call would hide its faults.
 #[test]
 fn a_revoked_partition_sends_nothing_more_and_commits_what_was_acked() {
     every_order(|| {
-        let (holding, world) = held(1);
-        let (hand, sink) = (Arc::clone(&holding), Arc::clone(&world));
+        let (assigned, world) = held(1);
+        let (hand, sink) = (Arc::clone(&assigned), Arc::clone(&world));
         let worker = thread::spawn(move || {
-            if hand.take_in_hand() {
+            if hand.acquire() {
                 sink.call(0);
-                hand.settle(0);
+                hand.done([0]);
+                hand.release();
             }
         });
-        let committed = give_away(&holding, &world);
+        let committed = give_away(&assigned, &world);
         join([worker]);
-        assert_eq!((holding.committable(), world.acked_prefix(0)), (committed, committed));
+        assert_eq!((assigned.committable(), world.acked_prefix(0)), (committed, committed));
     });
 }
 
@@ -108,17 +110,17 @@ fn a_revoked_partition_sends_nothing_more_and_commits_what_was_acked() {
 #[test]
 fn workers_with_batches_stop_for_the_revoker() {
     many_orders(|| {
-        let (holding, world) = held(4);
+        let (assigned, world) = held(4);
         let mut threads =
-            vec![worker(&holding, &world, &[0, 3]), worker(&holding, &world, &[1, 2])];
-        let fetched = Arc::clone(&holding);
+            vec![worker(&assigned, &world, &[0, 3]), worker(&assigned, &world, &[1, 2])];
+        let fetched = Arc::clone(&assigned);
         threads.push(thread::spawn(move || {
-            assert!(fetched.open(4));
+            assert!(fetched.open(&[4]));
             fetched.skip_to(6);
         }));
-        let committed = give_away(&holding, &world);
+        let committed = give_away(&assigned, &world);
         join(threads);
-        assert_eq!((holding.committable(), world.acked_prefix(0)), (committed, committed));
+        assert_eq!((assigned.committable(), world.acked_prefix(0)), (committed, committed));
     });
 }
 
@@ -126,28 +128,28 @@ fn workers_with_batches_stop_for_the_revoker() {
 #[test]
 fn the_committer_is_never_ahead_of_an_ack_and_never_goes_back() {
     many_orders(|| {
-        let (holding, world) = held(4);
+        let (assigned, world) = held(4);
         let mut threads = vec![
-            worker(&holding, &world, &[3, 0]),
-            worker(&holding, &world, &[2]),
-            worker(&holding, &world, &[1]),
+            worker(&assigned, &world, &[3, 0]),
+            worker(&assigned, &world, &[2]),
+            worker(&assigned, &world, &[1]),
         ];
-        let (fetched, sink) = (Arc::clone(&holding), Arc::clone(&world));
+        let (fetched, sink) = (Arc::clone(&assigned), Arc::clone(&world));
         threads.push(thread::spawn(move || {
             sink.acked.lock().expect("whole").insert(4); // it holds no event: a gap
-            assert!(fetched.open(5));
+            assert!(fetched.open(&[5]));
             sink.call(5);
-            fetched.done(5);
+            fetched.done([5]);
         }));
         let mut committed = 0;
         for _ in 0..4 {
-            let committable = holding.committable();
+            let committable = assigned.committable();
             assert!(committable <= world.acked_prefix(0), "ahead of an ack");
             assert!(committable >= committed, "{committable} after {committed}");
             committed = committable;
         }
         join(threads);
-        assert_eq!(holding.committable(), 6, "an ack is forgotten");
+        assert_eq!(assigned.committable(), 6, "an ack is forgotten");
     });
 }
 
@@ -155,26 +157,29 @@ fn the_committer_is_never_ahead_of_an_ack_and_never_goes_back() {
 /// that both deliver is sent twice and closed twice.
 #[test]
 fn two_fetchers_open_each_offset_once() {
-    fn fetch(holding: &Arc<Holding>, opened: &Arc<Mutex<BTreeMap<i64, usize>>>) -> JoinHandle<()> {
-        let (holding, opened) = (Arc::clone(holding), Arc::clone(opened));
+    fn fetch(
+        assigned: &Arc<Assigned>,
+        opened: &Arc<Mutex<BTreeMap<i64, usize>>>,
+    ) -> JoinHandle<()> {
+        let (assigned, opened) = (Arc::clone(assigned), Arc::clone(opened));
         thread::spawn(move || {
             for offset in [0, 1, 3] {
                 if offset == 3 {
-                    holding.skip_to(offset);
+                    assigned.skip_to(offset);
                 }
-                if offset == holding.position() && holding.open(offset) {
+                if offset == assigned.position() && assigned.open(&[offset]) {
                     *opened.lock().expect("whole").entry(offset).or_default() += 1;
-                    holding.done(offset);
+                    assigned.done([offset]);
                 }
             }
         })
     }
     let model = || {
-        let (holding, opened) = (Arc::new(Holding::new(0, 0, 0)), Arc::default());
-        join([fetch(&holding, &opened), fetch(&holding, &opened)]);
+        let (assigned, opened) = (Arc::new(Assigned::new(0, 0, 0)), Arc::default());
+        join([fetch(&assigned, &opened), fetch(&assigned, &opened)]);
         let once = BTreeMap::from([(0, 1), (1, 1), (3, 1)]);
         assert_eq!(*opened.lock().expect("whole"), once);
-        assert_eq!(holding.committable(), 4);
+        assert_eq!(assigned.committable(), 4);
     };
     many_orders(model);
 }
@@ -183,19 +188,19 @@ fn two_fetchers_open_each_offset_once() {
 #[test]
 fn a_pull_source_hears_the_last_ack() {
     every_order(|| {
-        let (holding, _) = held(1);
-        // In nobody's hand: another fetcher opened it, and it is no event.
-        let other = Arc::clone(&holding);
-        let other = thread::spawn(move || other.done(0));
-        assert!(holding.await_all_done(never() - Instant::now()));
-        assert_eq!(holding.committable(), 1, "the next fetch began before the end of this one");
+        let (assigned, _) = held(1);
+        // Not in flight: another fetcher opened it, and it is no event.
+        let other = Arc::clone(&assigned);
+        let other = thread::spawn(move || other.done([0]));
+        assert!(assigned.await_all_done(never() - Instant::now()));
+        assert_eq!(assigned.committable(), 1, "the next fetch began before the end of this one");
         join([other]);
     });
     many_orders(|| {
-        let (holding, world) = held(3);
-        let threads = [worker(&holding, &world, &[0, 2]), worker(&holding, &world, &[1])];
-        assert!(holding.await_all_done(never() - Instant::now()));
-        assert_eq!(holding.committable(), 3, "the next fetch began before the acks");
+        let (assigned, world) = held(3);
+        let threads = [worker(&assigned, &world, &[0, 2]), worker(&assigned, &world, &[1])];
+        assert!(assigned.await_all_done(never() - Instant::now()));
+        assert_eq!(assigned.committable(), 3, "the next fetch began before the acks");
         join(threads);
     });
 }
@@ -203,25 +208,28 @@ fn a_pull_source_hears_the_last_ack() {
 /// Defect prevented: a pull source waits for acks that a revoked partition no longer gets.
 #[test]
 fn a_pull_source_hears_the_revocation() {
-    fn fetcher(holding: &Arc<Holding>) -> JoinHandle<()> {
-        let holding = Arc::clone(holding);
+    fn fetcher(assigned: &Arc<Assigned>) -> JoinHandle<()> {
+        let assigned = Arc::clone(assigned);
         thread::spawn(move || {
-            assert!(holding.await_all_done(never() - Instant::now()));
-            let all_done = holding.committable() == holding.position();
-            assert!(holding.is_revoked() || all_done, "it stopped waiting for no reason");
+            assert!(assigned.await_all_done(never() - Instant::now()));
+            let all_done = assigned.committable() == assigned.position();
+            assert!(assigned.is_revoked() || all_done, "it stopped waiting for no reason");
         })
     }
     every_order(|| {
-        let (holding, _) = held(1);
-        let fetcher = fetcher(&holding);
-        holding.revoke();
+        let (assigned, _) = held(1);
+        let fetcher = fetcher(&assigned);
+        assigned.revoke();
         join([fetcher]);
     });
     many_orders(|| {
-        let (holding, world) = held(3);
-        let threads =
-            [fetcher(&holding), worker(&holding, &world, &[0, 1]), worker(&holding, &world, &[2])];
-        give_away(&holding, &world);
+        let (assigned, world) = held(3);
+        let threads = [
+            fetcher(&assigned),
+            worker(&assigned, &world, &[0, 1]),
+            worker(&assigned, &world, &[2]),
+        ];
+        give_away(&assigned, &world);
         join(threads);
     });
 }

@@ -1,8 +1,8 @@
-//! One partition while this member holds it.
+//! One partition while it is assigned to this member.
 //!
 //! Invariant: once revoked, no further event of it is sent to the sink, so the new owner's
-//! deliveries do not race with ours. A holding is never revived: a partition that comes back is a
-//! new one, and events of the old one find their own holding revoked. `tests/interleavings.rs` drives
+//! deliveries do not race with ours. It is never revived: a partition that comes back is a new
+//! [`Assigned`], and events of the old one find their own revoked. `tests/interleavings.rs` drives
 //! this file through its interleavings.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub struct LeftLog {
     pub partition: i32,
     /// Offset below which all was fetched.
     pub position: i64,
-    /// Its end as the last fetch told it. Whoever wrote into it may know of a later one.
+    /// Its high watermark as the last fetch told it. The producer may know of a later one.
     pub end: i64,
 }
 
@@ -38,41 +38,45 @@ fn up_to(end: i64, offset: i64) -> u64 {
     u64::try_from(end.saturating_sub(offset)).unwrap_or(0)
 }
 
+/// What [`Assigned::cut`] has no offset for.
+const NOT_CUT: i64 = -1;
+const CUT_SOMEWHERE: i64 = -2;
+
 /// One partition, from its assignment to its revocation.
-pub struct Holding {
+pub struct Assigned {
     /// The partition's number.
     pub partition: i32,
     /// The id of the topic whose log it is fetched from; see [`crate::brokers::TopicView::id`].
     pub topic_id: u128,
     tracker: Mutex<Tracker>,
-    /// The log's end as the last fetch told it.
-    log_end: AtomicI64,
-    /// Signalled when the last open offset is done or the last event in hand is put down.
+    /// As the last fetch told it.
+    high_watermark: AtomicI64,
+    /// Signalled when the last open offset is done or the last run leaves flight.
     quiet: Condvar,
     revoked: AtomicBool,
     /// Its log is gone: nothing more of it is opened. Set and read under the tracker's lock.
     left: AtomicBool,
-    /// A broker said that the position is behind the end of the log.
-    beyond: AtomicBool,
-    /// Events that workers are sending now.
-    in_hand: AtomicUsize,
-    handing_over: Mutex<()>,
+    /// Where the log ends that was found to end before the position; [`NOT_CUT`] while it was not.
+    cut_to: AtomicI64,
+    /// Runs that workers are sending now.
+    in_flight: AtomicUsize,
+    enqueuing: Mutex<()>,
 }
 
-impl Holding {
+impl Assigned {
     /// A partition of the topic `topic_id` that is fetched from `start` on.
     pub fn new(topic_id: u128, partition: i32, start: i64) -> Self {
         Self {
             partition,
             topic_id,
             tracker: Mutex::new(Tracker::new(start)),
-            log_end: AtomicI64::new(start),
+            high_watermark: AtomicI64::new(start),
             quiet: Condvar::new(),
             revoked: AtomicBool::new(false),
             left: AtomicBool::new(false),
-            beyond: AtomicBool::new(false),
-            in_hand: AtomicUsize::new(0),
-            handing_over: Mutex::new(()),
+            cut_to: AtomicI64::new(NOT_CUT),
+            in_flight: AtomicUsize::new(0),
+            enqueuing: Mutex::new(()),
         }
     }
 
@@ -86,48 +90,51 @@ impl Holding {
         self.tracker.lock().committable()
     }
 
-    /// Notes where the log ends.
+    /// Notes the high watermark.
     pub fn log_ends_at(&self, offset: i64) {
-        self.log_end.store(offset, Ordering::Relaxed);
+        self.high_watermark.store(offset, Ordering::Relaxed);
     }
 
-    /// Notes that the log ends before the position.
-    pub fn found_beyond_the_end(&self) {
-        self.beyond.store(true, Ordering::SeqCst);
+    /// Notes that the log ends before the position: at `end`, where the broker says so, else somewhere.
+    pub fn found_cut(&self, end: Option<i64>) {
+        self.cut_to.store(end.map_or(CUT_SOMEWHERE, |end| end.max(0)), Ordering::SeqCst);
     }
 
-    /// Whether the log was found to end before the position.
-    pub fn is_beyond_the_end(&self) -> bool {
-        self.beyond.load(Ordering::SeqCst)
+    /// Whether the log was found to end before the position, and where, if that is known.
+    pub fn cut(&self) -> Option<Option<i64>> {
+        match self.cut_to.load(Ordering::SeqCst) {
+            NOT_CUT => None,
+            end => Some((end >= 0).then_some(end)),
+        }
     }
 
     /// The log is gone: what was opened is still delivered, and nothing more is opened, though a
-    /// fetcher may have it in its hands, so that what is lost can be counted.
+    /// fetcher may have it already, so that what is lost can be counted.
     pub fn leave(&self) -> LeftLog {
         let tracker = self.tracker.lock();
         self.left.store(true, Ordering::SeqCst);
-        let end = self.log_end.load(Ordering::Relaxed);
+        let end = self.high_watermark.load(Ordering::Relaxed);
         LeftLog { partition: self.partition, position: tracker.next(), end }
     }
 
-    /// Events between the acked prefix and the log's end: in the log, the queue and in hand.
+    /// Events between the acked prefix and the high watermark: in the log, the queue and in flight.
     pub fn backlog(&self) -> u64 {
-        up_to(self.log_end.load(Ordering::Relaxed), self.committable())
+        up_to(self.high_watermark.load(Ordering::Relaxed), self.committable())
     }
 
-    /// Runs `hand_over`, which opens what was fetched and queues it in order, while no other thread does
-    /// so: when the leader moves, the old one's fetcher may still have some of it in its hands, and would
-    /// be overtaken at a full queue.
-    pub fn one_at_a_time<T>(&self, hand_over: impl FnOnce() -> T) -> T {
-        let _alone = self.handing_over.lock();
-        hand_over()
+    /// Runs `enqueue`, which opens what was fetched and enqueues it in order, while no other thread does
+    /// so: when the leader moves, the old one's fetcher may still have some of it, and would be overtaken
+    /// at a full queue.
+    pub fn one_at_a_time<T>(&self, enqueue: impl FnOnce() -> T) -> T {
+        let _alone = self.enqueuing.lock();
+        enqueue()
     }
 
-    /// Opens an offset that was fetched; false when another fetcher already delivered it, or the log
-    /// was left.
-    pub fn open(&self, offset: i64) -> bool {
+    /// Opens offsets that were fetched, ascending; false when another fetcher already delivered the
+    /// first, or the log was left.
+    pub fn open(&self, offsets: &[i64]) -> bool {
         let mut tracker = self.tracker.lock();
-        !self.left.load(Ordering::SeqCst) && tracker.open(offset)
+        !self.left.load(Ordering::SeqCst) && tracker.open(offsets)
     }
 
     /// Counts offsets below `offset` that hold no event as done.
@@ -138,10 +145,10 @@ impl Holding {
         }
     }
 
-    /// The offset is acked, shed or invalid.
-    pub fn done(&self, offset: i64) {
+    /// The offsets, ascending, are acked, shed or invalid.
+    pub fn done(&self, offsets: impl IntoIterator<Item = i64>) {
         let mut tracker = self.tracker.lock();
-        tracker.done(offset);
+        tracker.done(offsets);
         if tracker.open_count() == 0 {
             self.quiet.notify_all();
         }
@@ -152,31 +159,25 @@ impl Holding {
         self.revoked.load(Ordering::SeqCst)
     }
 
-    /// Asks to send one event to the sink; false when the partition was taken away. True must be
-    /// followed by one [`Holding::settle`] or [`Holding::put_down`].
+    /// Asks to send a run to the sink; false when the partition was taken away. True must be
+    /// followed by one [`Assigned::release`], after the acks of what was delivered of it.
     ///
-    /// The count goes up before the flag is read and [`Holding::revoke`] reads them in the other
+    /// The count goes up before the flag is read and [`Assigned::revoke`] reads them in the other
     /// order, so either the sender sees the revocation or the revoker sees the sender.
     #[must_use]
-    pub fn take_in_hand(&self) -> bool {
-        self.in_hand.fetch_add(1, Ordering::SeqCst);
+    pub fn acquire(&self) -> bool {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
         if self.is_revoked() {
-            self.put_down();
+            self.release();
             return false;
         }
         true
     }
 
-    /// The event in hand is acked or rejected for good. It is done before it leaves the hand, so a
-    /// revoker that waited for empty hands commits it.
-    pub fn settle(&self, offset: i64) {
-        self.done(offset);
-        self.put_down();
-    }
-
-    /// The event in hand is given back: still open, so it stays in the log.
-    pub fn put_down(&self) {
-        if self.in_hand.fetch_sub(1, Ordering::SeqCst) == 1 {
+    /// A run is in flight no more: what of it is done was said before, so a revoker that waited for
+    /// this commits it; the rest stays open, and in the log.
+    pub fn release(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
             // The lock orders this after a waiter's own check, or the wake-up could be missed.
             drop(self.tracker.lock());
             self.quiet.notify_all();
@@ -191,11 +192,11 @@ impl Holding {
     }
 
     /// Waits until no worker is sending one of its events; false when `deadline` came first.
-    pub fn await_hands_empty(&self, deadline: Instant) -> bool {
+    pub fn await_released(&self, deadline: Instant) -> bool {
         let mut tracker = self.tracker.lock();
-        while self.in_hand.load(Ordering::SeqCst) > 0 {
+        while self.in_flight.load(Ordering::SeqCst) > 0 {
             if self.quiet.wait_until(&mut tracker, deadline).timed_out() {
-                return self.in_hand.load(Ordering::SeqCst) == 0;
+                return self.in_flight.load(Ordering::SeqCst) == 0;
             }
         }
         true
@@ -215,28 +216,28 @@ impl Holding {
     }
 }
 
-/// The partitions held now, shared by seat, fetchers and metrics.
+/// The partitions assigned now, shared by member, fetchers and metrics.
 #[derive(Default, Clone)]
-pub struct Holdings {
-    held: Arc<Mutex<BTreeMap<i32, Arc<Holding>>>>,
+pub struct Assignment {
+    partitions: Arc<Mutex<BTreeMap<i32, Arc<Assigned>>>>,
     /// One a partition for each time that its log went.
     left: Arc<Mutex<Vec<LeftLog>>>,
 }
 
-impl Holdings {
+impl Assignment {
     /// Adds a newly assigned partition.
-    pub fn add(&self, holding: Holding) {
-        self.held.lock().insert(holding.partition, Arc::new(holding));
+    pub fn add(&self, assigned: Assigned) {
+        self.partitions.lock().insert(assigned.partition, Arc::new(assigned));
     }
 
-    /// Takes a revoked partition out; `None` when it was not held.
-    pub fn remove(&self, partition: i32) -> Option<Arc<Holding>> {
-        self.held.lock().remove(&partition)
+    /// Takes a revoked partition out; `None` when it was not assigned.
+    pub fn remove(&self, partition: i32) -> Option<Arc<Assigned>> {
+        self.partitions.lock().remove(&partition)
     }
 
-    /// Leaves the log of a holding that is held or was, and keeps how far it was.
-    pub fn leave(&self, holding: &Holding) -> LeftLog {
-        let left = holding.leave();
+    /// Leaves the log of a partition that is assigned or was, and keeps how far it was.
+    pub fn leave(&self, assigned: &Assigned) -> LeftLog {
+        let left = assigned.leave();
         self.left.lock().push(left);
         left
     }
@@ -246,24 +247,24 @@ impl Holdings {
         self.left.lock().clone()
     }
 
-    /// The partitions held now.
-    pub fn all(&self) -> Vec<Arc<Holding>> {
-        self.held.lock().values().cloned().collect()
+    /// The partitions assigned now.
+    pub fn all(&self) -> Vec<Arc<Assigned>> {
+        self.partitions.lock().values().cloned().collect()
     }
 
-    /// Events between the acked prefixes and the ends of the logs.
+    /// Events between the acked prefixes and the high watermarks.
     pub fn backlog(&self) -> u64 {
-        self.all().iter().map(|h| h.backlog()).sum()
+        self.all().iter().map(|assigned| assigned.backlog()).sum()
     }
 
-    /// Those of `partitions` of the topic `topic_id` that are held now.
+    /// Those of `partitions` of the topic `topic_id` that are assigned now.
     pub fn among(
         &self,
         topic_id: u128,
         partitions: impl Iterator<Item = i32>,
-    ) -> Vec<Arc<Holding>> {
-        let held = self.held.lock();
-        let of_topic = |holding: &Arc<Holding>| holding.topic_id == topic_id;
-        partitions.filter_map(|p| held.get(&p).cloned()).filter(of_topic).collect()
+    ) -> Vec<Arc<Assigned>> {
+        let assigned = self.partitions.lock();
+        let of_topic = |assigned: &Arc<Assigned>| assigned.topic_id == topic_id;
+        partitions.filter_map(|p| assigned.get(&p).cloned()).filter(of_topic).collect()
     }
 }

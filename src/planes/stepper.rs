@@ -5,7 +5,8 @@
 //! The batch's own header tells its size, codec and offsets, so the next fetch can ask for exactly
 //! this batch, and what must be passed over is known to the record.
 
-use crate::brokers::wire::{self, BatchHeader, Peeked};
+use crate::brokers::wire::{self, Peeked};
+use crate::records::BatchHeader;
 
 /// What to do at a position.
 pub enum Step {
@@ -41,6 +42,8 @@ pub enum Step {
     TooLarge {
         /// Its size.
         bytes: usize,
+        /// First offset behind it.
+        to: i64,
     },
     /// The header could not be read now.
     Failed(String),
@@ -61,7 +64,7 @@ impl Stepper<'_> {
             Ok(Peeked::Batch(batch)) => batch,
             Ok(Peeked::End) => return Step::End,
             Ok(Peeked::OutOfRange) => return Step::OutOfRange,
-            Err(e) => return Step::Failed(format!("partition {partition}: batch header: {e}")),
+            Err(e) => return Step::Failed(format!("batch header: {e}")),
         };
         let to = batch.last_offset + 1;
         if batch.base_offset > position {
@@ -69,7 +72,7 @@ impl Stepper<'_> {
         }
         if to <= position {
             return Step::Failed(format!(
-                "partition {partition}: asked for offset {position}, got the batch {}..{to}",
+                "asked for offset {position}, got the batch {}..{to}",
                 batch.base_offset
             ));
         }
@@ -81,7 +84,7 @@ impl Stepper<'_> {
             (4, _) => Step::Unreadable { codec: "zstd", to },
             (5.., _) => Step::Unreadable { codec: "unknown_codec", to },
             (_, Ok(bytes)) if bytes <= bytes_max => Step::Batch { bytes, header: batch },
-            _ => Step::TooLarge { bytes: batch.size },
+            _ => Step::TooLarge { bytes: batch.size, to },
         }
     }
 }

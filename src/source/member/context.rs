@@ -1,14 +1,14 @@
-//! What the seat and librdkafka's callbacks share: which partitions are held, what of them is
+//! What the member and librdkafka's callbacks share: which partitions are assigned, what of them is
 //! committed, and what a rebalance does to them.
 //!
-//! Callbacks run inside the seat's poll, on its thread. Invariant: on revoke, what workers have in
-//! hand is finished (bounded), what is queued is dropped, then the prefix is committed, then the
+//! Callbacks run inside the member's poll, on its thread. Invariant: on revoke, what workers have in
+//! flight is finished (bounded), what is queued is dropped, then the prefix is committed, then the
 //! partition moves; after an eviction nothing is waited for, and the late commit is offered so that
 //! its refusal is seen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,29 +18,23 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::starts::{Newly, Start, newly};
 use crate::brokers::{Brokers, View};
-use crate::source::{Holding, Holdings};
+use crate::source::{Assigned, Assignment};
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// Where a partition that is new to this member starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
-    /// Where the group left off, or where the settings say.
-    Committed,
-    /// Where the log starts: what the group had committed is of another log.
-    OfLog,
-}
-
-/// What the callbacks and the seat know of the membership.
+/// What the callbacks, the member and `starts` know of the membership.
 pub(super) struct Context {
     pub(super) brokers: Brokers,
     pub(super) topic: String,
     pub(super) revoke_wait: Duration,
-    pub(super) holdings: Holdings,
+    pub(super) assignment: Assignment,
     pub(super) metrics: ProcessorMetrics,
     pub(super) view: View,
     /// Assigned, their first offset not yet known.
-    pub(super) newly: Mutex<BTreeMap<i32, Start>>,
+    pub(super) newly: Mutex<BTreeMap<i32, Newly>>,
+    /// Assignments so far: each has a number of its own.
+    pub(super) assignments: AtomicU64,
     /// What the coordinator confirmed.
     pub(super) committed: Mutex<BTreeMap<i32, i64>>,
     /// An asynchronous commit is on its way.
@@ -48,66 +42,71 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Starts anew where the log behind a holding is gone: the topic was deleted and made anew, or
+    /// Starts anew where the log behind a partition is gone: the topic was deleted and made anew, or
     /// the log was cut back behind the position. What was fetched is still delivered; what was not
     /// is lost, and said so.
     pub(super) fn leave_logs_that_are_gone(&self) {
         let id = self.view.get().id;
-        for holding in self.holdings.all() {
-            let reason = match holding.topic_id == id {
-                false => "topic_deleted",
-                true if holding.is_beyond_the_end() => "truncated",
-                true => continue,
+        for assigned in self.assignment.all() {
+            let (reason, start) = match (assigned.topic_id == id, assigned.cut()) {
+                (false, _) => ("topic_deleted", Start::OfLog),
+                (true, Some(Some(end))) => ("truncated", Start::At(end)),
+                (true, Some(None)) => ("truncated", Start::OfLog),
+                (true, None) => continue,
             };
-            self.mourn(&holding, reason);
-            self.holdings.remove(holding.partition);
-            self.newly.lock().insert(holding.partition, Start::OfLog);
+            self.log_is_gone(&assigned, reason);
+            self.assignment.remove(assigned.partition);
+            newly(self, [(assigned.partition, start)]);
         }
     }
 
-    /// Counts and says what is lost with the log of `holding`; what was fetched of it is in memory,
+    /// Counts and says what is lost with a partition's log; what was fetched of it is in memory,
     /// and is delivered.
-    fn mourn(&self, holding: &Holding, reason: &str) {
-        let left = self.holdings.leave(holding);
-        let (partition, lost) = (holding.partition, left.unfetched());
+    fn log_is_gone(&self, assigned: &Assigned, reason: &str) {
+        let left = self.assignment.leave(assigned);
+        let (partition, lost) = (assigned.partition, left.unfetched());
         self.metrics.lost.with_label_values(&[reason]).inc_by(lost);
         self.committed.lock().remove(&partition);
         log::error!(
             topic = self.topic.as_str(), partition = partition, reason = reason,
             position = left.position, events_lost_at_least = lost;
-            "the log is gone; what is there now is read from its start"
+            "the log is gone; what is there now is read instead"
         );
     }
 
-    /// What of `holdings` is acked and not yet committed; `None` when there is nothing.
-    pub(super) fn uncommitted(&self, holdings: &[Arc<Holding>]) -> Option<TopicPartitionList> {
+    /// What of `assigned` is acked and not yet committed; `None` when there is nothing.
+    pub(super) fn uncommitted(&self, assigned: &[Arc<Assigned>]) -> Option<TopicPartitionList> {
         let committed = self.committed.lock();
         let mut list = TopicPartitionList::new();
-        for holding in holdings {
-            let offset = holding.committable();
-            let partition = holding.partition.to_string();
+        for assigned in assigned {
+            let offset = assigned.committable();
+            let partition = assigned.partition.to_string();
             self.metrics.committable.with_label_values(&[&partition]).set(offset);
-            self.metrics.position.with_label_values(&[&partition]).set(holding.position());
-            if committed.get(&holding.partition).is_none_or(|before| *before < offset) {
-                let mut element = list.add_partition(&self.topic, holding.partition);
+            self.metrics.position.with_label_values(&[&partition]).set(assigned.position());
+            if committed.get(&assigned.partition).is_none_or(|before| *before < offset) {
+                let mut element = list.add_partition(&self.topic, assigned.partition);
                 // The only error is an offset below the logical ones; ours are never negative.
                 let _valid = element.set_offset(Offset::Offset(offset));
-                element.set_metadata(name(holding.topic_id));
+                element.set_metadata(name(assigned.topic_id));
             }
         }
         (list.count() > 0).then_some(list)
     }
 
     /// Commits and waits for the coordinator's answer.
-    pub(super) fn commit_now(&self, consumer: &BaseConsumer<Self>, holdings: &[Arc<Holding>]) {
-        if let Some(list) = self.uncommitted(holdings) {
+    pub(super) fn commit_now(
+        &self,
+        consumer: &BaseConsumer<Callbacks>,
+        assigned: &[Arc<Assigned>],
+    ) {
+        if let Some(list) = self.uncommitted(assigned) {
             let result = consumer.commit(&list, CommitMode::Sync);
             self.count_commit(&result, &list);
         }
     }
 
     pub(super) fn count_commit(&self, result: &KafkaResult<()>, list: &TopicPartitionList) {
-        let held = self.holdings.all();
+        let all = self.assignment.all();
         let mut committed = self.committed.lock();
         let mut worst: Option<KafkaError> = result.as_ref().err().cloned();
         for element in list.elements() {
@@ -115,10 +114,10 @@ impl Context {
                 (Ok(()), Offset::Offset(offset)) if result.is_ok() => {
                     // An answer that comes late may be about a log that was left meanwhile.
                     let partition = element.partition();
-                    let of_held = |h: &Arc<Holding>| {
-                        h.partition == partition && name(h.topic_id) == element.metadata()
+                    let of_ours = |a: &Arc<Assigned>| {
+                        a.partition == partition && name(a.topic_id) == element.metadata()
                     };
-                    if held.iter().any(of_held) {
+                    if all.iter().any(of_ours) {
                         committed.insert(partition, offset);
                     }
                 }
@@ -146,7 +145,7 @@ impl Context {
         log::warn!(result = kind, why = error.to_string().as_str(); "commit not taken");
     }
 
-    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) {
+    fn revoke(&self, consumer: &BaseConsumer<Callbacks>, partitions: &[i32]) {
         let lost = consumer.assignment_lost();
         if lost {
             // The group took them away; or the topic is gone, and nobody else will have them.
@@ -156,12 +155,12 @@ impl Context {
         let mut taken = Vec::new();
         for partition in partitions {
             self.newly.lock().remove(partition);
-            if let Some(holding) = self.holdings.remove(*partition) {
-                if gone || holding.topic_id != id {
-                    self.mourn(&holding, "topic_deleted");
+            if let Some(assigned) = self.assignment.remove(*partition) {
+                if gone || assigned.topic_id != id {
+                    self.log_is_gone(&assigned, "topic_deleted");
                 } else {
-                    holding.revoke();
-                    taken.push(holding);
+                    assigned.revoke();
+                    taken.push(assigned);
                 }
             }
         }
@@ -170,22 +169,38 @@ impl Context {
             self.metrics.evictions.inc();
         } else {
             let deadline = Instant::now() + self.revoke_wait;
-            finished = taken.iter().all(|h| h.await_hands_empty(deadline));
+            finished = taken.iter().all(|assigned| assigned.await_released(deadline));
         }
         log::info!(
             partitions = format!("{partitions:?}").as_str(), evicted = evicted,
-            in_hand_finished = finished; "partitions revoked"
+            in_flight_finished = finished; "partitions revoked"
         );
         // Late after an eviction: offered all the same, so that the refusal is seen and counted.
         self.commit_now(consumer, &taken);
         let mut committed = self.committed.lock();
         for partition in partitions {
             committed.remove(partition);
+            // What another member exports now must not stay on this page, frozen.
+            let label = partition.to_string();
+            for gauge in [&self.metrics.committable, &self.metrics.position] {
+                let _never_set = gauge.remove_label_values(&[&label]);
+            }
         }
     }
 }
 
-impl ClientContext for Context {
+/// The context as librdkafka has it; `starts` has it too.
+pub(super) struct Callbacks(pub(super) Arc<Context>);
+
+impl std::ops::Deref for Callbacks {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.0
+    }
+}
+
+impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if facility == "MAXPOLL" || (level as i32) <= RDKafkaLogLevel::Error as i32 {
             log::warn!(facility = facility; "librdkafka: {message}");
@@ -199,7 +214,7 @@ impl ClientContext for Context {
     }
 }
 
-impl ConsumerContext for Context {
+impl ConsumerContext for Callbacks {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         self.metrics.rebalances.inc();
         match rebalance {
@@ -207,7 +222,7 @@ impl ConsumerContext for Context {
             Rebalance::Assign(_) => {}
             Rebalance::Error(e) => log::warn!(why = e.to_string().as_str(); "rebalance failed"),
         }
-        self.metrics.partitions.set(self.holdings.all().len() as i64);
+        self.metrics.partitions.set(self.assignment.all().len() as i64);
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -217,11 +232,11 @@ impl ConsumerContext for Context {
         let paused = consumer.pause(list);
         let failed = list.elements().iter().find_map(|e| e.error().err());
         if let Some(e) = paused.err().or(failed) {
-            log::warn!(why = e.to_string().as_str(); "seat could not pause, it may fetch a little");
+            log::warn!(why = e.to_string().as_str(); "could not pause, the member may fetch a little");
         }
         let partitions = numbers(list);
         log::info!(partitions = format!("{partitions:?}").as_str(); "partitions assigned");
-        self.newly.lock().extend(partitions.into_iter().map(|p| (p, Start::Committed)));
+        newly(self, partitions.into_iter().map(|p| (p, Start::Committed)));
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
@@ -259,7 +274,7 @@ fn numbers(list: &TopicPartitionList) -> Vec<i32> {
     list.elements().iter().map(|e| e.partition()).collect()
 }
 
-/// A topic's id as commits carry it.
+/// A topic's id as commits carry it; nothing where brokers know no ids (before 2.8).
 pub(super) fn name(topic_id: u128) -> String {
-    format!("topic-id={topic_id:032x}")
+    if topic_id == 0 { String::new() } else { format!("topic-id={topic_id:032x}") }
 }

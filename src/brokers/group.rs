@@ -1,0 +1,99 @@
+//! What a group's coordinator knows of a topic: the committed offsets, with what was written beside them.
+//!
+//! Asked over connections of its own, so that the group membership's poll never waits for a broker. One
+//! partition's trouble is that partition's: an open transactional commit (KIP-447) hides its own offset
+//! only.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
+use kafka_protocol::messages::{
+    ApiKey, FindCoordinatorRequest, FindCoordinatorResponse, GroupId, OffsetFetchRequest,
+    OffsetFetchResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::Brokers;
+use super::connection::{Connection, Range, TIMEOUT, name_of, refused};
+
+/// FindCoordinator up to the version that still asks for one group.
+const FIND_COORDINATOR: Range = Range { min: 1, max: 3 };
+/// OffsetFetch up to the version that still asks for one group; 7 is the first that can insist on
+/// offsets which no open transaction may still take back.
+const OFFSET_FETCH: Range = Range { min: 1, max: 7 };
+const REQUIRE_STABLE_SINCE: i16 = 7;
+
+/// What is committed of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The offset; `None` when nothing is committed.
+    pub offset: Option<i64>,
+    /// What the client that committed it wrote beside it.
+    pub metadata: String,
+}
+
+/// What `group` has committed of `partitions` of `topic`; the inner `Err` is one partition's trouble.
+///
+/// # Errors
+/// When no broker of the list, or not the coordinator, answers.
+pub fn committed(
+    brokers: &Brokers,
+    group: &str,
+    topic: &str,
+    partitions: impl IntoIterator<Item = i32>,
+) -> io::Result<BTreeMap<i32, Result<Committed, String>>> {
+    let host = coordinator(brokers, group)?;
+    let mut connection = Connection::open(&host)?;
+    let version = connection.version(ApiKey::OffsetFetch, OFFSET_FETCH)?;
+    let asked = OffsetFetchRequestTopic::default()
+        .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+        .with_partition_indexes(partitions.into_iter().collect());
+    let question = OffsetFetchRequest::default()
+        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+        .with_topics(Some(vec![asked]))
+        .with_require_stable(version >= REQUIRE_STABLE_SINCE);
+    let answer: OffsetFetchResponse =
+        connection.ask(ApiKey::OffsetFetch, version, &question, TIMEOUT)?;
+    if answer.error_code != 0 {
+        return Err(refused("OffsetFetch", answer.error_code));
+    }
+    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    let read =
+        |p: &kafka_protocol::messages::offset_fetch_response::OffsetFetchResponsePartition| {
+            let committed = match p.error_code {
+                0 => Ok(Committed {
+                    offset: (p.committed_offset >= 0).then_some(p.committed_offset),
+                    metadata: p.metadata.as_ref().map(ToString::to_string).unwrap_or_default(),
+                }),
+                code => Err(format!("committed offset: error code {code}: {}", name_of(code))),
+            };
+            (p.partition_index, committed)
+        };
+    Ok(partitions.map(read).collect())
+}
+
+/// `host:port` of the broker that coordinates `group`.
+fn coordinator(brokers: &Brokers, group: &str) -> io::Result<String> {
+    let mut last = io::Error::other("the list of brokers is empty");
+    for host in brokers.hosts() {
+        match ask(host, group) {
+            Ok(coordinator) => return Ok(coordinator),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn ask(host: &str, group: &str) -> io::Result<String> {
+    let mut connection = Connection::open(host)?;
+    let version = connection.version(ApiKey::FindCoordinator, FIND_COORDINATOR)?;
+    let question =
+        FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
+    let answer: FindCoordinatorResponse =
+        connection.ask(ApiKey::FindCoordinator, version, &question, TIMEOUT)?;
+    match answer.error_code {
+        0 => Ok(format!("{}:{}", answer.host, answer.port)),
+        code => Err(refused("FindCoordinator", code)),
+    }
+}

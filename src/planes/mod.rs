@@ -1,0 +1,307 @@
+//! The data planes: how records come out of the log, and into it. One file each behind one seam.
+//!
+//! - `wire`    today's protocol over one kept connection a broker (crate `kafka-protocol`)
+//! - `kafka`   crate `kafka`, which speaks the oldest one: brokers up to 3.9, with the traps it has
+//! - `stepper` one batch at a time, where a fetch of crate `kafka` cannot go on
+//!
+//! What the seam promises: one blocking question a broker at a time, nothing is fetched that was not
+//! asked for, nothing is stepped over in silence: what is no record is passed over by name. A plane
+//! knows nothing of the group, finds no leader by itself, and after an error begins anew.
+
+pub mod kafka;
+mod stepper;
+pub mod wire;
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::records::{Codec, ProducerStamp};
+use crate::units;
+
+/// Which plane moves the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// Today's protocol, Kafka 2.1 to 4.x.
+    Wire,
+    /// Crate `kafka`, Kafka up to 3.9.
+    Kafka,
+}
+
+impl Client {
+    /// Reads `wire` or `kafka`.
+    ///
+    /// # Errors
+    /// The names that are allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        units::one_of(text, &[("wire", Self::Wire), ("kafka", Self::Kafka)])
+    }
+}
+
+/// Which records of transactions are delivered (Kafka's `isolation.level`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// All, those of open and aborted transactions too.
+    ReadUncommitted,
+    /// Those of committed transactions, and none behind one that is open (KIP-98).
+    ReadCommitted,
+}
+
+impl Isolation {
+    /// Reads `read-uncommitted` or `read-committed`; Kafka's spelling with `_` too.
+    ///
+    /// # Errors
+    /// The names that are allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let levels =
+            [("read-uncommitted", Self::ReadUncommitted), ("read-committed", Self::ReadCommitted)];
+        units::one_of(&text.replace('_', "-"), &levels)
+    }
+}
+
+/// How much a fetch asks for, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchSettings {
+    /// Which plane asks.
+    pub client: Client,
+    /// Bytes asked for, each partition (`max.partition.fetch.bytes`).
+    pub bytes: i32,
+    /// Bytes of a whole answer (`fetch.max.bytes`); crate `kafka` cannot ask for that.
+    pub answer_bytes: i32,
+    /// Largest batch that is fetched, and largest that one may unpack to; a larger one ends the run with
+    /// its name.
+    pub bytes_max: i32,
+    /// How long the broker may hold an answer back while there is nothing to send (`fetch.max.wait.ms`).
+    pub wait: Duration,
+    /// Which records of transactions are delivered.
+    pub isolation: Isolation,
+}
+
+/// What is asked of a broker for one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// The partition.
+    pub partition: i32,
+    /// The topic's id, 0 where brokers have none (before 2.8).
+    pub topic_id: u128,
+    /// The next offset.
+    pub offset: i64,
+    /// The leader's epoch as the metadata tells it; -1 unknown (KIP-320).
+    pub leader_epoch: i32,
+}
+
+/// What a broker answered.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// One for each partition that the answer speaks of.
+    pub parts: Vec<Part>,
+    /// The broker asks to stay away for so long (KIP-219).
+    pub throttled: Duration,
+}
+
+/// What a broker answered for one partition.
+#[derive(Debug)]
+pub struct Part {
+    /// The partition.
+    pub partition: i32,
+    /// Its high watermark; [`Fetches::read`] shows what there is below it.
+    pub answer: Result<i64, Refusal>,
+    /// Where the plane keeps its records.
+    at: usize,
+}
+
+/// Why a partition was not answered with records. It concerns that partition alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The offset is not in the log: retention took it, or the log ends before it.
+    OutOfRange,
+    /// The log was cut: it ends at `end`, below the offset (KIP-320).
+    Cut {
+        /// Its first offset that is not what was read.
+        end: i64,
+    },
+    /// Somebody else leads it now, or will: who, where the broker says so.
+    Moved {
+        /// What the broker said.
+        why: String,
+        /// The new leader and its epoch.
+        leader: Option<(i32, i32)>,
+    },
+    /// The broker's own trouble: ask again later.
+    NotNow(String),
+    /// No waiting cures it.
+    Never(String),
+}
+
+/// Why a broker did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// Its connection is of no use any more.
+    Connection(String),
+    /// No waiting cures it.
+    Never(String),
+}
+
+/// What stands in the log, as a plane shows it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A record.
+    Record {
+        /// Its offset.
+        offset: i64,
+        /// Its value; `None` is a tombstone.
+        value: Option<&'a [u8]>,
+    },
+    /// No record stands below `to`.
+    Passed {
+        /// The next offset that may hold one.
+        to: i64,
+        /// What stood there.
+        what: Passed,
+    },
+    /// What stands here cannot be read.
+    Unreadable {
+        /// First offset behind it; `None` where that cannot be told either.
+        to: Option<i64>,
+        /// A short label for it.
+        reason: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What holds an offset and is no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// The marker of a transaction's end.
+    Control,
+    /// Records of a transaction that was aborted.
+    Aborted,
+    /// Nothing: compaction or a deletion took it.
+    Hole,
+}
+
+/// Moves one broker's records out of its logs; one a thread.
+pub trait Fetches: Send {
+    /// Asks once, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Lost`]: what was asked is not answered.
+    fn fetch(&mut self, asks: &[Ask]) -> Result<Fetched, Lost>;
+
+    /// Shows what `part` of the last answer holds from offset `from` on, until `each` breaks off.
+    fn read(&mut self, part: &Part, from: i64, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>);
+}
+
+/// A fetcher of `topic` from the broker at `address`; it connects when it is asked.
+pub fn fetches(address: &str, topic: &str, settings: FetchSettings) -> Box<dyn Fetches> {
+    match settings.client {
+        Client::Wire => Box::new(wire::Fetcher::new(address, topic, settings)),
+        Client::Kafka => Box::new(kafka::Fetcher::new(address, topic, settings)),
+    }
+}
+
+/// How many replicas must have an event before it counts as sent (Kafka's `acks`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// All that are in sync.
+    All,
+    /// The leader.
+    One,
+    /// None: what is written to the socket is sent.
+    None,
+}
+
+impl Acks {
+    /// Reads `all` (or `-1`), `1` or `0`.
+    ///
+    /// # Errors
+    /// The words that are allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "all" | "-1" => Ok(Self::All),
+            "1" => Ok(Self::One),
+            "0" => Ok(Self::None),
+            _ => Err("expected all (or -1), 1 or 0".into()),
+        }
+    }
+}
+
+/// How events are sent.
+#[derive(Debug, Clone, Copy)]
+pub struct ProduceSettings {
+    /// Which plane sends.
+    pub client: Client,
+    /// How many replicas must have an event.
+    pub acks: Acks,
+    /// How batches are packed; crate `kafka` sends them as they are.
+    pub codec: Codec,
+    /// How long a broker may wait for its followers before it says so.
+    pub timeout: Duration,
+}
+
+/// One event as a record.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// Its create time: when it was due, ms since the epoch.
+    pub timestamp_ms: i64,
+    /// The record's key.
+    pub key: &'a [u8],
+    /// The record's value.
+    pub value: &'a [u8],
+}
+
+/// What goes to one partition in a request.
+pub struct Parcel<'a> {
+    /// The partition.
+    pub partition: i32,
+    /// By which a broker knows a resend (KIP-98).
+    pub stamp: ProducerStamp,
+    /// Its events, in order.
+    pub events: Vec<Outgoing<'a>>,
+}
+
+/// What became of a request.
+#[derive(Debug, Default)]
+pub struct Produced {
+    /// By partition: the offset of its first event, where the broker tells it; or why it has none.
+    pub verdicts: Vec<(i32, Result<Option<i64>, Unsent>)>,
+    /// The broker asks to stay away for so long (KIP-219).
+    pub throttled: Duration,
+}
+
+/// Why a partition's events were not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unsent {
+    /// They are more than the topic takes in one batch.
+    TooLarge(String),
+    /// The broker expects another sequence number: whether it has them is not known.
+    Sequence(String),
+    /// Somebody else leads the partition now, or will: who, where the broker says so.
+    Moved {
+        /// What the broker said.
+        why: String,
+        /// The new leader and its epoch.
+        leader: Option<(i32, i32)>,
+    },
+    /// The broker's own trouble: send them again later.
+    NotNow(String),
+    /// No waiting cures it.
+    Never(String),
+}
+
+/// Moves events into the logs that one broker leads; one a thread.
+pub trait Produces: Send {
+    /// Sends one batch for each parcel, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Lost`]: whether they arrived is not known.
+    fn produce(&mut self, parcels: &[Parcel<'_>]) -> Result<Produced, Lost>;
+}
+
+/// A sender to `topic` by the broker at `address`; it connects when it is asked.
+pub fn produces(address: &str, topic: &str, settings: ProduceSettings) -> Box<dyn Produces> {
+    match settings.client {
+        Client::Wire => Box::new(wire::Sender::new(address, topic, settings)),
+        Client::Kafka => Box::new(kafka::Sender::new(address, topic, settings)),
+    }
+}

@@ -1,0 +1,318 @@
+//! Fetches by today's protocol.
+//!
+//! Invariant: an answer is in memory once, in a buffer that the next one uses again, and at most what
+//! was asked for (`answer_bytes`, or one batch that is larger: KIP-74). The partitions take turns at the
+//! head of the question, or such a batch would starve those behind it. No fetch session is made: each
+//! question is whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::{ApiKey, BrokerId, FetchRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use crate::brokers::connection::{self, ANSWER_BYTES_MAX, Connection, Range};
+use crate::brokers::fetch_answer::{self, Answered, FetchAnswer, TOPIC_ID_SINCE};
+use crate::planes::{
+    Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, Refusal,
+};
+use crate::records::{Batch, BatchHeader, Control, Scratch, Unreadable, batches};
+
+/// Versions asked in.
+const VERSIONS: Range = Range { min: fetch_answer::VERSION_MIN, max: fetch_answer::VERSION_MAX };
+
+/// How much longer than [`FetchSettings::wait`] an answer may take: a broker that is alive answers in
+/// milliseconds; one that collects garbage, in a few seconds.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Longest time that a broker's word keeps us away (KIP-219): above `quota.window.num` ×
+/// `quota.window.size.seconds`, 11 s by default.
+const THROTTLE_MAX: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Fetcher {
+    address: String,
+    topic: String,
+    settings: FetchSettings,
+    link: Option<(Connection, i16)>,
+    /// The last answer, and where its parts are.
+    answer: Vec<u8>,
+    parsed: FetchAnswer,
+    scratch: Scratch,
+    /// The topic that was asked for last.
+    topic_id: u128,
+    /// Epoch of the last batch of it that was read, by partition.
+    epochs: BTreeMap<i32, i32>,
+    /// Which partition is asked for first.
+    turn: usize,
+}
+
+impl Fetcher {
+    /// A fetcher of `topic` from the broker at `address`.
+    pub fn new(address: &str, topic: &str, settings: FetchSettings) -> Self {
+        Self {
+            address: address.to_owned(),
+            topic: topic.to_owned(),
+            settings,
+            link: None,
+            answer: Vec::new(),
+            parsed: FetchAnswer::default(),
+            scratch: Scratch::new(usize::try_from(settings.bytes_max).unwrap_or(0)),
+            topic_id: 0,
+            epochs: BTreeMap::new(),
+            turn: 0,
+        }
+    }
+
+    fn ask(&mut self, asks: &[Ask]) -> io::Result<()> {
+        let (connection, version) = match &mut self.link {
+            Some((connection, version)) => (connection, *version),
+            empty => {
+                let connection = Connection::open(&self.address)?;
+                let version = connection.version(ApiKey::Fetch, VERSIONS)?;
+                let (connection, version) = empty.insert((connection, version));
+                (connection, *version)
+            }
+        };
+        let topic_id = asks.first().map_or(0, |ask| ask.topic_id);
+        if self.topic_id != topic_id {
+            self.topic_id = topic_id;
+            self.epochs.clear();
+        }
+        let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        self.turn = self.turn.wrapping_add(1);
+        let (behind, ahead) = asks.split_at(self.turn % asks.len().max(1));
+        let partition = |ask: &Ask| {
+            let mut partition = FetchPartition::default()
+                .with_partition(ask.partition)
+                .with_fetch_offset(ask.offset)
+                .with_partition_max_bytes(self.settings.bytes);
+            if version >= 9 {
+                partition.current_leader_epoch = ask.leader_epoch;
+            }
+            if version >= 12
+                && let Some(epoch) = self.epochs.get(&ask.partition)
+            {
+                partition.last_fetched_epoch = *epoch;
+            }
+            partition
+        };
+        let mut topic = FetchTopic::default()
+            .with_partitions(ahead.iter().chain(behind).map(partition).collect());
+        if version >= TOPIC_ID_SINCE {
+            topic.topic_id = Uuid::from_u128(topic_id);
+        } else {
+            topic.topic = TopicName(StrBytes::from_string(self.topic.clone()));
+        }
+        let question = FetchRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_max_wait_ms(millis(self.settings.wait))
+            .with_min_bytes(1)
+            .with_max_bytes(self.settings.answer_bytes)
+            .with_isolation_level(i8::from(self.settings.isolation == Isolation::ReadCommitted))
+            .with_session_epoch(-1)
+            .with_topics(vec![topic]);
+        let patience = self.settings.wait + PATIENCE;
+        connection.send(ApiKey::Fetch, version, &question, patience)?;
+        connection.receive(&mut self.answer, ANSWER_BYTES_MAX)?;
+        self.parsed = fetch_answer::read(&self.answer, version)
+            .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+        Ok(())
+    }
+}
+
+impl Fetches for Fetcher {
+    fn fetch(&mut self, asks: &[Ask]) -> Result<Fetched, Lost> {
+        if let Err(e) = self.ask(asks) {
+            self.link = None;
+            return Err(match e.kind() {
+                ErrorKind::Unsupported => Lost::Never(e.to_string()),
+                _ => Lost::Connection(e.to_string()),
+            });
+        }
+        let head = &self.parsed.head;
+        if head.error_code != 0 {
+            return Err(Lost::Connection(format!(
+                "the fetch is refused with error code {}: {}",
+                head.error_code,
+                connection::name_of(head.error_code)
+            )));
+        }
+        let throttled = Duration::from_millis(head.throttle_ms.max(0).unsigned_abs().into());
+        let mut parts = Vec::new();
+        for (at, answered) in self.parsed.partitions.iter().enumerate() {
+            let partition = answered.partition;
+            let Some(ask) = asks.iter().find(|ask| ask.partition == partition) else { continue };
+            let answer = match &answered.diverging {
+                Some((_, end)) if *end < ask.offset => Err(Refusal::Cut { end: *end }),
+                Some(_) => {
+                    // What was read is of an epoch that the log no longer has, and still in it.
+                    self.epochs.remove(&partition);
+                    Ok(answered.high_watermark)
+                }
+                None => verdict(answered),
+            };
+            parts.push(Part { partition, answer, at });
+        }
+        // A throttled answer names no partition; any other names all.
+        if throttled.is_zero() {
+            let missing =
+                asks.iter().filter(|ask| parts.iter().all(|p| p.partition != ask.partition));
+            let unanswered = missing.map(|ask| Part {
+                partition: ask.partition,
+                answer: Err(Refusal::NotNow("the broker's answer leaves it out".into())),
+                at: usize::MAX,
+            });
+            parts.extend(unanswered.collect::<Vec<_>>());
+        }
+        Ok(Fetched { parts, throttled: throttled.min(THROTTLE_MAX) })
+    }
+
+    fn read(&mut self, part: &Part, from: i64, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>) {
+        let Some(answered) = self.parsed.partitions.get(part.at) else { return };
+        let set = self.answer.get(answered.records.clone()).unwrap_or_default();
+        let bytes_max = usize::try_from(self.settings.bytes_max).unwrap_or(0);
+        let mut aborted = (self.settings.isolation == Isolation::ReadCommitted)
+            .then(|| Aborted::new(&answered.aborted));
+        let mut next = from;
+        for batch in batches(set) {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(why) => {
+                    let why = why.to_string();
+                    let _last = each(Entry::Unreadable { to: None, reason: "batch", why });
+                    return;
+                }
+            };
+            let header = batch.header;
+            if header.last_offset < next {
+                continue;
+            }
+            let to = header.last_offset + 1;
+            let shown = if header.size > bytes_max {
+                let why = format!(
+                    "a batch of {} bytes is larger than --fetch-bytes-max {bytes_max}; raise it",
+                    header.size
+                );
+                each(Entry::Unreadable { to: Some(to), reason: "batch_too_large", why })
+            } else {
+                show(&batch, next, &mut aborted, &mut self.scratch, each)
+            };
+            if shown.is_break() {
+                return;
+            }
+            next = to;
+            if header.leader_epoch >= 0 {
+                self.epochs.insert(part.partition, header.leader_epoch);
+            }
+        }
+    }
+}
+
+/// Shows a batch from offset `next` on.
+fn show(
+    batch: &Batch<'_>,
+    next: i64,
+    aborted: &mut Option<Aborted<'_>>,
+    scratch: &mut Scratch,
+    each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let header = &batch.header;
+    let to = header.last_offset + 1;
+    let unreadable =
+        |e: Unreadable| Entry::Unreadable { to: Some(to), reason: e.reason(), why: e.to_string() };
+    if header.is_control {
+        if let Some(aborted) = aborted {
+            match batch.control(scratch) {
+                Ok(Control::Abort) => aborted.end(header.producer_id),
+                Ok(_) => {}
+                Err(e) => return each(unreadable(e)),
+            }
+        }
+        return each(Entry::Passed { to, what: Passed::Control });
+    }
+    if aborted.as_mut().is_some_and(|aborted| aborted.holds(header)) {
+        return each(Entry::Passed { to, what: Passed::Aborted });
+    }
+    match batch.records(scratch) {
+        Ok(records) => {
+            for record in records {
+                match record {
+                    Ok(record) if record.offset < next => {}
+                    Ok(record) => {
+                        each(Entry::Record { offset: record.offset, value: record.value })?;
+                    }
+                    Err(e) => return each(unreadable(e)),
+                }
+            }
+            each(Entry::Passed { to, what: Passed::Hole })
+        }
+        Err(e) => each(unreadable(e)),
+    }
+}
+
+/// Which transactions of an answer were aborted, as far as it is read (KIP-98): a producer's records are
+/// of an aborted one from its first offset up to the marker that ends it.
+struct Aborted<'a> {
+    /// (producer id, first offset), by offset.
+    ahead: std::iter::Peekable<std::slice::Iter<'a, (i64, i64)>>,
+    /// Producers whose transaction, as read now, was aborted.
+    producers: BTreeSet<i64>,
+}
+
+impl<'a> Aborted<'a> {
+    fn new(aborted: &'a [(i64, i64)]) -> Self {
+        Self { ahead: aborted.iter().peekable(), producers: BTreeSet::new() }
+    }
+
+    fn holds(&mut self, header: &BatchHeader) -> bool {
+        while let Some((producer, _)) =
+            self.ahead.next_if(|(_, first)| *first <= header.last_offset)
+        {
+            self.producers.insert(*producer);
+        }
+        header.is_transactional && self.producers.contains(&header.producer_id)
+    }
+
+    fn end(&mut self, producer_id: i64) {
+        self.producers.remove(&producer_id);
+    }
+}
+
+/// Kafka's error codes, as far as a fetch is told by them.
+mod code {
+    pub const OFFSET_OUT_OF_RANGE: i16 = 1;
+    pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+    pub const FENCED_LEADER_EPOCH: i16 = 74;
+    pub const UNKNOWN_LEADER_EPOCH: i16 = 75;
+    pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+    pub const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub const INCONSISTENT_TOPIC_ID: i16 = 103;
+}
+
+/// What a partition's error code means.
+fn verdict(answered: &Answered) -> Result<i64, Refusal> {
+    let why = || {
+        format!("error code {}: {}", answered.error_code, connection::name_of(answered.error_code))
+    };
+    match answered.error_code {
+        0 => Ok(answered.high_watermark),
+        code::OFFSET_OUT_OF_RANGE => Err(Refusal::OutOfRange),
+        code::UNKNOWN_TOPIC_OR_PARTITION
+        | code::NOT_LEADER_OR_FOLLOWER
+        | code::FENCED_LEADER_EPOCH
+        | code::UNKNOWN_LEADER_EPOCH
+        | code::UNKNOWN_TOPIC_ID
+        | code::INCONSISTENT_TOPIC_ID => {
+            Err(Refusal::Moved { why: why(), leader: answered.leader })
+        }
+        // Only brokers before 2.1 say so: they take no Fetch that may carry zstd.
+        code::UNSUPPORTED_COMPRESSION_TYPE => Err(Refusal::Never(why())),
+        _ => Err(Refusal::NotNow(why())),
+    }
+}

@@ -1,0 +1,176 @@
+//! What an answer of the sink means for the events that were posted: the one table, which README repeats.
+//!
+//! | answer | fate of the events |
+//! |---|---|
+//! | 2xx with `{"acked": n}` | the first n are delivered |
+//! | 2xx without a body | all are delivered |
+//! | 2xx with anything else, 3xx, 4xx but those below, 501, 505 | refused: halved until one stands alone, which is given up |
+//! | 408, 425, 429, 5xx, a broken connection | not now: they are sent again |
+//! | no answer in time | not now, and fewer at a time |
+//!
+//! It knows no events and retries nothing: whether and when to try again is the worker's decision.
+
+use std::time::{Duration, SystemTime};
+
+use ureq::http::HeaderMap;
+
+use crate::logging::said;
+use crate::sink::wire::Acked;
+
+/// What one call came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Posted {
+    /// The first so many events are delivered.
+    Acked(usize),
+    /// The sink will not take these bytes, however often.
+    Refused {
+        /// Its status.
+        status: u16,
+        /// The beginning of its words.
+        why: String,
+    },
+    /// Busy, failing or out of reach. Some events may have been delivered all the same.
+    NotNow(NotNow),
+}
+
+/// Why it is to be tried again, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotNow {
+    /// What kind of trouble it is.
+    pub trouble: Trouble,
+    /// How long the sink asks to wait, where it says so (`Retry-After`, RFC 9110 10.2.3).
+    pub after: Option<Duration>,
+    /// What happened.
+    pub why: String,
+}
+
+/// A kind of passing trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// A rate limit (429).
+    Limit,
+    /// No answer within the time of a call.
+    Slow,
+    /// The connection broke before an answer.
+    Cut,
+    /// Anything else: nobody listens, 5xx.
+    Other,
+}
+
+/// Longest wait that a `Retry-After` can ask for.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// What an answer to `sent` events means. It may say anything.
+pub(crate) fn understood(
+    url: &str,
+    status: u16,
+    after: Option<Duration>,
+    text: &[u8],
+    sent: usize,
+) -> Posted {
+    let not_now = |trouble| {
+        let why = format!("{url}: status {status} {}", said(text));
+        Posted::NotNow(NotNow { trouble, after, why })
+    };
+    match status {
+        200..=299 => match acked(text, sent) {
+            Ok(acked) => Posted::Acked(acked),
+            Err(e) => Posted::Refused { status, why: format!("no count of acks: {e}") },
+        },
+        408 | 425 => not_now(Trouble::Other),
+        429 => not_now(Trouble::Limit),
+        300..=499 | 501 | 505 => Posted::Refused { status, why: said(text) },
+        _ => not_now(Trouble::Other),
+    }
+}
+
+/// How many of `sent` events a successful answer acks.
+fn acked(text: &[u8], sent: usize) -> Result<usize, String> {
+    if text.trim_ascii().is_empty() {
+        return Ok(sent);
+    }
+    match serde_json::from_slice::<Acked>(text) {
+        Ok(Acked { acked }) => Ok(usize::try_from(acked).unwrap_or(usize::MAX).min(sent)),
+        Err(e) => Err(format!("{} in {:?}", said(e.to_string().as_bytes()), said(text))),
+    }
+}
+
+/// The exact milliseconds where the sink gives them, else the standard's two forms: whole seconds, or a
+/// date. What is neither is not obeyed.
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let whole = |name: &str| {
+        text(name).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse::<u64>().ok()
+    };
+    let date = || {
+        let date = httpdate::parse_http_date(text("retry-after")?).ok()?;
+        date.duration_since(now).ok()
+    };
+    whole("retry-after-ms")
+        .map(Duration::from_millis)
+        .or_else(|| whole("retry-after").map(Duration::from_secs))
+        .or_else(date)
+        .filter(|wait| !wait.is_zero())
+        .map(|wait| wait.min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fate(status: u16, text: &str) -> Posted {
+        understood("u", status, None, text.as_bytes(), 3)
+    }
+
+    #[test]
+    fn no_more_is_acked_than_was_sent() {
+        assert_eq!(fate(200, r#"{"acked":2}"#), Posted::Acked(2));
+        assert_eq!(fate(200, r#"{"acked":18446744073709551615}"#), Posted::Acked(3));
+        for status in [200, 201, 202, 204] {
+            assert_eq!(fate(status, ""), Posted::Acked(3), "{status}: nothing is said against it");
+        }
+        // Somebody else's page is no sink.
+        for none in ["{}", r#"{"acked":-1}"#, r#"{"acked":1}x"#, "<html>", "ok"] {
+            assert!(matches!(fate(200, none), Posted::Refused { .. }), "{none}");
+        }
+    }
+
+    /// Prevents: a refusal that no waiting cures being tried for ever, and one that waiting cures costing
+    /// an event.
+    #[test]
+    fn every_status_has_one_fate() {
+        for status in 100..600 {
+            let fate = fate(status, "words");
+            let expected = match status {
+                408 | 425 | 429 => false,
+                200..=499 | 501 | 505 => true,
+                _ => false,
+            };
+            assert_eq!(matches!(fate, Posted::Refused { .. }), expected, "{status}: {fate:?}");
+        }
+        assert!(matches!(fate(429, ""), Posted::NotNow(NotNow { trouble: Trouble::Limit, .. })));
+    }
+
+    /// Prevents: a limit that is asked again all the same because it named a date; and words that are no
+    /// time being obeyed as one.
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_nothing_else() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let wait = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().expect("a header's value"));
+            retry_after(&headers, now)
+        };
+        let s = Duration::from_secs;
+        let at = |time| httpdate::fmt_http_date(time);
+        assert_eq!(wait("retry-after", "3"), Some(s(3)));
+        assert_eq!(wait("retry-after", "86400"), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("retry-after", &at(now + s(20))), Some(s(20)));
+        assert_eq!(wait("retry-after", &at(now + s(86_400))), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("retry-after-ms", "7"), Some(Duration::from_millis(7)));
+        let past = at(now - s(20));
+        for none in ["1.5", "-1", "+3", "3s", "", "soon", "0", past.as_str()] {
+            assert_eq!(wait("retry-after", none), None, "{none:?}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Events that the sink refuses for good, and when that is the sink's trouble rather than theirs.
+//!
+//! Invariant: a refused event is given up, and its offset done, only once the sink took another event
+//! after it, or [`HELD_MAX`] has passed; and when [`SHARE`] of the last [`LAST`] events were refused, the
+//! run stops instead, and those that are still held are in the log. So a sink that refuses everything, a
+//! wrong address or a proxy does not eat the topic.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::window::Single;
+use crate::logging::Limiter;
+use crate::policy::dead_letters::DeadLetters;
+use crate::source::Rejected;
+use crate::telemetry::metrics::ProcessorMetrics;
+use crate::threads::Stop;
+
+/// Of so many events in a row…
+const LAST: usize = 100;
+/// … so many refused stop the run.
+const SHARE: usize = 50;
+/// How long a refused event is held for want of one that is taken: a source that waits for its ack (pull)
+/// brings no other.
+const HELD_MAX: Duration = Duration::from_secs(10);
+
+/// What all workers know of the sink's refusals.
+#[derive(Default)]
+pub struct Refusals {
+    /// Whether each of the last events was refused.
+    last: Mutex<VecDeque<bool>>,
+    /// Events that were taken.
+    taken: AtomicU64,
+    /// Too many were refused: nothing more is worth a call.
+    too_many: AtomicBool,
+}
+
+impl Refusals {
+    /// The sink took events.
+    pub fn taken(&self, events: usize) {
+        self.taken.fetch_add(events as u64, Ordering::Relaxed);
+        let mut last = self.last.lock();
+        // Nearly always there is nothing to forget.
+        if last.contains(&true) {
+            for _ in 0..events.min(LAST) {
+                note(&mut last, false);
+            }
+        }
+    }
+
+    /// Whether the sink refused too many: what is left goes back to the log.
+    pub fn are_too_many(&self) -> bool {
+        self.too_many.load(Ordering::Relaxed)
+    }
+
+    /// The sink refused an event by itself; true when that makes it too many.
+    fn refused(&self) -> bool {
+        let mut last = self.last.lock();
+        note(&mut last, true);
+        let too_many = last.iter().filter(|refused| **refused).count() >= SHARE;
+        too_many && !self.too_many.swap(true, Ordering::Relaxed)
+    }
+}
+
+fn note(last: &mut VecDeque<bool>, refused: bool) {
+    if last.len() == LAST {
+        last.pop_front();
+    }
+    last.push_back(refused);
+}
+
+/// A refused event that is held.
+struct Held {
+    single: Single,
+    status: u16,
+    why: String,
+    since: Instant,
+    /// What was taken by then.
+    taken: u64,
+}
+
+/// The refused events of one worker.
+pub struct Suspects {
+    shared: Arc<Refusals>,
+    dead_letters: Arc<DeadLetters>,
+    metrics: ProcessorMetrics,
+    stop: Stop,
+    held: Vec<Held>,
+    lines: Limiter,
+}
+
+impl Suspects {
+    /// Nothing refused yet.
+    pub fn new(
+        shared: Arc<Refusals>,
+        dead_letters: Arc<DeadLetters>,
+        metrics: ProcessorMetrics,
+        stop: Stop,
+    ) -> Self {
+        let lines = Limiter::per_second(5);
+        Self { shared, dead_letters, metrics, stop, held: Vec::new(), lines }
+    }
+
+    /// The sink refused an event by itself. Stops the run when it refuses too many.
+    pub fn refused(&mut self, single: Single, status: u16, why: String) {
+        if let Some(suppressed) = self.lines.allow() {
+            log::error!(
+                partition = single.assigned.partition, offset = single.offset, id = single.id,
+                status = status, why = why.as_str(), lines_suppressed = suppressed;
+                "sink rejects the event"
+            );
+        }
+        if self.shared.refused() {
+            self.stop.fail(format!(
+                "the sink refuses {SHARE} of the last {LAST} events, which their data does not explain; \
+                 the last one with status {status}: {why}; check --sink and what answers there. What \
+                 was refused is in the log"
+            ));
+        }
+        let taken = self.shared.taken.load(Ordering::Relaxed);
+        self.held.push(Held { single, status, why, since: Instant::now(), taken });
+    }
+
+    /// Gives up the events that the sink is known to refuse for their own sake.
+    pub fn settle(&mut self) {
+        if self.held.is_empty() || self.shared.are_too_many() {
+            return;
+        }
+        let taken = self.shared.taken.load(Ordering::Relaxed);
+        let is_known = |held: &mut Held| taken > held.taken || held.since.elapsed() >= HELD_MAX;
+        for held in self.held.extract_if(.., is_known) {
+            let Held { single, status, why, .. } = held;
+            let Single { assigned, offset, id, value } = single;
+            if !assigned.acquire() {
+                self.metrics.returned.inc();
+                continue;
+            }
+            let reason = format!("sink_{status}");
+            let rejected = Rejected {
+                partition: assigned.partition,
+                offset,
+                last_offset: offset,
+                id: Some(id),
+                reason: &reason,
+                why: &why,
+                value: Some(&value),
+            };
+            if self.dead_letters.keep(&rejected, &self.stop) {
+                assigned.done([offset]);
+            } else {
+                self.metrics.returned.inc();
+            }
+            assigned.release();
+        }
+    }
+
+    /// What is still held goes back to the log.
+    pub fn release(&mut self) {
+        self.metrics.returned.inc_by(self.held.len() as u64);
+        self.held.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Assigned;
+    use crate::telemetry::metrics::{Metrics, sum};
+
+    fn suspects() -> (Suspects, Arc<Assigned>, Stop) {
+        let metrics = ProcessorMetrics::register(&Metrics::default()).expect("names");
+        let letters = DeadLetters::open(None, metrics.clone()).expect("no file");
+        let (stop, assigned) = (Stop::default(), Arc::new(Assigned::new(0, 3, 0)));
+        let suspects = Suspects::new(Arc::default(), Arc::new(letters), metrics, stop.clone());
+        (suspects, assigned, stop)
+    }
+
+    fn refuse(suspects: &mut Suspects, assigned: &Arc<Assigned>, offset: i64) {
+        assert!(assigned.open(&[offset]));
+        let (id, value) = (offset as u64, Box::default());
+        let single = Single { assigned: Arc::clone(assigned), offset, id, value };
+        suspects.refused(single, 400, "no".into());
+        suspects.settle();
+    }
+
+    /// Prevents: a topic that is eaten by a sink that refuses everything.
+    #[test]
+    fn a_sink_that_refuses_everything_stops_the_run_and_costs_nothing() {
+        let (mut suspects, assigned, stop) = suspects();
+        for offset in 0..SHARE as i64 {
+            assert!(!stop.is_set(), "after {offset}");
+            refuse(&mut suspects, &assigned, offset);
+        }
+        let why = stop.outcome().expect_err("it stopped").to_string();
+        assert!(why.contains("50 of the last 100") && why.contains("status 400: no"), "{why}");
+        suspects.shared.taken(1);
+        suspects.settle();
+        assert_eq!((assigned.committable(), sum(&suspects.metrics.invalid)), (0, 0));
+        suspects.release();
+        assert_eq!(suspects.metrics.returned.get(), SHARE as u64);
+    }
+
+    /// Prevents: one bad event in ten that stops the run, or holds up the commit.
+    #[test]
+    fn what_is_refused_for_its_own_sake_is_given_up_when_another_is_taken() {
+        let (mut suspects, assigned, stop) = suspects();
+        for offset in 0..200 {
+            refuse(&mut suspects, &assigned, offset);
+            assert_eq!(assigned.committable(), offset, "nothing was taken after it");
+            suspects.shared.taken(9);
+            suspects.settle();
+            assert_eq!(assigned.committable(), offset + 1);
+        }
+        assert!(!stop.is_set());
+        assert_eq!(sum(&suspects.metrics.invalid), 200);
+    }
+}

@@ -1,0 +1,307 @@
+//! A member of the consumer group: librdkafka joins, beats, rebalances and commits; every partition is
+//! paused, so it fetches nothing.
+//!
+//! - `context` what librdkafka's callbacks do: assign, revoke, count commits
+//! - `starts`  where a newly assigned partition starts
+//! - here      the poll and the commits
+//!
+//! Invariant: only the contiguous acked prefix of a partition is committed, on a period, on revoke
+//! and at the end. A commit names the topic's own id (KIP-516) in its metadata: an offset of a topic
+//! that was deleted is never taken for one of the topic that was made in its place. The poll is the
+//! `max.poll.interval.ms` clock (KIP-62): its thread does nothing else.
+
+mod context;
+mod starts;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rdkafka::Message as _;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+
+pub use self::starts::Reset;
+
+use self::context::{Callbacks, Context, commit_in_background};
+use super::Assignment;
+use crate::brokers::{Brokers, View};
+use crate::failure::Failure;
+use crate::telemetry::metrics::ProcessorMetrics;
+use crate::threads::{Crew, Stop};
+
+/// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it. At most a third of
+/// the session, so that two beats may be lost.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// How often the member looks whether there is something to hear, and how often it wakes librdkafka.
+const LOOK: Duration = Duration::from_millis(10);
+const WAKE: Duration = Duration::from_secs(1);
+
+/// How long the group may refuse the member before that ends the run: other members may be about to
+/// leave, as in a rolling upgrade.
+const REFUSED_MAX: Duration = Duration::from_secs(10);
+
+/// How the membership is kept.
+#[derive(Debug, Clone)]
+pub struct MemberSettings {
+    /// The bootstrap list.
+    pub brokers: Brokers,
+    /// The topic.
+    pub topic: String,
+    /// Kafka's `group.id`.
+    pub group: String,
+    /// Kafka's `group.instance.id` (KIP-345): a member that comes back under it within the session has
+    /// its partitions at once, and one that stops does not leave the group.
+    pub instance_id: Option<String>,
+    /// Kafka's `max.poll.interval.ms`.
+    pub max_poll_interval: Duration,
+    /// Kafka's `session.timeout.ms`. It should outlast the failover of a coordinator that died
+    /// (`broker.session.timeout.ms`, 9 s, and the election), or each such death is an eviction.
+    pub session_timeout: Duration,
+    /// How often the acked prefix is committed.
+    pub commit_interval: Duration,
+    /// How long a revocation waits for what workers have in flight.
+    pub revoke_wait: Duration,
+    /// Where a partition without a committed offset starts.
+    pub reset: Reset,
+}
+
+/// The membership itself; used by one thread.
+pub struct Member {
+    consumer: BaseConsumer<Callbacks>,
+    settings: MemberSettings,
+    stop: Stop,
+    last_poll: Option<Instant>,
+    /// When librdkafka's main thread was last woken.
+    woken: Option<Instant>,
+    next_commit: Instant,
+    /// Since when the group refuses the member.
+    refused_since: Option<Instant>,
+    /// Ends `starts`.
+    left: Stop,
+    starts: Crew,
+}
+
+impl Member {
+    /// Joins the group. A refusal that no waiting cures ends the run by `stop`.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings, or a thread cannot be started.
+    pub fn join(
+        settings: MemberSettings,
+        assignment: Assignment,
+        view: View,
+        metrics: ProcessorMetrics,
+        stop: Stop,
+    ) -> Result<Self, Failure> {
+        let context = Arc::new(Context {
+            brokers: settings.brokers.clone(),
+            topic: settings.topic.clone(),
+            revoke_wait: settings.revoke_wait,
+            assignment,
+            metrics,
+            view,
+            newly: Default::default(),
+            assignments: Default::default(),
+            committed: Default::default(),
+            committing: Default::default(),
+        });
+        let consumer: BaseConsumer<Callbacks> = settings
+            .client_config()
+            .create_with_context(Callbacks(Arc::clone(&context)))
+            .map_err(|e| Failure::Failed(format!("cannot become a member of the group: {e}")))?;
+        consumer
+            .subscribe(&[&settings.topic])
+            .map_err(|e| Failure::Failed(format!("cannot subscribe to {}: {e}", settings.topic)))?;
+        log::info!(group = settings.group.as_str(), topic = settings.topic.as_str(); "joining the group");
+        let (left, mut starts) = (Stop::default(), Crew::new(stop.clone()));
+        let (group, reset, until) = (settings.group.clone(), settings.reset, left.clone());
+        starts.spawn("starts", move || {
+            starts::run(&context, &group, reset, &until);
+            Ok(())
+        })?;
+        let next_commit = Instant::now() + settings.commit_interval;
+        Ok(Self {
+            consumer,
+            settings,
+            stop,
+            last_poll: None,
+            woken: None,
+            next_commit,
+            refused_since: None,
+            left,
+            starts,
+        })
+    }
+
+    /// One turn: commit when due, poll for at most `time`.
+    ///
+    /// The commit comes first: a member that was away for longer than the interval offers it late,
+    /// and hears that it was refused, before it learns of its eviction.
+    pub fn turn(&mut self, time: Duration) {
+        let now = Instant::now();
+        if now >= self.next_commit {
+            self.commit_acked();
+            self.next_commit = now + self.settings.commit_interval;
+        }
+        let context = self.consumer.context();
+        if let Some(before) = self.last_poll.replace(now) {
+            let gap = now.duration_since(before).as_secs_f64();
+            if gap > context.metrics.poll_gap.get() {
+                context.metrics.poll_gap.set(gap);
+            }
+        }
+        self.poll(time);
+        self.consumer.context().leave_logs_that_are_gone();
+    }
+
+    /// Polls until there was something to hear, at most for `time`.
+    ///
+    /// librdkafka waits on the wall clock (`cnd_timedwait`, its issue 2145). If the clock steps back 1 h,
+    /// such a wait lasts 1 h more, and heartbeats stop. So the poll never waits inside librdkafka, and its
+    /// main thread is woken every second.
+    fn poll(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        if self.woken.is_none_or(|before| before.elapsed() >= WAKE) {
+            self.woken = Some(Instant::now());
+            // Any question wakes it; the answer is not needed.
+            let _answer = self.consumer.assignment();
+        }
+        loop {
+            let mut heard = Vec::new();
+            // An eviction arrives as an error first and as a revocation next: one turn's both.
+            while let Some(event) = self.consumer.poll(Duration::ZERO) {
+                heard.push(note(event, self.settings.max_poll_interval));
+            }
+            let rest = end.saturating_duration_since(Instant::now());
+            if !heard.is_empty() {
+                heard.into_iter().flatten().for_each(|error| self.refused(&error));
+                return;
+            }
+            if rest.is_zero() {
+                return;
+            }
+            std::thread::sleep(rest.min(LOOK));
+        }
+    }
+
+    /// Ends the run when the group goes on refusing the member for a reason that no waiting cures.
+    fn refused(&mut self, error: &KafkaError) {
+        use RDKafkaErrorCode as Code;
+        let (group, topic) = (&self.settings.group, &self.settings.topic);
+        let advice = match error.rdkafka_error_code() {
+            Some(Code::InconsistentGroupProtocol) => {
+                "its members assign partitions by another strategy than cooperative-sticky: stop \
+                 them, or choose another --group"
+            }
+            Some(Code::FencedInstanceId) => {
+                "another member has the same --instance-id: give each its own"
+            }
+            Some(Code::GroupMaxSizeReached) => "it has group.max.size members: stop one",
+            Some(Code::InvalidGroupId) => "choose another --group",
+            Some(Code::InvalidSessionTimeout) => {
+                "--session-timeout is outside the brokers' group.min.session.timeout.ms and \
+                 group.max.session.timeout.ms"
+            }
+            Some(Code::GroupAuthorizationFailed) => "its ACLs do not let this user read",
+            _ => return,
+        };
+        if !self.consumer.context().assignment.all().is_empty() {
+            self.refused_since = None;
+            return;
+        }
+        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= REFUSED_MAX
+            || error.rdkafka_error_code() == Some(Code::FencedInstanceId)
+        {
+            self.stop.fail(format!(
+                "group {group} does not take this member of {topic}: {error}; {advice}"
+            ));
+        }
+    }
+
+    /// Commits a last time and leaves the group.
+    pub fn leave(self) {
+        self.left.set();
+        let assigned = self.consumer.context().assignment.all();
+        for assigned in &assigned {
+            assigned.revoke();
+        }
+        self.consumer.context().commit_now(&self.consumer, &assigned);
+        log::info!(group = self.settings.group.as_str(); "leaving the group");
+        // Dropping the consumer sends LeaveGroup, but for a static member. `starts` is not waited for: it
+        // may be asking a broker that does not answer.
+        drop(self.consumer);
+        std::mem::forget(self.starts);
+    }
+
+    fn commit_acked(&self) {
+        let context = self.consumer.context();
+        let Some(list) = context.uncommitted(&context.assignment.all()) else { return };
+        if context.committing.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(e) = commit_in_background(&self.consumer, &list) {
+            context.committing.store(false, Ordering::SeqCst);
+            context.count_commit(&Err(e), &list);
+        }
+    }
+}
+
+impl MemberSettings {
+    fn client_config(&self) -> ClientConfig {
+        let ms = |time: Duration| time.as_millis().to_string();
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", self.brokers.list())
+            .set("client.id", "backpressure-lab-member")
+            .set("group.id", &self.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("max.poll.interval.ms", ms(self.max_poll_interval))
+            .set("session.timeout.ms", ms(self.session_timeout))
+            .set("heartbeat.interval.ms", ms(HEARTBEAT.min(self.session_timeout / 3)))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            // Between assignment and pause a fetch may slip through; keep it to one small one.
+            .set("queued.max.messages.kbytes", "1")
+            .set("fetch.message.max.bytes", "1024")
+            .set("topic.metadata.refresh.interval.ms", "10000")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("log.connection.close", "false")
+            .set_log_level(RDKafkaLogLevel::Notice);
+        if let Some(id) = &self.instance_id {
+            config.set("group.instance.id", id);
+        }
+        config
+    }
+}
+
+/// Says what the member heard; gives what was no record. With every partition paused, none is expected.
+fn note(
+    event: KafkaResult<BorrowedMessage<'_>>,
+    max_poll_interval: Duration,
+) -> Option<KafkaError> {
+    match event {
+        // The small window between assignment and pause; the fetcher brings it as well.
+        Ok(message) => {
+            let (partition, offset) = (message.partition(), message.offset());
+            log::debug!(partition = partition, offset = offset; "member fetched");
+            None
+        }
+        Err(e @ KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded)) => {
+            log::warn!(
+                interval = crate::units::show(max_poll_interval).as_str();
+                "max.poll.interval exceeded, the group took the partitions away"
+            );
+            Some(e)
+        }
+        Err(e) => {
+            log::warn!(why = e.to_string().as_str(); "group membership");
+            Some(e)
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Where a newly assigned partition starts: at the group's committed offset, or where the settings say.
+//!
+//! A thread of its own asks the brokers, so that the membership's poll waits for none of them. Invariant:
+//! a partition starts at most once for each assignment, and only while it is still assigned; one whose
+//! start cannot be told yet is asked for again, with backoff, and holds up no other.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::context::{Context, name};
+use crate::backoff::Backoff;
+use crate::brokers::group::{self, Committed};
+use crate::brokers::wire;
+use crate::source::Assigned;
+use crate::threads::Stop;
+
+/// How often it looks whether a partition is to be started.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Where a partition without a committed offset is read from (Kafka's `auto.offset.reset`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// The first offset that is still there.
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+}
+
+/// Where a partition that is new to this member starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Where the group left off, or where the settings say.
+    Committed,
+    /// Where the log starts: what the group had committed is of another log.
+    OfLog,
+    /// At this offset: the log was cut there.
+    At(i64),
+}
+
+/// A partition that waits for its start. `nth` tells two assignments of one partition apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Newly {
+    pub start: Start,
+    pub nth: u64,
+}
+
+/// Starts newly assigned partitions until `stop` is set.
+pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
+    let mut backoff = Backoff::standard();
+    let mut not_before = Instant::now();
+    while !stop.wait(LOOK) {
+        let newly = context.newly.lock().clone();
+        if newly.is_empty() || Instant::now() < not_before {
+            continue;
+        }
+        let failed = start_all(context, group, reset, &newly);
+        context.metrics.partitions.set(context.assignment.all().len() as i64);
+        match failed {
+            Some(why) => {
+                log::warn!(why = why.as_str(); "no first offset yet, trying again");
+                context.view.renew();
+                not_before = Instant::now() + backoff.wait();
+            }
+            None => backoff.reset(),
+        }
+    }
+}
+
+/// Starts those whose first offset can be had; says why another's cannot.
+fn start_all(
+    context: &Context,
+    group: &str,
+    reset: Reset,
+    newly: &BTreeMap<i32, Newly>,
+) -> Option<String> {
+    let partitions = newly.keys().copied();
+    let committed = match group::committed(&context.brokers, group, &context.topic, partitions) {
+        Ok(committed) => committed,
+        Err(e) => return Some(format!("committed offsets: {e}")),
+    };
+    let mut ids = BTreeMap::new();
+    let mut failed = None;
+    for (partition, new) in newly {
+        let known = match committed.get(partition) {
+            Some(Ok(committed)) => committed,
+            Some(Err(why)) => {
+                failed = Some(format!("partition {partition}: {why}"));
+                continue;
+            }
+            None => &Committed { offset: None, metadata: String::new() },
+        };
+        match first(context, *partition, new.start, known, reset, &mut ids) {
+            Ok(assigned) => start(context, assigned, *new),
+            Err(why) => failed = Some(format!("partition {partition}: {why}")),
+        }
+    }
+    failed
+}
+
+/// The partition from its first offset on. `ids` keeps what each leader says the topic's id is: the view
+/// may be of one that was deleted since, whose committed offsets mean nothing in the log that is there.
+fn first(
+    context: &Context,
+    partition: i32,
+    start: Start,
+    committed: &Committed,
+    reset: Reset,
+    ids: &mut BTreeMap<String, Result<u128, String>>,
+) -> Result<Assigned, String> {
+    let (view, topic) = (context.view.get(), context.topic.as_str());
+    let leader = view.leader_address(partition).ok_or("it has no leader yet")?;
+    let ask = || match wire::metadata(leader, topic) {
+        Ok(Ok(topic)) => Ok(topic.id),
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(e) => Err(format!("{leader}: {e}")),
+    };
+    if ids.entry(leader.to_owned()).or_insert_with(ask).clone()? != view.id {
+        return Err("its topic was made anew".into());
+    }
+    let at = |offset| Assigned::new(view.id, partition, offset);
+    let asked = |offset: io::Result<i64>| offset.map(at).map_err(|e| format!("{leader}: {e}"));
+    match start {
+        Start::At(offset) => Ok(at(offset)),
+        Start::OfLog => asked(wire::earliest_offset(leader, topic, partition)),
+        Start::Committed => match (committed.offset, is_of_another(&committed.metadata, view.id)) {
+            (Some(offset), false) => {
+                context.committed.lock().insert(partition, offset);
+                Ok(at(offset))
+            }
+            (Some(offset), true) => {
+                log::error!(
+                    partition = partition, committed = offset;
+                    "the committed offset is of a log that is gone, reading this one from its start"
+                );
+                asked(wire::earliest_offset(leader, topic, partition))
+            }
+            (None, _) if reset == Reset::Latest => {
+                asked(wire::latest_offset(leader, topic, partition))
+            }
+            (None, _) => asked(wire::earliest_offset(leader, topic, partition)),
+        },
+    }
+}
+
+/// Whether what was written beside a committed offset names another topic than `id`. Only what the lab
+/// itself writes does: other clients leave text of their own there, or none, and mean the topic that is
+/// there.
+fn is_of_another(metadata: &str, id: u128) -> bool {
+    let named = metadata.strip_prefix("topic-id=").filter(|hex| hex.len() == 32);
+    let named = named.and_then(|hex| u128::from_str_radix(hex, 16).ok());
+    named.is_some_and(|named| named != id) && metadata != name(id)
+}
+
+fn start(context: &Context, assigned: Assigned, new: Newly) {
+    // Under the lock: what is revoked meanwhile is taken out of one or the other.
+    let mut newly = context.newly.lock();
+    let partition = assigned.partition;
+    if newly.get(&partition) == Some(&new) {
+        newly.remove(&partition);
+        log::info!(partition = partition, from = assigned.position(); "partition starts");
+        context.assignment.add(assigned);
+    }
+}
+
+/// Notes partitions that are to be started.
+pub(super) fn newly(context: &Context, partitions: impl IntoIterator<Item = (i32, Start)>) {
+    let mut newly = context.newly.lock();
+    for (partition, start) in partitions {
+        let nth = context.assignments.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        newly.insert(partition, Newly { start, nth });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents: a group that another client has used being read from its start; and an offset of a
+    /// topic that is gone being taken for one of the topic that was made in its place.
+    #[test]
+    fn only_a_well_formed_id_of_another_topic_is_of_another() {
+        let id = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+        let upper = name(id).to_uppercase().replace("TOPIC-ID", "topic-id");
+        for ours in ["", "v=3;host=a", "AAEC", "topic-id=", "topic-id=zz", &name(id), &upper] {
+            assert!(!is_of_another(ours, id), "{ours:?}");
+        }
+        let long = "x".repeat(4096);
+        assert!(!is_of_another(&long, id));
+        assert!(!is_of_another(&format!("{}0", name(id + 1)), id), "33 digits are no id");
+        assert!(is_of_another(&name(id + 1), id));
+        assert!(is_of_another(&name(1), id));
+    }
+}

@@ -1,0 +1,368 @@
+//! One table, each cell a test: what may stand in a log and befall it, against each data plane, on the
+//! brokers that the tests run on. `run/test.sh` runs it on the newest Kafka and once more on 3.9, where
+//! both planes are. What a plane cannot do ends by name; it never skips and commits.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use backpressure_lab::brokers::connection::Connection;
+use backpressure_lab::event::{self, Event};
+use backpressure_lab::planes::kafka;
+use common::lab::{Served, figure, ledger, processor, produce, sink};
+use common::{PATIENCE, Topic, block_on, brokers};
+use kafka_protocol::messages::ApiKey;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+const AMPLE: &[&str] = &["--rate-limit", "1000000"];
+
+/// The planes that speak with these brokers.
+fn planes() -> Vec<&'static str> {
+    let broker = brokers().split(',').next().expect("a broker").to_owned();
+    if kafka::check(&broker).is_ok() { vec!["wire", "kafka"] } else { vec!["wire"] }
+}
+
+/// Which Kafka the brokers are: 3.9 is the last that takes Fetch v0.
+fn takes_old_fetches() -> bool {
+    planes().len() == 2
+}
+
+fn start(topic: &Topic, sink: &Served, plane: &str, flags: &[&str]) -> Served {
+    processor(topic, sink, &[&["--client", plane], flags].concat())
+}
+
+/// librdkafka's producer, with its own settings.
+fn producer(settings: &[(&str, &str)]) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers()).set("acks", "all");
+    for (name, value) in [("linger.ms", "200"), ("message.max.bytes", "4000000")] {
+        config.set(name, value);
+    }
+    settings.iter().for_each(|(name, value)| drop(config.set(*name, *value)));
+    config.create().expect("a producer")
+}
+
+/// An event whose payload does not compress.
+fn bytes(id: u64, payload: usize) -> Vec<u8> {
+    let payload = event::payload(&mut event::stream(1, id), payload);
+    let mut bytes = Vec::new();
+    let ts_us = backpressure_lab::clock::now_us();
+    Event { id, key: id % 7, ts_us, payload }.encode(&mut bytes);
+    bytes
+}
+
+/// Sends events of these ids to partition 0, in one batch.
+fn send(producer: &BaseProducer, topic: &Topic, ids: std::ops::Range<u64>, payload: usize) {
+    for id in ids {
+        let value = bytes(id, payload);
+        let record = BaseRecord::<[u8], [u8]>::to(&topic.name).partition(0).payload(&value);
+        producer.send(record).map_err(|(e, _)| e).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("flushed");
+}
+
+fn delivered(sink: &Served, ids: u64) {
+    sink.until("every id is delivered", |s| figure(&ledger(s), "distinct") >= ids);
+    let ledger = ledger(sink);
+    assert_eq!((figure(&ledger, "distinct"), figure(&ledger, "duplicates")), (ids, 0));
+    assert_eq!(figure(&ledger, "corrupt"), 0, "{ledger}");
+}
+
+fn clean(processor: Served) {
+    for name in ["processor_events_invalid_total", "processor_events_lost_total"] {
+        assert_eq!(processor.metric(name, ""), 0.0, "{name}");
+    }
+    processor.stop();
+}
+
+#[test]
+fn each_codec_is_read_or_ends_the_run_by_name() {
+    for plane in planes() {
+        for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+            let (topic, sink) = (Topic::create("codec", 1), sink(AMPLE));
+            // librdkafka was built here without zstd; the brokers check what our producer packs.
+            let flags = ["--rate", "100000", "--count", "50", "--compression", codec];
+            if codec == "zstd" {
+                produce(&topic, &flags);
+            } else {
+                send(&producer(&[("compression.codec", codec)]), &topic, 0..50, 300);
+            }
+            let processor = start(&topic, &sink, plane, &[]);
+            if plane == "kafka" && ["lz4", "zstd"].contains(&codec) {
+                let ended = processor.process.end(PATIENCE);
+                assert_eq!(ended.status.code(), Some(1), "{codec}");
+                for words in ["partition 0 offset 0", codec, "--client wire", "--skip-unreadable"] {
+                    assert!(ended.stderr.contains(words), "no {words:?} in {}", ended.stderr);
+                }
+                continue;
+            }
+            delivered(&sink, 50);
+            clean(processor);
+        }
+    }
+}
+
+/// What cannot be read is passed over where that is asked for: counted, kept, committed, and no more.
+#[test]
+fn what_a_plane_cannot_read_is_skipped_when_told_so() {
+    if !takes_old_fetches() {
+        return; // crate kafka is the one that cannot read lz4
+    }
+    let (topic, sink) = (Topic::create("skips", 1), sink(AMPLE));
+    send(&producer(&[]), &topic, 0..5, 300);
+    send(&producer(&[("compression.codec", "lz4")]), &topic, 5..16, 300);
+    send(&producer(&[]), &topic, 16..21, 300);
+    let processor = start(&topic, &sink, "kafka", &["--skip-unreadable"]);
+    delivered(&sink, 10);
+    processor.until("its offsets are counted", |p| {
+        p.metric("processor_events_invalid_total", "reason=\"lz4\"") == 11.0
+    });
+    processor.stop();
+}
+
+#[test]
+fn transactions_are_read_by_the_isolation_that_is_asked_for() {
+    for plane in planes() {
+        for isolation in ["read-uncommitted", "read-committed"] {
+            if plane == "kafka" && isolation == "read-committed" {
+                continue; // refused as usage, in tests/processor.rs
+            }
+            let (topic, sink) = (Topic::create("txn", 1), sink(AMPLE));
+            let id = format!("{}-{plane}-{isolation}", topic.name);
+            let producer = producer(&[("transactional.id", &id)]);
+            producer.init_transactions(PATIENCE).expect("transactions");
+            for (ids, commits) in [(0..10, true), (10..20, false), (20..30, true)] {
+                producer.begin_transaction().expect("begun");
+                send(&producer, &topic, ids, 300);
+                if commits {
+                    producer.commit_transaction(PATIENCE).expect("committed");
+                } else {
+                    producer.abort_transaction(PATIENCE).expect("aborted");
+                }
+            }
+            let processor = start(&topic, &sink, plane, &["--isolation", isolation]);
+            let committed = isolation == "read-committed";
+            delivered(&sink, if committed { 20 } else { 30 });
+            // Markers and aborted records are passed over, and the end is committed: 30 records and 3
+            // markers.
+            processor.until("the log's end is committable", |p| {
+                p.metric("processor_committable_offset", "partition=\"0\"") == 33.0
+            });
+            clean(processor);
+        }
+    }
+}
+
+#[test]
+fn tombstones_and_empty_values_are_counted_and_passed_over() {
+    for plane in planes() {
+        let (topic, sink) = (Topic::create("tombs", 1), sink(AMPLE));
+        let producer = producer(&[]);
+        send(&producer, &topic, 0..3, 100);
+        let record = BaseRecord::<str, [u8]>::to(&topic.name).partition(0).key("gone");
+        producer.send(record).map_err(|(e, _)| e).expect("queued");
+        send(&producer, &topic, 3..6, 100);
+        let processor = start(&topic, &sink, plane, &[]);
+        delivered(&sink, 6);
+        processor.until("it is counted", |p| {
+            p.metric("processor_events_invalid_total", "reason=\"tombstone\"") == 1.0
+        });
+        processor.stop();
+    }
+}
+
+#[test]
+fn records_of_a_mebibyte_are_delivered() {
+    for plane in planes() {
+        let topic = Topic::create_with("large", 1, &[("max.message.bytes", "3000000")]);
+        let sink = sink(AMPLE);
+        send(&producer(&[]), &topic, 0..6, 999_000);
+        let processor = start(&topic, &sink, plane, &[]);
+        delivered(&sink, 6);
+        clean(processor);
+    }
+}
+
+#[test]
+fn a_topic_made_anew_is_read_from_its_start() {
+    for plane in planes() {
+        let (topic, sink) = (Topic::create("anew", 1), sink(AMPLE));
+        send(&producer(&[]), &topic, 0..40, 100);
+        let processor = start(&topic, &sink, plane, &[]);
+        sink.until("the first log", |s| figure(&ledger(s), "distinct") >= 40);
+        topic.make_anew();
+        send(&producer(&[]), &topic, 100..120, 100);
+        sink.until("the second log", |s| figure(&ledger(s), "distinct") >= 60);
+        processor.stop();
+    }
+}
+
+#[test]
+fn partitions_that_are_added_are_read() {
+    for plane in planes() {
+        let (topic, sink) = (Topic::create("grows", 1), sink(AMPLE));
+        let processor = start(&topic, &sink, plane, &[]);
+        processor.until("it has one", |p| p.metric("processor_partitions", "") == 1.0);
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", brokers()).create().expect("an admin");
+        let grown = NewPartitions::new(&topic.name, 3);
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let answer = block_on(admin.create_partitions([&grown], &options)).expect("an answer");
+        assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+        processor.until("it has three", |p| p.metric("processor_partitions", "") == 3.0);
+        let producer = producer(&[]);
+        for (id, partition) in (0..30).zip([0, 1, 2].into_iter().cycle()) {
+            let value = bytes(id, 100);
+            let record =
+                BaseRecord::<[u8], [u8]>::to(&topic.name).partition(partition).payload(&value);
+            producer.send(record).map_err(|(e, _)| e).expect("queued");
+        }
+        producer.flush(PATIENCE).expect("flushed");
+        delivered(&sink, 30);
+        clean(processor);
+    }
+}
+
+/// A quota makes the broker answer at once without the topic (KIP-219): that is waited out, and is no
+/// lost leader.
+#[test]
+fn a_throttled_fetch_is_waited_out() {
+    let (topic, sink) = (Topic::create("quota", 3), sink(AMPLE));
+    let producer = producer(&[]);
+    for (id, partition) in (0..900).zip([0, 1, 2].into_iter().cycle()) {
+        let value = bytes(id, 1000);
+        let record = BaseRecord::<[u8], [u8]>::to(&topic.name).partition(partition).payload(&value);
+        producer.send(record).map_err(|(e, _)| e).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("flushed");
+    let _quota = Quota::set(100_000);
+    let processor = start(&topic, &sink, "wire", &["--answer-bytes", "64KiB"]);
+    delivered(&sink, 900);
+    assert_eq!(processor.metric("processor_fetch_retries_total", ""), 0.0);
+    assert!(!processor.process.log().contains("leader"), "{}", processor.process.log());
+    clean(processor);
+}
+
+/// A quota of bytes/s for consumers of the lab's client id, while it lives.
+struct Quota;
+
+impl Quota {
+    fn set(bytes_per_s: u32) -> Self {
+        Self::alter(Some(f64::from(bytes_per_s)));
+        Self
+    }
+
+    fn alter(rate: Option<f64>) {
+        use kafka_protocol::messages::alter_client_quotas_request::{
+            EntityData, EntryData, OpData,
+        };
+        use kafka_protocol::messages::{AlterClientQuotasRequest, AlterClientQuotasResponse};
+        use kafka_protocol::protocol::StrBytes;
+        let entity = EntityData::default()
+            .with_entity_type(StrBytes::from_static_str("client-id"))
+            .with_entity_name(Some(StrBytes::from_static_str("backpressure-lab")));
+        let operation = OpData::default()
+            .with_key(StrBytes::from_static_str("consumer_byte_rate"))
+            .with_value(rate.unwrap_or_default())
+            .with_remove(rate.is_none());
+        let entry = EntryData::default().with_entity(vec![entity]).with_ops(vec![operation]);
+        let question = AlterClientQuotasRequest::default().with_entries(vec![entry]);
+        let broker = brokers().split(',').next().expect("a broker").to_owned();
+        let mut connection = Connection::open(&broker).expect("connected");
+        let answer: AlterClientQuotasResponse =
+            connection.ask(ApiKey::AlterClientQuotas, 1, &question, PATIENCE).expect("an answer");
+        assert!(answer.entries.iter().all(|entry| entry.error_code == 0), "{answer:?}");
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        Self::alter(None);
+    }
+}
+
+/// A topic that refuses to convert down is no trouble for today's protocol; an old client ends by the
+/// setting's name.
+#[test]
+fn a_topic_that_is_not_converted_down_is_read_or_named() {
+    if !takes_old_fetches() {
+        return; // Kafka 4 knows no such setting
+    }
+    for plane in planes() {
+        let settings = [("message.downconversion.enable", "false")];
+        let (topic, sink) = (Topic::create_with("nodown", 1, &settings), sink(AMPLE));
+        send(&producer(&[]), &topic, 0..20, 100);
+        let processor = start(&topic, &sink, plane, &[]);
+        if plane == "wire" {
+            delivered(&sink, 20);
+            clean(processor);
+        } else {
+            let ended = processor.process.end(PATIENCE);
+            assert_eq!(ended.status.code(), Some(1));
+            assert!(ended.stderr.contains("message.downconversion.enable"), "{}", ended.stderr);
+        }
+    }
+}
+
+/// A topic that is switched to zstd keeps its plain records, which an old Fetch is refused.
+#[test]
+fn plain_records_of_a_topic_switched_to_zstd_are_read_or_named() {
+    for plane in planes() {
+        let (topic, sink) = (Topic::create("tozstd", 1), sink(AMPLE));
+        send(&producer(&[]), &topic, 0..20, 100);
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", brokers()).create().expect("an admin");
+        let change =
+            AlterConfig::new(ResourceSpecifier::Topic(&topic.name)).set("compression.type", "zstd");
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let answer = block_on(admin.alter_configs([&change], &options)).expect("an answer");
+        assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+        // Brokers hear of it one after the other.
+        std::thread::sleep(Duration::from_secs(3));
+        let processor = start(&topic, &sink, plane, &[]);
+        if plane == "wire" {
+            delivered(&sink, 20);
+            clean(processor);
+        } else {
+            let ended = processor.process.end(PATIENCE);
+            assert_eq!(ended.status.code(), Some(1));
+            assert!(ended.stderr.contains("--client wire"), "{}", ended.stderr);
+        }
+    }
+}
+
+/// A batch that is corrupt ends the run with where it stands; nothing behind it is skipped in silence.
+/// (Bytes of the log cannot be bent through a broker: `records` and `fetch_answer` are tried on bent
+/// bytes by themselves. Here, a record that only claims to be an event.)
+#[test]
+fn foreign_text_is_counted_by_its_offset() {
+    for plane in planes() {
+        let (topic, sink) = (Topic::create("text", 1), sink(AMPLE));
+        let producer = producer(&[]);
+        let record = BaseRecord::<[u8], str>::to(&topic.name).partition(0).payload("hello");
+        producer.send(record).map_err(|(e, _)| e).expect("queued");
+        send(&producer, &topic, 0..2, 100);
+        let processor = start(&topic, &sink, plane, &[]);
+        delivered(&sink, 2);
+        assert!(processor.process.log().contains("partition=0 offset=0 reason=too_short"));
+        processor.stop();
+    }
+}
+
+/// Prevents: a replay by time that jumps to the end, because records have no time.
+#[test]
+fn records_carry_the_time_when_they_were_due() {
+    let topic = Topic::create("times", 1);
+    let begun = Instant::now();
+    let before_ms = backpressure_lab::clock::now_us() / 1000;
+    produce(&topic, &["--rate", "1000", "--count", "500"]);
+    let after_ms = before_ms + begun.elapsed().as_millis() as i64;
+    for timestamp in topic.timestamps() {
+        let timestamp = timestamp.expect("a create time");
+        assert!((before_ms - 1..=after_ms + 1).contains(&timestamp), "{timestamp}");
+    }
+}
