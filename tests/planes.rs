@@ -39,10 +39,10 @@ fn start(topic: &Topic, sink: &Served, plane: &str, flags: &[&str]) -> Served {
 fn producer(settings: &[(&str, &str)]) -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers()).set("acks", "all");
-    for (name, value) in [("linger.ms", "200"), ("message.max.bytes", "4000000")] {
-        config.set(name, value);
+    let own = [("linger.ms", "200"), ("message.max.bytes", "4000000")];
+    for (name, value) in own.iter().chain(settings) {
+        config.set(*name, *value);
     }
-    settings.iter().for_each(|(name, value)| drop(config.set(*name, *value)));
     config.create().expect("a producer")
 }
 

@@ -1,6 +1,5 @@
 //! Questions to one broker over a connection of their own: connect, ask, read the answer, close. Each
-//! step is bounded by [`TIMEOUT`](super::connection::TIMEOUT), so nothing here hangs on a host that is
-//! stopped or cut off.
+//! step is bounded by [`TIMEOUT`], so nothing here hangs on a host that is stopped or cut off.
 //!
 //! Messages are crate `kafka-protocol`'s, in the highest version that both sides speak.
 

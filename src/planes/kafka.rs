@@ -79,7 +79,7 @@ impl Fetcher {
         let question = |ask: &Ask| {
             FetchPartition::new(&self.topic, ask.partition, ask.offset).with_max_bytes(bytes)
         };
-        client.fetch_messages(&asks.iter().map(question).collect::<Vec<_>>())
+        client.fetch_messages(asks.iter().map(question).collect::<Vec<_>>())
     }
 
     /// One fetch of all of `asks` together.

@@ -347,9 +347,10 @@ impl Reading<'_> {
         let of = (self.assigned, self.fetched_us);
         if !self.builder.push(shard, offset, value, of) {
             self.flush()?;
-            // An empty run takes any event.
-            let taken = self.builder.push(shard, offset, value, of);
-            assert!(taken, "shard {shard} takes no event");
+            if !self.builder.push(shard, offset, value, of) {
+                // An empty run takes any event, unless there is no such shard.
+                return Err(Halt::Fatal(format!("shard {shard} of the queue takes no event")));
+            }
         }
         Ok(())
     }
