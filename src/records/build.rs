@@ -245,3 +245,28 @@ impl Header {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents: offsets that wrap, in a batch that the format cannot hold.
+    #[test]
+    fn a_batch_ends_where_the_format_does() {
+        let mut builder = Builder { records: i32::MAX, ..Builder::new() };
+        assert_eq!(builder.push(0, None, None), Err(Full { bytes: 61, record: 24 }));
+        assert_eq!(builder.len(), i32::MAX as usize, "the record is not in it");
+    }
+
+    /// Prevents: a request that is larger than its sender reckoned.
+    #[test]
+    fn the_bytes_of_a_record_are_bounded() {
+        // Length 5, attributes 1, deltas 10 and 5, key 1 + 8, value 2 + 536, headers 1.
+        assert_eq!(record_bytes(8, 536), 5 + 1 + 10 + 5 + 9 + 538 + 1);
+        assert_eq!(record_bytes(usize::MAX, 1), usize::MAX, "it saturates");
+        let mut out = Vec::new();
+        put_record(&mut out, i64::MIN, i32::MAX, Some(&[0; 8]), Some(&[0; 536]));
+        // Its own length takes 2 bytes, not 5.
+        assert_eq!(out.len() + 3, record_bytes(8, 536));
+    }
+}
