@@ -328,6 +328,9 @@ mod tests {
     }
 
     proptest! {
+        // Each has a lane of its own, five threads that last 5 s; and 20 heads on average.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         /// Prevents a request that the guard takes and tiny_http does not, or reads differently: a
         /// lane would be lost to it.
         #[test]
