@@ -18,9 +18,9 @@ use crate::logging::said;
 /// does not answer a SYN in this time is down or its backlog is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A client whose calls take at most `timeout` from first to last byte (connecting at most 2 s of
-/// it, looking a name up included). One per thread: its pool is small. Calling an address starts no
-/// thread; a name, one in 5 s ([`Addresses`]).
+/// A client whose calls take at most `timeout`, from the lookup of a name to the last byte
+/// (connecting at most 2 s of it). One per thread: its pool is small. Calling an address starts no
+/// thread; a name, one in 5 s (`http/addresses.rs`).
 pub fn agent(timeout: Duration) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
