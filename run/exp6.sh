@@ -30,9 +30,9 @@ group() { # ARM SCHEDULE INTERVAL-OF-THE-FIRST OTHER-FLAGS-OF-THE-FIRST...
   arm_runs
 }
 
-group naive "$faulty" 6s --keepalive off --fetch-bytes 1MiB
+group naive "$faulty" 6s --keepalive off --fetch-bytes 1MiB --answer-bytes 4MiB
 group small-fetch "$cured" 6s --keepalive off --fetch-bytes 1KiB
-group interval "$cured" 60s --keepalive off --fetch-bytes 1MiB
-group decoupled "$cured" 6s --keepalive on --fetch-bytes 1MiB
+group interval "$cured" 60s --keepalive off --fetch-bytes 1MiB --answer-bytes 4MiB
+group decoupled "$cured" 6s --keepalive on --fetch-bytes 1MiB --answer-bytes 4MiB
 group steady "$steady" 6s
 report

@@ -360,7 +360,7 @@ fn a_slow_sink_evicts_only_the_consumer_that_polls_between_fetches() {
         (topic, sink, processor)
     });
     let [(_, _, naive), (_, _, decoupled)] = &arms;
-    // A fetch of 64 KiB a partition is some 360 of the 500 events: 18 s at 20/s, three times the
+    // A fetch brings all of the 500 events: 25 s at 20/s, four times the
     // interval.
     naive.until("the naive consumer is evicted", |p| {
         p.metric("processor_evictions_total", "") >= 1.0

@@ -83,10 +83,11 @@ TEXT
 # reach it; formats its storage first if it has none. The tool that formats gets the password by stdin,
 # so that `ps` does not show it; its stdout is dropped, because Kafka 4 prints the password's hashes.
 jvm_launch() {
-  local dir=$data/broker-$1
+  local dir=$data/broker-$1 words
   mkdir -p "$dir"
   broker_config "$1" >"$dir/server.properties"
   if [[ -f $dir/broker.log ]]; then mv -f "$dir/broker.log" "$dir/broker.log.previous"; fi
+  words=$(echo kafka.tools.StorageTool format; [[ ! $secure ]] || secure_users)
   # shellcheck disable=SC2016 # expanded by the inner bash
   setsid bash -c '
     dir=$1 id=$2; shift 2
@@ -100,7 +101,7 @@ jvm_launch() {
   ' broker "$dir" "$cluster_id" java "$(tag "$1")" -cp "$jars/*" \
     -Dorg.slf4j.simpleLogger.showDateTime=true \
     '-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS' \
-    < <(echo kafka.tools.StorageTool format; [[ ! $secure ]] || secure_users) >"$dir/broker.log" 2>&1 &
+    <<<"$words" >"$dir/broker.log" 2>&1 &
   # Until exec it has no tag: who looks for it in between would take it for dead.
   until [[ $(jvm_pid "$1") ]] || ! kill -0 $! 2>/dev/null; do sleep 0.02; done
 }

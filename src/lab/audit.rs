@@ -21,7 +21,8 @@ use argh::FromArgs;
 use roaring::RoaringTreemap;
 use serde::Deserialize;
 
-use crate::cli::{DEFAULT_BROKERS, or_env};
+use crate::brokers::Brokers;
+use crate::cli::{self, DEFAULT_BROKERS, or_env};
 use crate::failure::Failure;
 use crate::http::client;
 use crate::load::logs::GoneLog;
@@ -139,6 +140,8 @@ fn taken_again(taken: &[Option<Taken>]) -> bool {
 /// [`Failure::Verdict`] when ids are unaccounted for; [`Failure::Failed`] when the log or the
 /// sink cannot be read to the end: half an audit is none.
 pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
+    cli::check_topic(&settings.topic)?;
+    Brokers::parse(&settings.brokers)?;
     if settings.producer.is_empty() {
         return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
     }
@@ -155,13 +158,14 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     for path in &settings.shed_ids {
         found.shed |= shed_ids::read(path)?;
     }
-    let duplicates;
-    (found.delivered, duplicates) = delivered(&sink)?;
+    let totals;
+    (found.delivered, totals) = delivered(&sink)?;
     let tail = Tail::of(settings)?;
     found.in_log = tail.ids;
     let summaries = || taken.iter().flatten();
     let ledger = Ledger {
-        duplicates,
+        duplicates: totals.duplicates,
+        corrupt: totals.corrupt,
         log_records: tail.records,
         log_invalid: tail.invalid,
         held: held(&taken),
@@ -172,34 +176,36 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     log::info!(
         produced = ledger.produced, delivered = ledger.delivered, shed = ledger.shed,
         in_log = ledger.in_log, again = ledger.again, held = ledger.held, invalid = ledger.invalid,
-        lost = ledger.lost, missing = ledger.missing; "ledger"
+        lost = ledger.lost, corrupt = ledger.corrupt, missing = ledger.missing; "ledger"
     );
     if ledger.wrong() == 0 {
         return Ok(ledger);
     }
     Err(Failure::Verdict(format!(
         "the ledger does not add up: of {} ids {} are neither delivered nor shed nor in the log, \
-         {} of them beyond what was invalid, and {} are both shed and delivered; the first: {:?} \
+         {} of them beyond what was invalid, and {} are both shed and delivered; the first: {:?}; \
+         {} deliveries were not what their digest says \
          (the processors counted {} as shed, and {} are known to be lost with the log; all sums in {})",
         ledger.produced,
         ledger.missing,
         ledger.unexplained,
         ledger.two_fates,
         ledger.examples,
+        ledger.corrupt,
         summaries().map(|taken| taken.shed).sum::<u64>(),
         ledger.lost,
         settings.out.display()
     )))
 }
 
-/// The ids that the sink at `base` delivered, and how many deliveries came again.
-fn delivered(base: &str) -> Result<(RoaringTreemap, u64), Failure> {
+/// The ids that the sink at `base` delivered, and its sums.
+fn delivered(base: &str) -> Result<(RoaringTreemap, Totals), Failure> {
     let agent = client::agent(ANSWER_WITHIN);
     let broken = |why: String| Failure::Failed(format!("the sink's ledger, {base}: {why}"));
     let totals = Totals::read(&ask(&agent, &format!("{base}{}", wire::LEDGER))?).map_err(broken)?;
     let ids = ask(&agent, &format!("{base}{}", wire::LEDGER_IDS))?;
     let ids = read_ids(&ids, totals.distinct).map_err(broken)?;
-    Ok((ids, totals.duplicates))
+    Ok((ids, totals))
 }
 
 /// What is at `url`. A sink that answers 503 is busy: with its handlers, or with another reader of its
@@ -232,6 +238,9 @@ fn ask(agent: &ureq::Agent, url: &str) -> Result<Vec<u8>, Failure> {
 pub(crate) struct Totals {
     distinct: u64,
     duplicates: u64,
+    /// A sink that is not the lab's may check no digests.
+    #[serde(default)]
+    corrupt: u64,
 }
 
 impl Totals {

@@ -16,8 +16,9 @@ use argh::FromArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
+use crate::brokers::Brokers;
 use crate::chaos::Chaos;
-use crate::cli::{DEFAULT_BROKERS, or_env};
+use crate::cli::{self, DEFAULT_BROKERS, or_env};
 use crate::clock;
 use crate::failure::Failure;
 use crate::http::access::{self, Token};
@@ -141,6 +142,8 @@ fn processes(lists: &[String]) -> Result<Vec<(String, Watched)>, Failure> {
 /// When the settings cannot be used, the folder cannot be written, or the address is taken. What
 /// cannot be *read* is no error: the samples say so.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
+    cli::check_topic(&settings.topic)?;
+    Brokers::parse(&settings.brokers)?;
     let processes = processes(&settings.process)?;
     let pages = pages(&settings.metrics)?;
     if let Some(name) = &settings.until_gone

@@ -61,7 +61,8 @@ pub struct Flags {
     /// events in a batch, at most (200)
     #[argh(option, default = "at_least_1(200)", from_str_fn(batch_size))]
     batch_size: NonZeroUsize,
-    /// longest wait of a batch's first event (5ms)
+    /// longest wait of a batch's first event (5ms; 0 with --queue pull: nothing more comes before
+    /// the acks)
     #[argh(option, default = "Duration::from_millis(5)", from_str_fn(units::duration))]
     batch_linger: Duration,
     /// threads that call the sink (4)
@@ -108,12 +109,12 @@ pub struct Flags {
     /// how long queued events may still be delivered after SIGTERM (10s)
     #[argh(option, default = "secs(10)", from_str_fn(units::duration))]
     drain_timeout: Duration,
-    /// bytes that a fetch asks for, each partition: max.partition.fetch.bytes (64KiB)
-    #[argh(option, default = "64 << 10", from_str_fn(bytes_of_a_fetch))]
-    fetch_bytes: i32,
-    /// bytes of a whole answer, a batch larger than it alone: fetch.max.bytes (1MiB); crate kafka
-    /// cannot ask for that
+    /// bytes that a fetch asks for, each partition: max.partition.fetch.bytes (1MiB)
     #[argh(option, default = "1 << 20", from_str_fn(bytes_of_a_fetch))]
+    fetch_bytes: i32,
+    /// bytes of a whole answer, a batch larger than it alone: fetch.max.bytes (2MiB); crate kafka
+    /// cannot ask for that
+    #[argh(option, default = "2 << 20", from_str_fn(bytes_of_a_fetch))]
     answer_bytes: i32,
     /// largest record batch that is fetched; a larger one ends the run (64MiB)
     #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
@@ -190,6 +191,10 @@ impl Flags {
             workers: self.sink_workers,
             mode: match self.sink_mode {
                 ModeName::Single => Mode::Single,
+                // A fetcher that waits for the acks sends nothing that could be waited for.
+                ModeName::Batch if self.queue == queue::Name::Pull => {
+                    Mode::Batch { size: self.batch_size.get(), linger: Duration::ZERO }
+                }
                 ModeName::Batch => {
                     Mode::Batch { size: self.batch_size.get(), linger: self.batch_linger }
                 }

@@ -39,15 +39,21 @@ pub struct Mark {
 }
 
 impl Run {
-    /// A run without events yet, with room for `body_bytes`.
-    fn new(assigned: Arc<Assigned>, fetched_us: i64, transform: Transform, room: Room) -> Self {
+    /// A run without events yet, with room for `events` of `bytes` each.
+    fn new(
+        assigned: Arc<Assigned>,
+        fetched_us: i64,
+        transform: Transform,
+        (events, bytes): (usize, usize),
+    ) -> Self {
+        let frame = FRAME_HEADER_BYTES + bytes + transform.trailer_bytes();
         Self {
             assigned,
             fetched_us,
             transform,
             first_offset: 0,
-            marks: Vec::with_capacity(room.events),
-            body: Vec::with_capacity(room.bytes),
+            marks: Vec::with_capacity(events),
+            body: Vec::with_capacity((events * frame).min(BODY_BYTES_MAX)),
         }
     }
 
@@ -165,12 +171,8 @@ impl Load for Box<Run> {
     }
 }
 
-/// Room to begin a run with.
-#[derive(Debug, Clone, Copy, Default)]
-struct Room {
-    events: usize,
-    bytes: usize,
-}
+/// Most events that a run is given room for when it begins.
+const ROOM_EVENTS_MAX: usize = 256;
 
 /// Makes runs of the events of one partition's part of an answer, one for each shard, and gives them
 /// out together when one is full.
@@ -181,15 +183,13 @@ pub struct Builder {
     filling: Vec<Option<Box<Run>>>,
     /// Offsets of all that are in `filling`, ascending.
     offsets: Vec<i64>,
-    /// What the last run took: the next one begins with as much.
-    room: Room,
 }
 
 impl Builder {
     /// Runs of at most `events_max` events for `shards` shards.
     pub fn new(shards: usize, events_max: usize, transform: Transform) -> Self {
         let filling = (0..shards).map(|_| None).collect();
-        Self { events_max, transform, filling, offsets: Vec::new(), room: Room::default() }
+        Self { events_max, transform, filling, offsets: Vec::new() }
     }
 
     /// Appends an event to its shard's run. False when that is full: give out what is filled, and push
@@ -203,7 +203,9 @@ impl Builder {
     ) -> bool {
         let Some(slot) = self.filling.get_mut(shard) else { return false };
         let (assigned, fetched_us) = of;
-        let (transform, room) = (self.transform, self.room);
+        // Neighbours are of one size, mostly; what is too much is given back.
+        let (transform, room) =
+            (self.transform, (self.events_max.min(ROOM_EVENTS_MAX), value.len()));
         let run = slot.get_or_insert_with(|| {
             Box::new(Run::new(Arc::clone(assigned), fetched_us, transform, room))
         });
@@ -222,11 +224,9 @@ impl Builder {
     /// Gives out what is filled, with each run's shard.
     pub fn finish(&mut self) -> impl Iterator<Item = (usize, Box<Run>)> + '_ {
         self.offsets.clear();
-        let room = &mut self.room;
         let filled = self.filling.iter_mut().enumerate();
-        filled.filter_map(move |(shard, slot)| {
+        filled.filter_map(|(shard, slot)| {
             let mut run = slot.take()?;
-            *room = Room { events: run.len(), bytes: run.body.len() };
             run.shrink();
             Some((shard, run))
         })

@@ -43,6 +43,8 @@ pub struct Ledger {
     pub beyond: u64,
     /// Deliveries of an id that was delivered before.
     pub duplicates: u64,
+    /// Deliveries whose payload is not what its digest says: must be 0.
+    pub corrupt: u64,
     /// Records in that part of the log; more than its ids when the producer sent some again.
     pub log_records: u64,
     /// Records in that part of the log that are no event.
@@ -61,9 +63,9 @@ pub(super) struct Found {
 }
 
 impl Ledger {
-    /// Ids without a fate, or with two: must be 0.
+    /// Ids without a fate, or with two, and deliveries that were bent on their way: must be 0.
     pub fn wrong(&self) -> u64 {
-        self.unexplained + self.two_fates
+        self.unexplained + self.two_fates + self.corrupt
     }
 
     /// Holds the ids against each other; the counts that are not about ids stay 0.
