@@ -234,7 +234,7 @@ fn ask(agent: &ureq::Agent, url: &str) -> Result<Vec<u8>, Failure> {
 }
 
 /// What the audit needs of the sink's sums.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Totals {
     distinct: u64,
     duplicates: u64,
@@ -304,7 +304,8 @@ mod tests {
         let listen = ([127, 0, 0, 1], 0).into();
         let server = Server::start(listen, Limits::default(), Arc::new(handler)).expect("a sink");
         let base = format!("http://{}", server.addr());
-        assert_eq!(delivered(&base).expect("a ledger"), (delivered_ids, 7));
+        let (ids, totals) = delivered(&base).expect("a ledger");
+        assert_eq!((ids, totals.duplicates, totals.corrupt), (delivered_ids, 7, 0));
         assert_eq!(asked.load(Ordering::SeqCst), 2);
         let other = ask(&client::agent(ANSWER_WITHIN), &format!("{base}/none"));
         let why = other.expect_err("404").to_string();
