@@ -263,9 +263,10 @@ fn events_deleted_before_they_were_fetched_are_counted_as_lost() {
 fn a_topic_made_anew_is_read_from_its_start_and_the_loss_is_said() {
     let (topic, sink) = (Topic::create("anew", 1), sink(&["--rate-limit", "100"]));
     let mut foreign = Foreign::new(&topic);
-    // A fetch brings one of them, which takes four seconds to deliver.
+    // A fetch of this size brings one of them, which takes four seconds to deliver.
     (0..4).for_each(|_| foreign.batch("none", 400, 100));
-    let flags = ["--queue-cap", "50", "--batch-size", "10", "--sink-workers", "1"];
+    let flags = "--queue-cap 50 --batch-size 10 --sink-workers 1 --fetch-bytes 64KiB";
+    let flags: Vec<&str> = flags.split(' ').collect();
     let mut first = processor(&topic, &sink, &flags);
     sink.until("some is delivered", |s| figure(&ledger(s), "distinct") > 50);
     topic.make_anew();
