@@ -66,7 +66,8 @@ pub fn main<T: FromArgs>(run: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode
     let parsed = match T::from_args(&[&program], &args) {
         Ok(parsed) => parsed,
         Err(EarlyExit { output, status: Ok(()) }) => {
-            println!("{output}");
+            // `--help | head` closes the pipe before all is written.
+            let _ = writeln!(std::io::stdout(), "{output}");
             return ExitCode::SUCCESS;
         }
         Err(EarlyExit { output, status: Err(()) }) => {
