@@ -1,7 +1,8 @@
 //! How long to wait before trying a dead dependency again: exponential with equal jitter, so that
 //! a fleet does not return in step ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -42,6 +43,44 @@ impl Backoff {
     }
 }
 
+/// Partitions that failed and are left alone for a while, each with a backoff of its own, so that one
+/// does not hold up the others. A partition's waits grow until it is said to work again.
+#[derive(Default)]
+pub struct Resting(BTreeMap<i32, Rest>);
+
+struct Rest {
+    backoff: Backoff,
+    until: Instant,
+}
+
+impl Resting {
+    /// Leaves `partition` alone for its next wait. True when it worked before.
+    pub fn rest(&mut self, partition: i32) -> bool {
+        let before = self.0.len();
+        let rest = self
+            .0
+            .entry(partition)
+            .or_insert_with(|| Rest { backoff: Backoff::standard(), until: Instant::now() });
+        rest.until = Instant::now() + rest.backoff.wait();
+        self.0.len() > before
+    }
+
+    /// Whether `partition` is not left alone at `now`.
+    pub fn is_awake(&self, partition: i32, now: Instant) -> bool {
+        self.0.get(&partition).is_none_or(|rest| rest.until <= now)
+    }
+
+    /// `partition` works. True when it had failed.
+    pub fn works(&mut self, partition: i32) -> bool {
+        self.0.remove(&partition).is_some()
+    }
+
+    /// Forgets all but `those`.
+    pub fn keep(&mut self, those: impl Fn(i32) -> bool) {
+        self.0.retain(|partition, _| those(*partition));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +95,20 @@ mod tests {
         assert!(waits[19] >= most / 2);
         backoff.reset();
         assert!(backoff.wait() <= first);
+    }
+
+    #[test]
+    fn a_partition_rests_alone_until_its_wait_is_over_or_it_works() {
+        let mut resting = Resting::default();
+        assert!(resting.rest(3) && !resting.rest(3), "only the first is news");
+        let now = Instant::now();
+        assert!(!resting.is_awake(3, now) && resting.is_awake(4, now));
+        assert!(resting.is_awake(3, now + Duration::from_secs(2)));
+        assert!(!resting.rest(3), "its wait was over, and it still had not worked");
+        assert!(resting.works(3) && !resting.works(3));
+        assert!(resting.is_awake(3, now));
+        resting.rest(3);
+        resting.keep(|partition| partition == 4);
+        assert!(resting.is_awake(3, now));
     }
 }

@@ -7,7 +7,6 @@
 //! must ack, and the plane can). It finds no new leader by itself: it asks for newer metadata and rests
 //! what failed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use super::batch::{Batch, Recipe};
 use super::cursors::{Claim, Cursors, SenderId};
 use super::logs::Logs;
 use super::schedule::{Curve, Pacer};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Resting};
 use crate::brokers::{Busy, View};
 use crate::clock;
 use crate::failure::Failure;
@@ -85,13 +84,7 @@ pub struct Sender {
     /// When the broker was lost, while it is.
     lost: Option<Instant>,
     request_bytes_max: usize,
-    resting: HashMap<u32, Rest>,
-}
-
-/// A partition that failed is left alone for a while, so that it does not hold up the others.
-struct Rest {
-    backoff: Backoff,
-    until: Instant,
+    resting: Resting,
 }
 
 enum Trouble {
@@ -114,7 +107,7 @@ impl Sender {
             link: None,
             lost: None,
             request_bytes_max: REQUEST_BYTES_MAX,
-            resting: HashMap::new(),
+            resting: Resting::default(),
         }
     }
 
@@ -153,8 +146,8 @@ impl Sender {
         let partitions = self.shared.recipe.partitions;
         let led = view.led_by(self.broker).filter_map(|p| u32::try_from(p).ok());
         let mut led: Vec<u32> = led.filter(|p| *p < partitions).collect();
-        self.resting.retain(|partition, _| led.contains(partition));
-        led.retain(|partition| self.resting.get(partition).is_none_or(|rest| rest.until <= now));
+        self.resting.keep(|partition| led.contains(&(partition as u32)));
+        led.retain(|partition| self.resting.is_awake(*partition as i32, now));
         if led.is_empty() {
             self.shared.done.wait(IDLE);
             return Ok(true);
@@ -264,7 +257,7 @@ impl Sender {
         if !held || count == 0 {
             return;
         }
-        if self.resting.remove(&partition).is_some() {
+        if self.resting.works(partition as i32) {
             log::info!(partition = partition, broker = self.broker; "partition is sent again");
         }
         self.shared.metrics.sent.inc_by(count);
@@ -329,13 +322,7 @@ impl Sender {
 
     /// Leaves a partition alone for a while and asks who leads it.
     fn rest(&mut self, partition: u32, why: &str) {
-        let first = !self.resting.contains_key(&partition);
-        let rest = self
-            .resting
-            .entry(partition)
-            .or_insert_with(|| Rest { backoff: Backoff::standard(), until: Instant::now() });
-        rest.until = Instant::now() + rest.backoff.wait();
-        if first {
+        if self.resting.rest(partition as i32) {
             log::warn!(partition = partition, broker = self.broker, why = why; "partition waits");
         }
         self.shared.view.renew();

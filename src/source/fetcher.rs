@@ -4,14 +4,13 @@
 //! holding no record. A partition that is refused backs off alone; the broker's others go on. It knows
 //! nothing of the group, and finds no new leader by itself: it says that it needs one.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::run::{self, Builder};
 use super::{Assigned, Downstream, Enqueued, Rejected};
-use crate::backoff::Backoff;
+use crate::backoff::Resting;
 use crate::brokers::{Busy, View, wire};
 use crate::clock;
 use crate::logging::Limiter;
@@ -66,16 +65,11 @@ pub struct Fetcher {
     busy: Arc<Busy>,
     builder: Builder,
     /// Partitions that were refused, left alone for a while.
-    resting: BTreeMap<i32, Rest>,
+    resting: Resting,
     /// Partitions of which runs were enqueued since the last wait for acks, and how many events.
     round: (Vec<Arc<Assigned>>, usize),
     /// Lines about offsets that are passed over.
     lines: Limiter,
-}
-
-struct Rest {
-    backoff: Backoff,
-    until: Instant,
 }
 
 /// Why a part of an answer is not read on.
@@ -99,7 +93,7 @@ impl Fetcher {
             plane,
             busy,
             builder,
-            resting: BTreeMap::new(),
+            resting: Resting::default(),
             round: (Vec::new(), 0),
             lines: Limiter::per_second(5),
         }
@@ -108,10 +102,8 @@ impl Fetcher {
     /// Fetches once for each of `assigned`, all led by this broker, and enqueues the records.
     pub fn turn(&mut self, assigned: &[Arc<Assigned>]) -> Turn {
         let now = Instant::now();
-        self.resting.retain(|partition, _| assigned.iter().any(|a| a.partition == *partition));
-        let awake = assigned
-            .iter()
-            .filter(|a| self.resting.get(&a.partition).is_none_or(|rest| rest.until <= now));
+        self.resting.keep(|partition| assigned.iter().any(|a| a.partition == partition));
+        let awake = assigned.iter().filter(|a| self.resting.is_awake(a.partition, now));
         let view = self.context.view.get();
         let ask = |a: &Arc<Assigned>| Ask {
             partition: a.partition,
@@ -163,7 +155,7 @@ impl Fetcher {
         part: &Part,
         high_watermark: i64,
     ) -> Result<bool, Halt> {
-        if self.resting.remove(&part.partition).is_some() {
+        if self.resting.works(part.partition) {
             log::info!(partition = part.partition; "partition is fetched again");
         }
         assigned.log_ends_at(high_watermark);
@@ -246,13 +238,7 @@ impl Fetcher {
     /// Leaves a partition alone for a while.
     fn rest(&mut self, partition: i32, why: &str) {
         self.context.metrics.fetch_retries.inc();
-        let first = !self.resting.contains_key(&partition);
-        let rest = self
-            .resting
-            .entry(partition)
-            .or_insert_with(|| Rest { backoff: Backoff::standard(), until: Instant::now() });
-        rest.until = Instant::now() + rest.backoff.wait();
-        if first {
+        if self.resting.rest(partition) {
             log::warn!(
                 partition = partition, broker = self.address.as_str(), why = why;
                 "partition waits, its broker's others go on"
