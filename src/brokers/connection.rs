@@ -214,13 +214,14 @@ impl Connection {
 
 /// A broker's refusal in words.
 pub(crate) fn refused(api: &str, code: i16) -> io::Error {
-    io::Error::other(format!("{api} refused with error code {code}: {}", name_of(code)))
+    io::Error::other(format!("{api} refused with {}", in_words(code)))
 }
 
-/// Kafka's name of an error code.
-pub fn name_of(code: i16) -> String {
-    kafka_protocol::ResponseError::try_from_code(code)
-        .map_or_else(|| "unknown".to_owned(), |e| e.to_string())
+/// An error code in words: `error code 3: ` and Kafka's name of it.
+pub fn in_words(code: i16) -> String {
+    let name = kafka_protocol::ResponseError::try_from_code(code);
+    let name = name.map_or_else(|| "unknown".to_owned(), |e| e.to_string());
+    format!("error code {code}: {name}")
 }
 
 fn limit(stream: &TcpStream, patience: Duration) -> io::Result<()> {

@@ -15,7 +15,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::Brokers;
-use super::connection::{Connection, Range, TIMEOUT, name_of, refused};
+use super::connection::{Connection, Range, TIMEOUT, in_words, refused};
 
 /// FindCoordinator up to the version that still asks for one group.
 const FIND_COORDINATOR: Range = Range { min: 1, max: 3 };
@@ -66,7 +66,7 @@ pub fn committed(
                     offset: (p.committed_offset >= 0).then_some(p.committed_offset),
                     metadata: p.metadata.as_ref().map(ToString::to_string).unwrap_or_default(),
                 }),
-                code => Err(format!("committed offset: error code {code}: {}", name_of(code))),
+                code => Err(format!("committed offset: {}", in_words(code))),
             };
             (p.partition_index, committed)
         };

@@ -15,7 +15,8 @@ use kafka_protocol::messages::{ApiKey, BrokerId, FetchRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use crate::brokers::connection::{self, ANSWER_BYTES_MAX, Connection, Range};
+use super::{Link, throttled};
+use crate::brokers::connection::{self, ANSWER_BYTES_MAX, Range};
 use crate::brokers::fetch_answer::{self, Answered, FetchAnswer, TOPIC_ID_SINCE};
 use crate::planes::{
     Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, Refusal,
@@ -29,16 +30,11 @@ const VERSIONS: Range = Range { min: fetch_answer::VERSION_MIN, max: fetch_answe
 /// milliseconds; one that collects garbage, in a few seconds.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Longest time that a broker's word keeps us away (KIP-219): above `quota.window.num` ×
-/// `quota.window.size.seconds`, 11 s by default.
-const THROTTLE_MAX: Duration = Duration::from_secs(60);
-
 /// See the module.
 pub struct Fetcher {
-    address: String,
     topic: String,
     settings: FetchSettings,
-    link: Option<(Connection, i16)>,
+    link: Link,
     /// The last answer, and where its parts are.
     answer: Vec<u8>,
     parsed: FetchAnswer,
@@ -55,10 +51,9 @@ impl Fetcher {
     /// A fetcher of `topic` from the broker at `address`.
     pub fn new(address: &str, topic: &str, settings: FetchSettings) -> Self {
         Self {
-            address: address.to_owned(),
             topic: topic.to_owned(),
             settings,
-            link: None,
+            link: Link::new(address, ApiKey::Fetch, VERSIONS),
             answer: Vec::new(),
             parsed: FetchAnswer::default(),
             scratch: Scratch::new(usize::try_from(settings.bytes_max).unwrap_or(0)),
@@ -69,15 +64,7 @@ impl Fetcher {
     }
 
     fn ask(&mut self, asks: &[Ask]) -> io::Result<()> {
-        let (connection, version) = match &mut self.link {
-            Some((connection, version)) => (connection, *version),
-            empty => {
-                let connection = Connection::open(&self.address)?;
-                let version = connection.version(ApiKey::Fetch, VERSIONS)?;
-                let (connection, version) = empty.insert((connection, version));
-                (connection, *version)
-            }
-        };
+        let (connection, version) = self.link.open()?;
         let topic_id = asks.first().map_or(0, |ask| ask.topic_id);
         if self.topic_id != topic_id {
             self.topic_id = topic_id;
@@ -128,21 +115,16 @@ impl Fetcher {
 impl Fetches for Fetcher {
     fn fetch(&mut self, asks: &[Ask]) -> Result<Fetched, Lost> {
         if let Err(e) = self.ask(asks) {
-            self.link = None;
-            return Err(match e.kind() {
-                ErrorKind::Unsupported => Lost::Never(e.to_string()),
-                _ => Lost::Connection(e.to_string()),
-            });
+            return Err(self.link.lose(&e));
         }
         let head = &self.parsed.head;
         if head.error_code != 0 {
             return Err(Lost::Connection(format!(
-                "the fetch is refused with error code {}: {}",
-                head.error_code,
-                connection::name_of(head.error_code)
+                "the fetch is refused with {}",
+                connection::in_words(head.error_code)
             )));
         }
-        let throttled = Duration::from_millis(head.throttle_ms.max(0).unsigned_abs().into());
+        let throttled = throttled(head.throttle_ms);
         let mut parts = Vec::new();
         for (at, answered) in self.parsed.partitions.iter().enumerate() {
             let partition = answered.partition;
@@ -169,7 +151,7 @@ impl Fetches for Fetcher {
             });
             parts.extend(unanswered.collect::<Vec<_>>());
         }
-        Ok(Fetched { parts, throttled: throttled.min(THROTTLE_MAX) })
+        Ok(Fetched { parts, throttled })
     }
 
     fn read(&mut self, part: &Part, from: i64, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>) {
@@ -297,9 +279,7 @@ mod code {
 
 /// What a partition's error code means.
 fn verdict(answered: &Answered) -> Result<i64, Refusal> {
-    let why = || {
-        format!("error code {}: {}", answered.error_code, connection::name_of(answered.error_code))
-    };
+    let why = || connection::in_words(answered.error_code);
     match answered.error_code {
         0 => Ok(answered.high_watermark),
         code::OFFSET_OUT_OF_RANGE => Err(Refusal::OutOfRange),

@@ -7,5 +7,59 @@
 mod fetch;
 mod produce;
 
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use kafka_protocol::messages::ApiKey;
+
+use super::Lost;
+use crate::brokers::connection::{Connection, Range};
+
 pub use fetch::Fetcher;
 pub use produce::{Sender, producer_id};
+
+/// Longest time that a broker's word keeps us away (KIP-219): above `quota.window.num` ×
+/// `quota.window.size.seconds`, 11 s by default.
+const THROTTLE_MAX: Duration = Duration::from_secs(60);
+
+/// How long an answer asks to stay away, as far as it is obeyed.
+fn throttled(millis: i32) -> Duration {
+    Duration::from_millis(millis.max(0).unsigned_abs().into()).min(THROTTLE_MAX)
+}
+
+/// The kept connection to one broker, which is asked by one message; it is opened when it is needed.
+struct Link {
+    address: String,
+    key: ApiKey,
+    ours: Range,
+    open: Option<(Connection, i16)>,
+}
+
+impl Link {
+    /// To the broker at `address`, for messages `key` in the versions `ours`.
+    fn new(address: &str, key: ApiKey, ours: Range) -> Self {
+        Self { address: address.to_owned(), key, ours, open: None }
+    }
+
+    /// The connection, and the version that both speak.
+    fn open(&mut self) -> io::Result<(&mut Connection, i16)> {
+        let (connection, version) = match &mut self.open {
+            Some(open) => open,
+            empty => {
+                let connection = Connection::open(&self.address)?;
+                let version = connection.version(self.key, self.ours)?;
+                empty.insert((connection, version))
+            }
+        };
+        Ok((connection, *version))
+    }
+
+    /// Drops the connection after `error`, and says what that means.
+    fn lose(&mut self, error: &io::Error) -> Lost {
+        self.open = None;
+        match error.kind() {
+            ErrorKind::Unsupported => Lost::Never(error.to_string()),
+            _ => Lost::Connection(error.to_string()),
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! again is the same one, and a broker that has it already answers with where it is (KIP-98). What was
 //! written and not answered is unknown: the caller sends it again.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use super::{Link, throttled};
 use crate::brokers::connection::{self, Connection, Range, TIMEOUT};
 use crate::planes::{Acks, Lost, Parcel, ProduceSettings, Produced, Produces, Unsent};
 use crate::records::Builder;
@@ -28,15 +29,11 @@ const INIT_PRODUCER_ID: Range = Range { min: 0, max: 4 };
 /// How much longer than the followers' time an answer may take.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Longest time that a broker's word keeps us away (KIP-219).
-const THROTTLE_MAX: Duration = Duration::from_secs(60);
-
 /// See the module.
 pub struct Sender {
-    address: String,
     topic: String,
     settings: ProduceSettings,
-    link: Option<(Connection, i16)>,
+    link: Link,
     builder: Builder,
 }
 
@@ -44,10 +41,9 @@ impl Sender {
     /// A sender to `topic` by the broker at `address`.
     pub fn new(address: &str, topic: &str, settings: ProduceSettings) -> Self {
         Self {
-            address: address.to_owned(),
             topic: topic.to_owned(),
             settings,
-            link: None,
+            link: Link::new(address, ApiKey::Produce, PRODUCE),
             builder: Builder::new(),
         }
     }
@@ -85,15 +81,7 @@ impl Sender {
 
     fn ask(&mut self, parcels: &[Parcel<'_>]) -> io::Result<Option<ProduceResponse>> {
         let question = self.question(parcels)?;
-        let (connection, version) = match &mut self.link {
-            Some((connection, version)) => (connection, *version),
-            empty => {
-                let connection = Connection::open(&self.address)?;
-                let version = connection.version(ApiKey::Produce, PRODUCE)?;
-                let (connection, version) = empty.insert((connection, version));
-                (connection, *version)
-            }
-        };
+        let (connection, version) = self.link.open()?;
         let patience = self.settings.timeout + PATIENCE;
         if self.settings.acks == Acks::None {
             // There is no answer to wait for.
@@ -106,16 +94,7 @@ impl Sender {
 
 impl Produces for Sender {
     fn produce(&mut self, parcels: &[Parcel<'_>]) -> Result<Produced, Lost> {
-        let answer = match self.ask(parcels) {
-            Ok(answer) => answer,
-            Err(e) => {
-                self.link = None;
-                return Err(match e.kind() {
-                    ErrorKind::Unsupported => Lost::Never(e.to_string()),
-                    _ => Lost::Connection(e.to_string()),
-                });
-            }
-        };
+        let answer = self.ask(parcels).map_err(|e| self.link.lose(&e))?;
         let Some(answer) = answer else {
             let verdicts = parcels.iter().map(|parcel| (parcel.partition, Ok(None))).collect();
             return Ok(Produced { verdicts, throttled: Duration::ZERO });
@@ -126,10 +105,9 @@ impl Produces for Sender {
             let missing = || Err(Unsent::NotNow("the broker's answer leaves it out".into()));
             (parcel.partition, found.map_or_else(missing, verdict))
         };
-        let throttled = Duration::from_millis(answer.throttle_time_ms.max(0).unsigned_abs().into());
         Ok(Produced {
             verdicts: parcels.iter().map(verdict).collect(),
-            throttled: throttled.min(THROTTLE_MAX),
+            throttled: throttled(answer.throttle_time_ms),
         })
     }
 }
@@ -155,12 +133,7 @@ mod code {
 /// What a partition's error code means.
 fn verdict(answered: &PartitionProduceResponse) -> Result<Option<i64>, Unsent> {
     let said = answered.error_message.as_ref().map(|words| format!(": {words}"));
-    let why = format!(
-        "error code {}: {}{}",
-        answered.error_code,
-        connection::name_of(answered.error_code),
-        said.unwrap_or_default()
-    );
+    let why = format!("{}{}", connection::in_words(answered.error_code), said.unwrap_or_default());
     match answered.error_code {
         0 => Ok((answered.base_offset >= 0).then_some(answered.base_offset)),
         // It has them: sent again long after they were answered.
