@@ -61,13 +61,12 @@ impl DeadLetters {
     /// Keeps and counts what is given up. False when the run stopped before it could be kept: it is not
     /// done then.
     pub fn keep(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool {
-        let offsets = (rejected.last_offset - rejected.offset + 1).unsigned_abs();
         if let Some(lines) = &self.lines
             && !append(lines, &line(rejected), stop)
         {
             return false;
         }
-        self.metrics.invalid.with_label_values(&[rejected.reason]).inc_by(offsets);
+        self.metrics.invalid.with_label_values(&[rejected.reason]).inc_by(rejected.offsets());
         true
     }
 }

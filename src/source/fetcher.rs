@@ -392,7 +392,7 @@ impl Reading<'_> {
         if !self.assigned.open(&[rejected.offset]) {
             return Err(Halt::Left);
         }
-        let offsets = (rejected.last_offset - rejected.offset + 1).unsigned_abs();
+        let offsets = rejected.offsets();
         self.context.metrics.fetched.inc_by(offsets);
         if let Some(suppressed) = self.lines.allow() {
             log::warn!(

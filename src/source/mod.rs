@@ -50,6 +50,13 @@ pub struct Rejected<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+impl Rejected<'_> {
+    /// How many offsets it takes.
+    pub fn offsets(&self) -> u64 {
+        (self.last_offset - self.offset + 1).unsigned_abs()
+    }
+}
+
 /// Takes what was fetched; blocking is how it says "not so fast".
 pub trait Downstream: Send + Sync {
     /// How many shards the queue has.
