@@ -4,17 +4,20 @@
 //! holding no record. A partition that is refused backs off alone; the broker's others go on. It knows
 //! nothing of the group, and finds no new leader by itself: it says that it needs one.
 
+mod reading;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::run::{self, Builder};
-use super::{Assigned, Downstream, Enqueued, Rejected};
+use self::reading::{Halt, Reading, Round};
+use super::run::Builder;
+use super::{Assigned, Downstream};
 use crate::backoff::Resting;
 use crate::brokers::{Busy, View, wire};
 use crate::clock;
 use crate::logging::Limiter;
-use crate::planes::{Ask, Entry, FetchSettings, Fetches, Lost, Part, Passed, Refusal, fetches};
+use crate::planes::{Ask, FetchSettings, Fetches, Lost, Part, Refusal, fetches};
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 use crate::transform::Transform;
@@ -66,18 +69,10 @@ pub struct Fetcher {
     builder: Builder,
     /// Partitions that were refused, left alone for a while.
     resting: Resting,
-    /// Partitions of which runs were enqueued since the last wait for acks, and how many events.
-    round: (Vec<Arc<Assigned>>, usize),
+    /// What was enqueued since the last wait for acks.
+    round: Round,
     /// Lines about offsets that are passed over.
     lines: Limiter,
-}
-
-/// Why a part of an answer is not read on.
-enum Halt {
-    Unwanted,
-    /// The log was left; nothing more of it is opened.
-    Left,
-    Fatal(String),
 }
 
 impl Fetcher {
@@ -94,7 +89,7 @@ impl Fetcher {
             busy,
             builder,
             resting: Resting::default(),
-            round: (Vec::new(), 0),
+            round: Round::default(),
             lines: Limiter::per_second(5),
         }
     }
@@ -140,7 +135,7 @@ impl Fetcher {
                 Err(Halt::Fatal(why)) => return Turn::Fatal(why),
             }
         }
-        self.await_round();
+        self.round.await_acks(self.context.downstream.as_ref());
         match (fetched.throttled, progress) {
             (Duration::ZERO, true) => Turn::Progress,
             (Duration::ZERO, false) => Turn::Idle,
@@ -190,14 +185,6 @@ impl Fetcher {
             };
             ended.map(|()| assigned.position() > from)
         })
-    }
-
-    fn await_round(&mut self) {
-        let (touched, events) = &mut self.round;
-        for assigned in touched.drain(..) {
-            self.context.downstream.await_acks(&assigned);
-        }
-        *events = 0;
     }
 
     fn refused(&mut self, assigned: &Assigned, refusal: &Refusal) -> Result<(), Halt> {
@@ -279,167 +266,5 @@ impl Fetcher {
         );
         assigned.skip_to(earliest);
         Ok(())
-    }
-}
-
-/// One partition's part of an answer while it is read.
-struct Reading<'a> {
-    assigned: &'a Arc<Assigned>,
-    fetched_us: i64,
-    context: &'a Context,
-    builder: &'a mut Builder,
-    round: &'a mut (Vec<Arc<Assigned>>, usize),
-    lines: &'a mut Limiter,
-    /// The next offset: all before it is in the builder, enqueued or passed over.
-    next: i64,
-    /// Offsets without a record that the position has not moved past yet.
-    holes: u64,
-}
-
-impl Reading<'_> {
-    fn entry(&mut self, entry: Entry<'_>) -> Result<(), Halt> {
-        match entry {
-            Entry::Record { offset, value } => {
-                if offset > self.next {
-                    self.hole(offset);
-                }
-                match run::check(value) {
-                    Ok((value, head)) => self.event(offset, head.key, value)?,
-                    Err(why) => self.rejected(&Rejected {
-                        partition: self.assigned.partition,
-                        offset,
-                        last_offset: offset,
-                        id: None,
-                        reason: why.reason(),
-                        why: &why.to_string(),
-                        value,
-                    })?,
-                }
-                self.next = offset + 1;
-            }
-            Entry::Passed { to, what } => {
-                if to > self.next && what == Passed::Hole {
-                    self.hole(to);
-                }
-                self.next = self.next.max(to);
-            }
-            Entry::Unreadable { to, reason, why } => self.unreadable(to, reason, &why)?,
-        }
-        Ok(())
-    }
-
-    fn event(&mut self, offset: i64, key: u64, value: &[u8]) -> Result<(), Halt> {
-        let shard = self.context.downstream.shard_of(key);
-        let of = (self.assigned, self.fetched_us);
-        if !self.builder.push(shard, offset, value, of) {
-            self.flush()?;
-            if !self.builder.push(shard, offset, value, of) {
-                // An empty run takes any event, unless there is no such shard.
-                return Err(Halt::Fatal(format!("shard {shard} of the queue takes no event")));
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens what is in the builder, enqueues it, and moves the position past it and past what was
-    /// passed over behind it.
-    fn flush(&mut self) -> Result<(), Halt> {
-        let opened = self.builder.offsets().len();
-        if !self.assigned.open(self.builder.offsets()) {
-            self.builder.finish().for_each(drop);
-            return Err(Halt::Left);
-        }
-        self.context.metrics.fetched.inc_by(opened as u64);
-        let mut unwanted = false;
-        for (shard, run) in self.builder.finish() {
-            let events = run.len();
-            unwanted =
-                unwanted || self.context.downstream.enqueue(shard, run) == Enqueued::Unwanted;
-            if unwanted {
-                // It stays open at its offsets, so it is not committed and still in the log.
-                self.context.metrics.returned.inc_by(events as u64);
-            }
-        }
-        if unwanted {
-            return Err(Halt::Unwanted);
-        }
-        self.assigned.skip_to(self.next);
-        let holes = std::mem::take(&mut self.holes);
-        self.context.metrics.lost.with_label_values(&["gap"]).inc_by(holes);
-        self.count_round(opened);
-        Ok(())
-    }
-
-    /// A pull source waits for the acks of what the workers can take at once.
-    fn count_round(&mut self, events: usize) {
-        let Some(most) = self.context.downstream.round_events_max() else { return };
-        let (touched, so_far) = &mut *self.round;
-        if !touched.iter().any(|a| Arc::ptr_eq(a, self.assigned)) {
-            touched.push(Arc::clone(self.assigned));
-        }
-        *so_far += events;
-        if *so_far >= most {
-            for assigned in touched.drain(..) {
-                self.context.downstream.await_acks(&assigned);
-            }
-            *so_far = 0;
-        }
-    }
-
-    /// What will not be delivered is kept and counted before its offsets are done.
-    fn rejected(&mut self, rejected: &Rejected<'_>) -> Result<(), Halt> {
-        self.flush()?;
-        if !self.assigned.open(&[rejected.offset]) {
-            return Err(Halt::Left);
-        }
-        let offsets = rejected.offsets();
-        self.context.metrics.fetched.inc_by(offsets);
-        if let Some(suppressed) = self.lines.allow() {
-            log::warn!(
-                partition = rejected.partition, offset = rejected.offset, reason = rejected.reason,
-                why = rejected.why, offsets = offsets, lines_suppressed = suppressed; "record is no event, counted and passed over"
-            );
-        }
-        if !self.context.downstream.reject(rejected, &self.context.stop) {
-            return Err(Halt::Unwanted);
-        }
-        self.assigned.done([rejected.offset]);
-        Ok(())
-    }
-
-    fn unreadable(&mut self, to: Option<i64>, reason: &str, why: &str) -> Result<(), Halt> {
-        let (partition, offset) = (self.assigned.partition, self.next);
-        let topic = &self.context.topic;
-        let at = format!("topic {topic} partition {partition} offset {offset}: {why}");
-        let Some(to) = to.filter(|_| self.context.skip_unreadable) else {
-            return Err(Halt::Fatal(format!(
-                "{at}; --skip-unreadable goes on behind it and counts what is lost, or set the \
-                 group's offset behind it"
-            )));
-        };
-        self.rejected(&Rejected {
-            partition,
-            offset,
-            last_offset: to - 1,
-            id: None,
-            reason,
-            why,
-            value: None,
-        })?;
-        self.next = to;
-        Ok(())
-    }
-
-    /// Offsets up to `to` hold no record: compaction or a deletion took them.
-    fn hole(&mut self, to: i64) {
-        let offsets = (to - self.next).unsigned_abs();
-        self.holes += offsets;
-        if let Some(suppressed) = self.lines.allow() {
-            log::warn!(
-                partition = self.assigned.partition, from = self.next, to = to, offsets = offsets,
-                lines_suppressed = suppressed;
-                "the log has no records here (compacted or deleted), going on behind them"
-            );
-        }
     }
 }

@@ -4,7 +4,7 @@
 //! - `assigned`   one partition while it is assigned; revoked once, never revived
 //! - `member`     the group membership (librdkafka, every partition paused): polls, commits
 //! - `run`        events of one partition that came in one fetch, on their way to the sink
-//! - `fetcher`    moves one broker's records: ask, check, enqueue
+//! - `fetcher`    moves one broker's records: ask, read (`fetcher/reading`), enqueue
 //! - `supervisor` one fetcher a broker: starts them, renews the metadata, gives up on stuck ones
 //!
 //! Membership and bytes are two things: librdkafka holds the membership and fetches nothing; a data
