@@ -34,17 +34,13 @@ pub const EXPERIMENT: Experiment = Experiment {
     tables,
     limits: "One machine: brokers, links and hosts are processes, veth pairs and network namespaces, \
              and one disk. One run a row. Recovery is from when the cure begins, seen at one look a \
-             second, over three seconds. Duplicates of the producer's resends and of the processor's \
-             are one figure.",
+             second, over three seconds.",
 };
 
 /// Events that all workers together have in hand.
 pub(super) const IN_HAND: f64 = 4.0 * 200.0;
 /// Seconds of deliveries that no commit covers: the interval, and as long for the commit's own way.
 pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
-/// Events of the producer's requests that were under way to a broker that died: one request a broker
-/// of three, each of at most 900,000 bytes at 570 bytes a record.
-pub(super) const UNDER_WAY: f64 = 3.0 * 900_000.0 / 570.0;
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let served = setup.ceiling * UNCOMMITTED_S;
@@ -59,14 +55,6 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
                 "commit interval and the commit's own way, 1 s each, × {}/s + in hand",
                 figure(setup.ceiling)
             ),
-        ),
-        p(
-            "resent",
-            UNDER_WAY,
-            "events",
-            "3 brokers × one produce request of at most 900,000 B at 570 B a record, for each try: one \
-             every 5 s until the replicas that are left are enough"
-                .into(),
         ),
     ]
 }
@@ -106,8 +94,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         checks.push(ask("loss_said", question, (1.0, Margin::AtLeast), counted, "events"));
     }
     let question = "Settled, and in the log still: was what is done committed to the end?";
-    let wanted = (row.fault.duplicates.written_twice(), Margin::AtMost);
-    checks.push(ask("committed", question, wanted, row.uncommitted(), "ids"));
+    checks.push(ask("committed", question, (0.0, Margin::AtMost), row.uncommitted(), "ids"));
     checks.push(ask(
         "duplicates",
         "Deliveries of an id that was delivered before",
@@ -150,17 +137,7 @@ impl Duplicates {
             Self::None => 0.0,
             Self::InHand(times) => f64::from(times) * IN_HAND,
             Self::Uncommitted => ceiling * UNCOMMITTED_S + IN_HAND,
-            Self::Resent(times) => f64::from(times) * UNDER_WAY.floor(),
             Self::Unacked => ceiling * seconds + IN_HAND,
-        }
-    }
-
-    /// The most ids that may be settled and in the log still, though all that was settled is committed:
-    /// those whose second record comes after the commit (11 were seen).
-    fn written_twice(self) -> f64 {
-        match self {
-            Self::Resent(_) => self.bound(0.0, 0.0),
-            Self::None | Self::InHand(_) | Self::Uncommitted | Self::Unacked => 0.0,
         }
     }
 
@@ -170,7 +147,6 @@ impl Duplicates {
             Self::InHand(1) => "in hand",
             Self::InHand(_) => "in hand, each try",
             Self::Uncommitted => "uncommitted",
-            Self::Resent(_) => "resent, each try",
             Self::Unacked => "unacked meanwhile",
         };
         format!("{} ({why})", thousands(bound))

@@ -15,16 +15,13 @@ pub enum Lost {
 /// How many events may come twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duplicates {
-    /// None: nothing is delivered without its caller's learning of it.
+    /// None: nothing is delivered without its caller's learning of it, and what the producer sends
+    /// again is the same batch (idempotent, KIP-98).
     None,
     /// What the workers had in hand, so many times.
     InHand(u32),
     /// What was delivered since the last commit, and what the workers had in hand.
     Uncommitted,
-    /// What the producer had under way, as often as it may have been taken without an answer: once
-    /// every 5 s (the time that a broker waits for its followers) until the replicas that are left
-    /// are enough, or are back.
-    Resent(u32),
     /// Everything that is served while the fault lasts.
     Unacked,
 }
@@ -83,7 +80,7 @@ pub const FAULTS: &[Fault] = &[
         what: "signal 9 to broker 1, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
-        duplicates: Duplicates::Resent(2),
+        duplicates: Duplicates::None,
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
         seen: seen::fetches,
@@ -93,7 +90,7 @@ pub const FAULTS: &[Fault] = &[
         what: "signal 9 to broker 2, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
-        duplicates: Duplicates::Resent(2),
+        duplicates: Duplicates::None,
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
         seen: seen::fetches,
@@ -103,7 +100,7 @@ pub const FAULTS: &[Fault] = &[
         what: "signal 9 to broker 3, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
-        duplicates: Duplicates::Resent(2),
+        duplicates: Duplicates::None,
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
         seen: seen::fetches,
@@ -113,7 +110,7 @@ pub const FAULTS: &[Fault] = &[
         what: "signal 9 to the broker that coordinates the group, started again after 25 s",
         expected: "commits wait and go on at the new coordinator; no eviction",
         lost: Lost::Nothing,
-        duplicates: Duplicates::Resent(2),
+        duplicates: Duplicates::None,
         recovery_s: 15.0,
         goes_on_after_s: Some(LED_AGAIN_S),
         seen: seen::new_coordinator,
@@ -123,7 +120,7 @@ pub const FAULTS: &[Fault] = &[
         what: "signal 9 to brokers 1 and 2 (below min.insync.replicas), started again after 6 s",
         expected: "the producer waits and resends; commits go on when they are back",
         lost: Lost::Nothing,
-        duplicates: Duplicates::Resent(5),
+        duplicates: Duplicates::None,
         recovery_s: 25.0,
         goes_on_after_s: None,
         seen: seen::waited_and_resent,
@@ -133,7 +130,7 @@ pub const FAULTS: &[Fault] = &[
         what: "broker 2's disk is filled to the last byte for 8 s; then it is started again",
         expected: "the broker halts itself; as if it were killed",
         lost: Lost::Nothing,
-        duplicates: Duplicates::Resent(2),
+        duplicates: Duplicates::None,
         recovery_s: 15.0,
         goes_on_after_s: None,
         seen: seen::noted,
@@ -298,7 +295,7 @@ pub const FAULTS: &[Fault] = &[
         what: "the topic is deleted, and another made in its place 2 s later",
         expected: "what was in the log is lost, counted and said; the new log is read from its start",
         lost: Lost::Counted,
-        duplicates: Duplicates::Resent(2),
+        duplicates: Duplicates::None,
         recovery_s: 25.0,
         goes_on_after_s: None,
         seen: seen::started_anew,

@@ -8,7 +8,6 @@ fn names_are_unique_and_bounds_are_what_they_say() {
     assert_eq!(Duplicates::Uncommitted.bound(2000.0, 8.0), 4800.0);
     assert_eq!(Duplicates::Unacked.bound(2000.0, 8.0), 16_800.0);
     assert_eq!(Duplicates::InHand(3).bound(2000.0, 8.0), 2400.0);
-    assert_eq!(Duplicates::Resent(2).bound(2000.0, 8.0), 9472.0);
 }
 
 /// Prevents: a script and a declaration that speak of different faults.
