@@ -243,7 +243,8 @@ fault_retention() { begins; rest 20; ends; }
 member() { # NAME
   processor_on=10.199.3.2:9902
   if [[ ${pids[processor]-} ]]; then processor_on=10.199.3.2:9912; fi
-  local flags=(--queue "$queue" --queue-cap 10000 --sink-timeout 3s)
+  # Small fetches: that each partition has its turn can be seen within seconds.
+  local flags=(--queue "$queue" --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB)
   case $fault in
     processor-killed) flags+=(--session-timeout 6s) ;;
     processor-frozen) flags+=(--session-timeout 6s --max-poll-interval 6s) ;;
@@ -270,7 +271,7 @@ row() { # FAULT QUEUE LOAD
     results-disk-full) small_folder "$out/$name" 64m ;;
     broker-disk-full) small_disk 2 2g ;;
     clock-back) own_clock "$out/$name"; through+=("${at_own_clock[@]}") ;;
-    retention) topic_flags=(--config segment.bytes=1000000 --config retention.bytes=2000000) ;;
+    retention) topic_flags=(--config segment.bytes=1048576 --config retention.bytes=2000000) ;;
   esac
   arm_begins "$name"
   member processor

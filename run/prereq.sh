@@ -27,6 +27,7 @@ install_line() {
     chromium) echo "$apt chromium   # Ubuntu: snap install chromium" ;;
     docker) echo "$apt docker.io docker-compose-v2   # or https://docs.docker.com/engine/install/" ;;
     go) echo "$apt golang-go" ;;
+    pkg-config) echo "$apt pkg-config libssl-dev" ;;
     *) echo "$apt $1" ;;
   esac
 }

@@ -16,8 +16,9 @@ cd "${here%/*}"
 readonly BUILD_WITHIN_S=1800 TESTS_WITHIN_S=600
 # The last release line that takes what crate `kafka` sends.
 readonly OLD_KAFKA=3.9.2
-# One profile for all: the dependencies are compiled once to build and once to check.
-readonly CARGO=(--release --locked)
+# One profile for all: the dependencies are compiled once to build and once to check. With every feature,
+# as the default build is the same less some files.
+readonly CARGO=(--release --locked --all-features)
 
 log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}"; }
 
@@ -38,7 +39,7 @@ case ${1-} in
   *) printf "test.sh: unknown argument '%s' (see run/test.sh --help)\n" "$1" >&2; exit 2 ;;
 esac
 
-require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git shellcheck chromium
+require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git keytool shellcheck chromium pkg-config
 unset "${!LAB_@}" # the caller's LAB_SINK or LAB_TOKEN is not what the tests expect
 tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/backpressure-lab-test.XXXXXX")
 running='' failed=()
@@ -101,13 +102,13 @@ clean_up() {
 # --- the cluster -----------------------------------------------------------------------------
 cluster() { "$here/cluster.sh" "$@" --data "$tmp/cluster"; }
 
-# A first port whose six (brokers at +0..2, controllers at +100..102) are free, below the range
+# A first port whose nine (brokers at +0..2, secured at +10..12, controllers at +100..102) are free, below the range
 # from which the system takes the ports of outgoing connections.
 free_port() {
   local port used n
   while :; do
     port=$((20000 + RANDOM % 12000)) used=$(ss -Hltn)
-    for n in 0 1 2 100 101 102; do
+    for n in 0 1 2 10 11 12 100 101 102; do
       [[ $used != *:$((port + n))\ * ]] || continue 2
     done
     echo "$port"
@@ -117,8 +118,11 @@ free_port() {
 
 # JVMs even where Docker answers: the tests stop and continue brokers by signal.
 start_cluster() { # OPTIONS of `up`...
-  LAB_BROKERS=$(cluster up --mode jvm --topic '' --port "$(free_port)" "$@")
-  export LAB_BROKERS LAB_CLUSTER_DATA=$tmp/cluster
+  local port
+  port=$(free_port)
+  secured=$(cluster up --mode jvm --topic '' --port "$port" "$@")
+  export LAB_BROKERS=127.0.0.1:$port,127.0.0.1:$((port + 1)),127.0.0.1:$((port + 2))
+  export LAB_CLUSTER_DATA=$tmp/cluster
 }
 
 # --- everything ------------------------------------------------------------------------------
@@ -134,6 +138,7 @@ check scripts shellcheck --external-sources "${scripts[@]}"
 check 'sabotage applies' bash -c 'for patch; do git apply --check "$patch" || exit; done' - tests/sabotage/*.patch
 supply_chain
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
+check 'clippy, default features' cargo clippy --release --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 
@@ -141,7 +146,7 @@ step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 alone=() with_cluster=() without_cluster=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  if [[ $name == planes ]]; then continue # on two versions of Kafka, below
+  if [[ $name == planes || $name == secured ]]; then continue # on brokers of their own kind, below
   elif [[ $name == faults_* ]]; then alone+=("$name")
   elif grep -qE '\b(Topic|brokers)\b' "$file"; then with_cluster+=(--test "$name")
   else without_cluster+=(--test "$name"); fi
@@ -150,8 +155,10 @@ done
 tests 'unit tests' --lib --bins
 tests 'doc tests' --doc
 tests 'tests without a cluster' "${without_cluster[@]}"
-start_cluster
+start_cluster --secure
 tests 'tests with a cluster' "${with_cluster[@]}"
+LAB_BROKERS=$secured LAB_COMMAND_CONFIG=$tmp/cluster/secure/client.properties \
+  tests 'TLS and SASL' --test secured
 tests 'data planes, newest Kafka' --test planes -- --test-threads=1
 for name in "${alone[@]}"; do
   cluster up >/dev/null # brings back a broker that a failed test left down

@@ -27,7 +27,7 @@ use crate::http::access::Token;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
 use crate::planes::{self, FetchSettings};
-use crate::policy::dead_letters::DeadLetters;
+use crate::policy::dead_letters::{DeadLetters, Destination};
 use crate::policy::shed_ids::ShedIds;
 use crate::policy::{Admission, Policy, slow_source};
 use crate::queue::{self, Kind, Occupancy};
@@ -95,7 +95,7 @@ pub struct Settings {
     /// Where the ids that are shed are written.
     pub shed_ids: Option<PathBuf>,
     /// Where events are kept that will never be delivered.
-    pub dead_letter: Option<PathBuf>,
+    pub dead_letter: Option<Destination>,
 }
 
 /// The figures of a run, printed at its end.
@@ -153,7 +153,8 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         Sharding::Key => queue::by_shard(settings.queue, settings.workers),
     };
     let gate = intake.gate();
-    let dead_letters = DeadLetters::open(settings.dead_letter.as_deref(), metrics.clone())?;
+    let brokers = &settings.member.brokers;
+    let dead_letters = DeadLetters::open(settings.dead_letter.as_ref(), brokers, metrics.clone())?;
     let dead_letters = Arc::new(dead_letters);
     let latency = Latency::new(settings.workers.get());
     let reporter = latency::Reporter::new(latency.clone(), settings.hlog.as_deref())?;
@@ -171,15 +172,18 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     log::info!(addr = server.addr().to_string().as_str(); "listening");
 
     let topic = settings.member.topic.as_str();
-    let found = settings.member.brokers.await_topic(topic, &stop).map_err(Failure::failed)?;
+    if let Some(Destination::Topic(letters)) = &settings.dead_letter {
+        let _found_or_stopped = brokers.await_topic(letters, &stop).map_err(Failure::failed)?;
+    }
+    let found = brokers.await_topic(topic, &stop).map_err(Failure::failed)?;
     let Some(view) = found else {
         return Ok(summary(&metrics, &Assignment::default(), started));
     };
     settings.plane_speaks_with(&view)?;
     let shared = Shared {
-        brokers: settings.member.brokers.clone(),
         assignment: Assignment::default(),
         fetching: fetcher::Context {
+            brokers: brokers.clone(),
             topic: topic.into(),
             settings: settings.fetch,
             transform: settings.transform,
@@ -261,7 +265,10 @@ impl Settings {
         if self.fetch.client == planes::Client::Wire {
             return Ok(());
         }
-        let checks = view.addresses.values().map(|address| planes::kafka::check(address));
+        let checks = view
+            .addresses
+            .values()
+            .map(|address| planes::kafka::check(&self.member.brokers, address));
         match checks.filter_map(Result::err).find(|e| matches!(e, BrokerError::TooNew { .. })) {
             Some(too_new) => Err(Failure::failed(too_new)),
             None => Ok(()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::cluster::{Healed, alone, cluster, signal_broker};
 use common::lab::{Served, audit, figure, ledger, processor, produce, producer, sink};
-use common::{PATIENCE, Topic};
+use common::{PATIENCE, Topic, list};
 
 /// Waits until every id below `ids` is at the sink, and says how many came more than once.
 fn all_delivered(sink: &Served, ids: u64) -> u64 {
@@ -143,6 +143,34 @@ fn a_broker_killed_with_9_and_started_again_costs_no_event() {
     all_delivered(&sink, 80_000);
     assert_eq!(processor.metric("processor_evictions_total", ""), 0.0);
     assert_eq!(processor.metric("processor_events_lost_total", ""), 0.0);
+    processor.stop();
+}
+
+/// Prevents: partitions without a leader keeping a processor, or a producer, from starting: all the
+/// others go on, and those are named.
+#[test]
+fn partitions_without_a_leader_hold_up_no_other() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create_alone("leaderless", 12), sink(&["--rate-limit", "100000"]));
+    produce(&topic, &["--rate", "20000", "--count", "12000"]);
+    let view = list().describe(&topic.name, 0).expect("the topic");
+    let held: Vec<i32> = view.led_by(2).collect();
+    assert!((1..12).contains(&held.len()), "broker 2 leads none, or all: {held:?}");
+    let elsewhere = topic.records().iter().filter(|r| !held.contains(&r.partition)).count() as u64;
+    let _healed = Healed(2);
+    cluster(&["kill", "2"]);
+    let mut processor = processor(&topic, &sink, &[]);
+    sink.until("what has a leader is delivered", |s| figure(&ledger(s), "distinct") >= elsewhere);
+    processor.process.await_log("partitions without a leader wait");
+    let more =
+        ["--rate", "4000", "--first-id", "12000", "--count", "12000", "--drain-timeout", "2s"];
+    let mut producer = producer(&topic, &more);
+    producer.process.await_log("partitions without a leader wait");
+    sink.until("new events too", |s| figure(&ledger(s), "distinct") > elsewhere + 1000);
+    assert_eq!(processor.metric("processor_partitions", ""), (12 - held.len()) as f64);
+    drop(producer);
+    cluster(&["start", "2"]);
+    sink.until("the rest", |s| figure(&ledger(s), "distinct") >= 12_000);
     processor.stop();
 }
 

@@ -7,7 +7,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use backpressure_lab::brokers::connection::Connection;
+use backpressure_lab::brokers::Brokers;
 use backpressure_lab::event::{self, Event};
 use backpressure_lab::planes::kafka;
 use common::lab::{Served, figure, ledger, processor, produce, sink};
@@ -23,7 +23,8 @@ const AMPLE: &[&str] = &["--rate-limit", "1000000"];
 /// The planes that speak with these brokers.
 fn planes() -> Vec<&'static str> {
     let broker = brokers().split(',').next().expect("a broker").to_owned();
-    if kafka::check(&broker).is_ok() { vec!["wire", "kafka"] } else { vec!["wire"] }
+    let list = Brokers::parse(&broker).expect("a list");
+    if kafka::check(&list, &broker).is_ok() { vec!["wire", "kafka"] } else { vec!["wire"] }
 }
 
 /// Which Kafka the brokers are: 3.9 is the last that takes Fetch v0.
@@ -284,7 +285,8 @@ impl Quota {
         let entry = EntryData::default().with_entity(vec![entity]).with_ops(vec![operation]);
         let question = AlterClientQuotasRequest::default().with_entries(vec![entry]);
         let broker = brokers().split(',').next().expect("a broker").to_owned();
-        let mut connection = Connection::open(&broker).expect("connected");
+        let list = Brokers::parse(&broker).expect("a list");
+        let mut connection = list.connect(&broker).expect("connected");
         let answer: AlterClientQuotasResponse =
             connection.ask(ApiKey::AlterClientQuotas, 1, &question, PATIENCE).expect("an answer");
         assert!(answer.entries.iter().all(|entry| entry.error_code == 0), "{answer:?}");

@@ -260,6 +260,30 @@ fn a_poison_event_is_given_up_alone_and_kept() {
     }
 }
 
+/// Prevents: a letter that is lost where letters go to a topic, and one that is too large for it holding up
+/// its partition.
+#[test]
+fn letters_go_to_a_topic_without_their_value_where_that_is_too_large() {
+    for (limit, has_value) in [("1000000", true), ("600", false)] {
+        let (topic, sink) = (Topic::create("letters", 1), sink(AMPLE));
+        let dead = Topic::create_with("dead", 3, &[("max.message.bytes", limit)]);
+        produce(&topic, &["--rate", "10000", "--count", "1000"]);
+        let server = poisoned(&sink, 777, 422);
+        let url = format!("http://{}", server.addr());
+        let processor =
+            processor_to(&topic, &url, &["--dead-letter", &format!("topic:{}", dead.name)]);
+        processor.until("it is given up", |p| {
+            p.metric("processor_events_invalid_total", "reason=\"sink_422\"") == 1.0
+        });
+        processor.stop();
+        let letters = dead.records();
+        assert_eq!(letters.len(), 1, "{letters:?}");
+        let letter = letters[0].value.as_deref().expect("a value");
+        let letter: serde_json::Value = serde_json::from_slice(letter).expect("JSON");
+        assert_eq!((figure(&letter, "id"), letter["value"].is_string()), (777, has_value));
+    }
+}
+
 /// A sink in front of `sink` that answers `status` to every request that holds event `id`.
 fn poisoned(sink: &Served, id: u64, status: u16) -> Server {
     let (agent, to) = (client::agent(PATIENCE), format!("{}{}", sink.url, wire::BATCH));

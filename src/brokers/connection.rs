@@ -6,16 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
+    SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes, encode_request_header_into_buffer};
 
-use crate::threads;
+use super::security::{Conversation, Security};
+use super::stream::{Stream, connect};
 
 /// Bound of a name's look-up, of a connect, and of each control-plane question.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,6 +30,11 @@ pub const ANSWER_BYTES_MAX: usize = (64 << 20) + (1 << 20);
 /// ApiVersions is asked in the version that every broker answers.
 const API_VERSIONS_VERSION: i16 = 0;
 
+/// SaslHandshake 1 is followed by SaslAuthenticate (KIP-152), and SaslAuthenticate 1 tells how long that
+/// is good for (KIP-368).
+const SASL_HANDSHAKE: Range = Range { min: 1, max: 1 };
+const SASL_AUTHENTICATE: Range = Range { min: 0, max: 2 };
+
 /// Lowest and highest version of a message that the lab and a broker both speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -40,13 +46,15 @@ pub struct Range {
 
 /// See the module.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     host: String,
     versions: BTreeMap<i16, Range>,
     correlation_id: i32,
     question: BytesMut,
     /// The read and write limit that the socket has now.
     patience: Duration,
+    /// When the broker closes it, because the login is too old (KIP-368).
+    ends: Option<Instant>,
 }
 
 pub(super) fn invalid(why: impl std::fmt::Display) -> io::Error {
@@ -54,12 +62,18 @@ pub(super) fn invalid(why: impl std::fmt::Display) -> io::Error {
 }
 
 impl Connection {
-    /// Connects to `host` (`name:port`) and asks which versions it speaks.
+    /// Connects to `host` (`name:port`), asks which versions it speaks, and signs on where `security`
+    /// says so.
     ///
     /// # Errors
-    /// When nobody answers as a Kafka broker does within [`TIMEOUT`] a step.
-    pub fn open(host: &str) -> io::Result<Self> {
-        let stream = connect(host)?;
+    /// When nobody answers as a Kafka broker does within [`TIMEOUT`] a step; `PermissionDenied`, when one
+    /// side does not trust the other.
+    pub(super) fn open(host: &str, security: Option<&Security>) -> io::Result<Self> {
+        let tcp = connect(host)?;
+        let stream = match security {
+            Some(security) => security.wrap(tcp, host)?,
+            None => Stream::Plain(tcp),
+        };
         let mut connection = Self {
             stream,
             host: host.to_owned(),
@@ -67,6 +81,7 @@ impl Connection {
             correlation_id: 0,
             question: BytesMut::new(),
             patience: TIMEOUT,
+            ends: None,
         };
         let question = ApiVersionsRequest::default();
         let answer: ApiVersionsResponse =
@@ -78,7 +93,46 @@ impl Connection {
             (api.api_key, Range { min: api.min_version, max: api.max_version })
         };
         connection.versions = answer.api_keys.iter().map(range).collect();
+        if let Some(conversation) = security.map(Security::conversation).transpose()?.flatten() {
+            connection.sign_on(conversation)?;
+        }
         Ok(connection)
+    }
+
+    fn sign_on(&mut self, mut conversation: Conversation) -> io::Result<()> {
+        let version = self.version(ApiKey::SaslHandshake, SASL_HANDSHAKE)?;
+        let mechanism = StrBytes::from_string(conversation.mechanism().to_owned());
+        let question = SaslHandshakeRequest::default().with_mechanism(mechanism);
+        let answer: SaslHandshakeResponse =
+            self.ask(ApiKey::SaslHandshake, version, &question, TIMEOUT)?;
+        if answer.error_code != 0 {
+            let offered: Vec<&str> = answer.mechanisms.iter().map(|name| &**name).collect();
+            let code = in_words(answer.error_code);
+            let why = format!("{code}; the broker offers {}", offered.join(", "));
+            return Err(conversation.refused(&why));
+        }
+        let version = self.version(ApiKey::SaslAuthenticate, SASL_AUTHENTICATE)?;
+        let mut heard: Option<Bytes> = None;
+        while let Some(said) = conversation.step(heard.as_deref())? {
+            let question = SaslAuthenticateRequest::default().with_auth_bytes(said.into());
+            let answer: SaslAuthenticateResponse =
+                self.ask(ApiKey::SaslAuthenticate, version, &question, TIMEOUT)?;
+            if answer.error_code != 0 {
+                let why = answer.error_message.as_deref().unwrap_or_default();
+                return Err(
+                    conversation.refused(&format!("{}: {why}", in_words(answer.error_code)))
+                );
+            }
+            let life = u64::try_from(answer.session_lifetime_ms).ok().filter(|ms| *ms > 0);
+            self.ends = life.map(|ms| Instant::now() + Duration::from_millis(ms));
+            heard = Some(answer.auth_bytes);
+        }
+        Ok(())
+    }
+
+    /// Whether the broker closes it within [`TIMEOUT`], so that another is better made now.
+    pub fn is_about_to_end(&self) -> bool {
+        self.ends.is_some_and(|end| Instant::now() + TIMEOUT > end)
     }
 
     /// `name:port` as it was given.
@@ -155,7 +209,8 @@ impl Connection {
         if let Some(head) = out.first_chunk_mut() {
             *head = size.to_be_bytes();
         }
-        self.stream.write_all(out)
+        let sent = self.stream.write_all(out).and_then(|()| self.stream.flush());
+        sent.map_err(|e| self.in_time(e))
     }
 
     /// Reads the answer to the last question into `answer`, whose memory is used again: all that
@@ -164,8 +219,31 @@ impl Connection {
     /// # Errors
     /// As [`Connection::ask`]; an answer of over `bytes_max` is `InvalidData` and not read.
     pub(crate) fn receive(&mut self, answer: &mut Vec<u8>, bytes_max: usize) -> io::Result<()> {
+        self.read_answer(answer, bytes_max).map_err(|e| self.in_time(e))
+    }
+
+    /// Says of a wait that was over how long it was: a socket's own word for it is "try again".
+    fn in_time(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                let patience = crate::units::show(self.patience);
+                io::Error::new(ErrorKind::TimedOut, format!("no answer within {patience}"))
+            }
+            _ => error,
+        }
+    }
+
+    fn read_answer(&mut self, answer: &mut Vec<u8>, bytes_max: usize) -> io::Result<()> {
+        /// How a TLS server begins to say that it heard no TLS: an alert, of whatever version.
+        const ALERT: [u8; 2] = [0x15, 0x03];
         let mut size = [0; 4];
         self.stream.read_exact(&mut size)?;
+        if size.starts_with(&ALERT) {
+            return Err(invalid(format!(
+                "{} speaks TLS: give its security.protocol by --command-config",
+                self.host
+            )));
+        }
         let size = u32::from_be_bytes(size) as usize;
         if !(4..=bytes_max).contains(&size) {
             return Err(invalid(format!(
@@ -182,7 +260,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads `size` bytes behind what `into` holds, without filling them with zeros first.
+    /// Reads `size` bytes behind what `into` holds.
     fn read_all(&mut self, into: &mut Vec<u8>, size: usize) -> io::Result<()> {
         /// Memory follows what arrives: a length that was only announced reserves no more.
         const STEP_BYTES: usize = 4 << 20;
@@ -190,12 +268,10 @@ impl Connection {
         let mut left = size;
         while left > 0 {
             let step = left.min(STEP_BYTES);
-            into.reserve(step);
-            let read = (&self.stream).take(step as u64).read_to_end(into)?;
-            if read < step {
+            if self.stream.read_some(step, into)? < step {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            left -= read;
+            left -= step;
             if left > 0 && Instant::now() >= deadline {
                 return Err(ErrorKind::TimedOut.into());
             }
@@ -205,7 +281,7 @@ impl Connection {
 
     fn be_patient(&mut self, patience: Duration) -> io::Result<()> {
         if self.patience != patience {
-            limit(&self.stream, patience)?;
+            self.stream.limit(patience)?;
             self.patience = patience;
         }
         Ok(())
@@ -222,43 +298,4 @@ pub fn in_words(code: i16) -> String {
     let name = kafka_protocol::ResponseError::try_from_code(code);
     let name = name.map_or_else(|| "unknown".to_owned(), |e| e.to_string());
     format!("error code {code}: {name}")
-}
-
-fn limit(stream: &TcpStream, patience: Duration) -> io::Result<()> {
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))
-}
-
-fn connect(host: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in resolve(host)? {
-        match TcpStream::connect_timeout(&address, TIMEOUT) {
-            Ok(stream) => {
-                limit(&stream, TIMEOUT)?;
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
-}
-
-/// The addresses of `host`. The system's look-up has no limit, so a name is looked up on a thread of
-/// its own, which is left behind when it takes longer than [`TIMEOUT`].
-fn resolve(host: &str) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![address]);
-    }
-    let (answer, answered) = crossbeam_channel::bounded(1);
-    let name = host.to_owned();
-    threads::spawn("look-up", move || {
-        let addresses = name.to_socket_addrs().map(Iterator::collect);
-        // Nobody waits any more when the time is over.
-        let _too_late = answer.send(addresses);
-    })
-    .map_err(io::Error::other)?;
-    answered.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
-        Err(io::Error::new(ErrorKind::TimedOut, "its name was not looked up in time"))
-    })
 }

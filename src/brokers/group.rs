@@ -15,7 +15,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::Brokers;
-use super::connection::{Connection, Range, TIMEOUT, in_words, refused};
+use super::connection::{Range, TIMEOUT, in_words, refused};
 
 /// FindCoordinator up to the version that still asks for one group.
 const FIND_COORDINATOR: Range = Range { min: 1, max: 3 };
@@ -44,7 +44,7 @@ pub fn committed(
     partitions: impl IntoIterator<Item = i32>,
 ) -> io::Result<BTreeMap<i32, Result<Committed, String>>> {
     let host = coordinator(brokers, group)?;
-    let mut connection = Connection::open(&host)?;
+    let mut connection = brokers.connect(&host)?;
     let version = connection.version(ApiKey::OffsetFetch, OFFSET_FETCH)?;
     let asked = OffsetFetchRequestTopic::default()
         .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
@@ -77,7 +77,7 @@ pub fn committed(
 fn coordinator(brokers: &Brokers, group: &str) -> io::Result<String> {
     let mut last = io::Error::other("the list of brokers is empty");
     for host in brokers.hosts() {
-        match ask(host, group) {
+        match ask(brokers, host, group) {
             Ok(coordinator) => return Ok(coordinator),
             Err(e) => last = e,
         }
@@ -85,8 +85,8 @@ fn coordinator(brokers: &Brokers, group: &str) -> io::Result<String> {
     Err(last)
 }
 
-fn ask(host: &str, group: &str) -> io::Result<String> {
-    let mut connection = Connection::open(host)?;
+fn ask(brokers: &Brokers, host: &str, group: &str) -> io::Result<String> {
+    let mut connection = brokers.connect(host)?;
     let version = connection.version(ApiKey::FindCoordinator, FIND_COORDINATOR)?;
     let question =
         FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));

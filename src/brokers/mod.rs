@@ -1,6 +1,8 @@
 //! The brokers: who leads what, and how one of them is asked.
 //!
 //! - `connection`   a kept connection to one broker, every wait bounded
+//! - `stream`       its bytes, plain or by TLS
+//! - `security`     TLS and SASL by a client's properties file; feature `tls`
 //! - `wire`         one question over a connection of its own: leaders, offsets, a batch's header
 //! - `group`        what a group's coordinator knows: committed offsets
 //! - `fetch_answer` reads the answer to a Fetch where it lies
@@ -12,28 +14,37 @@ mod busy;
 pub mod connection;
 pub(crate) mod fetch_answer;
 pub mod group;
+#[cfg_attr(not(feature = "tls"), path = "security_none.rs")]
+mod security;
+mod stream;
 mod view;
 pub mod wire;
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
+use crate::cli;
 use crate::failure::Failure;
 use crate::threads::Stop;
+use connection::Connection;
 
 pub use busy::Busy;
+pub use security::Security;
 pub use view::View;
 
 /// How long a topic must be unknown to the brokers before it is taken for missing: metadata
 /// reaches every live broker within a heartbeat of the controller, 2 s by default.
 const MISSING_AFTER: Duration = Duration::from_secs(3);
 
-/// The bootstrap list.
+/// The bootstrap list, and how each broker is spoken with.
 #[derive(Debug, Clone)]
 pub struct Brokers {
     hosts: Arc<[String]>,
+    security: Option<Arc<Security>>,
 }
 
 /// Why the brokers could not be asked.
@@ -58,6 +69,14 @@ pub enum BrokerError {
         host: String,
         /// Lowest Fetch version it takes.
         fetch_min: i16,
+    },
+    /// No broker of the list lets us in, or none is trusted. Waiting is no help.
+    #[error("broker {host}: {why}")]
+    Denied {
+        /// The last one tried.
+        host: String,
+        /// What is wrong.
+        why: String,
     },
     /// The topic does not exist.
     #[error("topic {topic} does not exist on {host}; create it or check --topic")]
@@ -127,6 +146,21 @@ impl TopicView {
 }
 
 impl Brokers {
+    /// As the flags `--brokers` and `--command-config` give them, else `LAB_BROKERS` and
+    /// `LAB_COMMAND_CONFIG`, else where `run/cluster.sh up` listens.
+    ///
+    /// # Errors
+    /// Usage: names what is wrong with the list, or with the file.
+    pub fn of_flags(list: Option<String>, command_config: Option<String>) -> Result<Self, Failure> {
+        let brokers = Self::parse(&cli::or_env(list, "LAB_BROKERS", cli::DEFAULT_BROKERS))?;
+        let file = cli::or_env(command_config, "LAB_COMMAND_CONFIG", "");
+        let security = match file.as_str() {
+            "" => None,
+            file => Some(Arc::new(Security::read(Path::new(file))?)),
+        };
+        Ok(Self { security, ..brokers })
+    }
+
     /// Reads a list such as `127.0.0.1:19092,127.0.0.1:19093`.
     pub fn parse(list: &str) -> Result<Self, Failure> {
         let hosts: Vec<String> =
@@ -146,7 +180,7 @@ impl Brokers {
                 bad,
                 "expected host:port with a port from 1 to 65535, and no protocol before it",
             )),
-            None => Ok(Self { hosts: hosts.into() }),
+            None => Ok(Self { hosts: hosts.into(), security: None }),
         }
     }
 
@@ -160,22 +194,48 @@ impl Brokers {
         self.hosts.iter().map(String::as_str)
     }
 
+    /// A connection to the broker at `address` (`name:port`).
+    ///
+    /// # Errors
+    /// When nobody answers as a Kafka broker does within [`connection::TIMEOUT`] a step;
+    /// `PermissionDenied`, when one side does not trust the other.
+    pub fn connect(&self, address: &str) -> io::Result<Connection> {
+        Connection::open(address, self.security.as_deref())
+    }
+
+    /// How librdkafka speaks with them: its settings, by name.
+    pub fn properties(&self) -> Vec<(&'static str, String)> {
+        let mut all = self.security.as_ref().map(|s| s.properties()).unwrap_or_default();
+        all.push(("bootstrap.servers", self.list()));
+        all
+    }
+
+    /// Whether they are spoken with as a properties file says.
+    pub fn have_security(&self) -> bool {
+        self.security.is_some()
+    }
+
     /// Asks the brokers in turn, from position `first` of the list, for the topic's partitions.
     pub fn describe(&self, topic: &str, first: usize) -> Result<TopicView, BrokerError> {
         let mut last = String::from("the list is empty");
+        let mut denied = None;
         let n = self.hosts.len();
         for host in self.hosts.iter().cycle().skip(first % n.max(1)).take(n) {
-            match wire::metadata(host, topic) {
+            match wire::metadata(self, host, topic) {
                 Ok(view) => return view,
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                    denied = Some(BrokerError::Denied { host: host.clone(), why: e.to_string() });
+                }
                 Err(e) => last = format!("{host}: {e}"),
             }
         }
-        Err(BrokerError::Unreachable { hosts: self.list(), last })
+        Err(denied.unwrap_or_else(|| BrokerError::Unreachable { hosts: self.list(), last }))
     }
 
     /// Whether every broker that answers says that there is no such topic.
     pub(crate) fn all_miss(&self, topic: &str) -> bool {
-        let mut answers = self.hosts.iter().filter_map(|host| wire::metadata(host, topic).ok());
+        let mut answers =
+            self.hosts.iter().filter_map(|host| wire::metadata(self, host, topic).ok());
         answers.all(|answer| matches!(answer, Err(BrokerError::MissingTopic { .. })))
     }
 
@@ -199,13 +259,15 @@ impl Brokers {
             missing_since = unknown.then(|| missing_since.unwrap_or_else(Instant::now));
             let is_news = missing_since.is_some_and(|since| since.elapsed() < MISSING_AFTER);
             let why = match answer {
-                Ok(view) => match view.addresses.values().find(|host| !knows(host, topic, &view)) {
-                    None => {
-                        view.name_the_leaderless(topic);
-                        return Ok(Some(view));
+                Ok(view) => {
+                    match view.addresses.values().find(|host| !knows(self, host, topic, &view)) {
+                        None => {
+                            view.name_the_leaderless(topic);
+                            return Ok(Some(view));
+                        }
+                        Some(host) => format!("broker {host} does not know the topic yet"),
                     }
-                    Some(host) => format!("broker {host} does not know the topic yet"),
-                },
+                }
                 Err(e) if e.is_passing() || is_news => e.to_string(),
                 Err(e) => return Err(e),
             };
@@ -233,8 +295,8 @@ impl TopicView {
 
 /// Whether the broker describes the same topic with as many partitions. One that does not answer is not
 /// waited for.
-fn knows(host: &str, topic: &str, view: &TopicView) -> bool {
-    match wire::metadata(host, topic) {
+fn knows(brokers: &Brokers, host: &str, topic: &str, view: &TopicView) -> bool {
+    match wire::metadata(brokers, host, topic) {
         Ok(Ok(theirs)) => theirs.id == view.id && theirs.leaders.len() == view.leaders.len(),
         Ok(Err(_)) => false,
         Err(_unreachable) => true,

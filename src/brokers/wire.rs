@@ -14,8 +14,8 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::connection::{Connection, Range, TIMEOUT, invalid, refused};
-use super::{BrokerError, TopicView};
+use super::connection::{Range, TIMEOUT, invalid, refused};
+use super::{BrokerError, Brokers, TopicView};
 use crate::records::{BatchHeader, parse_header};
 
 /// Metadata from version 10 on tells the topic's id (KIP-516, Kafka 2.8), from 7 on leader epochs.
@@ -30,8 +30,12 @@ const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 /// The topic's partitions and their leaders; the inner `Err` is the broker's own verdict.
-pub fn metadata(host: &str, topic: &str) -> io::Result<Result<TopicView, BrokerError>> {
-    let mut connection = Connection::open(host)?;
+pub fn metadata(
+    brokers: &Brokers,
+    host: &str,
+    topic: &str,
+) -> io::Result<Result<TopicView, BrokerError>> {
+    let mut connection = brokers.connect(host)?;
     let version = connection.version(ApiKey::Metadata, METADATA)?;
     let mut question = MetadataRequest::default();
     question.topics = Some(vec![MetadataRequestTopic::default().with_name(Some(name(topic)))]);
@@ -63,19 +67,35 @@ fn name(topic: &str) -> TopicName {
 }
 
 /// The lowest offset that the partition's leader still holds.
-pub fn earliest_offset(leader: &str, topic: &str, partition: i32) -> io::Result<i64> {
+pub fn earliest_offset(
+    brokers: &Brokers,
+    leader: &str,
+    topic: &str,
+    partition: i32,
+) -> io::Result<i64> {
     const EARLIEST: i64 = -2;
-    list_offset(leader, topic, partition, EARLIEST)
+    list_offset(brokers, leader, topic, partition, EARLIEST)
 }
 
 /// The high watermark of the partition.
-pub fn latest_offset(leader: &str, topic: &str, partition: i32) -> io::Result<i64> {
+pub fn latest_offset(
+    brokers: &Brokers,
+    leader: &str,
+    topic: &str,
+    partition: i32,
+) -> io::Result<i64> {
     const LATEST: i64 = -1;
-    list_offset(leader, topic, partition, LATEST)
+    list_offset(brokers, leader, topic, partition, LATEST)
 }
 
-fn list_offset(leader: &str, topic: &str, partition: i32, timestamp: i64) -> io::Result<i64> {
-    let mut connection = Connection::open(leader)?;
+fn list_offset(
+    brokers: &Brokers,
+    leader: &str,
+    topic: &str,
+    partition: i32,
+    timestamp: i64,
+) -> io::Result<i64> {
+    let mut connection = brokers.connect(leader)?;
     let version = connection.version(ApiKey::ListOffsets, LIST_OFFSETS)?;
     let question = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![
         ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![
@@ -105,8 +125,14 @@ pub enum Peeked {
 }
 
 /// Reads the header of what stands at `offset`.
-pub fn peek_batch(leader: &str, topic: &str, partition: i32, offset: i64) -> io::Result<Peeked> {
-    let mut connection = Connection::open(leader)?;
+pub fn peek_batch(
+    brokers: &Brokers,
+    leader: &str,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> io::Result<Peeked> {
+    let mut connection = brokers.connect(leader)?;
     let version = connection.version(ApiKey::Fetch, FETCH)?;
     // max_bytes 1 still brings the first batch whole (KIP-74).
     let question = FetchRequest::default()

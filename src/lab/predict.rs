@@ -74,9 +74,12 @@ pub struct Settings {
     /// time between two requests of the producer to a broker (20ms)
     #[argh(option, default = "Duration::from_millis(20)", from_str_fn(units::duration_above_zero))]
     linger: Duration,
-    /// bytes that a fetch asks for, each partition (64KiB)
-    #[argh(option, default = "64 << 10", from_str_fn(units::size))]
+    /// bytes that a fetch asks for, each partition (1MiB)
+    #[argh(option, default = "1 << 20", from_str_fn(units::size))]
     fetch_bytes: u64,
+    /// bytes of a whole answer, each broker (2MiB)
+    #[argh(option, default = "2 << 20", from_str_fn(units::size))]
+    answer_bytes: u64,
     /// partitions of the topic (12)
     #[argh(option, default = "at_least_1(12)", from_str_fn(units::count))]
     partitions: NonZeroUsize,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::cursors::SenderId;
 use super::sender::{Sender, Shared};
 use crate::backoff::Backoff;
-use crate::brokers::{Brokers, Busy};
+use crate::brokers::Busy;
 use crate::failure::Failure;
 use crate::threads::{self, Stop};
 
@@ -34,10 +34,10 @@ pub struct Fleet {
 
 impl Fleet {
     /// A fleet without senders yet, whose failures stop the run; starts renewing the metadata.
-    pub fn start(shared: Arc<Shared>, brokers: Brokers, stop: Stop) -> Result<Self, Failure> {
+    pub fn start(shared: Arc<Shared>, stop: Stop) -> Result<Self, Failure> {
         let asker = Arc::clone(&shared);
         threads::spawn_watched("metadata", stop.clone(), move || {
-            keep_asking(&asker, &brokers);
+            keep_asking(&asker);
             Ok(())
         })?;
         Ok(Self { shared, stop, members: BTreeMap::new(), next_id: 0 })
@@ -73,13 +73,13 @@ impl Fleet {
 }
 
 /// Renews the metadata when somebody asks, and now and then.
-fn keep_asking(shared: &Shared, brokers: &Brokers) {
+fn keep_asking(shared: &Shared) {
     let mut backoff = Backoff::standard();
     let mut tries = 0;
     while !shared.done.is_set() {
         let _asked_or_time = shared.view.is_asked(RENEW);
         tries += 1;
-        let whole = shared.view.refresh(brokers, &shared.topic, tries);
+        let whole = shared.view.refresh(&shared.brokers, &shared.topic, tries);
         if whole {
             backoff.reset();
         } else {

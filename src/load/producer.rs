@@ -110,6 +110,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     };
     let partitions = u32::try_from(view.leaders.len()).map_err(Failure::failed)?;
     let shared = Arc::new(Shared {
+        brokers: settings.brokers,
         topic: settings.topic,
         recipe: Recipe {
             seed: settings.seed,
@@ -135,7 +136,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     let started_us = clock::now_us();
     log::info!(partitions = partitions, rate = shared.pacer.lock().rate(started_us); "schedule begins");
 
-    let fleet = Fleet::start(Arc::clone(&shared), settings.brokers, stop.clone())?;
+    let fleet = Fleet::start(Arc::clone(&shared), stop.clone())?;
     follow(&shared, fleet, &stop, settings.drain_timeout)?;
     shared.done.set();
 

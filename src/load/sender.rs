@@ -18,7 +18,7 @@ use super::cursors::{Claim, Cursors, SenderId};
 use super::logs::Logs;
 use super::schedule::{Curve, Pacer};
 use crate::backoff::{Backoff, Resting};
-use crate::brokers::{Busy, View};
+use crate::brokers::{Brokers, Busy, View};
 use crate::clock;
 use crate::failure::Failure;
 use crate::planes::wire::producer_id;
@@ -41,6 +41,8 @@ const IDLE: Duration = Duration::from_millis(50);
 
 /// What the senders of one run share.
 pub struct Shared {
+    /// The bootstrap list.
+    pub brokers: Brokers,
     /// The topic.
     pub topic: String,
     /// What makes events out of ids.
@@ -155,7 +157,8 @@ impl Sender {
         let address = view.addresses.get(&self.broker);
         let address = address.ok_or_else(|| Trouble::Lost("it has no address".to_owned()))?;
         if self.link.as_ref().is_none_or(|(_, at)| at != address) {
-            let plane = produces(address, &self.shared.topic, self.shared.settings);
+            let plane =
+                produces(&self.shared.brokers, address, &self.shared.topic, self.shared.settings);
             self.link = Some((plane, address.clone()));
         }
         let (curve, due) = {
@@ -243,7 +246,10 @@ impl Sender {
             return Ok(ProducerStamp { producer_id, producer_epoch, base_sequence });
         }
         let Some((_, address)) = &self.link else { return Ok(ProducerStamp::NONE) };
-        let asked = self.busy.during(|| producer_id(address)).ok_or(Trouble::GivenUp)?;
+        let asked = self
+            .busy
+            .during(|| producer_id(&self.shared.brokers, address))
+            .ok_or(Trouble::GivenUp)?;
         let (producer_id, producer_epoch) =
             asked.map_err(|e| Trouble::Lost(format!("no producer id: {e}")))?;
         self.shared.cursors.stamp(self.id, claim.partition, producer_id, producer_epoch);

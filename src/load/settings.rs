@@ -97,6 +97,10 @@ pub struct Flags {
     #[argh(option)]
     pub brokers: Option<String>,
 
+    /// properties file of a Kafka client: TLS and SASL (LAB_COMMAND_CONFIG)
+    #[argh(option)]
+    pub command_config: Option<String>,
+
     /// address of /metrics, /healthz, /debug/pprof and /rate (127.0.0.1:9901; port 0 picks one)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9901))")]
     pub listen: SocketAddr,
@@ -168,7 +172,8 @@ impl Flags {
             let allowed = "crate kafka sends batches as they are: use --client wire";
             return Err(Failure::flag("--compression", self.compression.name(), allowed));
         }
-        let brokers = cli::or_env(self.brokers, "LAB_BROKERS", cli::DEFAULT_BROKERS);
+        let brokers = Brokers::of_flags(self.brokers, self.command_config)?;
+        self.client.check(&brokers)?;
         Ok(Settings {
             schedule,
             payload_bytes: self.msg_size,
@@ -184,7 +189,7 @@ impl Flags {
                 timeout: ACK_TIMEOUT,
             },
             topic: self.topic,
-            brokers: Brokers::parse(&brokers)?,
+            brokers,
             listen: self.listen,
             token_file: self.token_file,
             drain_timeout: self.drain_timeout,

@@ -15,6 +15,7 @@ use crate::http::access;
 use crate::http::client::base_url;
 use crate::planes::{Client, FetchSettings, Isolation};
 use crate::policy::Policy;
+use crate::policy::dead_letters::Destination;
 use crate::queue;
 use crate::sink::workers::Mode;
 use crate::source::member::{MemberSettings, Reset};
@@ -27,6 +28,9 @@ pub struct Flags {
     /// bootstrap brokers, host:port[,…] (else LAB_BROKERS, else run/cluster.sh's)
     #[argh(option)]
     brokers: Option<String>,
+    /// properties file of a Kafka client: TLS and SASL (else LAB_COMMAND_CONFIG)
+    #[argh(option)]
+    command_config: Option<String>,
     /// topic to read (events)
     #[argh(option, default = "\"events\".into()")]
     topic: String,
@@ -132,9 +136,10 @@ pub struct Flags {
     /// file for the ids that are shed, a line each, for lab audit
     #[argh(option)]
     shed_ids: Option<PathBuf>,
-    /// file for what will never be delivered, a JSON line each: id, partition, offset, reason, value
+    /// FILE or topic:NAME for what will never be delivered, a JSON line or record each: partition,
+    /// offset, id, reason, value
     #[argh(option)]
-    dead_letter: Option<PathBuf>,
+    dead_letter: Option<String>,
 }
 
 /// Largest batch that can be asked for: its answer brings it whole. `message.max.bytes` is 1 MB by
@@ -163,10 +168,20 @@ impl Flags {
                     .into(),
             ));
         }
-        let brokers = cli::or_env(self.brokers, "LAB_BROKERS", cli::DEFAULT_BROKERS);
+        let brokers = Brokers::of_flags(self.brokers, self.command_config)?;
+        self.client.check(&brokers)?;
+        let dead_letter = self.dead_letter.as_deref().map(Destination::parse).transpose()?;
+        if dead_letter == Some(Destination::Topic(self.topic.clone())) {
+            let allowed = "expected another topic than the one that is read";
+            return Err(Failure::flag(
+                "--dead-letter",
+                format_args!("topic:{}", self.topic),
+                allowed,
+            ));
+        }
         Ok(Settings {
             member: MemberSettings {
-                brokers: Brokers::parse(&brokers)?,
+                brokers,
                 topic: self.topic,
                 group: self.group,
                 instance_id: self.instance_id,
@@ -210,7 +225,7 @@ impl Flags {
             token,
             hlog: self.hlog,
             shed_ids: self.shed_ids,
-            dead_letter: self.dead_letter,
+            dead_letter,
         })
     }
 

@@ -57,14 +57,14 @@ pub(super) fn poll_between_fetches(member: &mut Member, shared: &Shared, leave: 
                 Turn::Failed(why) => {
                     naive.not_before = Instant::now() + naive.backoff.wait();
                     shared.complain(*id, &why);
-                    view.refresh(&shared.brokers, &shared.fetching.topic, 0);
+                    view.refresh(&shared.fetching.brokers, &shared.fetching.topic, 0);
                 }
                 Turn::Throttled(time) => naive.not_before = Instant::now() + time,
                 Turn::Fatal(why) => stop.fail(why),
                 Turn::Progress | Turn::Idle | Turn::Unwanted => naive.backoff.reset(),
             }
             if view.is_asked(Duration::ZERO) {
-                view.refresh(&shared.brokers, &shared.fetching.topic, 0);
+                view.refresh(&shared.fetching.brokers, &shared.fetching.topic, 0);
             }
         }
         if idle {

@@ -21,13 +21,14 @@ use super::{
     Acks, Ask, Entry, FetchSettings, Fetched, Fetches, Lost, Parcel, Part, Passed, ProduceSettings,
     Produced, Produces, Refusal, Unsent,
 };
-use crate::brokers::BrokerError;
-use crate::brokers::connection::{self, Connection};
+use crate::brokers::connection;
+use crate::brokers::{BrokerError, Brokers};
 use crate::records::BatchHeader;
 use kafka_protocol::messages::ApiKey;
 
 /// See the module.
 pub struct Fetcher {
+    brokers: Brokers,
     address: String,
     topic: String,
     settings: FetchSettings,
@@ -54,8 +55,9 @@ enum Kept {
 
 impl Fetcher {
     /// A fetcher of `topic` from the broker at `address`.
-    pub fn new(address: &str, topic: &str, settings: FetchSettings) -> Self {
+    pub fn new(brokers: &Brokers, address: &str, topic: &str, settings: FetchSettings) -> Self {
         Self {
+            brokers: brokers.clone(),
             address: address.to_owned(),
             topic: topic.to_owned(),
             settings,
@@ -69,7 +71,7 @@ impl Fetcher {
         let client = match &mut self.client {
             Some(client) => client,
             empty => {
-                let mut client = client(&self.address, &self.topic)
+                let mut client = client(&self.brokers, &self.address, &self.topic)
                     .map_err(|e| Error::Io(std::io::Error::other(e.to_string())))?;
                 client.set_fetch_max_wait_time(self.settings.wait)?;
                 client.set_fetch_min_bytes(1);
@@ -121,7 +123,8 @@ impl Fetcher {
 
     /// What stands at one partition's offset, by its batch's header.
     fn step(&mut self, ask: &Ask, parts: &mut Vec<Part>) {
-        let stepper = Stepper { address: &self.address, topic: &self.topic };
+        let stepper =
+            Stepper { brokers: &self.brokers, address: &self.address, topic: &self.topic };
         let (partition, from) = (ask.partition, ask.offset);
         let mut high_watermark = i64::MAX;
         let kept = match stepper.next(partition, from, self.settings.bytes_max) {
@@ -306,9 +309,9 @@ fn refusal(topic: &str, error: &Error) -> Refusal {
 ///
 /// # Errors
 /// [`BrokerError::TooNew`] when it does not; [`BrokerError::Client`] when it does not answer.
-pub fn check(address: &str) -> Result<(), BrokerError> {
+pub fn check(brokers: &Brokers, address: &str) -> Result<(), BrokerError> {
     let failed = |what: String| BrokerError::Client { host: address.to_owned(), what };
-    let connection = Connection::open(address).map_err(|e| failed(e.to_string()))?;
+    let connection = brokers.connect(address).map_err(|e| failed(e.to_string()))?;
     match connection.speaks(ApiKey::Fetch) {
         Some(connection::Range { min: fetch_min @ 1.., .. }) => {
             Err(BrokerError::TooNew { host: address.to_owned(), fetch_min })
@@ -324,9 +327,9 @@ pub fn check(address: &str) -> Result<(), BrokerError> {
 ///
 /// # Errors
 /// As [`check`]; and when the crate fails.
-pub fn client(address: &str, topic: &str) -> Result<KafkaClient, BrokerError> {
+pub fn client(brokers: &Brokers, address: &str, topic: &str) -> Result<KafkaClient, BrokerError> {
     // A connection of crate `kafka` waits without limit for a host that is cut off; ours does not.
-    check(address)?;
+    check(brokers, address)?;
     let mut client = KafkaClient::new(vec![address.to_owned()]);
     client.set_client_id(connection::CLIENT_ID.to_owned());
     client
@@ -337,6 +340,7 @@ pub fn client(address: &str, topic: &str) -> Result<KafkaClient, BrokerError> {
 
 /// Moves events into the logs by Produce v0: without a time, and not idempotent.
 pub struct Sender {
+    brokers: Brokers,
     address: String,
     topic: String,
     settings: ProduceSettings,
@@ -345,8 +349,14 @@ pub struct Sender {
 
 impl Sender {
     /// A sender to `topic` by the broker at `address`.
-    pub fn new(address: &str, topic: &str, settings: ProduceSettings) -> Self {
-        Self { address: address.to_owned(), topic: topic.to_owned(), settings, client: None }
+    pub fn new(brokers: &Brokers, address: &str, topic: &str, settings: ProduceSettings) -> Self {
+        Self {
+            brokers: brokers.clone(),
+            address: address.to_owned(),
+            topic: topic.to_owned(),
+            settings,
+            client: None,
+        }
     }
 }
 
@@ -354,7 +364,7 @@ impl Produces for Sender {
     fn produce(&mut self, parcels: &[Parcel<'_>]) -> Result<Produced, Lost> {
         let link = match &mut self.client {
             Some(client) => client,
-            empty => match client(&self.address, &self.topic) {
+            empty => match client(&self.brokers, &self.address, &self.topic) {
                 Ok(client) => empty.insert(client),
                 Err(e) if e.is_passing() => return Err(Lost::Connection(e.to_string())),
                 Err(e) => return Err(Lost::Never(e.to_string())),

@@ -15,6 +15,8 @@ pub mod wire;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::brokers::Brokers;
+use crate::failure::Failure;
 use crate::records::{Codec, ProducerStamp};
 use crate::units;
 
@@ -34,6 +36,18 @@ impl Client {
     /// The names that are allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         units::one_of(text, &[("wire", Self::Wire), ("kafka", Self::Kafka)])
+    }
+
+    /// Whether the plane can speak with `brokers` as their properties file says.
+    ///
+    /// # Errors
+    /// Usage: crate `kafka` has no TLS and no SASL here.
+    pub fn check(self, brokers: &Brokers) -> Result<(), Failure> {
+        if self == Self::Kafka && brokers.have_security() {
+            let allowed = "crate kafka speaks no TLS and no SASL: use --client wire";
+            return Err(Failure::flag("--client", "kafka", allowed));
+        }
+        Ok(())
     }
 }
 
@@ -193,10 +207,15 @@ pub trait Fetches: Send {
 }
 
 /// A fetcher of `topic` from the broker at `address`; it connects when it is asked.
-pub fn fetches(address: &str, topic: &str, settings: FetchSettings) -> Box<dyn Fetches> {
+pub fn fetches(
+    brokers: &Brokers,
+    address: &str,
+    topic: &str,
+    settings: FetchSettings,
+) -> Box<dyn Fetches> {
     match settings.client {
-        Client::Wire => Box::new(wire::Fetcher::new(address, topic, settings)),
-        Client::Kafka => Box::new(kafka::Fetcher::new(address, topic, settings)),
+        Client::Wire => Box::new(wire::Fetcher::new(brokers, address, topic, settings)),
+        Client::Kafka => Box::new(kafka::Fetcher::new(brokers, address, topic, settings)),
     }
 }
 
@@ -299,9 +318,14 @@ pub trait Produces: Send {
 }
 
 /// A sender to `topic` by the broker at `address`; it connects when it is asked.
-pub fn produces(address: &str, topic: &str, settings: ProduceSettings) -> Box<dyn Produces> {
+pub fn produces(
+    brokers: &Brokers,
+    address: &str,
+    topic: &str,
+    settings: ProduceSettings,
+) -> Box<dyn Produces> {
     match settings.client {
-        Client::Wire => Box::new(wire::Sender::new(address, topic, settings)),
-        Client::Kafka => Box::new(kafka::Sender::new(address, topic, settings)),
+        Client::Wire => Box::new(wire::Sender::new(brokers, address, topic, settings)),
+        Client::Kafka => Box::new(kafka::Sender::new(brokers, address, topic, settings)),
     }
 }

@@ -5,6 +5,7 @@
 //! The batch's own header tells its size, codec and offsets, so the next fetch can ask for exactly
 //! this batch, and what must be passed over is known to the record.
 
+use crate::brokers::Brokers;
 use crate::brokers::wire::{self, Peeked};
 use crate::records::BatchHeader;
 
@@ -51,6 +52,8 @@ pub enum Step {
 
 /// Reads batch headers from one broker.
 pub struct Stepper<'a> {
+    /// The brokers.
+    pub brokers: &'a Brokers,
     /// The broker's address.
     pub address: &'a str,
     /// The topic.
@@ -60,12 +63,13 @@ pub struct Stepper<'a> {
 impl Stepper<'_> {
     /// What stands at `position`; batches above `bytes_max` are too large.
     pub fn next(&self, partition: i32, position: i64, bytes_max: i32) -> Step {
-        let batch = match wire::peek_batch(self.address, self.topic, partition, position) {
-            Ok(Peeked::Batch(batch)) => batch,
-            Ok(Peeked::End) => return Step::End,
-            Ok(Peeked::OutOfRange) => return Step::OutOfRange,
-            Err(e) => return Step::Failed(format!("batch header: {e}")),
-        };
+        let batch =
+            match wire::peek_batch(self.brokers, self.address, self.topic, partition, position) {
+                Ok(Peeked::Batch(batch)) => batch,
+                Ok(Peeked::End) => return Step::End,
+                Ok(Peeked::OutOfRange) => return Step::OutOfRange,
+                Err(e) => return Step::Failed(format!("batch header: {e}")),
+            };
         let to = batch.last_offset + 1;
         if batch.base_offset > position {
             return Step::Gap { to: batch.base_offset };

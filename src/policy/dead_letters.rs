@@ -1,10 +1,12 @@
 //! Where events go that will never be delivered: counted, and kept with the reason where somebody asked
-//! for that, one JSON object a line.
+//! for that: one JSON object a line of a file, or a record of a topic.
 //!
-//! Invariant: a letter is in the file before its offset counts as done, so what was committed as invalid
-//! is in the file, whoever is killed when. A file that takes nothing makes its partition wait.
+//! Invariant: a letter is kept before its offset counts as done, so what was committed as invalid is
+//! there, whoever is killed when. A file or topic that takes nothing makes the letter's partition wait.
 
-use std::path::Path;
+mod topic;
+
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,17 +14,34 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::backoff::Backoff;
+use crate::brokers::Brokers;
+use crate::cli;
 use crate::clock;
 use crate::failure::Failure;
 use crate::lines::Lines;
 use crate::source::Rejected;
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
+use topic::{Refused, Topic};
+
+/// Where letters are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A file, behind what it holds.
+    File(PathBuf),
+    /// A topic, which must exist.
+    Topic(String),
+}
 
 /// See the module.
 pub struct DeadLetters {
-    lines: Option<Mutex<Lines>>,
+    keeper: Option<Mutex<Keeper>>,
     metrics: ProcessorMetrics,
+}
+
+enum Keeper {
+    File(Lines),
+    Topic(Topic),
 }
 
 /// A line of the file.
@@ -39,30 +58,48 @@ struct Letter<'a> {
     id: Option<u64>,
     reason: &'a str,
     why: &'a str,
-    /// Its value in Base64, where it could be read.
+    /// Its value in Base64, where it could be read, and the topic has room for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
 }
 
+impl Destination {
+    /// Reads a file's path, or `topic:NAME`.
+    ///
+    /// # Errors
+    /// Usage: the name is no topic's.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let Some(name) = text.strip_prefix("topic:") else { return Ok(Self::File(text.into())) };
+        cli::check_topic(name)
+            .map_err(|why| Failure::Usage(format!("--dead-letter topic:{name}: {why}")))?;
+        Ok(Self::Topic(name.to_owned()))
+    }
+}
+
 impl DeadLetters {
-    /// Counts by `metrics`; keeps letters in the file at `path`, where there is one.
+    /// Counts by `metrics`; keeps letters where `to` says, if it says so.
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn open(path: Option<&Path>, metrics: ProcessorMetrics) -> Result<Self, Failure> {
-        let open = |path: &Path| {
-            Lines::open(path)
-                .map(|(lines, _earlier)| Mutex::new(lines))
-                .map_err(|e| Failure::Failed(format!("--dead-letter {}: {e}", path.display())))
+    pub fn open(
+        to: Option<&Destination>,
+        brokers: &Brokers,
+        metrics: ProcessorMetrics,
+    ) -> Result<Self, Failure> {
+        let open = |to: &Destination| match to {
+            Destination::File(path) => Lines::open(path)
+                .map(|(lines, _earlier)| Keeper::File(lines))
+                .map_err(|e| Failure::Failed(format!("--dead-letter {}: {e}", path.display()))),
+            Destination::Topic(name) => Ok(Keeper::Topic(Topic::new(brokers, name))),
         };
-        Ok(Self { lines: path.map(open).transpose()?, metrics })
+        Ok(Self { keeper: to.map(open).transpose()?.map(Mutex::new), metrics })
     }
 
     /// Keeps and counts what is given up. False when the run stopped before it could be kept: it is not
     /// done then.
     pub fn keep(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool {
-        if let Some(lines) = &self.lines
-            && !append(lines, &line(rejected), stop)
+        if let Some(keeper) = &self.keeper
+            && !append(keeper, rejected, stop)
         {
             return false;
         }
@@ -71,7 +108,7 @@ impl DeadLetters {
     }
 }
 
-fn line(rejected: &Rejected<'_>) -> Vec<u8> {
+fn line(rejected: &Rejected<'_>, with_value: bool) -> Vec<u8> {
     let letter = Letter {
         at_us: clock::now_us(),
         partition: rejected.partition,
@@ -80,23 +117,41 @@ fn line(rejected: &Rejected<'_>) -> Vec<u8> {
         id: rejected.id,
         reason: rejected.reason,
         why: rejected.why,
-        value: rejected.value.map(|value| BASE64.encode(value)),
+        value: rejected.value.filter(|_| with_value).map(|value| BASE64.encode(value)),
     };
     // Numbers and strings: nothing of it can be refused.
-    let mut line = serde_json::to_vec(&letter).unwrap_or_default();
-    line.push(b'\n');
-    line
+    serde_json::to_vec(&letter).unwrap_or_default()
+}
+
+impl Keeper {
+    fn append(&mut self, rejected: &Rejected<'_>) -> Result<(), String> {
+        match self {
+            Self::File(lines) => {
+                let mut line = line(rejected, true);
+                line.push(b'\n');
+                lines.append(&line).map_err(|e| format!("{e}; free some disk"))
+            }
+            Self::Topic(topic) => match topic.append(&line(rejected, true)) {
+                Err(Refused::TooLarge) => topic.append(&line(rejected, false)),
+                sent => sent,
+            }
+            .map_err(|refused| match refused {
+                Refused::TooLarge => "a letter without its value is too large for it".into(),
+                Refused::Now(why) => why,
+            }),
+        }
+    }
 }
 
 /// Appends, however long that takes; false when the run stops first.
-fn append(lines: &Mutex<Lines>, line: &[u8], stop: &Stop) -> bool {
+fn append(keeper: &Mutex<Keeper>, rejected: &Rejected<'_>, stop: &Stop) -> bool {
     let mut backoff = Backoff::standard();
     loop {
-        match lines.lock().append(line) {
+        match keeper.lock().append(rejected) {
             Ok(()) => return true,
-            Err(e) => log::error!(
-                why = e.to_string().as_str();
-                "--dead-letter takes nothing, its partition waits; free some disk"
+            Err(why) => log::error!(
+                partition = rejected.partition, offset = rejected.offset, why = why.as_str();
+                "--dead-letter takes nothing, the partition waits"
             ),
         }
         if stop.wait(backoff.wait()) {
@@ -107,6 +162,8 @@ fn append(lines: &Mutex<Lines>, line: &[u8], stop: &Stop) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::telemetry::metrics::Metrics;
 
@@ -115,13 +172,33 @@ mod tests {
         Rejected { partition: 3, offset, last_offset, id, reason, why, value: Some(b"abc") }
     }
 
+    fn letters(path: &Path, metrics: &ProcessorMetrics) -> DeadLetters {
+        let brokers = Brokers::parse("127.0.0.1:1").expect("a list");
+        DeadLetters::open(Some(&Destination::File(path.into())), &brokers, metrics.clone())
+            .expect("made")
+    }
+
+    #[test]
+    fn a_place_is_a_file_or_a_topic() {
+        assert_eq!(
+            Destination::parse("a/topic:b").expect("a file"),
+            Destination::File("a/topic:b".into())
+        );
+        assert_eq!(
+            Destination::parse("topic:dead").expect("a topic"),
+            Destination::Topic("dead".into())
+        );
+        let why = Destination::parse("topic:a/b").expect_err("no topic's name").to_string();
+        assert!(why.contains("--dead-letter topic:a/b"), "{why}");
+    }
+
     /// Prevents: an event that is committed as invalid and is found nowhere.
     #[test]
     fn a_letter_says_what_where_and_why() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("dead.jsonl");
         let metrics = ProcessorMetrics::register(&Metrics::default()).expect("names");
-        let letters = DeadLetters::open(Some(&path), metrics.clone()).expect("made");
+        let letters = letters(&path, &metrics);
         assert!(letters.keep(&rejected(5, 5, "no\n\"such\" id"), &Stop::default()));
         assert!(letters.keep(&rejected(6, 9, "corrupt"), &Stop::default()));
         let text = std::fs::read_to_string(&path).expect("read");
@@ -139,8 +216,7 @@ mod tests {
     #[test]
     fn a_file_that_takes_nothing_leaves_the_event_open() {
         let metrics = ProcessorMetrics::register(&Metrics::default()).expect("names");
-        let letters =
-            DeadLetters::open(Some(Path::new("/dev/full")), metrics.clone()).expect("opened");
+        let letters = letters(Path::new("/dev/full"), &metrics);
         let stop = Stop::default();
         stop.set();
         assert!(!letters.keep(&rejected(5, 5, "no"), &stop));

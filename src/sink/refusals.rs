@@ -167,12 +167,14 @@ impl Suspects {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::brokers::Brokers;
     use crate::source::Assigned;
     use crate::telemetry::metrics::{Metrics, sum};
 
     fn suspects() -> (Suspects, Arc<Assigned>, Stop) {
         let metrics = ProcessorMetrics::register(&Metrics::default()).expect("names");
-        let letters = DeadLetters::open(None, metrics.clone()).expect("no file");
+        let brokers = Brokers::parse("127.0.0.1:1").expect("a list");
+        let letters = DeadLetters::open(None, &brokers, metrics.clone()).expect("no file");
         let (stop, assigned) = (Stop::default(), Arc::new(Assigned::new(0, 3, 0)));
         let suspects = Suspects::new(Arc::default(), Arc::new(letters), metrics, stop.clone());
         (suspects, assigned, stop)

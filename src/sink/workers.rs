@@ -58,31 +58,52 @@ impl Mode {
 /// How long an idle worker waits before it shows that it is alive.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// When workers must give back what they still hold.
+/// Longest time that is left for what workers hold when they take no more.
+const HELD: Duration = Duration::from_secs(2);
+
+/// The end of a run: until when workers take from the queue, and when they give back what they hold.
+///
+/// The first comes before the second, for what one worker gives back may stand in the log before what
+/// another one has delivered: that is not committed, and comes again.
 #[derive(Clone)]
 pub struct Drain {
     /// µs since the epoch.
+    last_take_us: Arc<AtomicI64>,
     deadline_us: Arc<AtomicI64>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { deadline_us: Arc::new(AtomicI64::new(i64::MAX)) }
+        let never = || Arc::new(AtomicI64::new(i64::MAX));
+        Self { last_take_us: never(), deadline_us: never() }
     }
 }
 
 impl Drain {
-    /// The run stops: what is queued may be delivered for `time` more.
+    /// The run stops: what is queued may be delivered for `time` more; the last third of it, and at most
+    /// [`HELD`], is for what workers hold by then.
     pub fn start(&self, time: Duration) {
-        let time_us = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        self.deadline_us.store(clock::now_us().saturating_add(time_us), Ordering::SeqCst);
+        let in_us = |time: Duration| {
+            clock::now_us().saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+        };
+        self.last_take_us.store(in_us(time - (time / 3).min(HELD)), Ordering::SeqCst);
+        self.deadline_us.store(in_us(time), Ordering::SeqCst);
+    }
+
+    /// Whether what a worker does not hold yet stays in the log.
+    fn takes_no_more(&self) -> bool {
+        is_past(&self.last_take_us)
     }
 
     fn is_over(&self) -> bool {
-        match self.deadline_us.load(Ordering::SeqCst) {
-            i64::MAX => false,
-            deadline => clock::now_us() >= deadline,
-        }
+        is_past(&self.deadline_us)
+    }
+}
+
+fn is_past(us: &AtomicI64) -> bool {
+    match us.load(Ordering::SeqCst) {
+        i64::MAX => false,
+        time => clock::now_us() >= time,
     }
 }
 
@@ -191,7 +212,8 @@ impl Worker {
             if self.is_over() {
                 self.returned(Window::release_all);
             }
-            if self.window.events() >= size {
+            let held = self.window.events();
+            if held >= size || (held > 0 && self.parts.drain.takes_no_more()) {
                 return true;
             }
             let left = self
@@ -213,7 +235,8 @@ impl Worker {
     }
 
     fn take(&mut self, mut run: Box<Run>) {
-        if self.is_over() || !run.assigned.acquire() {
+        let is_late = self.is_over() || self.parts.drain.takes_no_more();
+        if is_late || !run.assigned.acquire() {
             self.parts.metrics.returned.inc_by(run.len() as u64);
             return;
         }

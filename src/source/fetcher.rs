@@ -14,7 +14,7 @@ use self::reading::{Halt, Reading, Round};
 use super::run::Builder;
 use super::{Assigned, Downstream};
 use crate::backoff::Resting;
-use crate::brokers::{Busy, View, wire};
+use crate::brokers::{Brokers, Busy, View, wire};
 use crate::clock;
 use crate::logging::Limiter;
 use crate::planes::{Ask, FetchSettings, Fetches, Lost, Part, Refusal, fetches};
@@ -42,6 +42,8 @@ pub enum Turn {
 /// What every fetcher shares.
 #[derive(Clone)]
 pub struct Context {
+    /// The bootstrap list.
+    pub brokers: Brokers,
     /// The topic.
     pub topic: Arc<str>,
     /// How much a fetch asks for.
@@ -78,7 +80,7 @@ pub struct Fetcher {
 impl Fetcher {
     /// A fetcher from the broker at `address`; it connects on its first turn.
     pub fn new(address: &str, context: Context, busy: Arc<Busy>) -> Self {
-        let plane = fetches(address, &context.topic, context.settings);
+        let plane = fetches(&context.brokers, address, &context.topic, context.settings);
         let downstream = &context.downstream;
         let builder =
             Builder::new(downstream.shards(), downstream.run_events_max(), context.transform);
@@ -237,17 +239,17 @@ impl Fetcher {
     /// position: the member decides where to go on. `Err` is why it waits; `None`, that it was given up.
     fn out_of_range(&mut self, assigned: &Assigned) -> Result<(), Option<String>> {
         let (partition, position) = (assigned.partition, assigned.position());
-        let topic = &self.context.topic;
+        let Context { brokers, topic, .. } = &self.context;
         let earliest = self
             .busy
-            .during(|| wire::earliest_offset(&self.address, topic, partition))
+            .during(|| wire::earliest_offset(brokers, &self.address, topic, partition))
             .ok_or(None)?
             .map_err(|e| Some(format!("log start offset: {e}")))?;
         if earliest <= position {
             // Its own log was cut back, or it is another's: of the topic that was made in its place.
             let view = self
                 .busy
-                .during(|| wire::metadata(&self.address, topic))
+                .during(|| wire::metadata(brokers, &self.address, topic))
                 .ok_or(None)?
                 .map_err(|e| Some(format!("topic id: {e}")))?;
             if view.is_ok_and(|topic| topic.id == assigned.topic_id) {

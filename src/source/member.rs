@@ -255,8 +255,10 @@ impl MemberSettings {
     fn client_config(&self) -> ClientConfig {
         let ms = |time: Duration| time.as_millis().to_string();
         let mut config = ClientConfig::new();
+        for (name, value) in self.brokers.properties() {
+            config.set(name, value);
+        }
         config
-            .set("bootstrap.servers", self.brokers.list())
             .set("client.id", "backpressure-lab-member")
             .set("group.id", &self.group)
             .set("partition.assignment.strategy", "cooperative-sticky")

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::fetcher::{self, Fetcher, Turn};
 use super::{Assigned, Assignment};
 use crate::backoff::Backoff;
-use crate::brokers::{Brokers, Busy};
+use crate::brokers::Busy;
 use crate::failure::Failure;
 use crate::telemetry;
 use crate::threads;
@@ -34,8 +34,6 @@ const NOTHING_TO_DO: Duration = Duration::from_millis(20);
 /// What every fetcher, and who looks after them, shares.
 #[derive(Clone)]
 pub struct Shared {
-    /// The bootstrap list.
-    pub brokers: Brokers,
     /// The partitions assigned now.
     pub assignment: Assignment,
     /// What the fetchers share.
@@ -63,7 +61,7 @@ pub fn run(shared: &Shared) -> Result<(), Failure> {
         let asked = view.is_asked(LOOK);
         if asked || !whole || renewed.elapsed() > RENEW {
             tries += 1;
-            whole = view.refresh(&shared.brokers, &shared.fetching.topic, tries);
+            whole = view.refresh(&shared.fetching.brokers, &shared.fetching.topic, tries);
             renewed = Instant::now();
             if whole {
                 backoff.reset();

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use backpressure_lab::http::client;
 use backpressure_lab::lab::audit::Ledger;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use super::{Ended, PATIENCE, Running, Topic, brokers};
+use super::{Ended, PATIENCE, Running, Topic, brokers, config};
 
 /// A server binary on a port that it picked.
 pub struct Served {
@@ -180,7 +180,5 @@ pub fn commit_with(topic: &Topic, offsets: &[(i32, i64)], metadata: &str) {
 
 /// A consumer of `group` that does not join it.
 pub fn outsider(group: &str) -> BaseConsumer {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers()).set("group.id", group);
-    config.create().expect("a consumer")
+    config().set("group.id", group).create().expect("a consumer")
 }

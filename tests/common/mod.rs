@@ -34,9 +34,17 @@ pub fn brokers() -> String {
     })
 }
 
-fn config() -> ClientConfig {
+/// The list, and how its brokers are spoken with (`LAB_COMMAND_CONFIG`).
+pub fn list() -> Brokers {
+    Brokers::of_flags(Some(brokers()), None).expect("a broker list")
+}
+
+/// librdkafka's settings for the cluster.
+pub fn config() -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers());
+    for (name, value) in list().properties() {
+        config.set(name, value);
+    }
     config
 }
 
@@ -71,14 +79,22 @@ impl Topic {
     pub fn create_with(test: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         let name = format!("{test}-{}-{}", std::process::id(), clock::now_us());
         let topic = Self { name, partitions };
-        topic.make(settings);
+        topic.make(3, settings);
         topic
     }
 
-    fn make(&self, settings: &[(&str, &str)]) {
-        let (name, brokers) = (&self.name, Brokers::parse(&brokers()).expect("a broker list"));
+    /// A topic without replicas: a broker's partitions have no leader while it is down.
+    pub fn create_alone(test: &str, partitions: i32) -> Self {
+        let name = format!("{test}-{}-{}", std::process::id(), clock::now_us());
+        let topic = Self { name, partitions };
+        topic.make(1, &[("min.insync.replicas", "1")]);
+        topic
+    }
+
+    fn make(&self, replicas: i32, settings: &[(&str, &str)]) {
+        let (name, brokers) = (&self.name, list());
         let admin: AdminClient<_> = config().create().expect("an admin client");
-        let new = NewTopic::new(name, self.partitions, TopicReplication::Fixed(3))
+        let new = NewTopic::new(name, self.partitions, TopicReplication::Fixed(replicas))
             .set("min.insync.replicas", "2");
         let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
         let made = block_on(admin.create_topics([&new], &options())).expect("an answer");
@@ -96,7 +112,7 @@ impl Topic {
 
     /// Deletes it and, once every broker has forgotten it, makes another of the same name.
     pub fn make_anew(&self) {
-        let list = Brokers::parse(&brokers()).expect("a broker list");
+        let list = list();
         delete(&self.name).expect("deleted");
         let end = Instant::now() + PATIENCE;
         let missing = |first| {
@@ -106,7 +122,7 @@ impl Topic {
             assert!(Instant::now() < end, "topic {} does not go", self.name);
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.make(&[]);
+        self.make(3, &[]);
     }
 
     /// When each record was created, ms since the epoch, as the log holds it.
@@ -262,10 +278,8 @@ impl Running {
         args: impl IntoIterator<Item = S>,
     ) -> Self {
         let mut command = Command::new(binary);
-        for name in ["LAB_SINK", "LAB_TOKEN", "LAB_LOG"] {
-            if name != "LAB_LOG" {
-                command.env_remove(name);
-            }
+        for name in ["LAB_SINK", "LAB_TOKEN"] {
+            command.env_remove(name);
         }
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{binary}: {e}"));

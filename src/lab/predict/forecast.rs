@@ -242,7 +242,7 @@ impl Forecast {
             "its share of a channel block, its payload and the allocator's records of both".into();
         say("event_bytes", Some(s.event_bytes), "B", share);
         let sum = format!(
-            "{} resident when empty + one fetch of every partition, {} + b × queue = {} × {}",
+            "{} resident when empty + one answer of every broker, {} + b × queue = {} × {}",
             bytes(s.base_bytes),
             bytes(s.fetch_bytes),
             bytes(s.event_bytes),

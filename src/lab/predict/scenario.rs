@@ -27,7 +27,7 @@ pub struct Scenario {
     pub payload_bytes: usize,
     pub event_bytes: f64,
     pub base_bytes: f64,
-    /// One fetch of every partition.
+    /// One answer of every broker.
     pub fetch_bytes: f64,
     pub limit_bytes: Option<f64>,
     pub partitions: f64,
@@ -109,7 +109,8 @@ impl Scenario {
                 layout::run_events(fastest, flags.linger.as_secs_f64(), partitions),
             ),
             base_bytes,
-            fetch_bytes: flags.fetch_bytes as f64 * partitions,
+            fetch_bytes: (flags.fetch_bytes as f64 * partitions)
+                .min(flags.answer_bytes as f64 * flags.broker_count.get() as f64),
             limit_bytes: flags.memory_limit.map(|bytes| bytes as f64),
             partitions,
             wire: Wire {
@@ -126,7 +127,7 @@ impl Scenario {
         };
         if scenario.limit_bytes.is_some_and(|limit| limit <= scenario.empty_bytes()) {
             let limit = format!(
-                "expected more than --base-rss and one fetch of every partition, {}",
+                "expected more than --base-rss and one answer of every broker, {}",
                 scaled(scenario.empty_bytes(), "B")
             );
             let value = scaled(scenario.limit_bytes.unwrap_or_default(), "B");

@@ -69,7 +69,7 @@ fn only_a_queue_that_may_fill_the_limit_is_killed_and_then_nothing_is_served() {
         "--schedule 1500:60s,8000:10m --queue unbounded --memory-limit 512MiB --base-rss 20MiB";
     let killed = forecast(line).expect("valid");
     let event = says(&killed, "event_bytes").expect("bytes");
-    let headroom = f64::from(492 << 20) - 12.0 * 65_536.0;
+    let headroom = f64::from(492 << 20) - f64::from(3 * (2 << 20));
     let at = 60.0 + headroom / (event * 6000.0);
     about(says(&killed, "killed_at"), at);
     about(says(&killed, "rss_peak"), f64::from(512 << 20));

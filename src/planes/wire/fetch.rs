@@ -16,6 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::{Link, throttled};
+use crate::brokers::Brokers;
 use crate::brokers::connection::{self, ANSWER_BYTES_MAX, Range};
 use crate::brokers::fetch_answer::{self, Answered, FetchAnswer, TOPIC_ID_SINCE};
 use crate::planes::{
@@ -49,11 +50,11 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// A fetcher of `topic` from the broker at `address`.
-    pub fn new(address: &str, topic: &str, settings: FetchSettings) -> Self {
+    pub fn new(brokers: &Brokers, address: &str, topic: &str, settings: FetchSettings) -> Self {
         Self {
             topic: topic.to_owned(),
             settings,
-            link: Link::new(address, ApiKey::Fetch, VERSIONS),
+            link: Link::new(brokers, address, ApiKey::Fetch, VERSIONS),
             answer: Vec::new(),
             parsed: FetchAnswer::default(),
             scratch: Scratch::new(usize::try_from(settings.bytes_max).unwrap_or(0)),

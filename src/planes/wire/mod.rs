@@ -13,6 +13,7 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 
 use super::Lost;
+use crate::brokers::Brokers;
 use crate::brokers::connection::{Connection, Range};
 
 pub use fetch::Fetcher;
@@ -29,6 +30,7 @@ fn throttled(millis: i32) -> Duration {
 
 /// The kept connection to one broker, which is asked by one message; it is opened when it is needed.
 struct Link {
+    brokers: Brokers,
     address: String,
     key: ApiKey,
     ours: Range,
@@ -37,16 +39,19 @@ struct Link {
 
 impl Link {
     /// To the broker at `address`, for messages `key` in the versions `ours`.
-    fn new(address: &str, key: ApiKey, ours: Range) -> Self {
-        Self { address: address.to_owned(), key, ours, open: None }
+    fn new(brokers: &Brokers, address: &str, key: ApiKey, ours: Range) -> Self {
+        Self { brokers: brokers.clone(), address: address.to_owned(), key, ours, open: None }
     }
 
     /// The connection, and the version that both speak.
     fn open(&mut self) -> io::Result<(&mut Connection, i16)> {
+        if self.open.as_ref().is_some_and(|(connection, _)| connection.is_about_to_end()) {
+            self.open = None;
+        }
         let (connection, version) = match &mut self.open {
             Some(open) => open,
             empty => {
-                let connection = Connection::open(&self.address)?;
+                let connection = self.brokers.connect(&self.address)?;
                 let version = connection.version(self.key, self.ours)?;
                 empty.insert((connection, version))
             }

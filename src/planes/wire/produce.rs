@@ -17,7 +17,8 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Link, throttled};
-use crate::brokers::connection::{self, Connection, Range, TIMEOUT};
+use crate::brokers::Brokers;
+use crate::brokers::connection::{self, Range, TIMEOUT};
 use crate::planes::{Acks, Lost, Parcel, ProduceSettings, Produced, Produces, Unsent};
 use crate::records::Builder;
 
@@ -39,11 +40,11 @@ pub struct Sender {
 
 impl Sender {
     /// A sender to `topic` by the broker at `address`.
-    pub fn new(address: &str, topic: &str, settings: ProduceSettings) -> Self {
+    pub fn new(brokers: &Brokers, address: &str, topic: &str, settings: ProduceSettings) -> Self {
         Self {
             topic: topic.to_owned(),
             settings,
-            link: Link::new(address, ApiKey::Produce, PRODUCE),
+            link: Link::new(brokers, address, ApiKey::Produce, PRODUCE),
             builder: Builder::new(),
         }
     }
@@ -162,8 +163,8 @@ fn verdict(answered: &PartitionProduceResponse) -> Result<Option<i64>, Unsent> {
 ///
 /// # Errors
 /// When the broker does not answer, or gives none.
-pub fn producer_id(address: &str) -> io::Result<(i64, i16)> {
-    let mut connection = Connection::open(address)?;
+pub fn producer_id(brokers: &Brokers, address: &str) -> io::Result<(i64, i16)> {
+    let mut connection = brokers.connect(address)?;
     let version = connection.version(ApiKey::InitProducerId, INIT_PRODUCER_ID)?;
     let question = InitProducerIdRequest::default()
         .with_transactional_id(None)

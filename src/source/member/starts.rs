@@ -110,7 +110,7 @@ fn first(
 ) -> Result<Assigned, String> {
     let (view, topic) = (context.view.get(), context.topic.as_str());
     let leader = view.leader_address(partition).ok_or("it has no leader yet")?;
-    let ask = || match wire::metadata(leader, topic) {
+    let ask = || match wire::metadata(&context.brokers, leader, topic) {
         Ok(Ok(topic)) => Ok(topic.id),
         Ok(Err(e)) => Err(e.to_string()),
         Err(e) => Err(format!("{leader}: {e}")),
@@ -122,7 +122,7 @@ fn first(
     let asked = |offset: io::Result<i64>| offset.map(at).map_err(|e| format!("{leader}: {e}"));
     match start {
         Start::At(offset) => Ok(at(offset)),
-        Start::OfLog => asked(wire::earliest_offset(leader, topic, partition)),
+        Start::OfLog => asked(wire::earliest_offset(&context.brokers, leader, topic, partition)),
         Start::Committed => match (committed.offset, is_of_another(&committed.metadata, view.id)) {
             (Some(offset), false) => {
                 context.committed.lock().insert(partition, offset);
@@ -133,12 +133,12 @@ fn first(
                     partition = partition, committed = offset;
                     "the committed offset is of a log that is gone, reading this one from its start"
                 );
-                asked(wire::earliest_offset(leader, topic, partition))
+                asked(wire::earliest_offset(&context.brokers, leader, topic, partition))
             }
             (None, _) if reset == Reset::Latest => {
-                asked(wire::latest_offset(leader, topic, partition))
+                asked(wire::latest_offset(&context.brokers, leader, topic, partition))
             }
-            (None, _) => asked(wire::earliest_offset(leader, topic, partition)),
+            (None, _) => asked(wire::earliest_offset(&context.brokers, leader, topic, partition)),
         },
     }
 }

@@ -117,7 +117,7 @@ pub fn on_its_journal(row: &Row) -> Option<String> {
 
 /// Connections that no packet came through were given up.
 pub fn given_up(row: &Row) -> Option<String> {
-    let given_up = row.lines("processor", "giving up on this connection");
+    let given_up = row.lines("processor", "no answer within");
     let text = at_least(given_up as f64, 1.0, "{} connections given up")?;
     Some(format!("{text}; {}", noted(row)?))
 }

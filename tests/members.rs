@@ -1,0 +1,76 @@
+//! The group, as its other members and its coordinator see it: who shares it with us, and what a member that
+//! is killed and comes back finds.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::lab::{commit_with, figure, ledger, processor, produce, sink};
+use common::{PATIENCE, Topic, config};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+/// Prevents: a group that another client has used being read from the start, because that client wrote
+/// text of its own beside its offsets.
+#[test]
+fn what_another_client_committed_is_gone_on_from() {
+    for (name, metadata) in
+        [("text", "v=3;host=a"), ("base64", "AAEC"), ("none", "topic-id="), ("odd", "topic-id=zz")]
+    {
+        let (topic, sink) = (Topic::create(name, 1), sink(&["--rate-limit", "1000000"]));
+        produce(&topic, &["--rate", "20000", "--count", "1000"]);
+        commit_with(&topic, &[(0, 900)], metadata);
+        let processor = processor(&topic, &sink, &[]);
+        sink.until("the rest is delivered", |s| figure(&ledger(s), "events") >= 100);
+        processor.stop();
+        assert_eq!(figure(&ledger(&sink), "events"), 100, "{metadata}");
+    }
+}
+
+/// Prevents: a group whose members assign partitions by another strategy looking like a healthy run that
+/// has nothing to do.
+#[test]
+fn a_member_that_knows_only_another_strategy_ends_the_run_by_name() {
+    let (topic, sink) = (Topic::create("range", 2), sink(&[]));
+    let strategy = ("partition.assignment.strategy", "range");
+    let other: BaseConsumer =
+        config().set("group.id", &topic.name).set(strategy.0, strategy.1).create().expect("made");
+    other.subscribe(&[&topic.name]).expect("subscribed");
+    let end = Instant::now() + PATIENCE;
+    while other.assignment().expect("known").count() < 2 {
+        assert!(Instant::now() < end, "the other member has no partitions");
+        let _nothing = other.poll(Duration::from_millis(100));
+    }
+    let ours = processor(&topic, &sink, &[]);
+    let polling = std::thread::scope(|scope| {
+        let ended = scope.spawn(move || ours.process.end(PATIENCE));
+        while !ended.is_finished() {
+            let _nothing = other.poll(Duration::from_millis(100));
+        }
+        ended.join().expect("no panic")
+    });
+    assert_eq!(polling.status.code(), Some(1), "{}", polling.stderr);
+    let line = polling.stderr.lines().last().expect("an error");
+    for word in [topic.name.as_str(), "cooperative-sticky", "--group"] {
+        assert!(line.contains(word), "no {word:?} in {line}");
+    }
+}
+
+/// Prevents: a static member that waits for its own session to end when it comes back (KIP-345).
+#[test]
+fn a_static_member_that_is_killed_and_restarted_has_its_partitions_at_once() {
+    const SESSION: Duration = Duration::from_secs(40);
+    let (topic, sink) = (Topic::create("static", 6), sink(&["--rate-limit", "1000000"]));
+    produce(&topic, &["--rate", "20000", "--count", "6000"]);
+    let flags = ["--instance-id", "one", "--session-timeout", "40s"];
+    let first = processor(&topic, &sink, &flags);
+    sink.until("all is delivered", |s| figure(&ledger(s), "distinct") >= 6000);
+    first.process.signal(libc::SIGKILL);
+    drop(first);
+    let killed = Instant::now();
+    let second = processor(&topic, &sink, &flags);
+    second.until("it has its partitions", |p| p.metric("processor_partitions", "") == 6.0);
+    // A member of no name waits for the session of the one that was killed.
+    assert!(killed.elapsed() < SESSION / 2, "{:?} of {SESSION:?}", killed.elapsed());
+    second.stop();
+}
