@@ -2,6 +2,7 @@
 //!
 //! - `connection`   a kept connection to one broker, every wait bounded
 //! - `wire`         one question over a connection of its own: leaders, offsets, a batch's header
+//! - `offsets`      where the logs that one broker leads start and end, in one question
 //! - `group`        what a group's coordinator knows: committed offsets
 //! - `fetch_answer` reads the answer to a Fetch where it lies
 //! - `view`         the leaders as last heard, shared, and the bell that asks for newer
@@ -10,18 +11,24 @@
 
 mod busy;
 pub mod connection;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod fetch_answer;
 pub mod group;
+pub mod offsets;
 mod view;
 pub mod wire;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::failure::Failure;
 use crate::threads::Stop;
+
+use connection::Connection;
 
 pub use busy::Busy;
 pub use view::View;
@@ -158,6 +165,21 @@ impl Brokers {
     /// `host:port` of each broker of the list.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(String::as_str)
+    }
+
+    /// The same brokers, asked at `hosts` (`name:port`) instead.
+    pub fn at(&self, hosts: impl IntoIterator<Item = String>) -> Self {
+        let mut other = self.clone();
+        other.hosts = hosts.into_iter().collect();
+        other
+    }
+
+    /// Connects to the broker at `address`.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn connect(&self, address: &str) -> io::Result<Connection> {
+        Connection::open(address)
     }
 
     /// Asks the brokers in turn, from position `first` of the list, for the topic's partitions.
