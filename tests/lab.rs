@@ -15,12 +15,17 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use backpressure_lab::brokers::Brokers;
 use backpressure_lab::event::Event;
 use backpressure_lab::lab::audit::Ledger;
+use backpressure_lab::lab::lag::LagReader;
 use backpressure_lab::lab::samples::{self, ProcessReading, Sample};
-use common::lab::{self, commit, outsider};
-use common::{PATIENCE, Running, Topic};
+use backpressure_lab::planes::Isolation;
+use common::lab::{self, commit, commit_with, outsider};
+use common::{PATIENCE, Running, Topic, brokers};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use sinks::{Sink, event};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
@@ -142,6 +147,79 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
     assert_eq!((code, ledger.produced, ledger.beyond), (Some(0), 200, 100));
 }
 
+/// What a reader of that isolation has still to read, by the offsets of the topic's group.
+fn lag(topic: &Topic, isolation: Isolation) -> Option<i64> {
+    let brokers = Brokers::parse(&brokers()).expect("a list");
+    let reading = LagReader::new(&brokers, &topic.name, &topic.name, isolation).read();
+    assert!(reading.unread.is_empty(), "{:?}", reading.unread);
+    reading.lag
+}
+
+/// Prevents: an open transaction that hides what is behind it from watch and audit, though the processor
+/// reads it; aborted records counted for a reader that leaves them out, or not counted for one that does
+/// not.
+#[test]
+fn transactions_count_as_the_processor_reads_them() {
+    let (topic, sink) = (Topic::create("transactions", 1), Sink::start(&[]));
+    let dir = tempfile::tempdir().expect("dir");
+    commit(&topic, &[(0, 0)]); // the cluster's first group takes a while
+    let transaction: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .set("transactional.id", &topic.name)
+        .create()
+        .expect("a producer");
+    transaction.init_transactions(PATIENCE).expect("a transaction coordinator");
+    let begin = |ids: std::ops::Range<u64>| {
+        transaction.begin_transaction().expect("begun");
+        for id in ids {
+            let mut value = Vec::new();
+            event(id, id).encode(&mut value);
+            let record = BaseRecord::<str, [u8]>::to(&topic.name).partition(0).payload(&value);
+            transaction.send(record).map_err(|(e, _)| e).expect("queued");
+        }
+        transaction.flush(PATIENCE).expect("flushed");
+    };
+    begin(1_000_000..1_000_010);
+    transaction.abort_transaction(PATIENCE).expect("aborted");
+    begin(2_000_000..2_000_005); // and left open
+    produce(&topic, 300, dir.path());
+    // With the marker of the one that was aborted.
+    assert_eq!(lag(&topic, Isolation::ReadUncommitted), Some(10 + 1 + 5 + 300));
+    assert_eq!(lag(&topic, Isolation::ReadCommitted), Some(10 + 1));
+
+    let audit = |flags: &[&str]| {
+        let (ended, ledger) = lab::audit(&topic, &sink.url, dir.path(), flags);
+        (ended.status.code(), ledger.in_log, ledger.log_records, ledger.missing)
+    };
+    assert_eq!(audit(&[]), (Some(0), 300, 315, 0));
+    let committed = ["--isolation", "read-committed"];
+    assert_eq!(audit(&committed), (Some(3), 0, 0, 300), "all of it is behind the open one");
+    transaction.abort_transaction(PATIENCE).expect("aborted");
+    assert_eq!(audit(&committed), (Some(0), 300, 300, 0));
+}
+
+/// Prevents: lag of what retention took, and none of a topic that was made anew: the coordinator may
+/// keep the offsets of the one that was deleted.
+#[test]
+fn only_what_is_in_the_log_is_lag() {
+    let (topic, sink) = (Topic::create("retained", 1), Sink::start(&[]));
+    let dir = tempfile::tempdir().expect("dir");
+    produce(&topic, 300, dir.path());
+    commit_with(&topic, &[(0, 5000)], &format!("topic-id={:032x}", 1));
+    assert_eq!(lag(&topic, Isolation::ReadUncommitted), Some(300));
+    let audit = || {
+        let (ended, ledger) = lab::audit(&topic, &sink.url, dir.path(), &[]);
+        (ended.status.code(), ledger.in_log, ledger.missing)
+    };
+    assert_eq!(audit(), (Some(0), 300, 0));
+    commit(&topic, &[(0, 100)]);
+    topic.delete_before(250);
+    assert_eq!(lag(&topic, Isolation::ReadUncommitted), Some(50));
+    assert_eq!(audit(), (Some(3), 50, 250), "what retention took is nowhere");
+    topic.delete_before(300);
+    assert_eq!(lag(&topic, Isolation::ReadUncommitted), Some(0));
+}
+
 /// Prevents: shed events that are accounted for by their number, so that one which is lost hides
 /// behind another; ids that are gone with the processor.
 #[test]
@@ -191,6 +269,12 @@ fn every_shed_id_is_accounted_for_by_itself() {
 fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
     for (flags, named) in [
         ("watch --out /tmp --process sink=x", "sink=x"),
+        ("watch --out /tmp --topic a/b", "--topic \"a/b\""),
+        ("watch --out /tmp --brokers PLAINTEXT://a:1", "--brokers PLAINTEXT://a:1"),
+        ("watch --out /tmp --isolation committed", "--isolation"),
+        ("audit --producer /nowhere --topic ..", "--topic \"..\""),
+        ("audit --producer /nowhere --brokers PLAINTEXT://a:1", "--brokers PLAINTEXT://a:1"),
+        ("audit --producer /nowhere --isolation committed", "--isolation"),
         ("watch --out /tmp --metrics sink", "sink"),
         ("watch --out /tmp --interval 1ms", "--interval"),
         ("watch --out /tmp --process a=1 --until-gone b", "--until-gone b"),

@@ -10,9 +10,7 @@ use std::time::Duration;
 use backpressure_lab::event::Event;
 use backpressure_lab::http::client;
 use common::lab::{Served, commit_with, figure, ledger, processor, produce, sink};
-use common::{PATIENCE, Topic, block_on, brokers};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
+use common::{PATIENCE, Topic, brokers};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -248,7 +246,7 @@ fn events_deleted_before_they_were_fetched_are_counted_as_lost() {
     all_is_passed(&first, 100);
     first.stop();
     foreign.batch("none", 900, 100);
-    delete_before(&topic, 600);
+    topic.delete_before(600);
     let second = processor(&topic, &sink, &[]);
     all_is_passed(&second, 1000);
     assert_eq!(second.metric("processor_events_lost_total", "reason=\"retention\""), 500.0);
@@ -292,16 +290,6 @@ fn a_topic_made_anew_is_read_from_its_start_and_the_loss_is_said() {
     all_is_passed(&third, 500);
     assert_eq!(figure(&ledger(&sink), "duplicates"), 550, "from the offset that the tool set");
     third.stop();
-}
-
-fn delete_before(topic: &Topic, offset: i64) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers()).create().expect("an admin");
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topic.name, 0, Offset::Offset(offset)).expect("valid");
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-    let deleted = block_on(admin.delete_records(&list, &options)).expect("an answer");
-    assert!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
 }
 
 /// Prevents: a broker that no longer speaks crate `kafka`'s versions looking like a dead one.

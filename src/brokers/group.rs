@@ -33,6 +33,28 @@ pub struct Committed {
     pub metadata: String,
 }
 
+impl Committed {
+    /// The offset, unless it is of another topic than `topic_id`: one that was deleted, whose offsets a
+    /// coordinator may keep for the topic that was made in its place. Only what the lab itself writes
+    /// tells: other clients leave text of their own there, or none, and mean the topic that is there.
+    pub fn offset_in(&self, topic_id: u128) -> Option<i64> {
+        self.offset.filter(|_| !self.is_of_another(topic_id))
+    }
+
+    fn is_of_another(&self, topic_id: u128) -> bool {
+        let named = self.metadata.strip_prefix(TOPIC_ID).filter(|hex| hex.len() == 32);
+        let named = named.and_then(|hex| u128::from_str_radix(hex, 16).ok());
+        named.is_some_and(|named| named != topic_id)
+    }
+}
+
+const TOPIC_ID: &str = "topic-id=";
+
+/// A topic's id as commits carry it; nothing where brokers know no ids (before 2.8).
+pub fn commit_metadata(topic_id: u128) -> String {
+    if topic_id == 0 { String::new() } else { format!("{TOPIC_ID}{topic_id:032x}") }
+}
+
 /// What `group` has committed of `partitions` of `topic`; the inner `Err` is one partition's trouble.
 ///
 /// # Errors
@@ -95,5 +117,29 @@ fn ask(brokers: &Brokers, host: &str, group: &str) -> io::Result<String> {
     match answer.error_code {
         0 => Ok(format!("{}:{}", answer.host, answer.port)),
         code => Err(refused("FindCoordinator", code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents: a group that another client has used being read from its start; and an offset of a
+    /// topic that is gone being taken for one of the topic that was made in its place.
+    #[test]
+    fn only_a_well_formed_id_of_another_topic_is_of_another() {
+        let id = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+        let offset_in = |metadata: &str| {
+            Committed { offset: Some(7), metadata: metadata.to_owned() }.offset_in(id)
+        };
+        let ours = commit_metadata(id);
+        let upper = ours.to_uppercase().replace("TOPIC-ID", "topic-id");
+        let long = "x".repeat(4096);
+        let other = commit_metadata(id + 1);
+        for fine in ["", "v=3;host=a", "AAEC", "topic-id=", "topic-id=zz", &ours, &upper, &long] {
+            assert_eq!(offset_in(fine), Some(7), "{fine:?}");
+        }
+        assert_eq!(offset_in(&format!("{other}0")), Some(7), "33 digits are no id");
+        assert_eq!((offset_in(&other), offset_in(&commit_metadata(1))), (None, None));
     }
 }

@@ -4,6 +4,7 @@
 //! - `stream`       its bytes, plain or by TLS
 //! - `security`     TLS and SASL by a client's properties file; feature `tls`
 //! - `wire`         one question over a connection of its own: leaders, offsets, a batch's header
+//! - `offsets`      where the logs that one broker leads start and end, in one question
 //! - `group`        what a group's coordinator knows: committed offsets
 //! - `fetch_answer` reads the answer to a Fetch where it lies
 //! - `view`         the leaders as last heard, shared, and the bell that asks for newer
@@ -12,8 +13,11 @@
 
 mod busy;
 pub mod connection;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod fetch_answer;
 pub mod group;
+pub mod offsets;
 #[cfg_attr(not(feature = "tls"), path = "security_none.rs")]
 mod security;
 mod stream;
@@ -30,6 +34,7 @@ use crate::backoff::Backoff;
 use crate::cli;
 use crate::failure::Failure;
 use crate::threads::Stop;
+
 use connection::Connection;
 
 pub use busy::Busy;
@@ -192,6 +197,13 @@ impl Brokers {
     /// `host:port` of each broker of the list.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(String::as_str)
+    }
+
+    /// The same brokers, asked at `hosts` (`name:port`) instead.
+    pub fn at(&self, hosts: impl IntoIterator<Item = String>) -> Self {
+        let mut other = self.clone();
+        other.hosts = hosts.into_iter().collect();
+        other
     }
 
     /// A connection to the broker at `address` (`name:port`).

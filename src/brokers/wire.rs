@@ -6,23 +6,20 @@
 use std::io;
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
-    MetadataRequest, MetadataResponse, TopicName,
+    ApiKey, BrokerId, FetchRequest, FetchResponse, MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use super::connection::{Range, TIMEOUT, invalid, refused};
+use super::offsets::{self, Mark};
 use super::{BrokerError, Brokers, TopicView};
 use crate::records::{BatchHeader, parse_header};
 
 /// Metadata from version 10 on tells the topic's id (KIP-516, Kafka 2.8), from 7 on leader epochs.
 const METADATA: Range = Range { min: 4, max: 12 };
 const METADATA_WITH_ID: i16 = 10;
-/// ListOffsets 1 is the lowest that answers with one offset.
-const LIST_OFFSETS: Range = Range { min: 1, max: 5 };
 /// The highest Fetch that still names the topic.
 const FETCH: Range = Range { min: 4, max: 12 };
 
@@ -73,8 +70,7 @@ pub fn earliest_offset(
     topic: &str,
     partition: i32,
 ) -> io::Result<i64> {
-    const EARLIEST: i64 = -2;
-    list_offset(brokers, leader, topic, partition, EARLIEST)
+    offset(brokers, leader, topic, partition, Mark::LogStart)
 }
 
 /// The high watermark of the partition.
@@ -84,33 +80,21 @@ pub fn latest_offset(
     topic: &str,
     partition: i32,
 ) -> io::Result<i64> {
-    const LATEST: i64 = -1;
-    list_offset(brokers, leader, topic, partition, LATEST)
+    offset(brokers, leader, topic, partition, Mark::HighWatermark)
 }
 
-fn list_offset(
+fn offset(
     brokers: &Brokers,
     leader: &str,
     topic: &str,
     partition: i32,
-    timestamp: i64,
+    mark: Mark,
 ) -> io::Result<i64> {
     let mut connection = brokers.connect(leader)?;
-    let version = connection.version(ApiKey::ListOffsets, LIST_OFFSETS)?;
-    let question = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![
-        ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![
-            ListOffsetsPartition::default()
-                .with_partition_index(partition)
-                .with_timestamp(timestamp),
-        ]),
-    ]);
-    let answer: ListOffsetsResponse =
-        connection.ask(ApiKey::ListOffsets, version, &question, TIMEOUT)?;
-    match answer.topics.first().and_then(|t| t.partitions.first()) {
-        Some(p) if p.error_code == 0 => Ok(p.offset),
-        Some(p) => Err(refused("ListOffsets", p.error_code)),
-        None => Err(invalid("no partition in the answer")),
-    }
+    let offsets = offsets::list(&mut connection, topic, &[(partition, -1)], mark)?;
+    let offset =
+        offsets.into_values().next().ok_or_else(|| invalid("no partition in the answer"))?;
+    offset.map_err(|why| io::Error::other(format!("ListOffsets refused with {why}")))
 }
 
 /// What stands at an offset.

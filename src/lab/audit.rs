@@ -22,11 +22,12 @@ use roaring::RoaringTreemap;
 use serde::Deserialize;
 
 use crate::brokers::Brokers;
-use crate::cli::{self, DEFAULT_BROKERS, or_env};
+use crate::cli::{self, or_env};
 use crate::failure::Failure;
 use crate::http::client;
 use crate::load::logs::GoneLog;
 use crate::logging::said;
+use crate::planes::Isolation;
 use crate::policy::shed_ids;
 use crate::sink::wire;
 use crate::source::LeftLog;
@@ -38,7 +39,7 @@ use tail::Tail;
 /// File name inside an arm's folder.
 pub const FILE: &str = "ledger.json";
 
-/// How long one question may take.
+/// How long a question to the sink may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Largest bitmap taken from the sink: 1 GiB is 8 billion dense ids.
 const IDS_BYTES_MAX: u64 = 1 << 30;
@@ -53,14 +54,20 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 #[argh(subcommand, name = "audit")]
 pub struct Settings {
     /// bootstrap list (LAB_BROKERS, else where run/cluster.sh listens)
-    #[argh(option, default = "or_env(None, \"LAB_BROKERS\", DEFAULT_BROKERS)")]
-    pub brokers: String,
+    #[argh(option)]
+    pub brokers: Option<String>,
+    /// properties file of a Kafka client: TLS and SASL (LAB_COMMAND_CONFIG)
+    #[argh(option)]
+    pub command_config: Option<String>,
     /// topic, which holds this run's events only (events)
     #[argh(option, default = "String::from(\"events\")")]
     pub topic: String,
     /// the processor's group (lab)
     #[argh(option, default = "String::from(\"lab\")")]
     pub group: String,
+    /// as the processor's: read-uncommitted, read-committed (read-uncommitted)
+    #[argh(option, default = "Isolation::ReadUncommitted", from_str_fn(Isolation::parse))]
+    pub isolation: Isolation,
     /// the sink's address (LAB_SINK, else http://127.0.0.1:9900)
     #[argh(option, default = "or_env(None, \"LAB_SINK\", \"http://127.0.0.1:9900\")")]
     pub sink: String,
@@ -141,7 +148,7 @@ fn taken_again(taken: &[Option<Taken>]) -> bool {
 /// sink cannot be read to the end: half an audit is none.
 pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     cli::check_topic(&settings.topic)?;
-    Brokers::parse(&settings.brokers)?;
+    let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
     if settings.producer.is_empty() {
         return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
     }
@@ -160,7 +167,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     }
     let totals;
     (found.delivered, totals) = delivered(&sink)?;
-    let tail = Tail::of(settings)?;
+    let tail = Tail::of(&brokers, settings)?;
     found.in_log = tail.ids;
     let summaries = || taken.iter().flatten();
     let ledger = Ledger {

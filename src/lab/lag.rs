@@ -1,76 +1,66 @@
-//! Reads a topic's end offsets and a group's committed offsets, without joining the group.
+//! Reads where a topic's logs start and end and what a group has committed, without joining the group.
 //!
 //! ```text
-//! kafka thread: every interval  committed (coordinator)  ─► one short-lived thread a leader: ends
+//! kafka thread: every interval  leaders ─► committed ─► one short-lived thread a leader: starts, ends
 //! ```
-//! Invariant: a slow or dead broker costs a round at most a timeout for each of three questions
-//! (who leads, what is committed, where the logs end) and leaves a hole only in its own
-//! partitions. The consumer has a group id but never subscribes, so the group does not see it. It
-//! deliberately smooths nothing and keeps no old value.
+//! Invariant: a slow or dead broker leaves a hole only in its own partitions, and every wait for it is
+//! bounded (`connection::TIMEOUT` a step); a partition's error is that partition's alone. A round asks
+//! each leader twice, however many partitions it has, over a connection that is kept. It deliberately
+//! smooths nothing and keeps no old offset.
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use crate::brokers::connection::{Connection, TIMEOUT};
+use crate::brokers::group::{self, Committed};
+use crate::brokers::offsets::{self, Mark};
+use crate::brokers::{Brokers, TopicView};
 use crate::clock;
-use crate::failure::Failure;
 use crate::lab::samples::{LogReading, PartitionReading};
+use crate::planes::Isolation;
 use crate::threads::Stop;
-
-/// A consumer that can ask about `group` and never joins it.
-///
-/// # Errors
-/// When librdkafka refuses the settings, such as a malformed broker list.
-pub fn outsider(brokers: &str, group: &str) -> Result<BaseConsumer, Failure> {
-    ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", group)
-        .set("client.id", "backpressure-lab-watch")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // A stopped broker answers nothing: notice it in seconds, not in the default 60.
-        .set("socket.timeout.ms", "3000")
-        .set("socket.connection.setup.timeout.ms", "3000")
-        .set("reconnect.backoff.max.ms", "1000")
-        .create()
-        .map_err(|e| Failure::Usage(format!("--brokers {brokers}, --group {group}: {e}")))
-}
 
 /// Reads offsets round after round.
 pub struct LagReader {
-    consumer: BaseConsumer,
-    group: String,
+    brokers: Brokers,
     topic: String,
-    /// Leader by partition, as last heard.
-    leaders: BTreeMap<i32, i32>,
-    timeout: Duration,
+    group: String,
+    isolation: Isolation,
+    /// The topic as last heard.
+    view: TopicView,
+    /// Connections to leaders, by address.
+    kept: BTreeMap<String, Connection>,
+    /// Which of the brokers is asked first who leads.
+    first: usize,
 }
 
-/// Start and end of a partition's log.
+/// What the coordinator said: all of it, or why nothing.
+type Commits = Result<BTreeMap<i32, Result<Committed, String>>, String>;
+/// Start and end of each partition's log; why they are not known.
 type Ends = BTreeMap<i32, Result<(i64, i64), String>>;
 
 impl LagReader {
-    /// A reader whose every question waits at most `timeout` for its answer.
-    ///
-    /// # Errors
-    /// As [`outsider`].
-    pub fn new(
-        brokers: &str,
-        topic: &str,
-        group: &str,
-        timeout: Duration,
-    ) -> Result<Self, Failure> {
-        Ok(Self {
-            consumer: outsider(brokers, group)?,
-            group: group.to_owned(),
+    /// A reader of what `group` has still to read of `topic`. Its isolation says which end counts: a
+    /// reader of uncommitted records reads on behind an open transaction.
+    pub fn new(brokers: &Brokers, topic: &str, group: &str, isolation: Isolation) -> Self {
+        Self {
+            brokers: brokers.clone(),
             topic: topic.to_owned(),
-            leaders: BTreeMap::new(),
-            timeout,
-        })
+            group: group.to_owned(),
+            isolation,
+            view: TopicView::default(),
+            kept: BTreeMap::new(),
+            first: 0,
+        }
+    }
+
+    /// The topic as it was described in the last round that was answered.
+    pub fn view(&self) -> &TopicView {
+        &self.view
     }
 
     /// Reads every `interval` until `stop`, leaving each reading in `latest`.
@@ -88,110 +78,168 @@ impl LagReader {
     /// One round. The committed offsets are asked first and the ends after them, so a lag is
     /// never below 0; it may be high by what arrived in between.
     pub fn read(&mut self) -> LogReading {
-        // Serves librdkafka's own queue of errors, which would grow without a poll.
-        let _not_subscribed = self.consumer.poll(Duration::ZERO);
         let mut reading = LogReading::default();
-        if let Err(why) = self.refresh_leaders() {
-            reading.unread.push(format!("topic {}: {why}", self.topic));
+        let begun = Instant::now();
+        match self.known_brokers().describe(&self.topic, 0) {
+            Ok(view) => self.view = view,
+            Err(why) => reading.unread.push(format!("topic {}: {why}", self.topic)),
         }
-        let committed = self.committed();
+        if begun.elapsed() >= TIMEOUT {
+            // A frozen broker at the head of the list costs one wait, and then is the last.
+            self.first += 1;
+        }
+        let partitions = self.view.leaders.keys().copied();
+        let brokers = self.known_brokers();
+        let commits = group::committed(&brokers, &self.group, &self.topic, partitions);
         let ends = self.ends();
         reading.read_us = clock::now_us();
-        if let Err(why) = &committed {
-            reading.unread.push(format!("committed offsets of group {}: {why}", self.group));
-        }
-        for (partition, bounds) in ends {
-            let mut row = PartitionReading::default();
-            // Outer: could it be asked? Inner: has the group committed here?
-            let committed = committed.as_ref().ok().map(|all| all.get(&partition).copied());
-            row.committed = committed.flatten();
-            match bounds {
-                Ok((start, end)) => {
-                    row.end = Some(end);
-                    row.lag = committed.map(|at| (end - at.unwrap_or(start)).max(0));
-                }
-                Err(why) => reading.unread.push(format!("end of partition {partition}: {why}")),
-            }
-            reading.partitions.insert(partition, row);
-        }
-        if !reading.partitions.is_empty() {
-            reading.lag = reading.partitions.values().map(|row| row.lag).sum();
-        }
+        self.put_together(&mut reading, &commits.map_err(|e| e.to_string()), ends);
         reading
     }
 
-    fn refresh_leaders(&mut self) -> Result<(), String> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(&self.topic), self.timeout)
-            .map_err(|e| e.to_string())?;
-        let topic = metadata.topics().first().ok_or("the brokers do not name it")?;
-        if let Some(error) = topic.error() {
-            return Err(rdkafka::types::RDKafkaErrorCode::from(error).to_string());
-        }
-        self.leaders = topic.partitions().iter().map(|p| (p.id(), p.leader())).collect();
-        Ok(())
-    }
-
-    fn committed(&self) -> Result<BTreeMap<i32, i64>, String> {
-        let mut wanted = TopicPartitionList::new();
-        for partition in self.leaders.keys() {
-            wanted.add_partition(&self.topic, *partition);
-        }
-        let answer =
-            self.consumer.committed_offsets(wanted, self.timeout).map_err(|e| e.to_string())?;
-        let mut committed = BTreeMap::new();
-        for row in answer.elements() {
-            row.error().map_err(|e| format!("partition {}: {e}", row.partition()))?;
-            if let Offset::Offset(at) = row.offset() {
-                committed.insert(row.partition(), at);
+    /// The bootstrap list, and behind it the brokers heard of since: those of the list may be down.
+    fn known_brokers(&self) -> Brokers {
+        let mut hosts: Vec<String> = self.brokers.hosts().map(str::to_owned).collect();
+        for address in self.view.addresses.values() {
+            if !hosts.contains(address) {
+                hosts.push(address.clone());
             }
         }
-        Ok(committed)
+        let first = self.first % hosts.len().max(1);
+        hosts.rotate_left(first);
+        self.brokers.at(hosts)
     }
 
-    /// Each leader is asked on a thread of its own; the first partition that it does not answer
-    /// for in time spares the round its others.
-    fn ends(&self) -> Ends {
-        let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for (partition, leader) in &self.leaders {
-            by_leader.entry(*leader).or_default().push(*partition);
-        }
-        std::thread::scope(|scope| {
-            let asked: Vec<_> = by_leader
-                .into_values()
-                .map(|partitions| {
-                    let all = partitions.clone();
-                    (all, scope.spawn(move || self.ends_at_one_leader(partitions)))
-                })
-                .collect();
-            let mut ends = Ends::new();
-            for (partitions, thread) in asked {
-                match thread.join() {
-                    Ok(read) => ends.extend(read),
-                    Err(_) => ends.extend(
-                        partitions.into_iter().map(|p| (p, Err("its thread panicked".to_owned()))),
-                    ),
-                }
-            }
-            ends
-        })
-    }
-
-    fn ends_at_one_leader(&self, partitions: Vec<i32>) -> Ends {
+    /// Each leader is asked on a thread of its own.
+    fn ends(&mut self) -> Ends {
         let mut ends = Ends::new();
-        let mut silent = None;
-        for partition in partitions {
-            let end = match &silent {
-                Some(why) => Err(String::clone(why)),
-                None => self
-                    .consumer
-                    .fetch_watermarks(&self.topic, partition, self.timeout)
-                    .map_err(|e| e.to_string()),
-            };
-            silent = end.as_ref().err().cloned();
-            ends.insert(partition, end);
+        let mut by_leader: BTreeMap<&str, Vec<(i32, i32)>> = BTreeMap::new();
+        for partition in self.view.leaders.keys() {
+            let epoch = self.view.epochs.get(partition).copied().unwrap_or(-1);
+            match self.view.leader_address(*partition) {
+                Some(leader) => by_leader.entry(leader).or_default().push((*partition, epoch)),
+                None => drop(ends.insert(*partition, Err("it has no leader".to_owned()))),
+            }
         }
+        // Those to brokers that lead nothing any more are dropped.
+        let mut kept = std::mem::take(&mut self.kept);
+        let (brokers, topic) = (&self.brokers, self.topic.as_str());
+        let mark = match self.isolation {
+            Isolation::ReadUncommitted => Mark::HighWatermark,
+            Isolation::ReadCommitted => Mark::LastStable,
+        };
+        std::thread::scope(|scope| {
+            let ask = |(leader, partitions): (&'_ str, Vec<(i32, i32)>)| {
+                let (address, kept) = (leader.to_owned(), kept.remove(leader));
+                let asked = partitions.clone();
+                let thread =
+                    scope.spawn(move || ask_leader(brokers, &address, kept, topic, &asked, mark));
+                (leader.to_owned(), partitions, thread)
+            };
+            let asked: Vec<_> = by_leader.into_iter().map(ask).collect();
+            for (leader, partitions, thread) in asked {
+                let answer = thread.join();
+                let why = match answer {
+                    Ok(Ok((connection, read))) => {
+                        self.kept.insert(leader, connection);
+                        ends.extend(read);
+                        continue;
+                    }
+                    Ok(Err(why)) if is_timeout(&why) => {
+                        format!("no answer within {} s", TIMEOUT.as_secs())
+                    }
+                    Ok(Err(why)) => why.to_string(),
+                    Err(_) => "its thread panicked".to_owned(),
+                };
+                let hole = |(partition, _)| (partition, Err(format!("broker {leader}: {why}")));
+                ends.extend(partitions.into_iter().map(hole));
+            }
+        });
         ends
     }
+
+    /// Makes a row of each partition, and says once why several are not known.
+    fn put_together(&self, reading: &mut LogReading, commits: &Commits, ends: Ends) {
+        let mut holes: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        let mut hole = |partition, why: String| holes.entry(why).or_default().push(partition);
+        if let Err(why) = commits {
+            let why = format!("committed offsets of group {}: {why}", self.group);
+            reading.unread.push(why);
+        }
+        for (partition, bounds) in ends {
+            let committed = match commits.as_ref().map(|all| all.get(&partition)) {
+                Ok(Some(Ok(committed))) => Some(committed.offset_in(self.view.id)),
+                Ok(Some(Err(why))) => {
+                    hole(partition, why.clone());
+                    None
+                }
+                Ok(None) => Some(None),
+                Err(_) => None,
+            };
+            let row = match bounds {
+                Ok(bounds) => self.row(committed, bounds),
+                Err(why) => {
+                    hole(partition, format!("end of the log: {why}"));
+                    PartitionReading { committed: committed.flatten(), ..Default::default() }
+                }
+            };
+            reading.partitions.insert(partition, row);
+        }
+        let said = |(why, partitions)| format!("partitions {partitions:?}: {why}");
+        reading.unread.extend(holes.into_iter().map(said));
+        if !reading.partitions.is_empty() {
+            reading.lag = reading.partitions.values().map(|row| row.lag).sum();
+        }
+    }
+
+    /// `committed`: `None` when it is not known, `Some(None)` when there is none. What retention took is
+    /// no lag: nobody will read it.
+    fn row(&self, committed: Option<Option<i64>>, (start, end): (i64, i64)) -> PartitionReading {
+        // An offset above all that there is, is of a log that is gone or was cut: a reader is told
+        // "out of range" there, and starts anew. (An open transaction holds the last stable offset back.)
+        let is_here = |at: &i64| self.isolation == Isolation::ReadCommitted || *at <= end;
+        let committed = committed.map(|at| at.filter(is_here));
+        PartitionReading {
+            end: Some(end),
+            committed: committed.flatten(),
+            lag: committed.map(|at| (end - at.unwrap_or(start).max(start)).max(0)),
+        }
+    }
 }
+
+/// Asks one leader for the starts and the ends of its logs; gives the connection back for the next round.
+fn ask_leader(
+    brokers: &Brokers,
+    address: &str,
+    kept: Option<Connection>,
+    topic: &str,
+    partitions: &[(i32, i32)],
+    mark: Mark,
+) -> io::Result<(Connection, Ends)> {
+    let ask = |mut connection: Connection| -> io::Result<(Connection, Ends)> {
+        let starts = offsets::list(&mut connection, topic, partitions, Mark::LogStart)?;
+        let mut ends = offsets::list(&mut connection, topic, partitions, mark)?;
+        let both = starts.into_iter().map(|(partition, start)| {
+            let end = ends.remove(&partition).unwrap_or_else(|| Err("not told".to_owned()));
+            (partition, start.and_then(|start| Ok((start, end?))))
+        });
+        Ok((connection, both.collect()))
+    };
+    if let Some(connection) = kept {
+        match ask(connection) {
+            Err(e) if !is_timeout(&e) => {
+                // A broker closes what is idle for long, and it may have been restarted.
+            }
+            answer => return answer,
+        }
+    }
+    ask(brokers.connect(address)?)
+}
+
+/// A socket's own limit shows as either.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests;

@@ -62,13 +62,14 @@ pub struct LogReading {
 /// One partition.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PartitionReading {
-    /// Log end offset.
+    /// High watermark; of a reader of committed records, the last stable offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<i64>,
-    /// Committed offset; absent while the group has none.
+    /// Committed offset; absent while the group has none in this log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub committed: Option<i64>,
-    /// End less committed; where nothing is committed, end less the log's start.
+    /// End less committed, but not what retention took; where nothing is committed, end less the log's
+    /// start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
 }

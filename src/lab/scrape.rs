@@ -1,9 +1,11 @@
-//! Reads one `/metrics` page into plain numbers.
+//! Reads one `/metrics` page, in Prometheus' text format, into plain numbers.
+//!
+//! Invariant: two series never come under one key; a line that is not read makes the page unread.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prometheus_parse::{Scrape, Value};
+use crate::logging::said;
 
 /// Largest page that is read: ours are below 20 kB, with a thousand partitions 120 kB.
 const PAGE_BYTES_MAX: u64 = 1 << 20;
@@ -44,35 +46,88 @@ impl Target {
     }
 }
 
-/// The finite numbers of a page: value by `metric{label="value",…}`.
+/// The finite numbers of a page: value by `metric{label="value",…}`, labels by name, their values as
+/// they are escaped there. Buckets are left out: their `_sum` and `_count` are rows of their own.
 ///
 /// # Errors
-/// What the parser says, and that a page has more than is kept.
+/// The line that is no sample, and that a page has more than is kept.
 pub(crate) fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
-    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    let lines = || text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let series = lines().count();
     if series > SERIES_MAX {
         return Err(format!("{series} lines with a number, at most {SERIES_MAX} are read"));
     }
-    let page =
-        Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).map_err(|e| e.to_string())?;
     let (mut out, mut names) = (BTreeMap::new(), 0);
-    for row in page.samples {
-        let (Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value)) = row.value
-        else {
-            continue; // buckets: their _sum and _count come as rows of their own
-        };
-        if value.is_finite() {
-            let labels = row.labels.to_string();
-            let key =
-                if labels.is_empty() { row.metric } else { format!("{}{{{labels}}}", row.metric) };
-            names += key.len();
-            if names > NAMES_BYTES_MAX {
-                return Err(format!("names of more than {NAMES_BYTES_MAX} bytes together"));
-            }
-            out.insert(key, value);
+    for line in lines().filter(|line| !line.is_empty()) {
+        let (name, labels, value) =
+            sample(line).ok_or_else(|| format!("no sample: {}", said(line.as_bytes())))?;
+        let is_bucket = name.ends_with("_bucket") && labels.iter().any(|(label, _)| *label == "le");
+        if is_bucket || !value.is_finite() {
+            continue;
         }
+        let key = key(name, labels);
+        names += key.len();
+        if names > NAMES_BYTES_MAX {
+            return Err(format!("names of more than {NAMES_BYTES_MAX} bytes together"));
+        }
+        out.insert(key, value);
     }
     Ok(out)
+}
+
+/// (name, value as it is escaped).
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+fn key(name: &str, mut labels: Labels<'_>) -> String {
+    labels.sort_unstable();
+    let labels: Vec<String> =
+        labels.into_iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+    if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) }
+}
+
+/// A line's metric, labels and value. What follows the value, such as a time, is not looked at.
+fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
+    let (name, rest) = word(line, |c| c.is_ascii_alphanumeric() || c == '_' || c == ':')?;
+    let (labels, rest) = match rest.strip_prefix('{') {
+        Some(rest) => labels(rest)?,
+        None => (Vec::new(), rest),
+    };
+    let value = rest.split_whitespace().next()?.parse().ok()?;
+    Some((name, labels, value))
+}
+
+/// The labels up to `}`, and what follows it.
+fn labels(mut rest: &str) -> Option<(Labels<'_>, &str)> {
+    let mut labels = Vec::new();
+    loop {
+        if let Some(rest) = rest.trim_start().strip_prefix('}') {
+            return Some((labels, rest));
+        }
+        let (label, after) = word(rest.trim_start(), |c| c.is_ascii_alphanumeric() || c == '_')?;
+        let quoted = after.strip_prefix('=')?.trim_start().strip_prefix('"')?;
+        let mut escaped = false;
+        let end = quoted.find(|c| {
+            let is_end = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            is_end
+        })?;
+        let (value, after) = quoted.split_at_checked(end)?;
+        labels.push((label, value));
+        let after = after.strip_prefix('"')?.trim_start();
+        rest = match after.strip_prefix(',') {
+            Some(rest) => rest,
+            None if after.starts_with('}') => after,
+            None => return None,
+        };
+    }
+}
+
+/// The name at the start of `text`, and what follows it and blanks.
+fn word(text: &str, of: impl Fn(char) -> bool) -> Option<(&str, &str)> {
+    let end = text.find(|c| !of(c)).unwrap_or(text.len());
+    let (word, rest) = text.split_at_checked(end)?;
+    let is_name = word.starts_with(|c: char| !c.is_ascii_digit());
+    is_name.then(|| (word, rest.trim_start()))
 }
 
 #[cfg(test)]
@@ -99,6 +154,42 @@ mod tests {
         is("end_to_end_latency_seconds_sum", 0.5);
         is("end_to_end_latency_seconds_count", 1.0);
         assert!(!read.keys().any(|key| key.contains("stage=\"sink\"")), "NaN is no number");
+    }
+
+    /// Prevents: series that fall together, or are left out without a word.
+    #[test]
+    fn any_label_of_the_text_format_makes_a_key_of_its_own() {
+        let page = r#"# TYPE odd gauge
+odd{path="/a",q="x=1"} 1
+odd{path="/a",q="x=2"} 2
+odd{path="/b,c",q="z"} 3
+odd{q="z",path="/{id}/d"} 4
+odd{path="say \"hi\"",q="z",} 5
+odd:recorded:rate5m{q="z"} 6 1700000000000
+
+odd_bare{} 7
+  spaced { a = "}" , b = "\\" }	8
+odd_bucket{le="1"} 9
+odd_sum +Inf
+"#;
+        let expected = [
+            (r#"odd:recorded:rate5m{q="z"}"#, 6.0),
+            ("odd_bare", 7.0),
+            (r#"odd{path="/a",q="x=1"}"#, 1.0),
+            (r#"odd{path="/a",q="x=2"}"#, 2.0),
+            (r#"odd{path="/b,c",q="z"}"#, 3.0),
+            (r#"odd{path="/{id}/d",q="z"}"#, 4.0),
+            (r#"odd{path="say \"hi\"",q="z"}"#, 5.0),
+            (r#"spaced{a="}",b="\\"}"#, 8.0),
+        ];
+        let expected = expected.map(|(key, value)| (key.to_owned(), value)).into();
+        assert_eq!(numbers(page), Ok(expected));
+        for line in
+            ["a", "a b", "a{b} 1", "a{b=c} 1", "a{b=\"c} 1", "a{b=\"c\" d=\"e\"} 1", "1a 1", "{} 1"]
+        {
+            let why = numbers(&format!("fine 1\n{line}\n")).expect_err(line);
+            assert!(why.contains(line), "{line}: {why}");
+        }
     }
 
     /// Prevents: a page that fills the watch's memory, which keeps hundreds of samples.

@@ -7,6 +7,7 @@
 //! Invariant: deadlines are absolute (start + n intervals), so a slow look delays itself and never
 //! the ones after it; a deadline that was passed over is counted in the next sample.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +16,12 @@ use std::time::{Duration, Instant};
 use argh::FromArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
+use prometheus::IntGaugeVec;
 
 use crate::brokers::Brokers;
+use crate::brokers::connection::TIMEOUT;
 use crate::chaos::Chaos;
-use crate::cli::{self, DEFAULT_BROKERS, or_env};
+use crate::cli;
 use crate::clock;
 use crate::failure::Failure;
 use crate::http::access::{self, Token};
@@ -31,6 +34,7 @@ use crate::lab::procs::{self, Watched};
 use crate::lab::samples::{FILE, LogReading, ProcessReading, Sample};
 use crate::lab::scrape::Target;
 use crate::lines::Lines;
+use crate::planes::Isolation;
 use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, WatchMetrics};
 use crate::threads::{Crew, Stop};
@@ -41,14 +45,20 @@ use crate::units;
 #[argh(subcommand, name = "watch")]
 pub struct Settings {
     /// bootstrap list (LAB_BROKERS, else where run/cluster.sh listens)
-    #[argh(option, default = "or_env(None, \"LAB_BROKERS\", DEFAULT_BROKERS)")]
-    pub brokers: String,
+    #[argh(option)]
+    pub brokers: Option<String>,
+    /// properties file of a Kafka client: TLS and SASL (LAB_COMMAND_CONFIG)
+    #[argh(option)]
+    pub command_config: Option<String>,
     /// topic whose ends are read (events)
     #[argh(option, default = "String::from(\"events\")")]
     pub topic: String,
     /// group whose committed offsets are read; it is not joined (lab)
     #[argh(option, default = "String::from(\"lab\")")]
     pub group: String,
+    /// as the processor's: read-uncommitted, read-committed (read-uncommitted)
+    #[argh(option, default = "Isolation::ReadUncommitted", from_str_fn(Isolation::parse))]
+    pub isolation: Isolation,
     /// processes, NAME=PID[,NAME=PID…]; may be repeated
     #[argh(option)]
     pub process: Vec<String>,
@@ -143,7 +153,7 @@ fn processes(lists: &[String]) -> Result<Vec<(String, Watched)>, Failure> {
 /// cannot be *read* is no error: the samples say so.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     cli::check_topic(&settings.topic)?;
-    Brokers::parse(&settings.brokers)?;
+    let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
     let processes = processes(&settings.process)?;
     let pages = pages(&settings.metrics)?;
     if let Some(name) = &settings.until_gone
@@ -158,7 +168,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let stop = Stop::default();
     stop.on_signals()?;
     let mut file = SampleFile::open(&settings.out)?;
-    // Half an interval each: /metrics and Kafka are asked side by side.
+    // Half an interval: a page that does not answer delays no sample.
     let timeout = (settings.interval / 2).min(Duration::from_secs(1));
     let targets: Vec<Target> =
         pages.iter().map(|(name, url)| Target::new(name, url, timeout)).collect();
@@ -170,9 +180,9 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     log::info!(addr = server.addr().to_string(); "listening");
 
     let latest = Arc::new(Mutex::new(None));
-    let reader = LagReader::new(&settings.brokers, &settings.topic, &settings.group, timeout)?;
-    let mut crew = Crew::new(stop.clone());
-    crew.spawn("kafka", {
+    let reader = LagReader::new(&brokers, &settings.topic, &settings.group, settings.isolation);
+    let mut kafka = Crew::new(stop.clone());
+    kafka.spawn("kafka", {
         let (latest, stop, interval) = (latest.clone(), stop.clone(), settings.interval);
         move || {
             reader.run(interval, &latest, &stop);
@@ -180,6 +190,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         }
     })?;
 
+    let mut crew = Crew::new(stop.clone());
     if let Some(keeper) = heaps {
         let stop = stop.clone();
         crew.spawn("heaps", move || {
@@ -187,10 +198,13 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
             Ok(())
         })?;
     }
-    let watch = Watch { settings, processes, targets, latest, exported, live };
+    let exported = Exported { lag: exported.lag, partitions: BTreeSet::new() };
+    let mut watch = Watch { settings, processes, targets, latest, exported, live };
     let sampled = watch.sample_until(&stop, &mut file);
     stop.set();
     crew.join();
+    // A round may take longer where every broker is frozen, and nobody waits for what it reads.
+    kafka.join_within(TIMEOUT);
     sampled?;
     stop.outcome()
 }
@@ -217,12 +231,12 @@ struct Watch<'a> {
     processes: Vec<(String, Watched)>,
     targets: Vec<Target>,
     latest: Arc<Mutex<Option<Arc<LogReading>>>>,
-    exported: WatchMetrics,
+    exported: Exported,
     live: Arc<Live>,
 }
 
 impl Watch<'_> {
-    fn sample_until(&self, stop: &Stop, file: &mut SampleFile) -> Result<(), Failure> {
+    fn sample_until(&mut self, stop: &Stop, file: &mut SampleFile) -> Result<(), Failure> {
         let line = ProgressBar::new_spinner(); // draws on a terminal only
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
             line.set_style(style);
@@ -250,7 +264,7 @@ impl Watch<'_> {
     }
 
     /// One look at everything; at most as long as the slowest answer's timeout.
-    fn look(&self, due: Instant, missed: u64) -> Sample {
+    fn look(&mut self, due: Instant, missed: u64) -> Sample {
         let mut sample = Sample { due_us: clock::at_us(due), missed, ..Sample::default() };
         sample.late_s = due.elapsed().as_secs_f64();
         // Memory first: the scrapes below cost the processes a little.
@@ -279,7 +293,7 @@ impl Watch<'_> {
         let reading = self.latest.lock().clone();
         match reading {
             Some(reading) => {
-                self.export(&reading);
+                self.exported.show(&self.settings.group, &self.settings.topic, &reading);
                 sample.log = Some(LogReading::clone(&reading));
             }
             None => sample.unread.push("log: no reading yet".into()),
@@ -287,22 +301,32 @@ impl Watch<'_> {
         sample
     }
 
-    fn export(&self, reading: &LogReading) {
-        for (partition, row) in &reading.partitions {
-            let partition = partition.to_string();
-            let labels = [&self.settings.group, &self.settings.topic, &partition];
-            match row.lag {
-                Some(lag) => self.exported.lag.with_label_values(&labels).set(lag),
-                // An unknown lag is absent, not the last one known. Nothing to remove is fine.
-                None => drop(self.exported.lag.remove_label_values(&labels)),
-            }
-        }
-    }
-
     fn gone(&self, sample: &Sample) -> bool {
         let name = self.settings.until_gone.as_ref();
         name.and_then(|name| sample.processes.get(name))
             .is_some_and(|reading| matches!(reading, ProcessReading::Gone { .. }))
+    }
+}
+
+/// The lags that are exported now.
+struct Exported {
+    lag: IntGaugeVec,
+    partitions: BTreeSet<i32>,
+}
+
+impl Exported {
+    /// What is not known, or of a partition that is gone, is absent: not the last one known.
+    fn show(&mut self, group: &str, topic: &str, reading: &LogReading) {
+        let labels = |partition: i32| [group.to_owned(), topic.to_owned(), partition.to_string()];
+        let known = reading.partitions.iter().filter_map(|(p, row)| Some((*p, row.lag?)));
+        let known: BTreeMap<i32, i64> = known.collect();
+        for gone in self.partitions.iter().filter(|partition| !known.contains_key(partition)) {
+            let _was_there = self.lag.remove_label_values(&labels(*gone));
+        }
+        for (partition, lag) in &known {
+            self.lag.with_label_values(&labels(*partition)).set(*lag);
+        }
+        self.partitions = known.into_keys().collect();
     }
 }
 
@@ -335,6 +359,29 @@ impl SampleFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::samples::PartitionReading;
+
+    /// Prevents: a lag that stays when its partition is gone, or its lag is not known any more.
+    #[test]
+    fn only_what_the_last_reading_knows_is_exported() {
+        let metrics = Metrics::default();
+        let exported = WatchMetrics::register(&metrics).expect("names");
+        let mut exported = Exported { lag: exported.lag, partitions: BTreeSet::new() };
+        let mut shown = |lags: &[(i32, Option<i64>)]| {
+            let row = |(p, lag): &(i32, Option<i64>)| {
+                (*p, PartitionReading { lag: *lag, ..PartitionReading::default() })
+            };
+            let partitions = lags.iter().map(row).collect();
+            exported.show("g", "t", &LogReading { partitions, ..LogReading::default() });
+            let text = String::from_utf8(metrics.text().expect("text")).expect("utf-8");
+            text.lines().filter(|line| line.starts_with("kafka_consumergroup_lag{")).count()
+        };
+        let twelve: Vec<_> = (0..12).map(|p| (p, Some(5))).collect();
+        assert_eq!(shown(&twelve), 12);
+        assert_eq!(shown(&[(0, Some(5)), (1, None), (2, Some(5)), (3, Some(0))]), 3);
+        assert_eq!(shown(&twelve[..4]), 4);
+        assert_eq!(shown(&[]), 0);
+    }
 
     #[test]
     fn lists_are_read_and_bad_ones_name_the_part() {

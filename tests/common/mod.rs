@@ -125,6 +125,15 @@ impl Topic {
         self.make(3, &[]);
     }
 
+    /// Deletes what stands below `offset` of partition 0, as retention does.
+    pub fn delete_before(&self, offset: i64) {
+        let admin: AdminClient<_> = config().create().expect("an admin client");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, 0, Offset::Offset(offset)).expect("valid");
+        let deleted = block_on(admin.delete_records(&list, &options())).expect("an answer");
+        assert!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
+    }
+
     /// When each record was created, ms since the epoch, as the log holds it.
     pub fn timestamps(&self) -> Vec<Option<i64>> {
         let mut times = Vec::new();

@@ -1,34 +1,39 @@
 //! What is still in the log: from the committed offsets to its end, read record by record. It joins
 //! no group and commits nothing.
+//!
+//! Invariant: an offset is read, known to hold no record, or fails the audit by name; none is counted
+//! as nothing because it could not be read. One fetcher a leader, asked in turn; a leader that moves is
+//! followed.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList, error::KafkaError};
 use roaring::RoaringTreemap;
 
-use super::{ANSWER_WITHIN, Settings};
-use crate::event::Event;
+use super::Settings;
+use crate::brokers::{Brokers, View, wire};
+use crate::event::Head;
 use crate::failure::Failure;
 use crate::lab::lag::LagReader;
 use crate::lab::samples::LogReading;
+use crate::planes::{
+    Ask, Client, Entry, FetchSettings, Fetches, Isolation, Lost, Part, Refusal, fetches,
+};
 
 /// How long the log may stand still while it is read.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// When offsets that could not be read are asked for again.
+/// When what could not be read is asked for again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// The offsets. A coordinator that moves, or that the cluster's first group has yet to make, is
 /// waited for; what is unread after that is for [`tail_bounds`] to say.
-fn offsets(settings: &Settings) -> Result<LogReading, Failure> {
-    let mut reader =
-        LagReader::new(&settings.brokers, &settings.topic, &settings.group, ANSWER_WITHIN)?;
+fn offsets(reader: &mut LagReader) -> LogReading {
     let end = Instant::now() + SILENCE_MAX;
     loop {
         let reading = reader.read();
         if reading.unread.is_empty() || Instant::now() > end {
-            return Ok(reading);
+            return reading;
         }
         std::thread::sleep(AGAIN_AFTER);
     }
@@ -37,12 +42,12 @@ fn offsets(settings: &Settings) -> Result<LogReading, Failure> {
 /// From where to where the log is read, by partition; partitions with nothing left are not in it.
 type Bounds = BTreeMap<i32, (i64, i64)>;
 
-fn tail_bounds(settings: &Settings, reading: &LogReading) -> Result<Bounds, Failure> {
+fn tail_bounds(brokers: &Brokers, settings: &Settings, reading: &LogReading) -> Result<Bounds, Failure> {
     if !reading.unread.is_empty() || reading.partitions.is_empty() {
         return Err(Failure::Failed(format!(
             "topic {} at {}: its offsets cannot be read: {}",
             settings.topic,
-            settings.brokers,
+            brokers.list(),
             reading.unread.join("; ")
         )));
     }
@@ -62,98 +67,241 @@ pub struct Tail {
 
 impl Tail {
     /// Reads it whole.
-    pub fn of(settings: &Settings) -> Result<Self, Failure> {
-        Self::read(settings, &tail_bounds(settings, &offsets(settings)?)?)
+    pub fn of(brokers: &Brokers, settings: &Settings) -> Result<Self, Failure> {
+        let (topic, isolation) = (settings.topic.as_str(), settings.isolation);
+        let mut reader = LagReader::new(brokers, topic, &settings.group, isolation);
+        let open = tail_bounds(brokers, settings, &offsets(&mut reader))?;
+        let topic_id = reader.view().id;
+        let view = View::new(reader.view().clone());
+        let fetchers = BTreeMap::new();
+        let troubles = BTreeMap::new();
+        let tail = Self::default();
+        let reading =
+            Reading { brokers, topic, isolation, topic_id, view, fetchers, open, troubles, tail };
+        reading.run()
     }
 
-    fn read(settings: &Settings, bounds: &Bounds) -> Result<Self, Failure> {
-        let failed = |e: KafkaError| {
-            let topic = &settings.topic;
-            Failure::Failed(format!("topic {topic}: the log cannot be read: {e}"))
-        };
-        let mut tail = Self::default();
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &settings.brokers)
-            // A group of its own that is never joined nor committed to.
-            .set("group.id", format!("{}-audit", settings.group))
-            .set("enable.auto.commit", "false")
-            // Where retention has been, the log starts later: what it took is found nowhere, and
-            // so it is missing.
-            .set("auto.offset.reset", "earliest")
-            .set("enable.partition.eof", "true")
-            .create()
-            .map_err(failed)?;
-        let mut assignment = TopicPartitionList::new();
-        for (partition, (from, _)) in bounds {
-            assignment
-                .add_partition_offset(&settings.topic, *partition, Offset::Offset(*from))
-                .map_err(failed)?;
-        }
-        consumer.assign(&assignment).map_err(failed)?;
-        let mut open: BTreeMap<i32, i64> = bounds.iter().map(|(p, (_, end))| (*p, *end)).collect();
-        let mut heard = Instant::now();
-        while !open.is_empty() {
-            match consumer.poll(Duration::from_millis(200)) {
-                Some(Ok(record)) => {
-                    heard = Instant::now();
-                    let (partition, at) = (record.partition(), record.offset());
-                    let Some(end) = open.get(&partition).copied() else { continue };
-                    if at < end {
-                        tail.count(record.payload().unwrap_or_default());
-                    }
-                    if at + 1 >= end {
-                        open.remove(&partition);
-                    }
-                }
-                // The last offsets may hold no record (transaction markers, compaction).
-                Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
-                // Others are librdkafka's own retries; silence ends them.
-                Some(Err(e)) => log::warn!(why = e.to_string(); "reading the log, still trying"),
-                None => {}
-            }
-            if heard.elapsed() > SILENCE_MAX {
-                return Err(Failure::Failed(format!(
-                    "topic {}: no record for {} s, partitions not read to their end: {:?}; \
-                     are all brokers up? (run/cluster.sh status)",
-                    settings.topic,
-                    SILENCE_MAX.as_secs(),
-                    open.keys().collect::<Vec<_>>()
-                )));
-            }
-        }
-        Ok(tail)
-    }
-
-    fn count(&mut self, value: &[u8]) {
+    fn count(&mut self, value: Option<&[u8]>) {
         self.records += 1;
-        match Event::decode(value) {
-            Ok(event) => drop(self.ids.insert(event.id)),
+        match Head::read(value.unwrap_or_default()) {
+            Ok(head) => drop(self.ids.insert(head.id)),
             Err(_) => self.invalid += 1,
         }
+    }
+
+    /// Takes what stands next in a log of which `(next, end)` is open; breaks off at the end, and where
+    /// it cannot be read: why.
+    fn entry(
+        &mut self,
+        (next, end): &mut (i64, i64),
+        entry: Entry<'_>,
+    ) -> ControlFlow<Option<String>> {
+        match entry {
+            Entry::Record { offset, value } => {
+                if offset < *end {
+                    self.count(value);
+                }
+                *next = offset + 1;
+            }
+            // Markers, aborted transactions and what compaction took are no records.
+            Entry::Passed { to, .. } => *next = to.max(*next),
+            Entry::Unreadable { why, .. } => return ControlFlow::Break(Some(why)),
+        }
+        if *next >= *end { ControlFlow::Break(None) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// What one leader answered.
+#[derive(Default)]
+struct Outcome {
+    /// Records were read, or known to be none.
+    moved: bool,
+    /// The metadata must be asked for again.
+    renew: bool,
+    /// The broker asks to stay away for so long.
+    throttled: Duration,
+}
+
+struct Reading<'a> {
+    brokers: &'a Brokers,
+    topic: &'a str,
+    isolation: Isolation,
+    /// The topic whose offsets were read: the same name may mean another one soon.
+    topic_id: u128,
+    view: View,
+    /// By the leader's address.
+    fetchers: BTreeMap<String, Box<dyn Fetches>>,
+    /// What is to be read: (next offset, end).
+    open: Bounds,
+    /// What was last wrong with a partition.
+    troubles: BTreeMap<i32, String>,
+    tail: Tail,
+}
+
+impl Reading<'_> {
+    fn run(mut self) -> Result<Tail, Failure> {
+        let mut heard = Instant::now();
+        for turn in 0.. {
+            if self.open.is_empty() {
+                break;
+            }
+            let mut all = Outcome { renew: self.leaderless(), ..Outcome::default() };
+            let view = self.view.get();
+            for (id, address) in &view.addresses {
+                let ask = |partition: i32| {
+                    let (offset, _) = *self.open.get(&partition)?;
+                    let leader_epoch = view.epochs.get(&partition).copied().unwrap_or(-1);
+                    Some(Ask { partition, topic_id: self.topic_id, offset, leader_epoch })
+                };
+                let asks: Vec<Ask> = view.led_by(*id).filter_map(ask).collect();
+                if !asks.is_empty() {
+                    let turn = self.turn(address, &asks)?;
+                    all.moved |= turn.moved;
+                    all.renew |= turn.renew;
+                    all.throttled = all.throttled.max(turn.throttled);
+                }
+            }
+            std::thread::sleep(all.throttled);
+            if all.moved {
+                heard = Instant::now();
+            }
+            if heard.elapsed() > SILENCE_MAX + all.throttled {
+                return Err(self.silence());
+            }
+            if all.renew {
+                std::thread::sleep(AGAIN_AFTER);
+                self.renew(turn)?;
+            }
+        }
+        Ok(self.tail)
+    }
+
+    /// Whether nobody can be asked for a partition.
+    fn leaderless(&self) -> bool {
+        let view = self.view.get();
+        self.open.keys().any(|partition| view.leader_address(*partition).is_none())
+    }
+
+    fn renew(&self, first: usize) -> Result<(), Failure> {
+        self.view.refresh(self.brokers, self.topic, first);
+        if self.view.get().id == self.topic_id {
+            return Ok(());
+        }
+        let topic = self.topic;
+        Err(Failure::Failed(format!("topic {topic} was made anew while its log was read")))
+    }
+
+    /// Asks one leader once.
+    fn turn(&mut self, address: &str, asks: &[Ask]) -> Result<Outcome, Failure> {
+        // The broker holds an answer back only while there is nothing, and here there is something.
+        let settings = FetchSettings {
+            client: Client::Wire,
+            bytes: 1 << 20,
+            answer_bytes: 8 << 20,
+            bytes_max: 64 << 20,
+            wait: Duration::from_millis(100),
+            isolation: self.isolation,
+        };
+        let fetcher = (self.fetchers.entry(address.to_owned()))
+            .or_insert_with(|| fetches(self.brokers, address, self.topic, settings));
+        let fetched = match fetcher.fetch(asks) {
+            Ok(fetched) => fetched,
+            Err(Lost::Connection(why)) => {
+                log::warn!(broker = address, why = why.as_str(); "reading the log, still trying");
+                let why = format!("broker {address}: {why}");
+                self.troubles.extend(asks.iter().map(|ask| (ask.partition, why.clone())));
+                return Ok(Outcome { renew: true, ..Outcome::default() });
+            }
+            Err(Lost::Never(why)) => return Err(self.unreadable(asks.first(), &why)),
+        };
+        let mut turn = Outcome { throttled: fetched.throttled, ..Outcome::default() };
+        for part in &fetched.parts {
+            let Some(ask) = asks.iter().find(|ask| ask.partition == part.partition) else {
+                continue;
+            };
+            match &part.answer {
+                Ok(_) => turn.moved |= self.take(address, part, ask)?,
+                Err(refusal) => turn.renew |= self.refused(address, ask, refusal)?,
+            }
+        }
+        Ok(turn)
+    }
+
+    /// Reads a part of an answer. True when there was anything.
+    fn take(&mut self, address: &str, part: &Part, ask: &Ask) -> Result<bool, Failure> {
+        let Self { fetchers, open, tail, .. } = self;
+        let (Some(fetcher), Some(bounds)) =
+            (fetchers.get_mut(address), open.get_mut(&part.partition))
+        else {
+            return Ok(false);
+        };
+        let mut unreadable = None;
+        fetcher.read(part, ask.offset, &mut |entry| match tail.entry(bounds, entry) {
+            ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            ControlFlow::Break(why) => {
+                unreadable = why;
+                ControlFlow::Break(())
+            }
+        });
+        let (next, end) = *bounds;
+        if let Some(why) = unreadable {
+            return Err(self.unreadable(Some(&Ask { offset: next, ..*ask }), &why));
+        }
+        self.troubles.remove(&part.partition);
+        if next >= end {
+            self.open.remove(&part.partition);
+        }
+        Ok(next > ask.offset)
+    }
+
+    /// What a refusal means. True when the metadata must be asked for again.
+    fn refused(&mut self, address: &str, ask: &Ask, refusal: &Refusal) -> Result<bool, Failure> {
+        let partition = ask.partition;
+        let why = match refusal {
+            Refusal::OutOfRange => match wire::earliest_offset(address, self.topic, partition) {
+                // Retention was here since: what it took is found nowhere, and so it is missing.
+                Ok(start) if start > ask.offset => {
+                    if let Some((next, end)) = self.open.remove(&partition)
+                        && start < end
+                    {
+                        self.open.insert(partition, (start.max(next), end));
+                    }
+                    return Ok(false);
+                }
+                Ok(_) => "the log ends before it".to_owned(),
+                Err(e) => format!("its log start offset: {e}"),
+            },
+            Refusal::Cut { end } => format!("the log was cut to {end}"),
+            Refusal::Moved { why, leader } => {
+                if let Some((leader, epoch)) = leader {
+                    self.view.leader_moved(partition, *leader, *epoch);
+                }
+                why.clone()
+            }
+            Refusal::NotNow(why) => why.clone(),
+            Refusal::Never(why) => return Err(self.unreadable(Some(ask), why)),
+        };
+        self.troubles.insert(partition, format!("offset {}: {why}", ask.offset));
+        Ok(true)
+    }
+
+    fn unreadable(&self, at: Option<&Ask>, why: &str) -> Failure {
+        let at = at.map(|ask| format!(" partition {} offset {}", ask.partition, ask.offset));
+        let (topic, at) = (self.topic, at.unwrap_or_default());
+        Failure::Failed(format!("topic {topic}{at}: the log cannot be read: {why}"))
+    }
+
+    fn silence(&self) -> Failure {
+        Failure::Failed(format!(
+            "topic {}: no record for {} s, partitions not read to their end: {:?} {:?}; \
+             are all brokers up? (run/cluster.sh status)",
+            self.topic,
+            SILENCE_MAX.as_secs(),
+            self.open.keys().collect::<Vec<_>>(),
+            self.troubles
+        ))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-
-    #[test]
-    fn a_partition_whose_offsets_are_unknown_fails_the_audit_rather_than_counting_as_empty() {
-        let settings = Settings {
-            brokers: "b".into(),
-            topic: "t".into(),
-            group: "g".into(),
-            sink: "s".into(),
-            producer: Vec::new(),
-            processor: Vec::new(),
-            shed_ids: Vec::new(),
-            out: PathBuf::new(),
-        };
-        let reading =
-            LogReading { unread: vec!["end of partition 3".into()], ..Default::default() };
-        let why = tail_bounds(&settings, &reading).expect_err("unknown").to_string();
-        assert!(why.contains("partition 3"), "{why}");
-    }
-}
+mod tests;

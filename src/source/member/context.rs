@@ -19,6 +19,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::starts::{Newly, Start, newly};
+use crate::brokers::group::commit_metadata;
 use crate::brokers::{Brokers, View};
 use crate::source::{Assigned, Assignment};
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -87,7 +88,7 @@ impl Context {
                 let mut element = list.add_partition(&self.topic, assigned.partition);
                 // The only error is an offset below the logical ones; ours are never negative.
                 let _valid = element.set_offset(Offset::Offset(offset));
-                element.set_metadata(name(assigned.topic_id));
+                element.set_metadata(commit_metadata(assigned.topic_id));
             }
         }
         (list.count() > 0).then_some(list)
@@ -115,7 +116,8 @@ impl Context {
                     // An answer that comes late may be about a log that was left meanwhile.
                     let partition = element.partition();
                     let of_ours = |a: &Arc<Assigned>| {
-                        a.partition == partition && name(a.topic_id) == element.metadata()
+                        a.partition == partition
+                            && commit_metadata(a.topic_id) == element.metadata()
                     };
                     if all.iter().any(of_ours) {
                         committed.insert(partition, offset);
@@ -272,9 +274,4 @@ pub(super) fn commit_in_background<C: ConsumerContext>(
 
 fn numbers(list: &TopicPartitionList) -> Vec<i32> {
     list.elements().iter().map(|e| e.partition()).collect()
-}
-
-/// A topic's id as commits carry it; nothing where brokers know no ids (before 2.8).
-pub(super) fn name(topic_id: u128) -> String {
-    if topic_id == 0 { String::new() } else { format!("topic-id={topic_id:032x}") }
 }

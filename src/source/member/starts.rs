@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::context::{Context, name};
+use super::context::Context;
 use crate::backoff::Backoff;
 use crate::brokers::group::{self, Committed};
 use crate::brokers::wire;
@@ -123,12 +123,12 @@ fn first(
     match start {
         Start::At(offset) => Ok(at(offset)),
         Start::OfLog => asked(wire::earliest_offset(&context.brokers, leader, topic, partition)),
-        Start::Committed => match (committed.offset, is_of_another(&committed.metadata, view.id)) {
-            (Some(offset), false) => {
+        Start::Committed => match (committed.offset, committed.offset_in(view.id)) {
+            (_, Some(offset)) => {
                 context.committed.lock().insert(partition, offset);
                 Ok(at(offset))
             }
-            (Some(offset), true) => {
+            (Some(offset), None) => {
                 log::error!(
                     partition = partition, committed = offset;
                     "the committed offset is of a log that is gone, reading this one from its start"
@@ -141,15 +141,6 @@ fn first(
             (None, _) => asked(wire::earliest_offset(&context.brokers, leader, topic, partition)),
         },
     }
-}
-
-/// Whether what was written beside a committed offset names another topic than `id`. Only what the lab
-/// itself writes does: other clients leave text of their own there, or none, and mean the topic that is
-/// there.
-fn is_of_another(metadata: &str, id: u128) -> bool {
-    let named = metadata.strip_prefix("topic-id=").filter(|hex| hex.len() == 32);
-    let named = named.and_then(|hex| u128::from_str_radix(hex, 16).ok());
-    named.is_some_and(|named| named != id) && metadata != name(id)
 }
 
 fn start(context: &Context, assigned: Assigned, new: Newly) {
@@ -169,26 +160,5 @@ pub(super) fn newly(context: &Context, partitions: impl IntoIterator<Item = (i32
     for (partition, start) in partitions {
         let nth = context.assignments.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         newly.insert(partition, Newly { start, nth });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Prevents: a group that another client has used being read from its start; and an offset of a
-    /// topic that is gone being taken for one of the topic that was made in its place.
-    #[test]
-    fn only_a_well_formed_id_of_another_topic_is_of_another() {
-        let id = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
-        let upper = name(id).to_uppercase().replace("TOPIC-ID", "topic-id");
-        for ours in ["", "v=3;host=a", "AAEC", "topic-id=", "topic-id=zz", &name(id), &upper] {
-            assert!(!is_of_another(ours, id), "{ours:?}");
-        }
-        let long = "x".repeat(4096);
-        assert!(!is_of_another(&long, id));
-        assert!(!is_of_another(&format!("{}0", name(id + 1)), id), "33 digits are no id");
-        assert!(is_of_another(&name(id + 1), id));
-        assert!(is_of_another(&name(1), id));
     }
 }
