@@ -149,6 +149,7 @@ mod tests {
             producer: Vec::new(),
             processor: Vec::new(),
             shed_ids: Vec::new(),
+            dead_letter: Vec::new(),
             out: PathBuf::new(),
         };
         let reading =
