@@ -9,9 +9,9 @@ begin exp6 "$@"
 
 # shellcheck disable=SC2154 # begin sets form
 if [[ $form == quick ]]; then
-  faulty=1500:12s,150:26s cured=1500:12s,150:12s steady=500:30s
+  faulty=1500:12s,150:26s cured=1500:12s,150:12s steady=2400:30s
 else
-  faulty=1500:12s,150:48s cured=1500:12s,150:48s steady=500:30m
+  faulty=1500:12s,150:48s cured=1500:12s,150:48s steady=2400:30m
 fi
 # shellcheck disable=SC2034 # arm reads it
 sink=(--rate-limit 600)

@@ -54,7 +54,7 @@ oom_kills() {
     systemd-run)
       # The scope is gone with its process; what is left is why, until unconfine.
       if units show -P Result "$confined_scope" | grep -q oom-kill; then echo 1; else echo 0; fi ;;
-    *) echo 1 ;; # the caller's own kill, and no kernel's: confined_by says so
+    *) echo 0 ;; # the caller's own kill is no kernel's: confined_by says so
   esac
 }
 

@@ -1,9 +1,9 @@
 //! `lab audit`: does every id that was produced have exactly one fate?
 //!
 //! The ids that the brokers acknowledged to the producer are held against the sink's bitmap of
-//! delivered ids, the processor's of shed ids, and the log from the committed offsets to its end,
-//! read record by record. Invariant: an id in none of them is *missing*, and only as many may be
-//! missing as the processor counted as invalid (most of those are records without an id).
+//! delivered ids, the processor's of shed ids and of dead letters, and the log from the committed offsets
+//! to its end, read record by record. Invariant: an id in none of them is *missing*; what was invalid
+//! explains those ids that its letters name, and no other.
 //! What a processor held in memory is not committed, so the log has it: a killed one, which leaves
 //! no summary, is audited like any other. Settled and still in the log is allowed (at-least-once): it
 //! is counted as `again`. Shed and delivered is two fates, unless the event can have been taken up
@@ -28,7 +28,7 @@ use crate::http::client;
 use crate::load::logs::GoneLog;
 use crate::logging::said;
 use crate::planes::Isolation;
-use crate::policy::shed_ids;
+use crate::policy::{dead_letters, shed_ids};
 use crate::sink::wire;
 use crate::source::LeftLog;
 
@@ -80,6 +80,9 @@ pub struct Settings {
     /// the ids that a processor shed, its --shed-ids, once for each
     #[argh(option)]
     pub shed_ids: Vec<PathBuf>,
+    /// what a processor gave up, its --dead-letter, once for each
+    #[argh(option)]
+    pub dead_letter: Vec<PathBuf>,
     /// the ledger's file (ledger.json)
     #[argh(option, default = "PathBuf::from(FILE)")]
     pub out: PathBuf,
@@ -165,6 +168,9 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     for path in &settings.shed_ids {
         found.shed |= shed_ids::read(path)?;
     }
+    for path in &settings.dead_letter {
+        found.invalid |= dead_letters::ids(path)?;
+    }
     let totals;
     (found.delivered, totals) = delivered(&sink)?;
     let tail = Tail::of(&brokers, settings)?;
@@ -177,7 +183,8 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         log_invalid: tail.invalid,
         held: held(&taken),
         lost: lost::count(&producers, &taken),
-        ..Ledger::of(&produced, &found, summaries().map(|taken| taken.invalid).sum())
+        invalid: summaries().map(|taken| taken.invalid).sum(),
+        ..Ledger::of(&produced, &found)
     };
     super::write_json(&settings.out, &ledger)?;
     log::info!(
@@ -190,7 +197,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     }
     Err(Failure::Verdict(format!(
         "the ledger does not add up: of {} ids {} are neither delivered nor shed nor in the log, \
-         {} of them beyond what was invalid, and {} are both shed and delivered; the first: {:?}; \
+         {} of them not given up as invalid either (--dead-letter), and {} are both shed and delivered; the first: {:?}; \
          {} deliveries were not what their digest says \
          (the processors counted {} as shed, and {} are known to be lost with the log; all sums in {})",
         ledger.produced,

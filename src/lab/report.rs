@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use argh::FromArgs;
 
 use crate::failure::Failure;
+use crate::lab::audit::Ledger;
 use crate::lab::charts::Chart;
 use crate::lab::experiments::{Check, Experiment, Margin, Table, named};
 use crate::lab::run_folder::{Arm, Run};
@@ -70,7 +71,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let run = Run::read(experiment, dir)?;
     let mut checks = (experiment.checks)(&run);
-    checks.extend(run.arms.iter().map(ledger_check));
+    checks.extend(run.arms.iter().flat_map(common_checks));
     let disturbances: Vec<String> =
         run.arms.iter().flat_map(|arm| disturbances(&run, arm)).collect();
     let charts = (experiment.charts)(&run);
@@ -141,15 +142,25 @@ fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Common to all experiments: every id has its fate.
-fn ledger_check(arm: &Arm) -> Check {
-    Check::new(
-        &format!("{}_ledger", arm.spec.name),
-        "Ids without a fate (delivered, shed, invalid, still in the log), or with two",
-        (0.0, Margin::AtMost),
-        arm.ledger.as_ref().map(|ledger| ledger.wrong() as f64),
-        "ids",
-    )
+/// Common to all arms of all experiments: every id has its fate; nothing was taken for no event, and, but
+/// where an eviction is what the arm is about, nobody was evicted and nothing came twice.
+fn common_checks(arm: &Arm) -> Vec<Check> {
+    let ask = |name: &str, question: &str, measured: Option<f64>, unit: &str| {
+        let (name, none) = (format!("{}_{name}", arm.spec.name), (0.0, Margin::AtMost));
+        Check::new(&name, question, none, measured, unit)
+    };
+    let count = |of: fn(&Ledger) -> u64| arm.ledger.as_ref().map(|ledger| of(ledger) as f64);
+    let question = "Ids without a fate (delivered, shed, given up, still in the log), or with two";
+    let mut checks = vec![
+        ask("ledger", question, count(Ledger::wrong), "ids"),
+        ask("invalid", "Records that were taken for no event", count(|l| l.invalid), "events"),
+    ];
+    if !arm.spec.evicts {
+        let question = "Deliveries of an id that was delivered before";
+        checks.push(ask("duplicates", question, count(|l| l.duplicates), "events"));
+        checks.push(ask("evictions", "Evictions of any member", arm.evictions(), ""));
+    }
+    checks
 }
 
 fn disturbances(run: &Run, arm: &Arm) -> Vec<String> {

@@ -36,13 +36,16 @@ pub struct Killed {
     pub at_us: i64,
     /// 137 after a signal 9.
     pub exit_code: i32,
-    /// What the limit's own counter of kernel kills said.
+    /// What the limit's own counter of kernel kills said; 0 where there is none ([`WATCHED`]).
     pub oom_kills: u64,
     /// The limit, bytes.
     pub limit_bytes: u64,
     /// What set the limit: `cgroup v2`, `cgroup v1`, `systemd-run`, or `watched`.
     pub by: String,
 }
+
+/// The limit that no kernel enforces: the run's script watches memory, and kills.
+pub const WATCHED: &str = "watched";
 
 /// File name of [`Killed`] inside an arm's folder.
 const KILLED_FILE: &str = "killed.json";
@@ -270,9 +273,24 @@ impl Arm {
         self.rate_in("processor", "processor_events_fetched_total", phase)
     }
 
-    /// Events/s that the sink acked in `phase`.
+    /// Evictions of all its processors together; `None` when one does not show them.
+    pub fn evictions(&self) -> Option<f64> {
+        let members: std::collections::BTreeSet<&String> =
+            self.samples.iter().flat_map(|s| s.metrics.keys()).collect();
+        let mut members =
+            members.into_iter().filter(|name| name.starts_with("processor")).peekable();
+        members.peek()?;
+        members.map(|name| stats::max(&self.metric(name, "processor_evictions_total"))).sum()
+    }
+
+    /// Events that the sink took over time, each counted once.
+    pub fn delivered(&self) -> Series {
+        self.series(Sample::delivered)
+    }
+
+    /// Events/s that the sink took in `phase`, each counted once.
     pub fn delivered_in(&self, phase: Phase) -> Option<f64> {
-        self.rate_in("sink", "sink_events_total", phase)
+        stats::overall_rate(&stats::between(&self.delivered(), phase.from, phase.to))
     }
 
     /// What a counter gained a second in `phase`.

@@ -119,6 +119,12 @@ impl Sample {
         self.metrics.get(source)?.get(key).copied()
     }
 
+    /// Events that the sink took, each once however often it came.
+    pub fn delivered(&self) -> Option<f64> {
+        let again = self.metric("sink", "sink_duplicates_total").unwrap_or(0.0);
+        Some(self.metric("sink", "sink_events_total")? - again)
+    }
+
     /// The sum over all labels of the metric `name` of `source`; `None` when it has none.
     pub fn metric_sum(&self, source: &str, name: &str) -> Option<f64> {
         let values: Vec<f64> = self

@@ -19,25 +19,33 @@ struct Target {
     experiment: &'static str,
     /// Which checks: a name, with at most one `*`. One must be found, and all that are must hold.
     check: &'static str,
+    /// Whether it is stated for half an hour: a quick run can break it, and never meet it.
+    takes_half_an_hour: bool,
 }
 
 const fn target(says: &'static str, experiment: &'static str, check: &'static str) -> Target {
-    Target { says, experiment, check }
+    Target { says, experiment, check, takes_half_an_hour: false }
+}
+
+const fn for_half_an_hour(target: Target) -> Target {
+    Target { takes_half_an_hour: true, ..target }
 }
 
 /// All of them.
 const TARGETS: &[Target] = &[
+    target("below the ceiling all is served", "*", "*_served_baseline"),
     target("lag is flat below the ceiling", "*", "*_lag_baseline"),
     target("lag slope under overload is λ − μ", "*", "*_lag_overload"),
-    target("RSS under its limit, bounded", "exp1", "bounded_rss_max"),
-    target("RSS flat, bounded", "exp1", "bounded_rss_slope"),
-    target("RSS under its limit, pull", "exp2", "pull_rss_max"),
-    target("RSS flat, pull", "exp2", "pull_rss_slope"),
-    target("unbounded climbs to the kill", "exp1", "unbounded_killed"),
+    for_half_an_hour(target("RSS under its limit, bounded", "exp1", "bounded_rss_max")),
+    for_half_an_hour(target("RSS flat, bounded", "exp1", "bounded_rss_slope")),
+    for_half_an_hour(target("RSS under its limit, pull", "exp2", "pull_rss_max")),
+    for_half_an_hour(target("RSS flat, pull", "exp2", "pull_rss_slope")),
+    for_half_an_hour(target("unbounded climbs to the kill", "exp1", "unbounded_killed")),
     target("the kill comes when predicted", "exp1", "unbounded_kill_time"),
     target("p99 at 80 % of the ceiling", "exp7", "*_p99_80"),
     target("recovery after a stall", "exp5", "*_recovery"),
-    target("no evictions in the steady run", "exp6", "steady*_evictions"),
+    for_half_an_hour(target("no evictions in the steady run", "exp6", "steady*_evictions")),
+    target("no evictions where none is meant", "*", "*_evictions"),
 ];
 
 /// One line of the table.
@@ -62,6 +70,8 @@ pub struct Row {
 pub enum Standing {
     /// Every check holds.
     Met,
+    /// Every check holds, in a short run of what is stated for half an hour.
+    Quick,
     /// One falls short.
     Short,
     /// One falls short in a run that the host disturbed.
@@ -75,6 +85,7 @@ impl Standing {
     pub fn says(self) -> &'static str {
         match self {
             Self::Met => "met",
+            Self::Quick => "quick: not met, not broken",
             Self::Short => "FALLS SHORT",
             Self::Void => "VOID",
             Self::NotMeasured => "NOT MEASURED",
@@ -98,10 +109,10 @@ pub fn run(dir: &Path) -> Result<(), Failure> {
     conclude(&rows)
 }
 
-/// Exit 3 when one falls short.
+/// Exit 3 when one falls short, or is not measured.
 pub fn conclude(rows: &[Row]) -> Result<(), Failure> {
-    let short: Vec<&str> =
-        rows.iter().filter(|r| r.standing != Standing::Met).map(|r| r.target).collect();
+    let stands = |row: &&Row| !matches!(row.standing, Standing::Met | Standing::Quick);
+    let short: Vec<&str> = rows.iter().filter(stands).map(|r| r.target).collect();
     if short.is_empty() {
         return Ok(());
     }
@@ -139,6 +150,7 @@ fn row(target: &Target, results: &[(String, Verdict)]) -> Row {
         measured: measured(check),
         file: format!("{folder}/{}", verdict::FILE),
         standing: match (check.pass, verdict.outcome) {
+            (true, _) if target.takes_half_an_hour && verdict.form == "quick" => Standing::Quick,
             (true, _) => Standing::Met,
             (false, Outcome::Void) => Standing::Void,
             (false, _) => Standing::Short,
@@ -179,7 +191,7 @@ mod tests {
     fn result(experiment: &str, checks: Vec<Check>, outcome: Outcome) -> (String, Verdict) {
         let verdict = Verdict {
             experiment: experiment.into(),
-            form: "quick".into(),
+            form: "full".into(),
             outcome,
             disturbances: Vec::new(),
             checks,
@@ -225,6 +237,20 @@ mod tests {
         assert!(matches!(conclude(&rows), Err(Failure::Verdict(_))));
         let only: Vec<Row> = rows.into_iter().filter(|r| r.standing == Standing::Met).collect();
         assert!(conclude(&only).is_ok(), "{only:?}");
+    }
+
+    /// Prevents: twelve seconds that "meet" a target of half an hour.
+    #[test]
+    fn a_quick_run_meets_no_target_of_half_an_hour_and_can_break_it() {
+        let quick = |max: f64| {
+            let checks = vec![check("bounded_rss_max", max), check("bounded_lag_baseline", 1.0)];
+            let (folder, full) = result("exp1", checks, Outcome::Pass);
+            rows(&[(folder, Verdict { form: "quick".into(), ..full })])
+        };
+        let of = |rows: &[Row], target| standing(rows, target)[0].1;
+        assert_eq!(of(&quick(1.0), "limit, bounded"), Standing::Quick);
+        assert_eq!(of(&quick(11.0), "limit, bounded"), Standing::Short);
+        assert_eq!(of(&quick(1.0), "lag is flat"), Standing::Met);
     }
 
     #[test]

@@ -78,6 +78,13 @@ pub fn mean(series: &[(f64, f64)]) -> Option<f64> {
     (!series.is_empty()).then(|| series.iter().map(|p| p.1).sum::<f64>() / series.len() as f64)
 }
 
+/// The middle of `values`; of an even number the higher one.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
 /// The largest value.
 pub fn max(series: &[(f64, f64)]) -> Option<f64> {
     series.iter().map(|p| p.1).max_by(f64::total_cmp)

@@ -6,11 +6,12 @@
 
 mod topic;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use parking_lot::Mutex;
+use roaring::RoaringTreemap;
 use serde::Serialize;
 
 use crate::backoff::Backoff;
@@ -18,7 +19,7 @@ use crate::brokers::Brokers;
 use crate::cli;
 use crate::clock;
 use crate::failure::Failure;
-use crate::lines::Lines;
+use crate::lines::{self, Lines};
 use crate::source::Rejected;
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
@@ -61,6 +62,32 @@ struct Letter<'a> {
     /// Its value in Base64, where it could be read, and the topic has room for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
+}
+
+/// The ids in the letters of a file; none where there is no file. What is no event has no id.
+///
+/// # Errors
+/// When it cannot be read, or a whole line is no letter.
+pub fn ids(path: &Path) -> Result<RoaringTreemap, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Given {
+        id: Option<u64>,
+    }
+    let failed = |why: String| Failure::Failed(format!("--dead-letter {}: {why}", path.display()));
+    let text = match std::fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        text => text.map_err(|e| failed(format!("cannot be read: {e}")))?,
+    };
+    let mut ids = RoaringTreemap::new();
+    for (n, line) in lines::whole(&text).split(|b| *b == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        let given: Given = serde_json::from_slice(line)
+            .map_err(|e| failed(format!("line {} is no letter: {e}", n + 1)))?;
+        ids.extend(given.id);
+    }
+    Ok(ids)
 }
 
 impl Destination {
@@ -162,8 +189,6 @@ fn append(keeper: &Mutex<Keeper>, rejected: &Rejected<'_>, stop: &Stop) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::telemetry::metrics::Metrics;
 
@@ -210,6 +235,7 @@ mod tests {
         assert!(lines[0].get("last_offset").is_none());
         assert_eq!(lines[1]["last_offset"], 9);
         assert_eq!(metrics.invalid.with_label_values(&["sink_422"]).get(), 1 + 4);
+        assert_eq!(ids(&path).expect("read").into_iter().collect::<Vec<_>>(), [7]);
     }
 
     /// Prevents: an offset that is done although its letter is nowhere, on a full disk.

@@ -23,7 +23,7 @@ pub struct Totals {
     pub distinct: u64,
     /// Events whose id had been delivered before.
     pub duplicates: u64,
-    /// First deliveries with a lower id than their key's last first delivery.
+    /// First deliveries whose id is below the largest that was delivered of their key: each was overtaken.
     pub order_violations: u64,
     /// Events whose payload was not the one that their digest says; they are delivered all the same.
     #[serde(default)]
@@ -52,7 +52,7 @@ pub struct Totals {
 pub struct Recorded {
     /// Events whose id had been delivered before.
     pub duplicates: u64,
-    /// First deliveries with a lower id than their key's last.
+    /// First deliveries whose id is below the largest that was delivered of their key.
     pub order_violations: u64,
     /// True for the one request that brought the first key too many.
     pub keys_full: bool,
@@ -62,9 +62,8 @@ pub struct Recorded {
 #[derive(Debug, Default)]
 pub struct Ledger {
     ids: RoaringTreemap,
-    /// Per key the id of its last first delivery: a replay after a restart is duplicates, no
-    /// disorder.
-    last_by_key: HashMap<u64, u64>,
+    /// Per key the largest id delivered; a replay after a restart is duplicates, no disorder.
+    largest_by_key: HashMap<u64, u64>,
     events: u64,
     duplicates: u64,
     order_violations: u64,
@@ -93,13 +92,13 @@ impl Ledger {
                 recorded.duplicates += 1;
                 continue;
             }
-            let room = self.last_by_key.len() < KEYS_MAX;
-            match self.last_by_key.get_mut(&key) {
-                Some(last) => {
-                    recorded.order_violations += u64::from(id < *last);
-                    *last = id;
+            let room = self.largest_by_key.len() < KEYS_MAX;
+            match self.largest_by_key.get_mut(&key) {
+                Some(largest) => {
+                    recorded.order_violations += u64::from(id < *largest);
+                    *largest = id.max(*largest);
                 }
-                None if room => drop(self.last_by_key.insert(key, id)),
+                None if room => drop(self.largest_by_key.insert(key, id)),
                 None => {
                     recorded.keys_full |= self.untracked == 0;
                     self.untracked += 1;
@@ -129,7 +128,7 @@ impl Ledger {
             order_violations: self.order_violations,
             corrupt: self.corrupt,
             writes: self.writes,
-            keys: self.last_by_key.len() as u64,
+            keys: self.largest_by_key.len() as u64,
             untracked: self.untracked,
             min_id: self.ids.min(),
             max_id: self.ids.max(),
@@ -180,7 +179,7 @@ mod tests {
             }
             let violations: usize = deliveries
                 .values()
-                .map(|ids| ids.windows(2).filter(|pair| pair[1] < pair[0]).count())
+                .map(|ids| (1..ids.len()).filter(|n| ids[..*n].iter().any(|id| *id > ids[*n])).count())
                 .sum();
             let totals = ledger.totals();
             prop_assert_eq!(totals.events, totals.distinct + totals.duplicates);
@@ -208,6 +207,14 @@ mod tests {
         let replay = record(&mut ledger, &run[5..], 1);
         assert_eq!((replay.duplicates, replay.order_violations), (5, 0));
         assert_eq!(record(&mut ledger, &[(12, 1), (11, 1)], 2).order_violations, 1);
+    }
+
+    /// Prevents: one event that overtakes many counted as one violation.
+    #[test]
+    fn each_event_that_was_overtaken_counts() {
+        let mut ledger = Ledger::default();
+        let events = [10, 1, 2, 3, 4].map(|id| (id, 1));
+        assert_eq!(record(&mut ledger, &events, 0).order_violations, 4);
     }
 
     /// Prevents sums of a sink from before there was a transform that cannot be read any more.

@@ -42,7 +42,11 @@ fn offsets(reader: &mut LagReader) -> LogReading {
 /// From where to where the log is read, by partition; partitions with nothing left are not in it.
 type Bounds = BTreeMap<i32, (i64, i64)>;
 
-fn tail_bounds(brokers: &Brokers, settings: &Settings, reading: &LogReading) -> Result<Bounds, Failure> {
+fn tail_bounds(
+    brokers: &Brokers,
+    settings: &Settings,
+    reading: &LogReading,
+) -> Result<Bounds, Failure> {
     if !reading.unread.is_empty() || reading.partitions.is_empty() {
         return Err(Failure::Failed(format!(
             "topic {} at {}: its offsets cannot be read: {}",
@@ -258,19 +262,21 @@ impl Reading<'_> {
     fn refused(&mut self, address: &str, ask: &Ask, refusal: &Refusal) -> Result<bool, Failure> {
         let partition = ask.partition;
         let why = match refusal {
-            Refusal::OutOfRange => match wire::earliest_offset(address, self.topic, partition) {
-                // Retention was here since: what it took is found nowhere, and so it is missing.
-                Ok(start) if start > ask.offset => {
-                    if let Some((next, end)) = self.open.remove(&partition)
-                        && start < end
-                    {
-                        self.open.insert(partition, (start.max(next), end));
+            Refusal::OutOfRange => {
+                match wire::earliest_offset(self.brokers, address, self.topic, partition) {
+                    // Retention was here since: what it took is found nowhere, and so it is missing.
+                    Ok(start) if start > ask.offset => {
+                        if let Some((next, end)) = self.open.remove(&partition)
+                            && start < end
+                        {
+                            self.open.insert(partition, (start.max(next), end));
+                        }
+                        return Ok(false);
                     }
-                    return Ok(false);
+                    Ok(_) => "the log ends before it".to_owned(),
+                    Err(e) => format!("its log start offset: {e}"),
                 }
-                Ok(_) => "the log ends before it".to_owned(),
-                Err(e) => format!("its log start offset: {e}"),
-            },
+            }
             Refusal::Cut { end } => format!("the log was cut to {end}"),
             Refusal::Moved { why, leader } => {
                 if let Some((leader, epoch)) = leader {

@@ -23,8 +23,8 @@ pub const EXPERIMENT: Experiment = Experiment {
     held: "load schedule, seed, payload, sink and its ceiling, one event a call, workers, machine",
     varied: "how the consumer is held back: a bounded queue (`bounded`) or none (`pull`)",
     arms: &[
-        ArmSpec { name: "bounded", title: "bounded", ink: Ink::Vermilion },
-        ArmSpec { name: "pull", title: "pull", ink: Ink::Blue },
+        ArmSpec::new("bounded", "bounded", Ink::Vermilion),
+        ArmSpec::new("pull", "pull", Ink::Blue),
     ],
     predict,
     checks,

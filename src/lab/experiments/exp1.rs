@@ -8,7 +8,7 @@ use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model::{self, Rates};
-use crate::lab::run_folder::{Arm, Run};
+use crate::lab::run_folder::{Arm, Killed, Run, WATCHED};
 use crate::lab::stats;
 use crate::lab::text::figure;
 
@@ -30,9 +30,9 @@ pub const EXPERIMENT: Experiment = Experiment {
     varied: "the queue between poll and sink: without limit under a memory limit (`unbounded`), of \
              10,000 events (`bounded`), of 10,000 events and a source that obeys (`slow-source`)",
     arms: &[
-        ArmSpec { name: "unbounded", title: "unbounded", ink: Ink::Vermilion },
-        ArmSpec { name: "bounded", title: "bounded", ink: Ink::Blue },
-        ArmSpec { name: "slow-source", title: "bounded, slow source", ink: Ink::Green },
+        ArmSpec::new("unbounded", "unbounded", Ink::Vermilion),
+        ArmSpec::new("bounded", "bounded", Ink::Blue),
+        ArmSpec::new("slow-source", "bounded, slow source", Ink::Green),
     ],
     predict,
     checks,
@@ -95,7 +95,7 @@ fn checks(run: &Run) -> Vec<Check> {
     let mut checks = Vec::new();
     for arm in &run.arms {
         let mut asking = Asking::of(run, arm);
-        asking.lag_flat_at(baseline);
+        asking.keeps_up_in(baseline);
         match arm.spec.name {
             "unbounded" => of_the_killed(&mut asking, run, arm, arm.alive_in(overload)),
             "bounded" => {
@@ -133,10 +133,19 @@ fn of_the_killed(asking: &mut Asking<'_>, run: &Run, arm: &Arm, alive: Phase) {
     let slope = rss_slope_mb(arm, alive);
     asking.ask("rss_slope", "Does its memory grow as the model predicts?", grows, slope, "MB/s");
     // Both must say so: a process can die by signal 9 of other causes.
-    let kills =
-        arm.killed.as_ref().map(|k| if k.exit_code == 137 { k.oom_kills } else { 0 } as f64);
-    let question = "Kills that the limit's own counter saw, of a process that ended with 137";
-    asking.ask("killed", question, (1.0, Margin::AtLeast), kills, "");
+    let ended = |killed: &Killed| killed.exit_code == 137;
+    let by_the_kernel = |killed: &Killed| ended(killed) && killed.oom_kills > 0;
+    let (question, is_so): (_, &dyn Fn(&Killed) -> bool) = match &arm.killed {
+        Some(killed) if killed.by == WATCHED => {
+            ("Is it killed, with 137, at its limit? By the lab, as the kernel could not", &ended)
+        }
+        _ => (
+            "Is it killed by the kernel, by the limit's own counter, and ends with 137?",
+            &by_the_kernel,
+        ),
+    };
+    let killed = arm.killed.as_ref().map(|killed| f64::from(u8::from(is_so(killed))));
+    asking.ask("killed", question, (1.0, Margin::AtLeast), killed, "");
     let after = arm.killed_s().map(|at| at - run.plan.setup.overload().from);
     let when = (said("kill_after"), Margin::Share(0.10));
     asking.ask("kill_time", "Is it killed when the model says?", when, after, "s");
@@ -150,7 +159,7 @@ fn kill(run: &Run) -> Table {
     let row = arm.and_then(|arm| {
         let killed = arm.killed.as_ref()?;
         let by = match killed.by.as_str() {
-            "watched" => "the script, which watched memory: no limit of the kernel's to be had",
+            WATCHED => "the script, which watched memory: no limit of the kernel's to be had",
             by => by,
         };
         Some(vec![

@@ -33,8 +33,8 @@ pub const EXPERIMENT: Experiment = Experiment {
     varied: "the queue between poll and sink: none, poll after ack (`pull`), or without limit \
              (`unbounded`)",
     arms: &[
-        ArmSpec { name: "pull", title: "pull", ink: Ink::Blue },
-        ArmSpec { name: "unbounded", title: "unbounded push", ink: Ink::Vermilion },
+        ArmSpec::new("pull", "pull", Ink::Blue),
+        ArmSpec::new("unbounded", "unbounded push", Ink::Vermilion),
     ],
     predict,
     checks,
@@ -106,7 +106,7 @@ fn stalled(setup: &Setup) -> Phase {
 /// How closely the poll rate follows the sink's, sample by sample (Pearson's r).
 fn correlation(arm: &Arm, phase: Phase) -> Option<f64> {
     let polled = |s: &Sample| s.metric("processor", "processor_events_fetched_total");
-    let totals = arm.against(phase, polled, |s| s.metric("sink", "sink_events_total"));
+    let totals = arm.against(phase, polled, Sample::delivered);
     let gains = totals.iter().zip(totals.iter().skip(1)).map(|(a, b)| (b.0 - a.0, b.1 - a.1));
     stats::correlation(&gains.collect::<Vec<_>>())
 }
@@ -153,7 +153,7 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.ask("coupling", question, follows, coupled, "");
         asking.sink_busy_in(overload);
         asking.offered_in(overload);
-        asking.lag_flat_at(baseline);
+        asking.keeps_up_in(baseline);
         asking.lag_climbs_in(overload);
         checks.append(&mut asking.checks);
     }
@@ -205,7 +205,7 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
         stats::rates(&arm.metric("processor", "processor_events_fetched_total"))
     });
     if let Some(arm) = run.arm("unbounded") {
-        let taken = stats::rates(&arm.metric("sink", "sink_events_total"));
+        let taken = stats::rates(&arm.delivered());
         lines.push(Line { ink: Ink::Green, ..drawing.arm(arm, "'s sink takes", &taken) });
     }
     let offered = run.plan.setup.offered();
@@ -231,7 +231,7 @@ fn ratio_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let setup = &run.plan.setup;
     let mut lines = drawing.arms(", measured", |arm| {
         let polled = stats::rates(&arm.metric("processor", "processor_events_fetched_total"));
-        let taken = stats::rates(&arm.metric("sink", "sink_events_total"));
+        let taken = stats::rates(&arm.delivered());
         let pairs = polled.iter().zip(&taken).filter(|(p, t)| p.0 == t.0 && t.1 > 0.0);
         pairs.map(|(p, t)| (p.0, p.1 / t.1)).collect()
     });

@@ -36,10 +36,10 @@ pub const EXPERIMENT: Experiment = Experiment {
            10,000 events, two workers, a linger of 500 ms, machine",
     varied: "the batch size: 1, 50, 200, 1,000 events",
     arms: &[
-        ArmSpec { name: "b1", title: "batch 1", ink: Ink::Blue },
-        ArmSpec { name: "b50", title: "batch 50", ink: Ink::Vermilion },
-        ArmSpec { name: "b200", title: "batch 200", ink: Ink::Green },
-        ArmSpec { name: "b1000", title: "batch 1,000", ink: Ink::Purple },
+        ArmSpec::new("b1", "batch 1", Ink::Blue),
+        ArmSpec::new("b50", "batch 50", Ink::Vermilion),
+        ArmSpec::new("b200", "batch 200", Ink::Green),
+        ArmSpec::new("b1000", "batch 1,000", Ink::Purple),
     ],
     predict,
     checks,
@@ -159,7 +159,7 @@ fn checks(run: &Run) -> Vec<Check> {
         let question = "Is the throughput on the predicted curve?";
         asking.ask("throughput", question, wanted, carried(run, arm), "events/s");
         asking.offered_in(above(run));
-        asking.lag_flat_at(below(run));
+        asking.keeps_up_in(below(run));
         let wait = arm.latency_in(Stage::Batch, 0.5, below(run)).map(|s| s * 1e3);
         let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(PUFF_S * 1e3));
         let question = "Do events wait for their batch as long as it fills?";
@@ -273,7 +273,7 @@ fn latency_chart(run: &Run) -> Chart {
 
 fn time_chart(run: &Run) -> Chart {
     let (setup, drawing) = (&run.plan.setup, Drawing::new(run));
-    let mut lines = drawing.arms("", |arm| stats::rates(&arm.metric("sink", "sink_events_total")));
+    let mut lines = drawing.arms("", |arm| stats::rates(&arm.delivered()));
     let offered = setup.offered();
     for (_, size) in SIZES {
         let most = carries(setup, size);

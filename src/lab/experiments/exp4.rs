@@ -35,15 +35,15 @@ pub const EXPERIMENT: Experiment = Experiment {
     varied: "workers (1, 4, 16); who takes an event: whoever is free (`rr`) or its key's worker \
              (`key`); keys uniform or by Zipf's law with exponent 1. A single worker is both",
     arms: &[
-        ArmSpec { name: "single", title: "single worker", ink: Ink::Blue },
-        ArmSpec { name: "rr4-uniform", title: "4 round-robin, uniform keys", ink: Ink::Blue },
-        ArmSpec { name: "rr16-uniform", title: "16 round-robin, uniform keys", ink: Ink::Blue },
-        ArmSpec { name: "key4-uniform", title: "4 by key, uniform keys", ink: Ink::Vermilion },
-        ArmSpec { name: "key16-uniform", title: "16 by key, uniform keys", ink: Ink::Vermilion },
-        ArmSpec { name: "rr4-zipf", title: "4 round-robin, Zipf keys", ink: Ink::Green },
-        ArmSpec { name: "rr16-zipf", title: "16 round-robin, Zipf keys", ink: Ink::Green },
-        ArmSpec { name: "key4-zipf", title: "4 by key, Zipf keys", ink: Ink::Purple },
-        ArmSpec { name: "key16-zipf", title: "16 by key, Zipf keys", ink: Ink::Purple },
+        ArmSpec::new("single", "single worker", Ink::Blue),
+        ArmSpec::new("rr4-uniform", "4 round-robin, uniform keys", Ink::Blue),
+        ArmSpec::new("rr16-uniform", "16 round-robin, uniform keys", Ink::Blue),
+        ArmSpec::new("key4-uniform", "4 by key, uniform keys", Ink::Vermilion),
+        ArmSpec::new("key16-uniform", "16 by key, uniform keys", Ink::Vermilion),
+        ArmSpec::new("rr4-zipf", "4 round-robin, Zipf keys", Ink::Green),
+        ArmSpec::new("rr16-zipf", "16 round-robin, Zipf keys", Ink::Green),
+        ArmSpec::new("key4-zipf", "4 by key, Zipf keys", Ink::Purple),
+        ArmSpec::new("key16-zipf", "16 by key, Zipf keys", Ink::Purple),
     ],
     predict,
     checks,
@@ -108,13 +108,13 @@ fn said(run: &Run, arm: &str) -> f64 {
     run.plan.predicted(&format!("{arm}_throughput"))
 }
 
-/// Events delivered after a later one of their key.
+/// Events delivered after a later one of their key, that is, below the largest id of it that was seen.
 fn violations(run: &Run, arm: &str) -> Option<f64> {
     stats::max(&run.arm(arm)?.metric("sink", "sink_order_violations_total"))
 }
 
 fn violations_per_1000(run: &Run, arm: &str) -> Option<f64> {
-    let delivered = stats::max(&run.arm(arm)?.metric("sink", "sink_events_total"))?;
+    let delivered = stats::max(&run.arm(arm)?.delivered())?;
     Some(1e3 * violations(run, arm)? / delivered)
 }
 

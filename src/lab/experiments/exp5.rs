@@ -27,8 +27,8 @@ pub const EXPERIMENT: Experiment = Experiment {
     varied: "the queue between poll and sink: of 10,000 events (`bounded`) or without limit \
              (`unbounded`)",
     arms: &[
-        ArmSpec { name: "bounded", title: "bounded", ink: Ink::Blue },
-        ArmSpec { name: "unbounded", title: "unbounded", ink: Ink::Vermilion },
+        ArmSpec::new("bounded", "bounded", Ink::Blue),
+        ArmSpec::new("unbounded", "unbounded", Ink::Vermilion),
     ],
     predict,
     checks,
@@ -92,7 +92,7 @@ fn checks(run: &Run) -> Vec<Check> {
     let mut checks = Vec::new();
     for arm in &run.arms {
         let mut asking = Asking::of(run, arm);
-        asking.lag_flat_at(before);
+        asking.keeps_up_in(before);
         asking.offered_in(Phase { from: SETTLE_S, to: setup.end_s() - 1.0, ..before });
         let climbs = (said("stall_lag_slope"), Margin::Share(0.10));
         let question = "Does the lag climb at λ − μ' in the stall?";

@@ -2,7 +2,7 @@
 //! others; the table says which, computed from what was measured.
 
 use super::asking::{
-    Asking, BASE_MB, FILE_MB, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled,
+    Asking, BASE_MB, FILE_MB, IN_HAND, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled,
 };
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
@@ -17,9 +17,6 @@ use crate::telemetry::latency::Stage;
 const P99_MAX_S: f64 = 2.0;
 /// Seconds in which a queue fills or a source slows, left out of what is steady afterwards.
 const POLICY_SETTLE_S: f64 = 15.0;
-/// Events that the processor's workers have in hand under overload: four batches of 200, both its
-/// defaults.
-const IN_HAND: f64 = 800.0;
 /// The backlog that slow-source aims at, as time to serve it (`policy::slow_source`), s.
 const SLOW_SOURCE_TARGET_S: f64 = 1.0;
 
@@ -34,9 +31,9 @@ pub const EXPERIMENT: Experiment = Experiment {
     varied: "what happens when the queue is full: wait (`buffer`), drop and count (`shed`), tell \
              the source (`slow-source`)",
     arms: &[
-        ArmSpec { name: "buffer", title: "buffer", ink: Ink::Blue },
-        ArmSpec { name: "shed", title: "shed", ink: Ink::Vermilion },
-        ArmSpec { name: "slow-source", title: "slow source", ink: Ink::Green },
+        ArmSpec::new("buffer", "buffer", Ink::Blue),
+        ArmSpec::new("shed", "shed", Ink::Vermilion),
+        ArmSpec::new("slow-source", "slow source", Ink::Green),
     ],
     predict,
     checks,
@@ -93,7 +90,7 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let name = arm.spec.name;
         let mut asking = Asking::of(run, arm);
-        asking.lag_flat_at(baseline);
+        asking.keeps_up_in(baseline);
         let p99 = p99_s(arm, eighty(setup));
         asking.ask("p99_80", "p99 at 80 % of the ceiling", (P99_MAX_S, Margin::AtMost), p99, "s");
         asking.sink_busy_in(steady);

@@ -12,6 +12,7 @@ mod matrix;
 mod row;
 mod seen;
 
+use super::asking::IN_HAND;
 use super::{Check, Experiment, Margin, Prediction, Setup, Table};
 use crate::lab::run_folder::Run;
 use crate::lab::text::{figure, thousands};
@@ -37,8 +38,6 @@ pub const EXPERIMENT: Experiment = Experiment {
              second, over three seconds.",
 };
 
-/// Events that all workers together have in hand.
-pub(super) const IN_HAND: f64 = 4.0 * 200.0;
 /// Seconds of deliveries that no commit covers: the interval, and as long for the commit's own way.
 pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
 

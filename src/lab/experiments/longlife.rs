@@ -31,8 +31,8 @@ pub const EXPERIMENT: Experiment = Experiment {
     held: "load, seed, payload, sink, batching, workers, machine",
     varied: "how the consumer is held back: a queue of 10,000 events (`bounded`) or none (`pull`)",
     arms: &[
-        ArmSpec { name: "bounded", title: "bounded", ink: Ink::Vermilion },
-        ArmSpec { name: "pull", title: "pull", ink: Ink::Blue },
+        ArmSpec::new("bounded", "bounded", Ink::Vermilion),
+        ArmSpec::new("pull", "pull", Ink::Blue),
     ],
     predict,
     checks,

@@ -71,12 +71,21 @@ pub struct Experiment {
 /// One arm's place in the report; its flags are `run/expN.sh`'s.
 #[derive(Debug, Clone, Copy)]
 pub struct ArmSpec {
+    /// Whether it is about an eviction: then members lose their partitions, and events come twice.
+    pub evicts: bool,
     /// Its folder, and the prefix of its checks.
     pub name: &'static str,
     /// Its name in charts.
     pub title: &'static str,
     /// Its lines in charts.
     pub ink: Ink,
+}
+
+impl ArmSpec {
+    /// An arm in which no member is evicted and nothing comes twice.
+    pub const fn new(name: &'static str, title: &'static str, ink: Ink) -> Self {
+        Self { evicts: false, name, title, ink }
+    }
 }
 
 /// A finding that is better read than seen.

@@ -33,10 +33,10 @@ pub const NUMBERS: &[Number] = &[
         overload_rate(r, a, "processor", "processor_events_fetched_total")
     }),
     ("fetch requests/s", |r, a| overload_rate(r, a, "processor", "processor_polls_total")),
-    ("μ as acked by the sink, events/s", |r, a| overload_rate(r, a, "sink", "sink_events_total")),
+    ("μ as delivered, events/s", |r, a| a.delivered_in(r.plan.setup.overload().settled(SETTLE_S))),
     ("RSS slope from λ and μ as measured, MB/s", |r, a| {
         let polled = overload_rate(r, a, "processor", "processor_events_fetched_total")?;
-        let acked = overload_rate(r, a, "sink", "sink_events_total")?;
+        let acked = a.delivered_in(r.plan.setup.overload().settled(SETTLE_S))?;
         Some(r.plan.setup.resident_bytes * (polled - acked) / 1e6)
     }),
     ("RSS of the processor at the end of the baseline, MB", |r, a| {

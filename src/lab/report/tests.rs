@@ -19,11 +19,26 @@ struct Bend {
     growth: f64,
     /// Ids missing in the unbounded arm.
     missing: u64,
+    /// Records of the unbounded arm that were taken for no event, and events that came twice.
+    invalid: u64,
+    duplicates: u64,
+    /// Evictions of the unbounded arm's member.
+    evictions: f64,
+    /// What the pull arm's processor serves at most in the first phase, events/s.
+    held_at: f64,
     /// Cores kept busy by somebody else, of 2.
     others: f64,
 }
 
-const HONEST: Bend = Bend { growth: 1.0, missing: 0, others: 0.1 };
+const HONEST: Bend = Bend {
+    growth: 1.0,
+    missing: 0,
+    invalid: 0,
+    duplicates: 0,
+    evictions: 0.0,
+    held_at: f64::INFINITY,
+    others: 0.1,
+};
 
 fn setup() -> Setup {
     Setup { stall: Some(Phase { rate: 500.0, from: 60.0, to: 75.0 }), ..Setup::example() }
@@ -46,9 +61,16 @@ fn folder(bend: Bend) -> tempfile::TempDir {
             .map(|t| serde_json::to_string(&sample(arm, f64::from(t), bend)).expect("json"))
             .collect();
         std::fs::write(at.join(samples::FILE), lines.join("\n")).expect("samples");
-        let missing = if arm == "unbounded" { bend.missing } else { 0 };
-        let ledger =
-            Ledger { produced: 510_000, missing, unexplained: missing, ..Ledger::default() };
+        let bend = if arm == "unbounded" { bend } else { HONEST };
+        let Bend { missing, invalid, duplicates, .. } = bend;
+        let ledger = Ledger {
+            produced: 510_000,
+            missing,
+            unexplained: missing,
+            invalid,
+            duplicates,
+            ..Ledger::default()
+        };
         super::super::write_json(&at.join(audit::FILE), &ledger).expect("ledger");
     }
     dir
@@ -58,7 +80,10 @@ fn folder(bend: Bend) -> tempfile::TempDir {
 fn sample(arm: &str, t: f64, bend: Bend) -> Sample {
     let (offered, ceiling) = (setup().offered(), setup().ceilings());
     let load = t.clamp(0.0, 80.0);
-    let held = backlog(&offered, &ceiling, load);
+    let mut held = backlog(&offered, &ceiling, load);
+    if arm == "pull" {
+        held += (offered.at(0.0) - bend.held_at).max(0.0) * load.min(20.0);
+    }
     let (sent, acked) = (offered.total(load), offered.total(load) - held);
     // An unbounded poll rate has a noise of its own, not the sink's.
     let noise = 50.0 * (t * 2.3).sin();
@@ -95,6 +120,11 @@ fn sample(arm: &str, t: f64, bend: Bend) -> Sample {
                 "processor".to_owned(),
                 metric(&[
                     ("processor_events_fetched_total", fetched),
+                    ("processor_events_acked_total", acked),
+                    (
+                        "processor_evictions_total",
+                        if arm == "unbounded" { bend.evictions } else { 0.0 },
+                    ),
                     ("processor_queue_depth", queue),
                     ("heap_inuse_bytes", 10e6 + 600.0 * queue),
                 ]),
@@ -160,7 +190,24 @@ fn one_missing_id_turns_red_and_so_does_a_ledger_that_was_never_made() {
     let dir = folder(HONEST);
     std::fs::remove_file(dir.path().join("pull").join(audit::FILE)).expect("there");
     assert!(matches!(report(&dir), Err(Failure::Verdict(_))));
-    assert_eq!(failed(&dir), ["pull_ledger"]);
+    assert_eq!(failed(&dir), ["pull_ledger", "pull_invalid", "pull_duplicates"]);
+}
+
+/// Prevents: checks that every run passes.
+#[test]
+fn each_thing_that_is_wrong_turns_its_own_check_red() {
+    for (bend, red) in [
+        (Bend { invalid: 1, ..HONEST }, "unbounded_invalid"),
+        (Bend { duplicates: 1, ..HONEST }, "unbounded_duplicates"),
+        (Bend { evictions: 1.0, ..HONEST }, "unbounded_evictions"),
+        (Bend { held_at: 1400.0, ..HONEST }, "pull_served_baseline"),
+        (Bend { held_at: 1100.0, ..HONEST }, "pull_lag_baseline"),
+    ] {
+        let dir = folder(bend);
+        assert!(matches!(report(&dir), Err(Failure::Verdict(_))), "{red}");
+        let failed = failed(&dir);
+        assert!(failed.iter().any(|name| name == red), "{red}: {failed:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::event::Event;
 
 fn settings() -> Settings {
     Settings {
-        brokers: "b".into(),
+        brokers: None,
+        command_config: None,
         topic: TOPIC.into(),
         group: "g".into(),
         isolation: Isolation::ReadUncommitted,
@@ -18,6 +19,7 @@ fn settings() -> Settings {
         producer: Vec::new(),
         processor: Vec::new(),
         shed_ids: Vec::new(),
+        dead_letter: Vec::new(),
         out: PathBuf::new(),
     }
 }
@@ -52,7 +54,9 @@ fn cluster(partitions: impl IntoIterator<Item = Partition>) -> Cluster {
 #[test]
 fn a_partition_whose_offsets_are_unknown_fails_the_audit_rather_than_counting_as_empty() {
     let reading = LogReading { unread: vec!["end of partition 3".into()], ..Default::default() };
-    let why = tail_bounds(&settings(), &reading).expect_err("unknown").to_string();
+    let why = tail_bounds(&Brokers::parse("b:1").expect("a list"), &settings(), &reading)
+        .expect_err("unknown")
+        .to_string();
     assert!(why.contains("partition 3"), "{why}");
 }
 

@@ -81,7 +81,7 @@ impl Row {
         let mark: Mark = read_json(&dir.join(FILE)).map_err(text)?;
         let fault = FAULTS.iter().find(|fault| fault.name == mark.fault);
         let fault = fault.ok_or_else(|| format!("no fault is called {}", mark.fault))?;
-        let spec = ArmSpec { name: fault.name, title: fault.name, ink: Ink::Blue };
+        let spec = ArmSpec::new(fault.name, fault.name, Ink::Blue);
         let arm = Arm::read(dir, spec).map_err(text)?;
         if arm.ledger.is_none() {
             return Err("it was not audited".into());
@@ -141,7 +141,7 @@ impl Row {
     /// What is queued may serve it for a while though nothing comes in.
     pub fn recovery_s(&self) -> Option<f64> {
         let wanted = self.before().filter(|rate| *rate > 0.0)? * SERVED_AGAIN;
-        let acked = self.arm.metric("sink", "sink_events_total");
+        let acked = self.arm.delivered();
         let acked = stats::between(&acked, self.phase.to, self.loaded_until()?);
         let mut since = None;
         for (at, _) in &acked {
