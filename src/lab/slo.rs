@@ -265,7 +265,7 @@ mod tests {
         let steady = |second| {
             let checks =
                 vec![zero("steady_evictions", Some(0.0)), zero("steady-2_evictions", second)];
-            standing(&rows(&[result("exp6", checks, Outcome::Fail)]), "evictions")
+            standing(&rows(&[result("exp6", checks, Outcome::Fail)]), "evictions in the steady run")
         };
         assert_eq!(steady(Some(0.0))[0].1, Standing::Met);
         assert_eq!(steady(None), [("steady-2_evictions".into(), Standing::Short)]);
