@@ -244,7 +244,8 @@ member() { # NAME
   processor_on=10.199.3.2:9902
   if [[ ${pids[processor]-} ]]; then processor_on=10.199.3.2:9912; fi
   # Small fetches: that each partition has its turn can be seen within seconds.
-  local flags=(--queue "$queue" --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB)
+  # By key, so that the order of each key can be asked for.
+  local flags=(--queue "$queue" --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB --worker-assignment key)
   case $fault in
     processor-killed) flags+=(--session-timeout 6s) ;;
     processor-frozen) flags+=(--session-timeout 6s --max-poll-interval 6s) ;;

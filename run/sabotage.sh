@@ -67,7 +67,7 @@ for patch in "${patches[@]}"; do
   running=''
   if ((code > 128)); then exit "$code"; fi
   if [[ $code == 3 ]] && grep -q "^| \*\*FAIL\*\* | \`$red\`" "$work/$name.out/report.md"; then
-    seen=$(sed -n "s/^| \*\*FAIL\*\* | \`$red\` |.*| \(.*\) | \(.*\) |$/wanted \1, measured \2/p" "$work/$name.out/report.md")
+    seen=$(sed -n "s/^| \*\*FAIL\*\* | \`$red\` |.*| \(.*\) | .* | \(.*\) |$/wanted \1, measured \2/p" "$work/$name.out/report.md")
     log info found_out "patch=$name by=$red"
   else
     seen="NOT FOUND OUT (exit $code)" missed=$((missed + 1))

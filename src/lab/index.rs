@@ -221,11 +221,16 @@ fn checks(folder: &str, verdict: &Verdict) -> Markup {
                 td { code { (check.name) } }
                 td.prose { (check.question) }
                 td.figure { (wanted(check)) }
+                td.prose { (check.because) }
                 td.figure { (measured(check)) }
             }
         }
     };
-    wide(&format!("Verdict of {folder}"), &["", "check", "question", "wanted", "measured"], &body)
+    wide(
+        &format!("Verdict of {folder}"),
+        &["", "check", "question", "wanted", "because", "measured"],
+        &body,
+    )
 }
 
 fn predictions(folder: &str, predictions: &[Prediction]) -> Markup {

@@ -146,7 +146,8 @@ fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
 /// where an eviction is what the arm is about, nobody was evicted and nothing came twice.
 fn common_checks(arm: &Arm) -> Vec<Check> {
     let ask = |name: &str, question: &str, measured: Option<f64>, unit: &str| {
-        let (name, none) = (format!("{}_{name}", arm.spec.name), (0.0, Margin::AtMost));
+        let name = format!("{}_{name}", arm.spec.name);
+        let none = (0.0, Margin::AtMost, "a promise");
         Check::new(&name, question, none, measured, unit)
     };
     let count = |of: fn(&Ledger) -> u64| arm.ledger.as_ref().map(|ledger| of(ledger) as f64);
@@ -222,15 +223,16 @@ impl Text {
 
     fn checks(&mut self, verdict: &Verdict) {
         self.line(
-            "## Verdict\n\n| | check | question | wanted | measured |\n|---|---|---|---|---|",
+            "## Verdict\n\n| | check | question | wanted | because | measured |\n|---|---|---|---|---|---|",
         );
         for check in &verdict.checks {
             self.line(format_args!(
-                "| {} | `{}` | {} | {} | {} |",
+                "| {} | `{}` | {} | {} | {} | {} |",
                 if check.pass { "pass" } else { "**FAIL**" },
                 check.name,
                 check.question,
                 wanted(check),
+                check.because,
                 measured(check)
             ));
         }

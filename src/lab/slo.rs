@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn check(name: &str, measured: f64) -> Check {
-        Check::new(name, "?", (10.0, Margin::AtMost), Some(measured), "s")
+        Check::new(name, "?", (10.0, Margin::AtMost, "w"), Some(measured), "s")
     }
 
     fn result(experiment: &str, checks: Vec<Check>, outcome: Outcome) -> (String, Verdict) {
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn none_of_0_allowed_is_met_and_a_missing_measurement_is_the_worst() {
-        let zero = |name: &str, n| Check::new(name, "?", (0.0, Margin::AtMost), n, "");
+        let zero = |name: &str, n| Check::new(name, "?", (0.0, Margin::AtMost, "w"), n, "");
         let steady = |second| {
             let checks =
                 vec![zero("steady_evictions", Some(0.0)), zero("steady-2_evictions", second)];

@@ -1,7 +1,7 @@
 //! The questions that several experiments ask of an arm, with one way to measure and one margin
 //! each, so that the same word means the same thing in every report.
 
-use super::{Check, Margin, Phase};
+use super::{Check, Margin, Phase, Wanted};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::Sample;
 use crate::lab::stats::{self, Line, Series};
@@ -45,7 +45,7 @@ impl<'a> Asking<'a> {
         &mut self,
         name: &str,
         question: &str,
-        wanted: (f64, Margin),
+        wanted: Wanted,
         measured: Option<f64>,
         unit: &str,
     ) {
@@ -65,10 +65,14 @@ impl<'a> Asking<'a> {
             let acked = s.metric_sum("processor", "processor_events_acked_total")?;
             Some(s.metric("producer", "producer_events_sent_total")? - acked)
         });
-        let in_hand = (IN_HAND, Margin::AtMost);
+        let why = "four workers with a batch of 200 each hold no more; who serves too little falls behind \
+                   for as long as the phase lasts";
+        let in_hand = (IN_HAND, Margin::AtMost, why);
         let question = "Below the ceiling: what was sent and not acked at its end";
         self.ask("served_baseline", question, in_hand, last(unserved), "events");
-        let saw = (phase.rate * SAW_S + IN_HAND, Margin::AtMost);
+        let why = "what comes in one commit interval of 1 s and half a second for its answer, and what \
+                   workers hold";
+        let saw = (phase.rate * SAW_S + IN_HAND, Margin::AtMost, why);
         let question = "Below the ceiling: the lag at its end";
         let end = stats::between(&self.arm.lag(), phase.to - LAST_S, phase.to);
         self.ask("lag_baseline", question, saw, stats::max(&end), "events");
@@ -77,21 +81,24 @@ impl<'a> Asking<'a> {
     /// The lag climbs at λ − μ.
     pub fn lag_climbs_in(&mut self, phase: Phase) {
         let excess = phase.rate - self.run.plan.setup.ceiling;
-        let (climbs, lag) = ((excess, Margin::Share(0.10)), lag_slope(self.arm, phase));
+        let why = "a difference of two rates, read through a saw of one commit interval";
+        let (climbs, lag) = ((excess, Margin::Share(0.10), why), lag_slope(self.arm, phase));
         self.ask("lag_overload", "Does the lag climb at λ − μ?", climbs, lag, "events/s");
     }
 
     /// The producer kept its schedule.
     pub fn offered_in(&mut self, phase: Phase) {
         let sent = self.arm.sent_in(phase);
-        let load = (phase.rate, Margin::Share(0.01));
+        let why = "a schedule is kept to the event; looks come up to some 10 ms late";
+        let load = (phase.rate, Margin::Share(0.01), why);
         self.ask("offered", "Was the load really offered?", load, sent, "events/s");
     }
 
     /// The sink was the bottleneck.
     pub fn sink_busy_in(&mut self, phase: Phase) {
         let delivered = self.arm.delivered_in(phase);
-        let floor = (0.98 * self.run.plan.setup.ceiling, Margin::AtLeast);
+        let why = "98 % of the ceiling: a bucket that finds no call waiting for 20 ms loses 2 % of a second";
+        let floor = (0.98 * self.run.plan.setup.ceiling, Margin::AtLeast, why);
         self.ask(
             "delivered",
             "Is the sink kept busy under overload?",
@@ -106,13 +113,15 @@ impl<'a> Asking<'a> {
     pub fn rss_flat_in(&mut self, phase: Phase) {
         let setup = &self.run.plan.setup;
         let climb = setup.resident_bytes * (setup.overload().rate - setup.ceiling) / MB;
-        let (flat, rss) = ((0.0, Margin::Absolute(0.02 * climb)), rss_slope_mb(self.arm, phase));
+        let why = "2 % of what a queue without limit would grow by";
+        let flat = (0.0, Margin::Absolute(0.02 * climb), why);
+        let rss = rss_slope_mb(self.arm, phase);
         self.ask("rss_slope", "Is its memory flat under overload?", flat, rss, "MB/s");
     }
 
     /// Memory stays below `limit_mb` from start to end.
     pub fn rss_under(&mut self, limit_mb: f64) {
-        let under = (limit_mb, Margin::AtMost);
+        let under = (limit_mb, Margin::AtMost, "the target");
         let max = rss_max_mb(self.arm);
         self.ask("rss_max", "Does it stay under its limit, start to end?", under, max, "MB");
     }

@@ -105,7 +105,11 @@ fn checks(run: &Run) -> Vec<Check> {
                 asking.sink_busy_in(overload);
                 asking.offered_in(overload);
                 let polled = arm.polled_in(overload);
-                let throttled = (run.plan.predicted("bounded_poll_rate"), Margin::Share(0.05));
+                let throttled = (
+                    run.plan.predicted("bounded_poll_rate"),
+                    Margin::Share(0.05),
+                    "the queue, filled or emptied once, in the phase",
+                );
                 let question = "Is its poll rate throttled to the sink's?";
                 asking.ask("poll_rate", question, throttled, polled, "events/s");
             }
@@ -115,7 +119,8 @@ fn checks(run: &Run) -> Vec<Check> {
                 asking.rss_under(RSS_MAX_MB);
                 asking.sink_busy_in(overload);
                 let sent = arm.sent_in(settled);
-                let slowed = (run.plan.predicted("slow_source_sent"), Margin::Share(0.10));
+                let why = "the controller steers by a backlog that it sees once a second";
+                let slowed = (run.plan.predicted("slow_source_sent"), Margin::Share(0.10), why);
                 asking.ask("sent", "Does the source follow the sink?", slowed, sent, "events/s");
             }
         }
@@ -129,7 +134,8 @@ fn of_the_killed(asking: &mut Asking<'_>, run: &Run, arm: &Arm, alive: Phase) {
     asking.lag_climbs_in(alive);
     asking.sink_busy_in(alive);
     asking.offered_in(alive);
-    let grows = (said("unbounded_rss_slope"), Margin::Share(0.10));
+    let why = "5 % of the layout, and the rates that are offered and served";
+    let grows = (said("unbounded_rss_slope"), Margin::Share(0.10), why);
     let slope = rss_slope_mb(arm, alive);
     asking.ask("rss_slope", "Does its memory grow as the model predicts?", grows, slope, "MB/s");
     // Both must say so: a process can die by signal 9 of other causes.
@@ -145,13 +151,15 @@ fn of_the_killed(asking: &mut Asking<'_>, run: &Run, arm: &Arm, alive: Phase) {
         ),
     };
     let killed = arm.killed.as_ref().map(|killed| f64::from(u8::from(is_so(killed))));
-    asking.ask("killed", question, (1.0, Margin::AtLeast), killed, "");
+    asking.ask("killed", question, (1.0, Margin::AtLeast, "yes or no"), killed, "");
     let after = arm.killed_s().map(|at| at - run.plan.setup.overload().from);
-    let when = (said("kill_after"), Margin::Share(0.10));
+    let when =
+        (said("kill_after"), Margin::Share(0.10), "that of the slope, which it follows from");
     asking.ask("kill_time", "Is it killed when the model says?", when, after, "s");
     let held = arm.autopsy.as_ref().map(|a| a.queue_share + a.payload_share);
     let question = "Share of the last heap profile's bytes in the queue and its payloads";
-    asking.ask("autopsy", question, (NAMED_MIN, Margin::AtLeast), held, "");
+    let named = (NAMED_MIN, Margin::AtLeast, "the rest is clients, buffers and the sampling");
+    asking.ask("autopsy", question, named, held, "");
 }
 
 fn kill(run: &Run) -> Table {

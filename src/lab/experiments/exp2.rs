@@ -122,7 +122,8 @@ fn checks(run: &Run) -> Vec<Check> {
             asking.rss_flat_in(overload);
             asking.rss_under(PULL_RSS_MAX_MB);
         } else {
-            let grows = (said("unbounded_rss_slope"), Margin::Share(0.10));
+            let why = "5 % of the layout, and the rates that are offered and served";
+            let grows = (said("unbounded_rss_slope"), Margin::Share(0.10), why);
             let rss = rss_slope_mb(arm, overload);
             asking.ask(
                 "rss_slope",
@@ -131,7 +132,11 @@ fn checks(run: &Run) -> Vec<Check> {
                 rss,
                 "MB/s",
             );
-            let bytes = (said("event_bytes"), Margin::Share(0.05));
+            let bytes = (
+                said("event_bytes"),
+                Margin::Share(0.05),
+                "sampling, and answers that come and go",
+            );
             let heap = heap_per_event(arm, overload);
             asking.ask(
                 "event_bytes",
@@ -141,12 +146,13 @@ fn checks(run: &Run) -> Vec<Check> {
                 "B",
             );
         }
-        let wanted = (said(&format!("{}_poll_ratio", arm.spec.name)), Margin::Share(0.05));
+        let why = "two counters, each read once a second over the phase";
+        let wanted = (said(&format!("{}_poll_ratio", arm.spec.name)), Margin::Share(0.05), why);
         let polled = poll_ratio(arm, overload);
         asking.ask("poll_ratio", "Poll rate over sink rate, under overload", wanted, polled, "");
         let follows = match arm.spec.name {
-            "pull" => (FOLLOWS_MIN, Margin::AtLeast),
-            _ => (IGNORES_MAX, Margin::AtMost),
+            "pull" => (FOLLOWS_MIN, Margin::AtLeast, "1 less the jitter of one look a second"),
+            _ => (IGNORES_MAX, Margin::AtMost, "0 and what chance gives in so few looks"),
         };
         let question = "Correlation of poll rate and sink rate through the stall";
         let coupled = correlation(arm, stalled(&run.plan.setup));

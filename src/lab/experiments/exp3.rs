@@ -155,16 +155,18 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let name = arm.spec.name;
         let mut asking = Asking::of(run, arm);
-        let wanted = (said(&format!("{name}_throughput")), Margin::Share(0.05));
+        let why = "calls that come late, which the bucket does not make up for";
+        let wanted = (said(&format!("{name}_throughput")), Margin::Share(0.05), why);
         let question = "Is the throughput on the predicted curve?";
         asking.ask("throughput", question, wanted, carried(run, arm), "events/s");
         asking.offered_in(above(run));
         asking.keeps_up_in(below(run));
         let wait = arm.latency_in(Stage::Batch, 0.5, below(run)).map(|s| s * 1e3);
-        let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(PUFF_S * 1e3));
+        let why = "the producer sends once a linger of 20 ms, so a batch fills in puffs";
+        let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(PUFF_S * 1e3), why);
         let question = "Do events wait for their batch as long as it fills?";
         asking.ask("wait_p50", question, wanted, wait, "ms");
-        let under = (P99_MAX_S, Margin::AtMost);
+        let under = (P99_MAX_S, Margin::AtMost, "the target");
         asking.ask("p99", "p99 below the ceiling", under, p99_s(run, arm), "s");
         checks.append(&mut asking.checks);
     }
@@ -173,14 +175,14 @@ fn checks(run: &Run) -> Vec<Check> {
     checks.push(Check::new(
         "knee",
         "Batch for 90 % of r∞, by the law fitted to the four sizes",
-        (said("knee"), Margin::Share(0.20)),
+        (said("knee"), Margin::Share(0.20), "a fit to four points, each within 5 %"),
         fit.map(BatchLaw::knee),
         "events",
     ));
     checks.push(Check::new(
         "knee_among_sizes",
         "Smallest of the sizes that carries 90 % of r∞ as fitted",
-        (said("knee_among_sizes"), Margin::Absolute(0.0)),
+        (said("knee_among_sizes"), Margin::Absolute(0.0), "one of four sizes"),
         fit.and_then(|fit| fit.knee_among(&points)),
         "events",
     ));

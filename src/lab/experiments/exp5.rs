@@ -94,23 +94,34 @@ fn checks(run: &Run) -> Vec<Check> {
         let mut asking = Asking::of(run, arm);
         asking.keeps_up_in(before);
         asking.offered_in(Phase { from: SETTLE_S, to: setup.end_s() - 1.0, ..before });
-        let climbs = (said("stall_lag_slope"), Margin::Share(0.10));
+        let why = "a difference of two rates, read through a saw of one commit interval";
+        let climbs = (said("stall_lag_slope"), Margin::Share(0.10), why);
         let question = "Does the lag climb at λ − μ' in the stall?";
         asking.ask("stall_lag_slope", question, climbs, lag_slope(arm, during), "events/s");
-        let peak = (said("peak"), Margin::Share(0.10));
+        let peak =
+            (said("peak"), Margin::Share(0.10), "that of the slope, and one commit interval");
         asking.ask("peak", "The largest lag", peak, stats::max(&arm.lag()), "events");
         let recovery = recovery_s(arm, before);
-        let when = (said("recovery"), Margin::Share(0.10));
+        let when =
+            (said("recovery"), Margin::Share(0.10), "that of the peak, which it follows from");
         let question = "From the largest lag back into the band of before the stall";
         asking.ask("recovery_time", question, when, recovery, "s");
-        let target = (RECOVERY_MAX_S, Margin::AtMost);
+        let target = (RECOVERY_MAX_S, Margin::AtMost, "the target");
         asking.ask("recovery", "Is it within the target?", target, recovery, "s");
         let kept = stats::max(&arm.metric("processor", "processor_queue_depth"));
         let (wanted, question) = match arm.spec.name {
-            "bounded" => {
-                ((said("bounded_queue"), Margin::Share(0.02)), "Does the queue fill and stop?")
-            }
-            _ => ((said("unbounded_queue"), Margin::Share(0.10)), "Is all of it in memory?"),
+            "bounded" => (
+                (
+                    said("bounded_queue"),
+                    Margin::Share(0.02),
+                    "a run that finds no room is held back whole",
+                ),
+                "Does the queue fill and stop?",
+            ),
+            _ => (
+                (said("unbounded_queue"), Margin::Share(0.10), "that of the peak of the lag"),
+                "Is all of it in memory?",
+            ),
         };
         asking.ask("queue", question, wanted, kept, "events");
         checks.append(&mut asking.checks);

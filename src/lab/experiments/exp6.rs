@@ -92,10 +92,26 @@ fn checks(run: &Run) -> Vec<Check> {
             of_the_naive(&mut asking, run, arm);
         }
         let (wanted, question) = match arm.spec.name {
-            "naive" => ((said("naive_gap_at_least"), Margin::AtLeast), "Its largest poll gap"),
-            "small-fetch" => ((INTERVAL_S, Margin::AtMost), "Does it poll within the interval?"),
-            "interval" => ((INTERVAL_S, Margin::AtLeast), "Does it poll as rarely as before?"),
-            _ => ((DECOUPLED_GAP_MAX_S, Margin::AtMost), "Does it poll whatever the sink does?"),
+            "naive" => (
+                (said("naive_gap_at_least"), Margin::AtLeast, "derived: see the prediction"),
+                "Its largest poll gap",
+            ),
+            "small-fetch" => (
+                (INTERVAL_S, Margin::AtMost, "the interval: beyond it is an eviction"),
+                "Does it poll within the interval?",
+            ),
+            "interval" => (
+                (INTERVAL_S, Margin::AtLeast, "the naive member's interval"),
+                "Does it poll as rarely as before?",
+            ),
+            _ => (
+                (
+                    DECOUPLED_GAP_MAX_S,
+                    Margin::AtMost,
+                    "a poll waits 0.1 s; a busy machine may delay it",
+                ),
+                "Does it poll whatever the sink does?",
+            ),
         };
         asking.ask("poll_gap", question, wanted, gap, "s");
         checks.append(&mut asking.checks);
@@ -104,15 +120,16 @@ fn checks(run: &Run) -> Vec<Check> {
 }
 
 fn of_the_naive(asking: &mut Asking<'_>, run: &Run, arm: &Arm) {
-    let at_least_one = (1.0, Margin::AtLeast);
+    let at_least_one = (1.0, Margin::AtLeast, "yes or no");
     let story = Story::of(arm);
     let evicted = largest(arm, MEMBERS[0], "processor_evictions_total");
     asking.ask("evicted", "Is the naive member evicted?", at_least_one, evicted, "");
     let others = MEMBERS[1..].iter().filter_map(|m| largest(arm, m, "processor_evictions_total"));
-    let none = (0.0, Margin::AtMost);
+    let none = (0.0, Margin::AtMost, "a promise");
     asking.ask("survivors", "Evictions of the others", none, Some(others.sum()), "");
     let after = story.as_ref().and_then(|s| Some(s.reassigned? - s.last_poll));
-    let when = (run.plan.predicted("reassigned_after"), Margin::AtMost);
+    let when =
+        (run.plan.predicted("reassigned_after"), Margin::AtMost, "the prediction is the most");
     let question = "From its last poll until the others hold every partition";
     asking.ask("reassigned", question, when, after, "s");
     let refused =

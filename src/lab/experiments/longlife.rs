@@ -77,7 +77,7 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.sink_busy_in(phase);
         asking.rss_under(RSS_MAX_MB);
         let growth = rss_slope_mb(arm, phase).map(|slope| slope * 3600.0);
-        let limit = (growth_max(setup), Margin::AtMost);
+        let limit = (growth_max(setup), Margin::AtMost, "see the prediction");
         let question = "By how much does its memory grow after the warm-up (regression)?";
         asking.ask("growth", question, limit, growth, "MB/hour");
         for process in PROCESSES {
@@ -90,7 +90,7 @@ fn checks(run: &Run) -> Vec<Check> {
                 },
                 process,
             );
-            let constant = (0.0, Margin::AtMost);
+            let constant = (0.0, Margin::AtMost, "a promise");
             let question = "How far apart are its most and its fewest threads?";
             asking.ask(&format!("{process}_threads"), question, constant, threads, "threads");
             let fds = range(
@@ -102,7 +102,8 @@ fn checks(run: &Run) -> Vec<Check> {
                 },
                 process,
             );
-            let constant = (PASSING_FDS, Margin::AtMost);
+            let why = "a connection that is being made anew, a metrics page being read";
+            let constant = (PASSING_FDS, Margin::AtMost, why);
             let question = "How far apart are its most and its fewest file descriptors?";
             asking.ask(&format!("{process}_fds"), question, constant, fds, "descriptors");
         }

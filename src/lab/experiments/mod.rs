@@ -246,6 +246,9 @@ pub enum Margin {
     AtLeast,
 }
 
+/// What a check asks for: the figure, how far off it may be, and where that margin comes from.
+pub type Wanted = (f64, Margin, &'static str);
+
 /// One verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
@@ -261,6 +264,9 @@ pub struct Check {
     pub unit: String,
     /// How far they may be apart.
     pub margin: Margin,
+    /// Where that comes from.
+    #[serde(default)]
+    pub because: String,
     /// Whether it holds.
     pub pass: bool,
 }
@@ -270,7 +276,7 @@ impl Check {
     pub fn new(
         name: &str,
         question: &str,
-        (predicted, margin): (f64, Margin),
+        (predicted, margin, because): Wanted,
         measured: Option<f64>,
         unit: &str,
     ) -> Self {
@@ -288,6 +294,7 @@ impl Check {
             measured,
             unit: unit.into(),
             margin,
+            because: because.into(),
             pass,
         }
     }
@@ -319,7 +326,7 @@ mod tests {
     #[test]
     fn margins_hold_at_their_edge_and_not_beyond_and_no_measurement_is_no_pass() {
         let check = |predicted, margin, measured| {
-            Check::new("n", "q", (predicted, margin), measured, "u").pass
+            Check::new("n", "q", (predicted, margin, "w"), measured, "u").pass
         };
         assert!(check(100.0, Margin::Share(0.1), Some(110.0)));
         assert!(!check(100.0, Margin::Share(0.1), Some(111.0)));

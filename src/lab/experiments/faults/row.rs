@@ -121,6 +121,11 @@ impl Row {
         self.arm.ledger.as_ref().map(|ledger| ledger.duplicates as f64)
     }
 
+    /// Events that the sink took after a later one of their key.
+    pub fn overtaken(&self) -> Option<f64> {
+        stats::max(&self.arm.metric("sink", "sink_order_violations_total"))
+    }
+
     /// Ids that are settled and in the log still.
     pub fn uncommitted(&self) -> Option<f64> {
         self.arm.ledger.as_ref().map(|ledger| ledger.again as f64)
@@ -153,6 +158,33 @@ impl Row {
         }
         // The first look after the end is up to a second late.
         since.map(|at| (at - self.phase.to - 1.0).max(0.0))
+    }
+
+    /// The longest time, from the fault's begin on, in which a partition that holds more stood still, s: what
+    /// a user calls the outage. Less the second between two looks.
+    pub fn outage_s(&self) -> Option<f64> {
+        let (from, to) = (self.phase.from, self.loaded_until()?);
+        let mut at: BTreeMap<i32, (f64, f64)> = BTreeMap::new();
+        let mut longest: f64 = 0.0;
+        for sample in &self.arm.samples {
+            let now = self.arm.at(sample.due_us);
+            if !(from..=to).contains(&now) {
+                continue;
+            }
+            for (partition, row) in sample.log.iter().flat_map(|log| &log.partitions) {
+                let key = format!("processor_position_offset{{partition=\"{partition}\"}}");
+                let of = |member: &&str| sample.metric(member, &key);
+                let position = PROCESSORS.iter().filter_map(of).fold(0.0, f64::max);
+                let (since, before) = at.entry(*partition).or_insert((from, position));
+                let holds_more = row.end.is_none_or(|end| position < end as f64);
+                if position > *before || !holds_more {
+                    *since = now;
+                }
+                *before = position.max(*before);
+                longest = longest.max(now - *since);
+            }
+        }
+        (!at.is_empty()).then(|| (longest - 1.0).max(0.0))
     }
 
     /// Partitions that stand still although the sink is served again.

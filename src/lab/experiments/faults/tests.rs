@@ -65,6 +65,7 @@ fn folder_with(
                     "sink".to_owned(),
                     of(&[
                         ("sink_events_total", acked),
+                        ("sink_order_violations_total", 0.0),
                         ("sink_rejected_total{status=\"500\"}", refused),
                     ]),
                 ),
@@ -227,6 +228,39 @@ fn what_was_settled_must_be_committed() {
         red(&run).contains(&"broker-1-killed-bounded-8000_committed".to_owned())
     };
     assert!(!red_with(0) && red_with(1));
+}
+
+/// Prevents: a member that takes a partition over and overtakes what another has in hand.
+#[test]
+fn one_event_that_was_overtaken_turns_its_row_red() {
+    let dir = tempfile::tempdir().expect("dir");
+    let run = run_in(dir.path());
+    folder(dir.path(), "processor-frozen", 10, 0.0, &Ledger::default());
+    let is_red = |run: &Run| red(run).contains(&"processor-frozen-bounded-8000_order".to_owned());
+    assert!(!is_red(&run));
+    change(dir.path(), "processor-frozen-bounded-8000", |second, sample| {
+        set(sample, "sink", "sink_order_violations_total", f64::from(u8::from(second > 20)));
+    });
+    assert!(is_red(&run));
+}
+
+/// Prevents: a fault that says "0 s" because its cure is quick, though partitions stood still before it.
+#[test]
+fn the_outage_begins_with_the_fault() {
+    let dir = tempfile::tempdir().expect("dir");
+    // Stands still from second 12 to 25, and has fetched all that there is from 30 on.
+    let position = |second: i64| match second {
+        ..12 => second * 10,
+        12..=25 => 120,
+        26..30 => 120 + (second - 25) * 10,
+        _ => 1000,
+    };
+    let ledger = Ledger::default();
+    let one = |second| vec![position(second) as f64];
+    folder_with(dir.path(), "broker-1-killed", 10, 0.0, &ledger, &one);
+    let row = row::all(dir.path()).remove(0).expect("a row");
+    // 12 is the last that rose: 13 s until 25, less the second between two looks.
+    assert_eq!(row.outage_s(), Some(12.0));
 }
 
 /// Prevents: a loss that nobody counted, or that was counted wrong.
