@@ -11,6 +11,9 @@ pub const MB: f64 = 1e6;
 /// Seconds after a change of load that are left out of slopes and rates: the group's join or the
 /// sink's burst, the first fetches, the allocator's first slabs.
 pub const SETTLE_S: f64 = 5.0;
+/// Seconds after which the allocator has given back what the first burst took (jemalloc's
+/// `dirty_decay_ms`, its default).
+const DECAY_S: f64 = 10.0;
 /// What `bounded` and `pull` must stay under, MB.
 pub const RSS_MAX_MB: f64 = 512.0;
 /// Memory of a processor with an empty queue that a limit counts, MB: `RssAnon` in
@@ -55,8 +58,8 @@ impl<'a> Asking<'a> {
 
     /// Below the ceiling all that is offered is served, and committed. Judged at the phase's end, on what is
     /// left of the whole of it, so that a processor which is a little too slow is found out: one that
-    /// serves 1,400/s of 1,500/s is 1,200 events behind after 12 s.
-    pub fn keeps_up_in(&mut self, phase: Phase) {
+    /// serves 1,400/s of 1,500/s is 1,200 events behind after 12 s. Workers hold `in_hand` events at most.
+    pub fn keeps_up_in(&mut self, phase: Phase, in_hand: f64) {
         let last = |series: Series| {
             let end = stats::between(&series, phase.to - LAST_S, phase.to);
             stats::median(end.iter().map(|point| point.1))
@@ -65,14 +68,14 @@ impl<'a> Asking<'a> {
             let acked = s.metric_sum("processor", "processor_events_acked_total")?;
             Some(s.metric("producer", "producer_events_sent_total")? - acked)
         });
-        let why = "four workers with a batch of 200 each hold no more; who serves too little falls behind \
-                   for as long as the phase lasts";
-        let in_hand = (IN_HAND, Margin::AtMost, why);
+        let why =
+            "what workers hold; who serves too little falls behind for as long as the phase lasts";
+        let held = (in_hand, Margin::AtMost, why);
         let question = "Below the ceiling: what was sent and not acked at its end";
-        self.ask("served_baseline", question, in_hand, last(unserved), "events");
+        self.ask("served_baseline", question, held, last(unserved), "events");
         let why = "what comes in one commit interval of 1 s and half a second for its answer, and what \
                    workers hold";
-        let saw = (phase.rate * SAW_S + IN_HAND, Margin::AtMost, why);
+        let saw = (phase.rate * SAW_S + in_hand, Margin::AtMost, why);
         let question = "Below the ceiling: the lag at its end";
         let end = stats::between(&self.arm.lag(), phase.to - LAST_S, phase.to);
         self.ask("lag_baseline", question, saw, stats::max(&end), "events");
@@ -109,13 +112,14 @@ impl<'a> Asking<'a> {
     }
 
     /// Memory does not grow: by at most 2 % of what an unbounded queue would (71 kB/s at 6,000
-    /// events/s too many, 4 MB in a minute).
+    /// events/s too many, 4 MB in a minute). What it gives back is no fault.
     pub fn rss_flat_in(&mut self, phase: Phase) {
         let setup = &self.run.plan.setup;
         let climb = setup.resident_bytes * (setup.overload().rate - setup.ceiling) / MB;
         let why = "2 % of what a queue without limit would grow by";
-        let flat = (0.0, Margin::Absolute(0.02 * climb), why);
-        let rss = rss_slope_mb(self.arm, phase);
+        let flat = (0.02 * climb, Margin::AtMost, why);
+        let settled = Phase { from: (phase.from + DECAY_S).min(phase.to), ..phase };
+        let rss = rss_slope_mb(self.arm, settled);
         self.ask("rss_slope", "Is its memory flat under overload?", flat, rss, "MB/s");
     }
 

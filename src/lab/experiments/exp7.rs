@@ -111,7 +111,7 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let name = arm.spec.name;
         let mut asking = Asking::of(run, arm);
-        asking.keeps_up_in(baseline);
+        asking.keeps_up_in(baseline, IN_HAND);
         let p99 = p99_s(arm, eighty(setup));
         let target = (P99_MAX_S, Margin::AtMost, "the target");
         asking.ask("p99_80", "p99 at 80 % of the ceiling", target, p99, "s");
