@@ -11,14 +11,10 @@ begin ceiling "$@"
 if [[ $form == quick ]]; then schedule=1600:40s,8000:60s; else schedule=1600:120s,8000:100s; fi
 
 plan --schedule "$schedule" --rate-limit 2000 --msg-size 512
-# Brokers that just started spend their first minute or more compiling themselves on the cores that are
-# measured: a first arm is run for them alone, and no report reads it.
-# shellcheck disable=SC2034 # arm reads them
-load=(--schedule 4000:90s --msg-size 512 --seed 1) sink=(--rate-limit 2000)
-arm warm-up --queue pull --sink-mode single
+warm_up
 
-# shellcheck disable=SC2034
-load=(--schedule "$schedule" --msg-size 512 --seed 1)
+# shellcheck disable=SC2034 # arm reads them
+load=(--schedule "$schedule" --msg-size 512 --seed 1) sink=(--rate-limit 2000)
 arm bounded --queue bounded --sink-mode single
 arm pull --queue pull --sink-mode single
 report

@@ -10,7 +10,7 @@ begin exp2 "$@"
 # The excess of 6,000/s x 600 B: 0.2 GB in the quick form's minute of overload, 2.2 GB of memory
 # in the full form's ten.
 # shellcheck disable=SC2154 # begin sets form
-if [[ $form == quick ]]; then schedule=1500:15s,8000:60s at=58 time=15; else schedule=1500:60s,8000:10m at=560 time=60; fi
+if [[ $form == quick ]]; then schedule=1500:15s,8000:60s at=58 time=15; else schedule=1500:60s,8000:30m at=560 time=60; fi
 needed_kb=$([[ $form == quick ]] && echo 3000000 || echo 6000000)
 (($(awk '/^MemAvailable/ { print $2 }' /proc/meminfo) >= needed_kb)) ||
   die "not enough free memory for the $form form: $((needed_kb / 1000000)) GB needed for three brokers and the unbounded queue"

@@ -90,6 +90,15 @@ plan() { # FLAGS OF lab plan...
 # memory_limit=SIZE, under which the processor is run and may be killed.
 stall=() stall_at='' memory_limit=''
 
+# Brokers that just started spend their first minute or more compiling themselves on the cores that are
+# measured: an arm is run for them alone, and no report reads it.
+warm_up() {
+  [[ $cluster_is_ours ]] || return 0
+  # shellcheck disable=SC2034 # arm reads them
+  local load=(--schedule 4000:90s --msg-size 512 --seed 1) sink=(--rate-limit 2000)
+  arm warm-up --queue pull --sink-mode single
+}
+
 arm() { # NAME PROCESSOR-FLAGS...
   arm_begins "$1"
   processor processor "${@:2}"

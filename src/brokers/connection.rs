@@ -267,11 +267,13 @@ impl Connection {
         let deadline = Instant::now() + self.patience;
         let mut left = size;
         while left > 0 {
-            let step = left.min(STEP_BYTES);
-            if self.stream.read_some(step, into)? < step {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            left -= step;
+            let read = match self.stream.read_some(left.min(STEP_BYTES), into) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => read,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            left -= read;
             if left > 0 && Instant::now() >= deadline {
                 return Err(ErrorKind::TimedOut.into());
             }

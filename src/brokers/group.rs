@@ -65,12 +65,13 @@ pub fn committed(
     topic: &str,
     partitions: impl IntoIterator<Item = i32>,
 ) -> io::Result<BTreeMap<i32, Result<Committed, String>>> {
+    let partitions: Vec<i32> = partitions.into_iter().collect();
     let host = coordinator(brokers, group)?;
     let mut connection = brokers.connect(&host)?;
     let version = connection.version(ApiKey::OffsetFetch, OFFSET_FETCH)?;
     let asked = OffsetFetchRequestTopic::default()
         .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
-        .with_partition_indexes(partitions.into_iter().collect());
+        .with_partition_indexes(partitions.clone());
     let question = OffsetFetchRequest::default()
         .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
         .with_topics(Some(vec![asked]))
@@ -80,7 +81,10 @@ pub fn committed(
     if answer.error_code != 0 {
         return Err(refused("OffsetFetch", answer.error_code));
     }
-    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    // One that the answer leaves out is not one without a commit.
+    let left_out = || Err("committed offset: the answer leaves it out".to_owned());
+    let mut all: BTreeMap<_, _> = partitions.into_iter().map(|p| (p, left_out())).collect();
+    let told = answer.topics.iter().flat_map(|topic| &topic.partitions);
     let read =
         |p: &kafka_protocol::messages::offset_fetch_response::OffsetFetchResponsePartition| {
             let committed = match p.error_code {
@@ -92,7 +96,8 @@ pub fn committed(
             };
             (p.partition_index, committed)
         };
-    Ok(partitions.map(read).collect())
+    all.extend(told.map(read));
+    Ok(all)
 }
 
 /// `host:port` of the broker that coordinates `group`.

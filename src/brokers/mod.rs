@@ -75,10 +75,10 @@ pub enum BrokerError {
         /// Lowest Fetch version it takes.
         fetch_min: i16,
     },
-    /// No broker of the list lets us in, or none is trusted. Waiting is no help.
+    /// One does not let us in, or is not trusted, and no other answered. Waiting is no help.
     #[error("broker {host}: {why}")]
     Denied {
-        /// The last one tried.
+        /// Its address.
         host: String,
         /// What is wrong.
         why: String,
@@ -123,7 +123,7 @@ pub struct TopicView {
 
 impl TopicView {
     /// Takes over the leaders of `heard` that are newer than its own.
-    fn keep_newer_leaders(&mut self, heard: &Self) {
+    pub(crate) fn keep_newer_leaders(&mut self, heard: &Self) {
         for (partition, epoch) in &mut self.epochs {
             let newer = heard.epochs.get(partition).filter(|before| *before > epoch);
             if let (Some(newer), Some(leader)) = (newer, heard.leaders.get(partition)) {
@@ -222,9 +222,20 @@ impl Brokers {
         all
     }
 
-    /// Whether they are spoken with as a properties file says.
+    /// Whether they let us in: a login that is refused is not tried again and again, which may lock it.
+    ///
+    /// # Errors
+    /// When they do not. What they say else is found out later.
+    pub fn let_us_in(&self, topic: &str) -> Result<(), Failure> {
+        match self.have_security().then(|| self.describe(topic, 0)) {
+            Some(Err(denied @ BrokerError::Denied { .. })) => Err(Failure::failed(denied)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether they are spoken with by TLS or SASL.
     pub fn have_security(&self) -> bool {
-        self.security.is_some()
+        self.security.as_ref().is_some_and(|security| !security.is_plain())
     }
 
     /// Asks the brokers in turn, from position `first` of the list, for the topic's partitions.

@@ -16,6 +16,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use regex::Regex;
 use rsasl::config::SASLConfig;
@@ -25,6 +26,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use super::connection::TIMEOUT;
 use super::stream::Stream;
 use crate::failure::Failure;
 
@@ -32,9 +34,6 @@ use crate::failure::Failure;
 pub const PASSWORD_VARIABLE: &str = "LAB_SASL_PASSWORD";
 
 const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
-
-/// Keys that other clients' files have, and that change nothing for us.
-const NOTHING_TO_US: [&str; 3] = ["ssl.truststore.type", "ssl.protocol", "ssl.enabled.protocols"];
 
 /// See the module.
 pub struct Security {
@@ -92,7 +91,8 @@ impl Security {
                 ));
             }
         };
-        let mechanism = take("sasl.mechanism").or_else(|| take("sasl.mechanisms"));
+        let (one, other) = (take("sasl.mechanism"), take("sasl.mechanisms"));
+        let mechanism = one.or(other);
         let jaas = take("sasl.jaas.config").unwrap_or_default();
         let user = take("sasl.username").or_else(|| in_jaas(&jaas, "username"));
         let password = take("sasl.password").or_else(|| in_jaas(&jaas, "password")).or(password);
@@ -111,8 +111,7 @@ impl Security {
         }
         let ca = take("ssl.ca.location").or(store).map(PathBuf::from);
         let ours = |key: &&String| key.starts_with("ssl.") || key.starts_with("sasl.");
-        let ignored = |key: &&String| NOTHING_TO_US.contains(&key.as_str());
-        if let Some(key) = properties.keys().filter(ours).find(|key| !ignored(key)) {
+        if let Some(key) = properties.keys().find(ours) {
             return Err(format!("{key} is not supported"));
         }
         Ok(Self {
@@ -130,8 +129,12 @@ impl Security {
         let name = name.map_err(|e| io::Error::new(ErrorKind::InvalidInput, e))?;
         let client = ClientConnection::new(Arc::clone(&tls.config), name);
         let mut stream = StreamOwned::new(client.map_err(io::Error::other)?, tcp);
+        let end = Instant::now() + TIMEOUT;
         while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).map_err(|e| self.untrusted(e))?;
+            shake_hands(&mut stream).map_err(|e| self.untrusted(e))?;
+            if Instant::now() >= end {
+                return Err(self.untrusted(ErrorKind::TimedOut.into()));
+            }
         }
         Ok(Stream::Tls(Box::new(TlsStream(stream))))
     }
@@ -146,6 +149,10 @@ impl Security {
             }
             Some(rustls::Error::InvalidMessage(_)) => {
                 format!("it does not speak TLS: see security.protocol in {file}")
+            }
+            None if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                let why = format!("no answer to TLS within {}", crate::units::show(TIMEOUT));
+                return io::Error::new(ErrorKind::TimedOut, why);
             }
             // A broker that is going down does that too.
             None if error.kind() == ErrorKind::UnexpectedEof => {
@@ -170,6 +177,11 @@ impl Security {
         Ok(Some(Conversation { session, mechanism, user, file, finished: false }))
     }
 
+    /// Whether it is neither TLS nor SASL.
+    pub(super) fn is_plain(&self) -> bool {
+        self.tls.is_none() && self.login.is_none()
+    }
+
     /// librdkafka's settings that mean the same.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         let protocol = match (&self.tls, &self.login) {
@@ -188,6 +200,38 @@ impl Security {
             all.push(("sasl.password", login.password.clone()));
         }
         all
+    }
+}
+
+/// One step of the handshake: says what is to be said, else hears what comes.
+fn shake_hands(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Result<()> {
+    let StreamOwned { conn, sock } = stream;
+    if conn.wants_write() {
+        conn.write_tls(sock)?;
+        return Ok(());
+    }
+    if conn.read_tls(sock)? == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    if let Err(e) = conn.process_new_packets() {
+        // The alert that says why.
+        let _best_effort = conn.write_tls(sock);
+        return Err(io::Error::new(ErrorKind::InvalidData, e));
+    }
+    Ok(())
+}
+
+/// The iteration count that a broker asks for by SCRAM (RFC 5802): below the least that is allowed (RFC 7677) it
+/// is a cheap guess at the password, and far above it nothing but work for us.
+fn check_iterations(heard: &[u8]) -> Result<(), String> {
+    const ITERATIONS: std::ops::RangeInclusive<u64> = 4096..=1_000_000;
+    let text = String::from_utf8_lossy(heard);
+    let Some(count) = text.split(',').find_map(|part| part.strip_prefix("i=")) else {
+        return Ok(());
+    };
+    match count.parse::<u64>() {
+        Ok(count) if ITERATIONS.contains(&count) => Ok(()),
+        _ => Err(format!("it asks for i={count} iterations, {ITERATIONS:?} are allowed")),
     }
 }
 
@@ -275,6 +319,9 @@ impl Conversation {
     pub(super) fn step(&mut self, heard: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
         if self.finished {
             return Ok(None);
+        }
+        if let Some(heard) = heard {
+            check_iterations(heard).map_err(|why| self.refused(&why))?;
         }
         let mut said = Vec::new();
         let state = self.session.step(heard, &mut said);
@@ -365,6 +412,20 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        assert!(!format!("{:?}", read(&PLAIN)).contains("p\""));
+        let mut lines = PLAIN;
+        lines[3].1 = "hunter2-9f3c";
+        assert!(!format!("{:?}", read(&lines)).contains("hunter2-9f3c"));
+    }
+
+    /// Prevents: a broker that makes a client count for an hour, or give its password away cheaply.
+    #[test]
+    fn the_count_that_a_broker_asks_for_has_limits() {
+        for (count, fine) in
+            [("4096", true), ("8192", true), ("1", false), ("4294967295", false), ("x", false)]
+        {
+            let heard = format!("r=abc,s=AAAA,i={count}");
+            assert_eq!(check_iterations(heard.as_bytes()).is_ok(), fine, "{count}");
+        }
+        assert!(check_iterations(b"v=AAAA").is_ok());
     }
 }

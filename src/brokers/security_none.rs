@@ -37,6 +37,10 @@ impl Security {
         match *self {}
     }
 
+    pub(super) fn is_plain(&self) -> bool {
+        match *self {}
+    }
+
     /// librdkafka's settings that mean the same.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         match *self {}

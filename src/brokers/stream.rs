@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use super::connection::TIMEOUT;
 use super::security::TlsStream;
 use crate::threads;
@@ -27,13 +29,28 @@ impl Stream {
         limit(tcp, patience)
     }
 
-    /// Reads up to `bytes` behind what `into` holds; fewer only at the stream's end. The memory of a plain
-    /// stream is not filled with zeros first.
+    /// Reads once, at most `bytes` of what is there, behind what `into` holds; 0 is the stream's end. The memory
+    /// of a plain stream is not filled with zeros first.
     pub fn read_some(&mut self, bytes: usize, into: &mut Vec<u8>) -> io::Result<usize> {
-        into.reserve(bytes);
+        /// A record of TLS.
+        const TLS_STEP: usize = 16 << 10;
         match self {
-            Self::Plain(tcp) => (&*tcp).take(bytes as u64).read_to_end(into),
-            Self::Tls(tls) => tls.take(bytes as u64).read_to_end(into),
+            Self::Plain(tcp) => {
+                into.reserve(bytes);
+                let room = into.spare_capacity_mut();
+                let most = bytes.min(room.len());
+                let read = SockRef::from(&*tcp).recv(room.get_mut(..most).unwrap_or_default())?;
+                // SAFETY: so many bytes behind the length were written just now.
+                unsafe { into.set_len(into.len() + read) };
+                Ok(read)
+            }
+            Self::Tls(tls) => {
+                let before = into.len();
+                into.resize(before + bytes.min(TLS_STEP), 0);
+                let read = tls.read(into.get_mut(before..).unwrap_or_default());
+                into.truncate(before + read.as_ref().copied().unwrap_or(0));
+                read
+            }
         }
     }
 }
@@ -78,6 +95,8 @@ pub fn connect(host: &str) -> io::Result<TcpStream> {
                 tcp.set_nodelay(true)?;
                 return Ok(tcp);
             }
+            // The machine's own, of a route that is prohibited: no word of the broker's.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => last = io::Error::other(e),
             Err(e) => last = e,
         }
     }

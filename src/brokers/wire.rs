@@ -12,7 +12,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::connection::{Range, TIMEOUT, invalid, refused};
+use super::connection::{Range, TIMEOUT, in_words, invalid, refused};
 use super::offsets::{self, Mark};
 use super::{BrokerError, Brokers, TopicView};
 use crate::records::{BatchHeader, parse_header};
@@ -25,6 +25,7 @@ const FETCH: Range = Range { min: 4, max: 12 };
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
 /// The topic's partitions and their leaders; the inner `Err` is the broker's own verdict.
 pub fn metadata(
@@ -44,6 +45,10 @@ pub fn metadata(
         UNKNOWN_TOPIC_OR_PARTITION => {
             let (topic, host) = (topic.to_owned(), host.to_owned());
             return Ok(Err(BrokerError::MissingTopic { topic, host }));
+        }
+        TOPIC_AUTHORIZATION_FAILED => {
+            let why = format!("topic {topic}: {}", in_words(found.error_code));
+            return Ok(Err(BrokerError::Denied { host: host.to_owned(), why }));
         }
         code => return Err(refused("Metadata", code)),
     }

@@ -156,6 +156,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
     }
     let sink = client::base_url("--sink", &settings.sink)?;
+    brokers.let_us_in(&settings.topic)?;
     let producers: Vec<Produced> =
         settings.producer.iter().map(|path| super::read_json(path)).collect::<Result<_, _>>()?;
     let mut produced = RoaringTreemap::new();

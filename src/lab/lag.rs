@@ -81,7 +81,13 @@ impl LagReader {
         let mut reading = LogReading::default();
         let begun = Instant::now();
         match self.known_brokers().describe(&self.topic, 0) {
-            Ok(view) => self.view = view,
+            Ok(mut view) => {
+                if view.id == self.view.id {
+                    // A broker that lags behind is not believed over one that was heard before.
+                    view.keep_newer_leaders(&self.view);
+                }
+                self.view = view;
+            }
             Err(why) => reading.unread.push(format!("topic {}: {why}", self.topic)),
         }
         if begun.elapsed() >= TIMEOUT {

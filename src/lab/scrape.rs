@@ -52,13 +52,14 @@ impl Target {
 /// # Errors
 /// The line that is no sample, and that a page has more than is kept.
 pub(crate) fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
-    let lines = || text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let lines =
+        || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let series = lines().count();
     if series > SERIES_MAX {
         return Err(format!("{series} lines with a number, at most {SERIES_MAX} are read"));
     }
     let (mut out, mut names) = (BTreeMap::new(), 0);
-    for line in lines().filter(|line| !line.is_empty()) {
+    for line in lines() {
         let (name, labels, value) =
             sample(line).ok_or_else(|| format!("no sample: {}", said(line.as_bytes())))?;
         let is_bucket = name.ends_with("_bucket") && labels.iter().any(|(label, _)| *label == "le");

@@ -154,6 +154,7 @@ fn processes(lists: &[String]) -> Result<Vec<(String, Watched)>, Failure> {
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     cli::check_topic(&settings.topic)?;
     let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
+    brokers.let_us_in(&settings.topic)?;
     let processes = processes(&settings.process)?;
     let pages = pages(&settings.metrics)?;
     if let Some(name) = &settings.until_gone

@@ -2,11 +2,13 @@
 //! for that: one JSON object a line of a file, or a record of a topic.
 //!
 //! Invariant: a letter is kept before its offset counts as done, so what was committed as invalid is
-//! there, whoever is killed when. A file or topic that takes nothing makes the letter's partition wait.
+//! there, whoever is killed when. A file or topic that takes nothing holds up who reads the letter's partition,
+//! where the letter is of a record that is no event; one of an event that the sink refused waits by itself.
 
 mod topic;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -24,6 +26,9 @@ use crate::source::Rejected;
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 use topic::{Refused, Topic};
+
+/// How long a letter waits for another that is being kept.
+const LOCK_WAIT: Duration = Duration::from_millis(100);
 
 /// Where letters are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +69,7 @@ struct Letter<'a> {
     value: Option<String>,
 }
 
-/// The ids in the letters of a file; none where there is no file. What is no event has no id.
+/// The ids in the letters of a file. What is no event has no id.
 ///
 /// # Errors
 /// When it cannot be read, or a whole line is no letter.
@@ -74,10 +79,7 @@ pub fn ids(path: &Path) -> Result<RoaringTreemap, Failure> {
         id: Option<u64>,
     }
     let failed = |why: String| Failure::Failed(format!("--dead-letter {}: {why}", path.display()));
-    let text = match std::fs::read(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        text => text.map_err(|e| failed(format!("cannot be read: {e}")))?,
-    };
+    let text = std::fs::read(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
     let mut ids = RoaringTreemap::new();
     for (n, line) in lines::whole(&text).split(|b| *b == b'\n').enumerate() {
         if line.is_empty() {
@@ -122,13 +124,33 @@ impl DeadLetters {
         Ok(Self { keeper: to.map(open).transpose()?.map(Mutex::new), metrics })
     }
 
-    /// Keeps and counts what is given up. False when the run stopped before it could be kept: it is not
-    /// done then.
+    /// Keeps and counts what is given up, however long that takes. False when the run stopped before it
+    /// could be kept: it is not done then.
     pub fn keep(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool {
-        if let Some(keeper) = &self.keeper
-            && !append(keeper, rejected, stop)
-        {
-            return false;
+        let mut backoff = Backoff::standard();
+        while !self.try_keep(rejected) {
+            if stop.wait(backoff.wait()) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// As [`DeadLetters::keep`], once: false when it could not be kept now.
+    pub fn try_keep(&self, rejected: &Rejected<'_>) -> bool {
+        if let Some(keeper) = &self.keeper {
+            // Somebody else's letter waits for the same file or topic: so does this one.
+            let kept = match keeper.try_lock_for(LOCK_WAIT) {
+                Some(mut keeper) => keeper.append(rejected),
+                None => return false,
+            };
+            if let Err(why) = kept {
+                log::error!(
+                    partition = rejected.partition, offset = rejected.offset, why = why.as_str();
+                    "--dead-letter takes nothing, trying again"
+                );
+                return false;
+            }
         }
         self.metrics.invalid.with_label_values(&[rejected.reason]).inc_by(rejected.offsets());
         true
@@ -166,23 +188,6 @@ impl Keeper {
                 Refused::TooLarge => "a letter without its value is too large for it".into(),
                 Refused::Now(why) => why,
             }),
-        }
-    }
-}
-
-/// Appends, however long that takes; false when the run stops first.
-fn append(keeper: &Mutex<Keeper>, rejected: &Rejected<'_>, stop: &Stop) -> bool {
-    let mut backoff = Backoff::standard();
-    loop {
-        match keeper.lock().append(rejected) {
-            Ok(()) => return true,
-            Err(why) => log::error!(
-                partition = rejected.partition, offset = rejected.offset, why = why.as_str();
-                "--dead-letter takes nothing, the partition waits"
-            ),
-        }
-        if stop.wait(backoff.wait()) {
-            return false;
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::window::Single;
+use crate::backoff::Backoff;
 use crate::logging::Limiter;
 use crate::policy::dead_letters::DeadLetters;
 use crate::source::Rejected;
@@ -89,6 +90,9 @@ pub struct Suspects {
     metrics: ProcessorMetrics,
     stop: Stop,
     held: Vec<Held>,
+    /// Letters that could not be kept are tried again then.
+    letters_wait_until: Option<Instant>,
+    backoff: Backoff,
     lines: Limiter,
 }
 
@@ -101,7 +105,9 @@ impl Suspects {
         stop: Stop,
     ) -> Self {
         let lines = Limiter::per_second(5);
-        Self { shared, dead_letters, metrics, stop, held: Vec::new(), lines }
+        let (held, backoff) = (Vec::new(), Backoff::standard());
+        let letters_wait_until = None;
+        Self { shared, dead_letters, metrics, stop, held, letters_wait_until, backoff, lines }
     }
 
     /// The sink refused an event by itself. Stops the run when it refuses too many.
@@ -131,9 +137,16 @@ impl Suspects {
         }
         let taken = self.shared.taken.load(Ordering::Relaxed);
         let is_known = |held: &mut Held| taken > held.taken || held.since.elapsed() >= HELD_MAX;
-        for held in self.held.extract_if(.., is_known) {
-            let Held { single, status, why, .. } = held;
+        let known: Vec<Held> = self.held.extract_if(.., is_known).collect();
+        let mut later = self.letters_wait_until.is_some_and(|time| Instant::now() < time);
+        for held in known {
+            if later {
+                self.held.push(held);
+                continue;
+            }
+            let Held { single, status, why, .. } = &held;
             let Single { assigned, offset, id, value } = single;
+            let (offset, id) = (*offset, *id);
             if !assigned.acquire() {
                 self.metrics.returned.inc();
                 continue;
@@ -145,15 +158,21 @@ impl Suspects {
                 last_offset: offset,
                 id: Some(id),
                 reason: &reason,
-                why: &why,
-                value: Some(&value),
+                why,
+                value: Some(value),
             };
-            if self.dead_letters.keep(&rejected, &self.stop) {
+            let kept = self.dead_letters.try_keep(&rejected);
+            if kept {
                 assigned.done([offset]);
-            } else {
-                self.metrics.returned.inc();
+                self.backoff.reset();
             }
             assigned.release();
+            if !kept {
+                // The worker goes on, and takes its partitions along.
+                self.letters_wait_until = Some(Instant::now() + self.backoff.wait());
+                later = true;
+                self.held.push(held);
+            }
         }
     }
 

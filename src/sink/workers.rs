@@ -64,7 +64,8 @@ const HELD: Duration = Duration::from_secs(2);
 /// The end of a run: until when workers take from the queue, and when they give back what they hold.
 ///
 /// The first comes before the second, for what one worker gives back may stand in the log before what
-/// another one has delivered: that is not committed, and comes again.
+/// another one has delivered: that is not committed, and comes again. (By key each worker has a queue of its
+/// own, and what is left in one may do the same.)
 #[derive(Clone)]
 pub struct Drain {
     /// µs since the epoch.

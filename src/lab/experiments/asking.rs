@@ -26,7 +26,7 @@ pub const FILE_MB: f64 = 8.0;
 const SAW_S: f64 = 1.5;
 /// Events that four workers with batches of 200 have in hand: the defaults.
 pub const IN_HAND: f64 = 4.0 * 200.0;
-/// The end of a phase: some looks, once a second each, so that one that came late does not decide.
+/// The end of a phase: some looks, once a second each.
 const LAST_S: f64 = 5.0;
 
 /// The checks of one arm, asked one by one.

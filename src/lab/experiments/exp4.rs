@@ -17,6 +17,8 @@ use crate::lab::text::{figure, or_not_measured};
 /// How far a gain may be off. What a call takes beside the sink's latency is this machine's, and is measured
 /// by the first arm, a single worker; with more of them it takes longer, as they share the cores.
 const GAIN_MARGIN: f64 = 0.15;
+/// The least share of a worker's time that the sink's own latency must be.
+const SINGLE_SHARE_MIN: f64 = 0.6;
 /// Two arms that run one after the other may differ by this much in what a call takes.
 const TAX_MARGIN_PERCENT: f64 = 5.0;
 
@@ -131,6 +133,10 @@ fn checks(run: &Run) -> Vec<Check> {
             let wanted = (most, Margin::AtMost, "a call is no shorter than the sink's latency");
             let question = "What one worker carries: what the others are held against";
             asking.ask("throughput", question, wanted, carried(run, case.arm), "events/s");
+            let why = "a call's own way takes no longer than two thirds of the sink's latency";
+            let wanted = (SINGLE_SHARE_MIN * most, Margin::AtLeast, why);
+            let question = "Does it spend its time at the sink?";
+            asking.ask("at_work", question, wanted, carried(run, case.arm), "events/s");
         } else {
             let why = "a call takes a little longer where more workers share the cores";
             let wanted = (said(run, case.arm), Margin::Share(GAIN_MARGIN), why);

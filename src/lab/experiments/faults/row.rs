@@ -174,13 +174,16 @@ impl Row {
             for (partition, row) in sample.log.iter().flat_map(|log| &log.partitions) {
                 let key = format!("processor_position_offset{{partition=\"{partition}\"}}");
                 let of = |member: &&str| sample.metric(member, &key);
-                let position = PROCESSORS.iter().filter_map(of).fold(0.0, f64::max);
-                let (since, before) = at.entry(*partition).or_insert((from, position));
-                let holds_more = row.end.is_none_or(|end| position < end as f64);
-                if position > *before || !holds_more {
+                let position: f64 = PROCESSORS.iter().filter_map(of).sum();
+                let furthest = PROCESSORS.iter().filter_map(of).fold(0.0, f64::max);
+                // One that came later, as of a topic that has more now, begins when it is first seen.
+                let (since, before) = at.entry(*partition).or_insert((now, position));
+                let holds_more = row.end.is_none_or(|end| furthest < end as f64);
+                // It may also fall: another log is read then, from its start.
+                if position != *before || !holds_more {
                     *since = now;
                 }
-                *before = position.max(*before);
+                *before = position;
                 longest = longest.max(now - *since);
             }
         }
