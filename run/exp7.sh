@@ -16,7 +16,7 @@ load=(--schedule "$schedule" --msg-size 512 --seed 1) sink=(--rate-limit 2000)
 plan --schedule "$schedule" --rate-limit 2000 --msg-size 512 --queue-cap 10000
 arm buffer --queue bounded --queue-cap 10000 --policy buffer
 arm shed --queue bounded --queue-cap 10000 --policy shed
-# (2 s less a tenth) × 2,000/s, less the 800 events that four workers hold: timely_cap in exp7.rs.
-arm shed-2s --queue bounded --queue-cap 2800 --policy shed
+# (2 s less a twentieth) × 2,000/s, less twice the 800 events that four workers hold: timely_cap in exp7.rs.
+arm shed-2s --queue bounded --queue-cap 2200 --policy shed
 arm slow-source --queue bounded --queue-cap 10000 --policy slow-source --producer @producer
 report

@@ -16,7 +16,7 @@ use crate::telemetry::latency::Stage;
 /// The target at 80 % of the ceiling, and the promise that the table asks for under overload, s.
 const P99_MAX_S: f64 = 2.0;
 /// The share of [`P99_MAX_S`] that is left for the way to the queue and out of it.
-const TIMELY_REST: f64 = 0.10;
+const TIMELY_REST: f64 = 0.05;
 /// Seconds in which a queue fills or a source slows, left out of what is steady afterwards.
 const POLICY_SETTLE_S: f64 = 15.0;
 /// The backlog that slow-source aims at, as time to serve it (`policy::slow_source`), s.
@@ -56,9 +56,10 @@ fn steady(setup: &Setup) -> Phase {
 }
 
 /// Events that a queue may hold so that the last of them is served within the target, by Little's law: as
-/// many as are served meanwhile, less those that workers have in hand.
+/// many as are served meanwhile, less those that workers have in hand when it comes, and those that are
+/// served before its own batch: workers take turns at the sink.
 fn timely_cap(setup: &Setup) -> f64 {
-    setup.ceiling * P99_MAX_S * (1.0 - TIMELY_REST) - IN_HAND
+    setup.ceiling * P99_MAX_S * (1.0 - TIMELY_REST) - 2.0 * IN_HAND
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
@@ -91,7 +92,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             model::sojourn_s(timely_cap(setup) + IN_HAND, ceiling),
             "s",
             format!(
-                "the target of {} s less {} %: C = μ × that − W B = {} events",
+                "(C + W B) / μ; C = μ × (the target of {} s less {} %) − 2 W B = {} events",
                 figure(P99_MAX_S),
                 figure(100.0 * TIMELY_REST),
                 figure(timely_cap(setup))
