@@ -88,6 +88,15 @@ supply_chain() {
   fi
 }
 
+# The program that run/bench.sh races against, where there is a Go for it.
+peer() {
+  if ! command -v go >/dev/null; then
+    log warn peer_not_checked "why='no go' get='apt-get install golang-go'"
+    return
+  fi
+  check 'the peer of the race' bash -c 'cd benches/peers/franz-go && go vet ./... && go test ./...'
+}
+
 clean_up() {
   local code=$?
   trap '' INT TERM HUP PIPE # a second Ctrl-C must not leave half of it
@@ -137,6 +146,7 @@ check scripts shellcheck --external-sources "${scripts[@]}"
 # shellcheck disable=SC2016 # bash -c expands it
 check 'sabotage applies' bash -c 'for patch; do git apply --check "$patch" || exit; done' - tests/sabotage/*.patch
 supply_chain
+peer
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
 check 'clippy, default features' cargo clippy --release --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items

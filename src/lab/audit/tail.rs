@@ -2,7 +2,8 @@
 //! no group and commits nothing.
 //!
 //! Invariant: an offset is read, known to hold no record, or fails the audit by name; none is counted
-//! as nothing because it could not be read. One fetcher a leader, asked in turn; a leader that moves is
+//! as nothing because it could not be read. (What retention takes meanwhile is passed over: its ids are found
+//! nowhere, and so are missing.) One fetcher a leader, asked in turn; a leader that moves is
 //! followed.
 
 use std::collections::BTreeMap;
