@@ -372,13 +372,16 @@ cases_of() { # FAULT PLACE
   fi
 }
 
+rows=()
 for place in "${!FAULTS[@]}"; do
   fault=${FAULTS[place]}
   ((${#only[@]} == 0)) || one_of "$fault" "${only[@]}" || continue
   cases_of "$fault" "$place"
-  for case in "${cases[@]}"; do
-    read -r queue offered <<<"$case"
-    run_row "$fault" "$queue" "$offered"
-  done
+  for case in "${cases[@]}"; do rows+=("$fault $case"); done
+done
+echo "${#rows[@]}" >"$out/rows" # for the report: so many are to run to their end
+for row in "${rows[@]}"; do
+  read -r fault queue offered <<<"$row"
+  run_row "$fault" "$queue" "$offered"
 done
 report

@@ -58,6 +58,11 @@ pub struct Row {
 /// A row, or the name of one that did not run to its end, and why.
 pub type Read = Result<Row, (String, String)>;
 
+/// How many rows the script meant to run, as it wrote it down before the first.
+pub fn meant(dir: &Path) -> Option<f64> {
+    std::fs::read_to_string(dir.join("rows")).ok()?.trim().parse().ok()
+}
+
 /// Every row in the folder, by the time of its fault.
 pub fn all(dir: &Path) -> Vec<Read> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };

@@ -116,6 +116,7 @@ fn run_in(dir: &std::path::Path) -> Run {
         setup: Setup::example(),
         predictions: Vec::new(),
     };
+    std::fs::write(dir.join("rows"), "1\n").expect("written");
     let host = crate::lab::plan::Host::default();
     Run { plan, host, arms: Vec::new(), dir: dir.to_owned() }
 }
@@ -152,6 +153,8 @@ fn each_check_of_a_row_can_turn_red() {
     folder_with(dir.path(), "answers-500", 16, 1.0, &fine, &|_| vec![1000.0]);
     assert_eq!(red(&run), [""; 0], "one whose end is reached may");
     let _whole = show(16, 1.0, &fine);
+    std::fs::write(dir.path().join("rows"), "2\n").expect("written");
+    assert_eq!(red(&run), ["rows"], "a row that was never begun is no pass");
     std::fs::create_dir(dir.path().join("sink-killed-pull-1500")).expect("made");
     assert_eq!(red(&run), ["rows"], "a row without an end is no pass");
 }
