@@ -41,7 +41,15 @@ pub struct LagReader {
 /// What the coordinator said: all of it, or why nothing.
 type Commits = Result<BTreeMap<i32, Result<Committed, String>>, String>;
 /// Start and end of each partition's log; why they are not known.
-type Ends = BTreeMap<i32, Result<(i64, i64), String>>;
+type Ends = BTreeMap<i32, Result<Bounds, String>>;
+
+/// Of one log.
+struct Bounds {
+    start: i64,
+    /// For who reads as the reader asks.
+    end: i64,
+    high_watermark: i64,
+}
 
 impl LagReader {
     /// A reader of what `group` has still to read of `topic`. Its isolation says which end counts: a
@@ -183,7 +191,7 @@ impl LagReader {
                 Err(_) => None,
             };
             let row = match bounds {
-                Ok(bounds) => self.row(committed, bounds),
+                Ok(bounds) => Self::row(committed, &bounds),
                 Err(why) => {
                     hole(partition, format!("end of the log: {why}"));
                     PartitionReading { committed: committed.flatten(), ..Default::default() }
@@ -200,11 +208,11 @@ impl LagReader {
 
     /// `committed`: `None` when it is not known, `Some(None)` when there is none. What retention took is
     /// no lag: nobody will read it.
-    fn row(&self, committed: Option<Option<i64>>, (start, end): (i64, i64)) -> PartitionReading {
+    fn row(committed: Option<Option<i64>>, bounds: &Bounds) -> PartitionReading {
+        let Bounds { start, end, high_watermark } = *bounds;
         // An offset above all that there is, is of a log that is gone or was cut: a reader is told
-        // "out of range" there, and starts anew. (An open transaction holds the last stable offset back.)
-        let is_here = |at: &i64| self.isolation == Isolation::ReadCommitted || *at <= end;
-        let committed = committed.map(|at| at.filter(is_here));
+        // "out of range" there, and starts anew.
+        let committed = committed.map(|at| at.filter(|at| *at <= high_watermark));
         PartitionReading {
             end: Some(end),
             committed: committed.flatten(),
@@ -224,12 +232,22 @@ fn ask_leader(
 ) -> io::Result<(Connection, Ends)> {
     let ask = |mut connection: Connection| -> io::Result<(Connection, Ends)> {
         let starts = offsets::list(&mut connection, topic, partitions, Mark::LogStart)?;
-        let mut ends = offsets::list(&mut connection, topic, partitions, mark)?;
-        let both = starts.into_iter().map(|(partition, start)| {
-            let end = ends.remove(&partition).unwrap_or_else(|| Err("not told".to_owned()));
-            (partition, start.and_then(|start| Ok((start, end?))))
-        });
-        Ok((connection, both.collect()))
+        let ends = offsets::list(&mut connection, topic, partitions, mark)?;
+        let highest = match mark {
+            Mark::HighWatermark => ends.clone(),
+            _ => offsets::list(&mut connection, topic, partitions, Mark::HighWatermark)?,
+        };
+        let not_told = || Err("not told".to_owned());
+        let of = |all: &BTreeMap<i32, Result<i64, String>>, partition: &i32| {
+            all.get(partition).cloned().unwrap_or_else(not_told)
+        };
+        let bounds = |partition: &i32, start: Result<i64, String>| {
+            let (end, high_watermark) = (of(&ends, partition)?, of(&highest, partition)?);
+            Ok(Bounds { start: start?, end, high_watermark })
+        };
+        let all =
+            starts.into_iter().map(|(partition, start)| (partition, bounds(&partition, start)));
+        Ok((connection, all.collect()))
     };
     if let Some(connection) = kept {
         match ask(connection) {

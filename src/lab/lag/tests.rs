@@ -58,10 +58,12 @@ fn a_round_asks_a_leader_twice_however_many_partitions_it_has() {
 fn an_open_transaction_holds_back_readers_of_committed_records_alone() {
     let mut late = partition(0);
     late.committed = 500; // by another reader, behind the transaction's start
-    let cluster = cluster(1, [partition(0), late]);
+    let mut foreign = partition(0);
+    foreign.committed = 5000; // of a log that is gone
+    let cluster = cluster(1, [partition(0), late, foreign]);
     let read = |isolation| lags(&reader(&cluster, isolation).read());
-    assert_eq!(read(Isolation::ReadUncommitted), [Some(700), Some(500)]);
-    assert_eq!(read(Isolation::ReadCommitted), [Some(100), Some(0)]);
+    assert_eq!(read(Isolation::ReadUncommitted), [Some(700), Some(500), Some(900)]);
+    assert_eq!(read(Isolation::ReadCommitted), [Some(100), Some(0), Some(300)]);
 }
 
 /// Prevents: lag of events that nobody can read, and none where all of a new topic is still to be read.
