@@ -21,6 +21,9 @@ pub fn look(t: i64) -> Sample {
     ]);
     let processor = page(&[
         ("processor_events_fetched_total", acked as f64),
+        ("processor_events_acked_total", acked as f64),
+        ("processor_evictions_total", 0.0),
+        ("heap_inuse_bytes", 9e6),
         ("processor_queue_depth", 0.0),
         ("processor_queue_capacity", 0.0),
     ]);
