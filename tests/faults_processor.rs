@@ -161,7 +161,7 @@ fn partitions_without_a_leader_hold_up_no_other() {
     cluster(&["kill", "2"]);
     let mut processor = processor(&topic, &sink, &[]);
     sink.until("what has a leader is delivered", |s| figure(&ledger(s), "distinct") >= elsewhere);
-    processor.process.await_log("partitions without a leader wait");
+    processor.process.await_log(&format!("partitions {held:?}: it has no leader yet"));
     let more =
         ["--rate", "4000", "--first-id", "12000", "--count", "12000", "--drain-timeout", "2s"];
     let mut producer = producer(&topic, &more);

@@ -67,7 +67,7 @@ pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
     }
 }
 
-/// Starts those whose first offset can be had; says why another's cannot.
+/// Starts those whose first offset can be had; says why the others' cannot.
 fn start_all(
     context: &Context,
     group: &str,
@@ -80,22 +80,24 @@ fn start_all(
         Err(e) => return Some(format!("committed offsets: {e}")),
     };
     let mut ids = BTreeMap::new();
-    let mut failed = None;
+    let mut failed: BTreeMap<String, Vec<i32>> = BTreeMap::new();
     for (partition, new) in newly {
         let known = match committed.get(partition) {
             Some(Ok(committed)) => committed,
             Some(Err(why)) => {
-                failed = Some(format!("partition {partition}: {why}"));
+                failed.entry(why.clone()).or_default().push(*partition);
                 continue;
             }
             None => &Committed { offset: None, metadata: String::new() },
         };
         match first(context, *partition, new.start, known, reset, &mut ids) {
             Ok(assigned) => start(context, assigned, *new),
-            Err(why) => failed = Some(format!("partition {partition}: {why}")),
+            Err(why) => failed.entry(why).or_default().push(*partition),
         }
     }
-    failed
+    let said = |(why, partitions)| format!("partitions {partitions:?}: {why}");
+    let all: Vec<String> = failed.into_iter().map(said).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// The partition from its first offset on. `ids` keeps what each leader says the topic's id is: the view
