@@ -28,7 +28,7 @@ usage: run/test.sh
 
 Format, clippy, docs, shellcheck, unit tests, doc tests, integration tests; those on Kafka run on
 three brokers that it starts on free ports and takes down again, of the newest Kafka and then of 3.9.
-About fifteen minutes on two cores when nothing is built yet, about eight afterwards.
+About half an hour on two cores when nothing is built yet, about eighteen minutes afterwards.
 exit: 0 all passed, 1 something failed, 2 wrong usage
 TEXT
 }
