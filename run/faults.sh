@@ -245,15 +245,15 @@ member() { # NAME
   if [[ ${pids[processor]-} ]]; then processor_on=10.199.3.2:9912; fi
   # Small fetches: that each partition has its turn can be seen within seconds.
   local flags=(--queue "$queue" --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB)
-  # By key, so that the order of each key can be asked for; but for a queue that is not drained at the end,
-  # of which one worker gives back what stands before what another has delivered.
-  if [[ $queue != unbounded ]]; then flags+=(--worker-assignment key); fi
+  # By key, so that the order of each key can be asked for; below the ceiling, where nothing is queued at the
+  # end: by key one worker gives back what stands before what another has delivered.
+  if ((offered < 2000)); then flags+=(--worker-assignment key); fi
   case $fault in
     processor-killed) flags+=(--session-timeout 6s) ;;
     processor-frozen) flags+=(--session-timeout 6s --max-poll-interval 6s) ;;
   esac
   # What is given back to a log that retention has been at is gone: there the queue is drained.
-  if [[ $fault != retention && $queue == unbounded ]]; then flags+=(--drain-timeout 3s); fi
+  if [[ $fault != retention ]]; then flags+=(--drain-timeout 3s); fi
   processor "$1" "${flags[@]}"
 }
 

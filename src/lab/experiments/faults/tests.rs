@@ -239,6 +239,10 @@ fn one_event_that_was_overtaken_turns_its_row_red() {
     let dir = tempfile::tempdir().expect("dir");
     let run = run_in(dir.path());
     folder(dir.path(), "processor-frozen", 10, 0.0, &Ledger::default());
+    // Below the ceiling, where workers are by key.
+    let mark = dir.path().join("processor-frozen-bounded-8000").join(row::FILE);
+    let text = std::fs::read_to_string(&mark).expect("read");
+    std::fs::write(&mark, text.replace("8000", "1500")).expect("written");
     let is_red = |run: &Run| red(run).contains(&"processor-frozen-bounded-8000_order".to_owned());
     assert!(!is_red(&run));
     change(dir.path(), "processor-frozen-bounded-8000", |second, sample| {
