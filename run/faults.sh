@@ -245,8 +245,8 @@ member() { # NAME
   if [[ ${pids[processor]-} ]]; then processor_on=10.199.3.2:9912; fi
   # Small fetches: that each partition has its turn can be seen within seconds.
   local flags=(--queue "$queue" --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB)
-  # By key, so that the order of each key can be asked for; below the ceiling, where nothing is queued at the
-  # end: by key one worker gives back what stands before what another has delivered.
+  # By key, so that the order of each key can be asked for; above the ceiling from one queue, so that what is
+  # committed can be (src/lab/experiments/faults.rs).
   if ((offered < 2000)); then flags+=(--worker-assignment key); fi
   case $fault in
     processor-killed) flags+=(--session-timeout 6s) ;;
