@@ -68,27 +68,8 @@ fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
 
-/// The lowest offset that the partition's leader still holds.
-pub fn earliest_offset(
-    brokers: &Brokers,
-    leader: &str,
-    topic: &str,
-    partition: i32,
-) -> io::Result<i64> {
-    offset(brokers, leader, topic, partition, Mark::LogStart)
-}
-
-/// The high watermark of the partition.
-pub fn latest_offset(
-    brokers: &Brokers,
-    leader: &str,
-    topic: &str,
-    partition: i32,
-) -> io::Result<i64> {
-    offset(brokers, leader, topic, partition, Mark::HighWatermark)
-}
-
-fn offset(
+/// Where `mark` is in the partition's log, by its leader.
+pub fn offset(
     brokers: &Brokers,
     leader: &str,
     topic: &str,

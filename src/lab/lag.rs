@@ -43,6 +43,9 @@ type Commits = Result<BTreeMap<i32, Result<Committed, String>>, String>;
 /// Start and end of each partition's log; why they are not known.
 type Ends = BTreeMap<i32, Result<Bounds, String>>;
 
+/// An offset of a log, or why it is not known.
+type Told = Result<i64, String>;
+
 /// Of one log.
 struct Bounds {
     start: i64,
@@ -237,17 +240,13 @@ fn ask_leader(
             Mark::HighWatermark => ends.clone(),
             _ => offsets::list(&mut connection, topic, partitions, Mark::HighWatermark)?,
         };
-        let not_told = || Err("not told".to_owned());
-        let of = |all: &BTreeMap<i32, Result<i64, String>>, partition: &i32| {
-            all.get(partition).cloned().unwrap_or_else(not_told)
+        // Each answer has every partition that was asked for, in the same order.
+        let bounds = |(((partition, start), end), highest): (((i32, Told), Told), Told)| {
+            let of = || Ok(Bounds { start: start?, end: end?, high_watermark: highest? });
+            (partition, of())
         };
-        let bounds = |partition: &i32, start: Result<i64, String>| {
-            let (end, high_watermark) = (of(&ends, partition)?, of(&highest, partition)?);
-            Ok(Bounds { start: start?, end, high_watermark })
-        };
-        let all =
-            starts.into_iter().map(|(partition, start)| (partition, bounds(&partition, start)));
-        Ok((connection, all.collect()))
+        let all = starts.into_iter().zip(ends.into_values()).zip(highest.into_values());
+        Ok((connection, all.map(bounds).collect()))
     };
     if let Some(connection) = kept {
         match ask(connection) {
@@ -260,9 +259,8 @@ fn ask_leader(
     ask(brokers.connect(address)?)
 }
 
-/// A socket's own limit shows as either.
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+    error.kind() == ErrorKind::TimedOut
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use self::reading::{Halt, Reading, Round};
 use super::run::Builder;
 use super::{Assigned, Downstream};
 use crate::backoff::Resting;
+use crate::brokers::offsets::Mark;
 use crate::brokers::{Brokers, Busy, View, wire};
 use crate::clock;
 use crate::logging::Limiter;
@@ -242,7 +243,7 @@ impl Fetcher {
         let Context { brokers, topic, .. } = &self.context;
         let earliest = self
             .busy
-            .during(|| wire::earliest_offset(brokers, &self.address, topic, partition))
+            .during(|| wire::offset(brokers, &self.address, topic, partition, Mark::LogStart))
             .ok_or(None)?
             .map_err(|e| Some(format!("log start offset: {e}")))?;
         if earliest <= position {

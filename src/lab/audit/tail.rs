@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use roaring::RoaringTreemap;
 
 use super::Settings;
+use crate::brokers::offsets::Mark;
 use crate::brokers::{Brokers, View, wire};
 use crate::event::Head;
 use crate::failure::Failure;
@@ -264,7 +265,7 @@ impl Reading<'_> {
         let partition = ask.partition;
         let why = match refusal {
             Refusal::OutOfRange => {
-                match wire::earliest_offset(self.brokers, address, self.topic, partition) {
+                match wire::offset(self.brokers, address, self.topic, partition, Mark::LogStart) {
                     // Retention was here since: what it took is found nowhere, and so it is missing.
                     Ok(start) if start > ask.offset => {
                         if let Some((next, end)) = self.open.remove(&partition)

@@ -5,12 +5,12 @@
 //! start cannot be told yet is asked for again, with backoff, and holds up no other.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
 use crate::backoff::Backoff;
 use crate::brokers::group::{self, Committed};
+use crate::brokers::offsets::Mark;
 use crate::brokers::wire;
 use crate::source::Assigned;
 use crate::threads::Stop;
@@ -121,10 +121,13 @@ fn first(
         return Err("its topic was made anew".into());
     }
     let at = |offset| Assigned::new(view.id, partition, offset);
-    let asked = |offset: io::Result<i64>| offset.map(at).map_err(|e| format!("{leader}: {e}"));
+    let of_log = |mark| {
+        let offset = wire::offset(&context.brokers, leader, topic, partition, mark);
+        offset.map(at).map_err(|e| format!("{leader}: {e}"))
+    };
     match start {
         Start::At(offset) => Ok(at(offset)),
-        Start::OfLog => asked(wire::earliest_offset(&context.brokers, leader, topic, partition)),
+        Start::OfLog => of_log(Mark::LogStart),
         Start::Committed => match (committed.offset, committed.offset_in(view.id)) {
             (_, Some(offset)) => {
                 context.committed.lock().insert(partition, offset);
@@ -135,12 +138,10 @@ fn first(
                     partition = partition, committed = offset;
                     "the committed offset is of a log that is gone, reading this one from its start"
                 );
-                asked(wire::earliest_offset(&context.brokers, leader, topic, partition))
+                of_log(Mark::LogStart)
             }
-            (None, _) if reset == Reset::Latest => {
-                asked(wire::latest_offset(&context.brokers, leader, topic, partition))
-            }
-            (None, _) => asked(wire::earliest_offset(&context.brokers, leader, topic, partition)),
+            (None, _) if reset == Reset::Latest => of_log(Mark::HighWatermark),
+            (None, _) => of_log(Mark::LogStart),
         },
     }
 }
