@@ -361,7 +361,7 @@ cluster_flags=(--host 10.199.1.1 --mode jvm) sink_on=10.199.2.1:9900
 bottleneck_rate=4mbit
 begin faults ${passed[@]+"${passed[@]}"}
 trap faults_over EXIT
-plan --schedule 8000:30s --rate-limit 2000 --msg-size 512 --queue-cap 10000
+plan
 
 # In the quick form a fault has the case of its place in the table, whichever faults are run.
 cases_of() { # FAULT PLACE

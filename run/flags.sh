@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run/all.sh and run/lib.sh: the flags that every run takes, and how scripts speak.
+# Sourced by run/start.sh, run/bench.sh and run/lib.sh: the flags that every run takes, and how scripts speak.
 #
 #   read_flags OUT ARGS...   sets form=quick|full, out (OUT unless told), data, port=(--port P)
 #

@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# Sourced by run/expN.sh: runs an experiment's arms one after the other on the real cluster.
+# Sourced by run/faults.sh: what each row of the matrix is made of. (Experiments are run by `lab run`.)
 #
 #   begin NAME ARGS...     flags, prerequisites, build, cluster
-#   plan FLAGS...          the prediction and the host, written before anything is measured
-#   arm NAME FLAGS...      topic -> sink -> processor(FLAGS) -> producer -> watch; audit; topic away
-#   arm_begins NAME, processor NAME FLAGS..., arm_runs    the same with several processors;
-#                          arm_runs is arm_starts, waiting for the load's end, arm_ends
-#   report                 report.md, verdict.json, charts; the script's exit code
+#   plan                   the prediction and the host, written before anything is measured
+#   arm_begins NAME        topic, sink
+#   processor NAME FLAGS...
+#   arm_starts             the group holds every partition -> producer -> watch
+#   arm_ends PRODUCERS...  processors stopped, audit, topic away
+#   report                 report.md, verdict.json; the script's exit code
 #
 # It stops what it started, by pid, however it ends, deletes its own topics only, and takes the
 # cluster down only if it brought it up. It decides nothing about what is measured or expected.
@@ -20,8 +21,6 @@ source "$here/prereq.sh"
 source "$here/flags.sh"
 # shellcheck source=run/ours.sh
 source "$here/ours.sh"
-# shellcheck source=run/memory.sh
-source "$here/memory.sh"
 # What is logged at info is read here and by the reports: where a program listens, what it counted.
 unset LAB_LOG
 
@@ -34,22 +33,6 @@ PARTITIONS=12 topic_flags=() sink_on=127.0.0.1:0 processor_on=127.0.0.1:0 throug
 
 declare -A addresses=() # of what runs now, by name, as its pids
 topic='' experiment=''
-
-usage() {
-  cat <<TEXT
-usage: run/$experiment.sh [--quick] [--out DIR] [--data DIR] [--port P]
-
-  --quick      the short form, to be had in five minutes
-  --out DIR    folder of the results (default results/$experiment)
-  --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster)
-  --port P     the cluster's first port (default 19092), of P to P+2, P+100 to P+102 and P+200;
-               both let two runs go side by side
-
-A cluster that is up in --data is used and left up; else one is started and taken down again.
-One that a killed run left there is replaced.
-exit: 0 all checks hold, 1 failed or void, 2 wrong usage, 3 a check fell short
-TEXT
-}
 
 # --- begin -----------------------------------------------------------------------------------
 begin() { # EXPERIMENT ARGS...
@@ -79,32 +62,13 @@ start_cluster() {
 }
 
 # --- plan --------------------------------------------------------------------------------------
-plan() { # FLAGS OF lab plan...
+plan() {
   "$bin/lab" plan --experiment "$experiment" --form "$form" --source "$root" \
-    --kafka "$(sed -n 's/^version=//p' "$data/backpressure-lab.cluster")" "$@" "$out"
+    --kafka "$(sed -n 's/^version=//p' "$data/backpressure-lab.cluster")" "$out"
 }
 
 # --- arm -----------------------------------------------------------------------------------------
-# The load and the sink are the experiment's: arrays load=(producer flags) and sink=(sink flags).
-# So are, where it sets them, stall=(chaos flags) with stall_at=SECONDS into the load, and
-# memory_limit=SIZE, under which the processor is run and may be killed.
-stall=() stall_at='' memory_limit=''
-
-# Brokers that just started spend their first minute or more compiling themselves on the cores that are
-# measured: an arm is run for them alone, and no report reads it.
-warm_up() {
-  [[ $cluster_is_ours ]] || return 0
-  # shellcheck disable=SC2034 # arm reads them
-  local load=(--schedule 4000:90s --msg-size 512 --seed 1) sink=(--rate-limit 2000)
-  arm warm-up --queue pull --sink-mode single
-}
-
-arm() { # NAME PROCESSOR-FLAGS...
-  arm_begins "$1"
-  processor processor "${@:2}"
-  arm_runs
-}
-
+# The load and the sink are arrays, load=(producer flags) and sink=(sink flags).
 # shellcheck disable=SC2154
 arm_begins() { # NAME
   arm=$1 dir=$out/$1 processors=()
@@ -122,22 +86,12 @@ arm_begins() { # NAME
 processor() { # NAME PROCESSOR-FLAGS...
   local name=$1 flags=("${@:2}")
   flags=("${flags[@]//@producer/http://$producer_at}")
-  if [[ $memory_limit ]]; then
-    confine "$arm" "$(numfmt --from=auto "${memory_limit%B}")"
-    log info memory_limit "by='$confined_by' limit=$memory_limit"
-  fi
-  start "$name" ${confined[@]+"${confined[@]}"} ${through[@]+"${through[@]}"} "$bin/processor" \
+  start "$name" ${through[@]+"${through[@]}"} "$bin/processor" \
     --brokers "$brokers" --topic "$topic" --group "$topic" --sink "http://$sink_at" --listen "$processor_on" \
     --hlog "$dir/${name/processor/latency}.hlog" --shed-ids "$dir/${name/processor/shed}.ids" \
     "${flags[@]}"
   processors+=("$name")
   addresses[$name]=$address
-}
-
-arm_runs() {
-  arm_starts
-  await_load
-  arm_ends
 }
 
 # shellcheck disable=SC2154
@@ -153,24 +107,15 @@ arm_starts() {
   done < <(cluster status)
   for name in sink "${processors[@]}" producer; do watched+=(--process "$name=${pids[$name]}"); done
   for name in "${processors[@]}"; do pages+=",$name=http://${addresses[$name]}/metrics"; done
-  [[ ! $memory_limit ]] || watched+=(--heap "http://${addresses[processor]}")
   start watch "$bin/lab" watch --brokers "$brokers" --topic "$topic" --group "$topic" \
     "${watched[@]}" --metrics "$pages,producer=http://$producer_at/metrics" \
     --out "$dir" --listen "$live" --sink "http://$sink_at"
-  if [[ $memory_limit && $confined_by == watched ]]; then start_limiter; fi
-  if [[ $stall_at ]]; then
-    note sleep "$stall_at"
-    start_stall
-  fi
 }
 
 # The producer has ended. Its summary, and those of others that were started beside it, are audited.
 arm_ends() { # OTHER-PRODUCERS...
-  local name audited=(--producer "$dir/producer.json") last=$dir/heap-last.pb.gz
+  local name audited=(--producer "$dir/producer.json")
   for name; do audited+=(--producer "$dir/$name.json"); done
-  for name in limiter chaos; do # they may outlive the load, and are not the next arm's
-    [[ ! ${pids[$name]-} ]] || dismiss "$name"
-  done
   for name in "${processors[@]}"; do
     audited+=(--processor "$dir/$name.json" --shed-ids "$dir/${name/processor/shed}.ids")
     [[ ! ${pids[$name]-} ]] || stop "$name"
@@ -181,11 +126,6 @@ arm_ends() { # OTHER-PRODUCERS...
     --out "$dir/ledger.json" || (($? == 3)) || die "arm $arm has no ledger"
   stop watch
   stop sink
-  unconfine
-  if [[ -e $last ]]; then
-    note "$bin/lab" autopsy --json "$last"
-    "$bin/lab" autopsy --json "$last" >"$dir/autopsy.json"
-  fi
   cluster topic delete "$topic"
   topic=''
   log info arm_ended "experiment=$experiment arm=$arm"
@@ -206,27 +146,6 @@ await_group() {
       held=$((held + one))
     done
   done
-}
-
-# Where the kernel cannot: kills the processor once it has grown beyond the limit. Without a figure
-# there is no processor, and its pid may be another's.
-start_limiter() {
-  local kb=$(($(numfmt --from=auto "${memory_limit%B}") / 1024)) pid=${pids[processor]} rss
-  (
-    while rss=$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status") && [[ $rss ]]; do
-      if ((rss >= kb)); then kill -KILL "$pid"; break; fi
-      sleep 0.1
-    done
-  ) 2>/dev/null 7>&- 9>&- &
-  pids[limiter]=$!
-}
-
-start_stall() {
-  # shellcheck disable=SC2016 # for the inner shell
-  setsid "${tied[@]}" bash -c 'sleep "$0" && exec "$@"' "$stall_at" "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}" \
-    </dev/null >"$dir/chaos.log" 2>&1 7>&- 9>&- &
-  pids[chaos]=$!
-  note "$bin/chaos" stall --sink "http://$sink_at" "${stall[@]}"
 }
 
 # Keeps a command as it could be typed.
@@ -292,37 +211,6 @@ ended() { # NAME
   broken "$1" "ended too early, with exit code $code"
 }
 
-# Waits for the end of the load. A stall that ends meanwhile is fine; so is the end of a processor
-# at its memory limit, which ends the arm.
-await_load() {
-  local who name code
-  while :; do
-    code=0
-    wait -n -p who "${pids[@]}" || code=$?
-    for name in "${!pids[@]}"; do [[ ${pids[$name]} != "$who" ]] || break; done
-    unset "pids[$name]"
-    case $name in
-      producer) ((code == 0)) || broken producer "ended with exit code $code"; return ;;
-      limiter) ;;
-      chaos) ((code == 0)) || broken chaos "ended with exit code $code" ;;
-      *)
-        if [[ $name != processor || ! $memory_limit || $code != 137 ]]; then broken "$name" "ended too early, with exit code $code"; fi
-        killed "$code"
-        [[ ! ${pids[limiter]-} ]] || dismiss limiter
-        stop producer
-        return ;;
-    esac
-  done
-}
-
-killed() { # EXIT-CODE
-  local at=${EPOCHREALTIME/[.,]/} kills # the locale's comma
-  kills=$(oom_kills)
-  printf '{"at_us": %s, "exit_code": %s, "oom_kills": %s, "limit_bytes": %s, "by": "%s"}\n' \
-    "$at" "$1" "${kills:-0}" "$(numfmt --from=auto "${memory_limit%B}")" "$confined_by" >"$dir/killed.json"
-  log info processor_killed "exit=$1 oom_kills=${kills:-0} by='$confined_by' limit=$memory_limit"
-}
-
 # A free port on loopback, for a server whose address must be known before it starts.
 free_address() {
   local port used
@@ -342,12 +230,6 @@ stop() {
   wait "$pid" || code=$?
   unset "pids[$1]"
   ((code == 0)) || broken "$1" "stopped with exit code $code"
-}
-
-dismiss() { # NAME: of a helper, whose words and exit code nobody asks for
-  signal TERM "${pids[$1]}" || true
-  wait "${pids[$1]}" 2>/dev/null || true
-  unset "pids[$1]"
 }
 
 await_end() { # PID SECONDS
@@ -377,7 +259,6 @@ clean_up() {
     cluster topic delete "$topic" || code=1
   fi
   if [[ $code == 130 || $code == 143 || $code == 129 ]]; then log warn interrupted "experiment=$experiment"; fi
-  unconfine
   unlock_cluster
   exit "$code"
 }

@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # here, root, data, out, port: the script's; the rest is for it
-# Sourced by run/all.sh and run/lib.sh after run/flags.sh: what a run takes for itself, and gives back.
+# Sourced by run/bench.sh and run/lib.sh after run/flags.sh: what a run takes for itself, and gives back.
 #
 #   lock_cluster, unlock_cluster     no other run uses the cluster in $data meanwhile
-#   lock_folder                      no other run writes into $out meanwhile
-#   claim_folder                     the same, and what an earlier run left there is removed
+#   claim_folder                     no other run writes into $out meanwhile, and what an earlier run left
+#                                    there is removed
 #   build                            sets bin
 #   have_cluster                     sets brokers, and cluster_is_ours where it brought the cluster up,
 #                                    with the flags cluster_flags where the script has some
@@ -11,8 +11,8 @@
 #   tied=(prefix of a command)       that the kernel tells to end when the script that started it is
 #                                    killed, and cannot tell it so itself
 #
-# The locks are the descriptors 9 and 7. What a run starts does not keep them, so that nothing which
-# outlives a killed run locks out the next; only the experiments of all.sh have its descriptor 9.
+# The locks are the descriptors 9 and 7, those of `lab run` too. What a run starts does not keep them, so
+# that nothing which outlives a killed run locks out the next.
 
 readonly RESULTS=backpressure-lab.results # its presence makes a folder ours to empty
 
@@ -29,14 +29,12 @@ cluster() { "$here/cluster.sh" "$@" --data "$data" 7>&- 9>&-; }
 # One run a cluster at a time: two would measure each other. The file says which cluster its run
 # brought up; where a run was killed, file and cluster are still there.
 lock_cluster() {
-  if [[ ! /dev/fd/9 -ef $data.lock ]]; then # else it is all.sh's, which started us
-    mkdir -p "$(dirname "$data")"
-    exec 9<>"$data.lock" || die "$data.lock cannot be written: choose another --data"
-    # Of a run that is just ending the file is deleted: a lock on that keeps nobody out.
-    { flock -n 9 && [[ /dev/fd/9 -ef $data.lock ]]; } ||
-      die "another run uses the cluster in $data: wait for it, or choose --data and --port"
-    lock_is_ours=yes left_behind=$(<"$data.lock")
-  fi
+  mkdir -p "$(dirname "$data")"
+  exec 9<>"$data.lock" || die "$data.lock cannot be written: choose another --data"
+  # Of a run that is just ending the file is deleted: a lock on that keeps nobody out.
+  { flock -n 9 && [[ /dev/fd/9 -ef $data.lock ]]; } ||
+    die "another run uses the cluster in $data: wait for it, or choose --data and --port"
+  lock_is_ours=yes left_behind=$(<"$data.lock")
 }
 
 # Where a run ends before it has looked at what a killed one left, that stays known.
@@ -45,17 +43,13 @@ unlock_cluster() {
 }
 
 # --- the results ---------------------------------------------------------------------------------
-lock_folder() {
+# Only a folder that is empty or ours is written into, and what an earlier run left, however it
+# ended, is removed, so that no old figure can be taken for a new one.
+claim_folder() {
   mkdir -p "$out" || die "--out $out cannot be made"
   [[ -w $out ]] || die "--out $out cannot be written"
   exec 7<"$out" || die "--out $out cannot be read"
   flock -n 7 || die "another run writes into $out: wait for it, or choose --out"
-}
-
-# Only a folder that is empty or ours is written into, and what an earlier run left, however it
-# ended, is removed, so that no old figure can be taken for a new one.
-claim_folder() {
-  lock_folder
   if [[ ! -e $out/$RESULTS && ! -e $out/plan.json && -n $(ls -A "$out") ]]; then
     die "--out $out holds something else than a run of this experiment: choose another folder"
   fi

@@ -148,7 +148,7 @@ check 'sabotage applies' bash -c 'for patch; do git apply --check "$patch" || ex
 supply_chain
 peer
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
-check 'clippy, default features' cargo clippy --release --locked -- -D warnings
+check 'clippy, without tls' cargo clippy --release --locked --features librdkafka-ssl -- -D warnings
 RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 

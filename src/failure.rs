@@ -13,6 +13,9 @@ pub enum Failure {
     /// The work was started and could not be finished. Exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// A signal ended it before it was done. Exit code 128 and the signal's number.
+    #[error("interrupted by signal {0}; what was started is stopped")]
+    Interrupted(u8),
     /// The work was done and a verdict fell short of its margin. Exit code 3.
     #[error("{0}")]
     Verdict(String),
@@ -29,12 +32,13 @@ impl Failure {
         Self::Usage(format!("{flag} {value}: {allowed}"))
     }
 
-    /// 1 failed, 2 usage, 3 a verdict fell short (0, done, has no failure).
+    /// 1 failed, 2 usage, 3 a verdict fell short (0, done, has no failure), 128 + N after signal N.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::Verdict(_) => 3,
+            Self::Interrupted(signal) => 128_u8.saturating_add(*signal),
         })
     }
 }

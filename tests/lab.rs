@@ -293,8 +293,8 @@ fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
         ("audit --producer /nowhere --sink b:1", "--sink b:1"),
         ("report --experiment exp0 /tmp", "exp0"),
         ("report /tmp", "--slo"),
-        ("plan --experiment exp2 --form slow --schedule 1:1s /tmp", "slow"),
-        ("plan --experiment exp2 --form quick --schedule 1:x /tmp", "1:x"),
+        ("plan --experiment exp2 --form slow /tmp", "slow"),
+        ("plan --experiment exp0 --form quick /tmp", "exp0"),
     ] {
         let ended = Running::start(LAB, flags.split(' ')).end(PATIENCE);
         assert_eq!(ended.status.code(), Some(2), "{flags}: {ended:?}");

@@ -239,8 +239,7 @@ fn a_token_is_in_no_log_command_line_page_or_result() {
         running.signal(libc::SIGTERM);
         ended.push(running.end(Duration::from_secs(30)));
     }
-    let plan = ["plan", "--experiment", "exp1", "--form", "quick", "--schedule", "1500:1s"];
-    let plan = [&[LAB][..], &plan, &["--memory-limit", "96m", "--kafka", "none"]].concat();
+    let plan = [LAB, "plan", "--experiment", "exp1", "--form", "quick", "--kafka", "none"];
     let to = words(&[run.to_str().expect("UTF-8")]);
     ended.push(start(&by_variable, &[&words(&plan)[..], &to].concat()).end(SOON));
     let end = Instant::now() + PATIENCE;

@@ -198,12 +198,12 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
-/// Reads a profile, names its call sites, prints them.
+/// Reads a profile, names its call sites.
 ///
 /// # Errors
 /// When the profile or the binary cannot be read, the binary is another build, or `--named` cannot
 /// be written.
-pub fn run(settings: &Settings) -> Result<(), Failure> {
+pub fn made(settings: &Settings) -> Result<Autopsy, Failure> {
     let heap = Heap::read(&settings.profile)?;
     let (of_profile, build_id) = heap.binary();
     let binary = settings.binary.as_deref().unwrap_or(of_profile);
@@ -218,6 +218,15 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
             |e| Failure::Failed(format!("--named {}: cannot be written: {e}", path.display())),
         )?;
     }
+    Ok(autopsy)
+}
+
+/// Reads a profile, names its call sites, prints them.
+///
+/// # Errors
+/// As [`made`].
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    let autopsy = made(settings)?;
     if settings.json {
         cli::say(serde_json::to_string_pretty(&autopsy).map_err(Failure::failed)?)?;
     } else {

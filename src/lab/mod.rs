@@ -11,6 +11,7 @@
 //! - `stats`, `text`  lines, rates, means; how a figure is written
 //! - `experiments` what is asked, predicted and checked: one file an experiment
 //! - `plan`        before a run: the prediction, the host
+//! - `run`         from the declaration to the verdict: processes, cluster, arms
 //! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
 //! - `verdict`, `slo`, `index`  what came of it; all of them against the targets, and in one page
 
@@ -28,6 +29,7 @@ pub mod plan;
 pub mod predict;
 pub mod procs;
 pub mod report;
+pub mod run;
 pub mod run_folder;
 pub mod samples;
 pub mod scrape;

@@ -15,7 +15,7 @@ use argh::FromArgs;
 use crate::failure::Failure;
 use crate::lab::audit::Ledger;
 use crate::lab::charts::Chart;
-use crate::lab::experiments::{Check, Experiment, Margin, Table, named};
+use crate::lab::experiments::{Check, Experiment, Margin, Setup, Table, named};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::{figure, or_not_measured, with_unit};
 use crate::lab::verdict::{self, Outcome, Picture, Verdict, measured, wanted};
@@ -68,12 +68,15 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// Reads the run's folder, writes the report into it.
-fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
+///
+/// # Errors
+/// As [`run`].
+pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let run = Run::read(experiment, dir)?;
     let mut checks = (experiment.checks)(&run);
     checks.extend(run.arms.iter().flat_map(common_checks));
     let disturbances: Vec<String> =
-        run.arms.iter().flat_map(|arm| disturbances(&run, arm)).collect();
+        run.arms.iter().flat_map(|arm| disturbances(&run.plan.setup, arm)).collect();
     let charts = (experiment.charts)(&run);
     for chart in &charts {
         chart.write(dir)?;
@@ -85,7 +88,7 @@ fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     };
     let verdict = Verdict {
         experiment: experiment.name.into(),
-        form: run.plan.setup.form.clone(),
+        form: run.plan.setup.form,
         outcome: Outcome::of(&checks, &disturbances),
         disturbances,
         checks,
@@ -164,9 +167,10 @@ fn common_checks(arm: &Arm) -> Vec<Check> {
     checks
 }
 
-fn disturbances(run: &Run, arm: &Arm) -> Vec<String> {
+/// How the host disturbed an arm, phase by phase; empty when it did not.
+pub fn disturbances(setup: &Setup, arm: &Arm) -> Vec<String> {
     let mut why = Vec::new();
-    for phase in run.plan.setup.phases() {
+    for phase in setup.phases() {
         let Some((others, steal)) = arm.disturbance(phase) else { continue };
         for (share, limit, who) in [
             (others, OTHERS_MAX, "processes outside the run"),
@@ -207,7 +211,11 @@ impl Text {
         for why in &verdict.disturbances {
             self.line(format_args!("- disturbed: {why}"));
         }
-        if !verdict.disturbances.is_empty() {
+        let again = || run.arms.iter().flat_map(|arm| &arm.repeated);
+        for why in again() {
+            self.line(format_args!("- run again, as it was disturbed: {why}"));
+        }
+        if !verdict.disturbances.is_empty() || again().next().is_some() {
             self.line("");
         }
         self.line(format_args!("**Question.** {}\n", experiment.question));

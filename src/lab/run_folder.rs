@@ -48,7 +48,10 @@ pub struct Killed {
 pub const WATCHED: &str = "watched";
 
 /// File name of [`Killed`] inside an arm's folder.
-const KILLED_FILE: &str = "killed.json";
+pub const KILLED_FILE: &str = "killed.json";
+
+/// File name of [`Arm::repeated`] inside an arm's folder.
+pub const REPEATED_FILE: &str = "repeated.json";
 
 /// One arm of a run.
 pub struct Arm {
@@ -64,6 +67,8 @@ pub struct Arm {
     pub commands: String,
     /// Its folder.
     dir: PathBuf,
+    /// What disturbed it when it was run before; empty when it was run once.
+    pub repeated: Vec<String>,
     /// How the processor was killed; absent when it was not.
     pub killed: Option<Killed>,
     /// What its heap held last; absent when nobody looked.
@@ -104,6 +109,7 @@ impl Run {
             latencies: Vec::new(),
             commands: String::new(),
             dir: dir.to_owned(),
+            repeated: Vec::new(),
             killed: None,
             autopsy: None,
             start_us: f64::NAN,
@@ -134,6 +140,7 @@ impl Arm {
             dir: dir.to_owned(),
             ledger: read_json_if_there(&dir.join(audit::FILE))?,
             latencies: if latencies.exists() { hlog::read(&latencies)? } else { Vec::new() },
+            repeated: read_json_if_there(&dir.join(REPEATED_FILE))?.unwrap_or_default(),
             killed: read_json_if_there(&dir.join(KILLED_FILE))?,
             autopsy: read_json_if_there(&dir.join(autopsy::FILE))?,
             commands: std::fs::read_to_string(dir.join("commands.txt")).unwrap_or_default(),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::cli;
 use crate::failure::Failure;
-use crate::lab::experiments::{Check, Margin};
+use crate::lab::experiments::{Check, Form, Margin};
 use crate::lab::text::aligned;
 use crate::lab::verdict::{self, Outcome, Verdict, measured, wanted};
 
@@ -150,7 +150,9 @@ fn row(target: &Target, results: &[(String, Verdict)]) -> Row {
         measured: measured(check),
         file: format!("{folder}/{}", verdict::FILE),
         standing: match (check.pass, verdict.outcome) {
-            (true, _) if target.takes_half_an_hour && verdict.form == "quick" => Standing::Quick,
+            (true, _) if target.takes_half_an_hour && verdict.form == Form::Quick => {
+                Standing::Quick
+            }
             (true, _) => Standing::Met,
             (false, Outcome::Void) => Standing::Void,
             (false, _) => Standing::Short,
@@ -191,7 +193,7 @@ mod tests {
     fn result(experiment: &str, checks: Vec<Check>, outcome: Outcome) -> (String, Verdict) {
         let verdict = Verdict {
             experiment: experiment.into(),
-            form: "full".into(),
+            form: Form::Full,
             outcome,
             disturbances: Vec::new(),
             checks,
@@ -245,7 +247,7 @@ mod tests {
         let quick = |max: f64| {
             let checks = vec![check("bounded_rss_max", max), check("bounded_lag_baseline", 1.0)];
             let (folder, full) = result("exp1", checks, Outcome::Pass);
-            rows(&[(folder, Verdict { form: "quick".into(), ..full })])
+            rows(&[(folder, Verdict { form: Form::Quick, ..full })])
         };
         let of = |rows: &[Row], target| standing(rows, target)[0].1;
         assert_eq!(of(&quick(1.0), "limit, bounded"), Standing::Quick);

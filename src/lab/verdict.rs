@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{Check, Margin, Table};
+use crate::lab::experiments::{Check, Form, Margin, Table};
 use crate::lab::text::{figure, with_unit};
 
 /// File name inside a run's folder.
@@ -17,8 +17,8 @@ pub const FILE: &str = "verdict.json";
 pub struct Verdict {
     /// Which experiment.
     pub experiment: String,
-    /// `quick` or `full`.
-    pub form: String,
+    /// Which of its two lengths.
+    pub form: Form,
     /// What came of it.
     pub outcome: Outcome,
     /// How the host disturbed the run.
@@ -84,7 +84,7 @@ impl Verdict {
 
     /// What runs it again.
     pub fn command(&self) -> String {
-        let quick = if self.form == "quick" { " --quick" } else { "" };
+        let quick = if self.form == Form::Quick { " --quick" } else { "" };
         format!("run/{}.sh{quick}", self.experiment)
     }
 }

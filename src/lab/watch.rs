@@ -146,12 +146,22 @@ fn processes(lists: &[String]) -> Result<Vec<(String, Watched)>, Failure> {
     named("--process", lists)?.into_iter().map(open).collect()
 }
 
+/// Samples until a signal comes.
+///
+/// # Errors
+/// As [`until`].
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    let stop = Stop::default();
+    stop.on_signals()?;
+    until(settings, &stop)
+}
+
 /// Samples until it is told to stop.
 ///
 /// # Errors
 /// When the settings cannot be used, the folder cannot be written, or the address is taken. What
 /// cannot be *read* is no error: the samples say so.
-pub fn run(settings: &Settings) -> Result<(), Failure> {
+pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
     cli::check_topic(&settings.topic)?;
     let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
     brokers.let_us_in(&settings.topic)?;
@@ -166,8 +176,6 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let heaps = (settings.heap.as_deref())
         .map(|url| Keeper::new(url, token.clone(), settings.heap_every, &settings.out))
         .transpose()?;
-    let stop = Stop::default();
-    stop.on_signals()?;
     let mut file = SampleFile::open(&settings.out)?;
     // Half an interval: a page that does not answer delays no sample.
     let timeout = (settings.interval / 2).min(Duration::from_secs(1));
@@ -201,7 +209,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     }
     let exported = Exported { lag: exported.lag, partitions: BTreeSet::new() };
     let mut watch = Watch { settings, processes, targets, latest, exported, live };
-    let sampled = watch.sample_until(&stop, &mut file);
+    let sampled = watch.sample_until(stop, &mut file);
     stop.set();
     crew.join();
     // A round may take longer where every broker is frozen, and nobody waits for what it reads.

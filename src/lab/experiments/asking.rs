@@ -1,7 +1,7 @@
 //! The questions that several experiments ask of an arm, with one way to measure and one margin
 //! each, so that the same word means the same thing in every report.
 
-use super::{Check, Margin, Phase, Wanted};
+use super::{Check, Form, Margin, Phase, Wanted};
 use crate::event::HEADER_BYTES;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::Sample;
@@ -122,7 +122,7 @@ impl<'a> Asking<'a> {
         let setup = &self.run.plan.setup;
         let decayed = setup.overload().from + SETTLE_S + DECAY_S;
         let settled = Phase { from: phase.from.max(decayed).min(phase.to), ..phase };
-        let (most, slope, why, question) = if setup.form == "quick" {
+        let (most, slope, why, question) = if setup.form == Form::Quick {
             let passing = setup.ceiling * (setup.payload_bytes + HEADER_BYTES) as f64 / MB;
             let heap = self.arm.metric("processor", "heap_inuse_bytes");
             (

@@ -3,7 +3,7 @@
 
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Prediction, Setup, no_tables};
+use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Prediction, Setup, no_tables};
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::figure;
@@ -11,8 +11,6 @@ use crate::telemetry::latency::Stage;
 
 /// The requirement at 80 % of the ceiling.
 const P99_MAX_MS: f64 = 100.0;
-/// The producer's linger (its default), ms: an event waits for up to one tick.
-const LINGER_MS: f64 = 20.0;
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -26,6 +24,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("bounded", "bounded", Ink::Vermilion),
         ArmSpec::new("pull", "pull", Ink::Blue),
     ],
+    launches,
+    warm_up: true,
     predict,
     checks,
     charts,
@@ -34,7 +34,19 @@ pub const EXPERIMENT: Experiment = Experiment {
              latency below the ceiling holds their scheduling too.",
 };
 
+fn launches(form: Form) -> Vec<Launch> {
+    let schedule = form.of("1600:40s,8000:60s", "1600:120s,8000:100s");
+    let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
+    let arm = |name, flags| Launch::new(name, &load, "--rate-limit 2000", flags);
+    vec![
+        arm("bounded", "--queue bounded --sink-mode single"),
+        arm("pull", "--queue pull --sink-mode single"),
+    ]
+}
+
 fn predict(setup: &Setup) -> Vec<Prediction> {
+    // An event waits for up to one tick of the producer.
+    let linger_ms = setup.arm("bounded").map_or(f64::NAN, |arm| 1e3 * arm.producer_linger_s);
     let utilisation = setup.baseline().rate / setup.ceiling;
     let service_ms = 1000.0 / setup.ceiling;
     // Mean wait of M/D/1 (Pollaczek–Khinchine).
@@ -42,12 +54,12 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     vec![
         Prediction::new(
             "p50_below",
-            LINGER_MS / 2.0 + service_ms + wait_ms,
+            linger_ms / 2.0 + service_ms + wait_ms,
             "ms",
             format!(
                 "half a linger of {} ms, a service of {} ms, an M/D/1 wait of {} ms at {} % of the \
                  ceiling; brokers and scheduling come on top",
-                figure(LINGER_MS),
+                figure(linger_ms),
                 figure(service_ms),
                 figure(wait_ms),
                 figure(100.0 * utilisation)

@@ -6,7 +6,7 @@ use super::asking::{
     scaled,
 };
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
+use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model::{self, Rates};
 use crate::lab::run_folder::{Arm, Killed, Run, WATCHED};
@@ -35,6 +35,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("bounded", "bounded", Ink::Blue),
         ArmSpec::new("slow-source", "bounded, slow source", Ink::Green),
     ],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts,
@@ -43,6 +45,20 @@ pub const EXPERIMENT: Experiment = Experiment {
              killed forgets its queue; nothing of it was committed, so all of it is still in the \
              log, and some of what the sink took last is there as well.",
 };
+
+fn launches(form: Form) -> Vec<Launch> {
+    let schedule = form.of("1500:12s,8000:45s", "1500:60s,8000:30m");
+    let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
+    let arm = |name, flags| Launch::new(name, &load, "--rate-limit 2000", flags);
+    vec![
+        Launch {
+            memory_limit: Some(form.of(128, 512) << 20),
+            ..arm("unbounded", "--queue unbounded")
+        },
+        arm("bounded", "--queue bounded --queue-cap 10000"),
+        arm("slow-source", "--queue bounded --queue-cap 10000 --policy slow-source"),
+    ]
+}
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let (overload, ceiling) = (setup.overload(), setup.ceiling);

@@ -5,7 +5,9 @@ use super::asking::{
     Asking, IN_HAND, MB, SETTLE_S, heap_per_event, poll_ratio, rss_max_mb, rss_slope_mb, scaled,
 };
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, no_tables};
+use super::{
+    ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, no_tables,
+};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
@@ -36,6 +38,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("pull", "pull", Ink::Blue),
         ArmSpec::new("unbounded", "unbounded push", Ink::Vermilion),
     ],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts,
@@ -43,6 +47,17 @@ pub const EXPERIMENT: Experiment = Experiment {
     limits: "One machine and one run an arm: no spread between repeats. Both \
              arms read the same backlog later; how long that takes is not asked here.",
 };
+
+fn launches(form: Form) -> Vec<Launch> {
+    let schedule = form.of("1500:15s,8000:60s", "1500:60s,8000:30m");
+    let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
+    // Towards the end the sink stalls: which poll rate follows?
+    let (from, time) = form.of((58.0, 15.0), (560.0, 60.0));
+    let stall = Some(Phase { rate: 500.0, from, to: from + time });
+    let arm =
+        |name, flags| Launch { stall, ..Launch::new(name, &load, "--rate-limit 2000", flags) };
+    vec![arm("pull", "--queue pull"), arm("unbounded", "--queue unbounded")]
+}
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let (offered, ceiling) = (setup.overload().rate, setup.ceiling);

@@ -5,7 +5,7 @@
 use super::asking::{Asking, IN_HAND, SETTLE_S, scaled};
 use super::batch_law::{BatchLaw, KNEE_SHARE, recommended};
 use super::drawing::{Drawing, Words, over_ratios};
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
+use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
@@ -15,7 +15,7 @@ use crate::telemetry::latency::Stage;
 
 /// Events a batch, by arm.
 const SIZES: [(&str, f64); 4] = [("b1", 1.0), ("b50", 50.0), ("b200", 200.0), ("b1000", 1000.0)];
-/// Threads that call the sink, and how long a batch may wait to be filled, s: as in `run/exp3.sh`.
+/// Threads that call the sink, and how long a batch may wait to be filled, s.
 const WORKERS: f64 = 2.0;
 const LINGER_S: f64 = 0.5;
 /// The target below the ceiling, s.
@@ -41,6 +41,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("b200", "batch 200", Ink::Green),
         ArmSpec::new("b1000", "batch 1,000", Ink::Purple),
     ],
+    launches,
+    warm_up: true,
     predict,
     checks,
     charts,
@@ -52,6 +54,22 @@ pub const EXPERIMENT: Experiment = Experiment {
              at this load, and only under overload are they full. The source (22,000/s) exceeds \
              the highest ceiling by a tenth.",
 };
+
+/// The upper load is above every size's ceiling, the lower below every one's.
+fn launches(form: Form) -> Vec<Launch> {
+    let schedule = form.of("1500:16s,22000:16s", "1500:90s,22000:120s");
+    let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
+    let sink = "--rate-limit 2000 --call-cost 0.9 --event-cost 0.1";
+    let arm = |(name, size)| {
+        let flags = format!(
+            "--queue bounded --queue-cap 10000 --sink-mode batch --batch-size {size} \
+             --batch-linger {}ms --sink-workers {WORKERS} --drain-timeout 1s",
+            LINGER_S * 1e3
+        );
+        Launch::new(name, &load, sink, &flags)
+    };
+    SIZES.map(arm).into()
+}
 
 fn law(setup: &Setup) -> BatchLaw {
     BatchLaw::of(setup.ceiling, setup.call)
@@ -356,19 +374,10 @@ fn recommendations(run: &Run) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::experiments::Call;
-
-    fn setup() -> Setup {
-        Setup {
-            schedule: vec![(1500.0, 14.0), (22_000.0, 16.0)],
-            call: Call { cost: 0.9, event_cost: 0.1, latency_s: 0.0 },
-            ..Setup::example()
-        }
-    }
 
     #[test]
     fn the_designs_own_curve() {
-        let plan = predict(&setup());
+        let plan = predict(&Setup::quick(&EXPERIMENT));
         let said = |name: &str| plan.iter().find(|p| p.name == name).expect(name).value;
         let carried = SIZES.map(|(arm, _)| said(&format!("{arm}_throughput")).round());
         assert_eq!(carried, [2000.0, 16_949.0, 19_139.0, 19_822.0]);

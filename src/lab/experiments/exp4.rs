@@ -8,7 +8,7 @@
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::{Words, over_ratios};
 use super::worker_cases::{CASES, Case, KEYS, ZIPF, busiest_share, without_order};
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
+use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::run_folder::Run;
 use crate::lab::stats;
@@ -44,6 +44,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("key4-zipf", "4 by key, Zipf keys", Ink::Purple),
         ArmSpec::new("key16-zipf", "16 by key, Zipf keys", Ink::Purple),
     ],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts,
@@ -55,6 +57,26 @@ pub const EXPERIMENT: Experiment = Experiment {
              partitions the streams without the hottest key would run ahead for as long as they \
              have a backlog.",
 };
+
+fn launches(form: Form) -> Vec<Launch> {
+    let schedule = form.of("4000:13s", "4000:60s");
+    let arm = |case: Case| {
+        let load = format!(
+            "--schedule {schedule} --msg-size 512 --seed 1 --keys {KEYS} --key-skew {}",
+            case.skew
+        );
+        let assignment = if case.by_key { "key" } else { "round-robin" };
+        let flags = format!(
+            "--queue bounded --queue-cap 1600 --sink-mode single --sink-workers {} \
+             --worker-assignment {assignment} --drain-timeout 1s",
+            case.workers
+        );
+        let sink = "--rate-limit 100000 --latency 5ms";
+        // One partition: one order in the log, one stream to all lanes.
+        Launch { partitions: 1, ..Launch::new(case.arm, &load, sink, &flags) }
+    };
+    CASES.map(arm).into()
+}
 
 /// How many times what a single worker does `case` carries: its busiest worker makes one call after the
 /// other, and no more comes than is offered.
@@ -318,7 +340,6 @@ fn order_chart(run: &Run) -> Chart {
 
 #[cfg(test)]
 mod tests {
-    use super::super::worker_cases::tests::setup;
     use super::*;
 
     #[test]
@@ -329,7 +350,7 @@ mod tests {
 
     #[test]
     fn order_never_makes_it_faster_and_the_source_bounds_all() {
-        let plan = predict(&setup());
+        let plan = predict(&Setup::quick(&EXPERIMENT));
         let said = |arm: &str| {
             let name = format!("{arm}_gain");
             plan.iter().find(|p| p.name == name).expect(arm).value
@@ -340,7 +361,7 @@ mod tests {
                 assert!(said(case.arm) < said(free.arm), "{}", case.arm);
             }
         }
-        let slow = Setup { schedule: vec![(400.0, 13.0)], ..setup() };
+        let slow = Setup { schedule: vec![(400.0, 13.0)], ..Setup::quick(&EXPERIMENT) };
         assert!(predict(&slow).iter().filter(|p| p.unit != "events/s").all(|p| p.value <= 2.0));
     }
 }

@@ -3,7 +3,9 @@
 
 use super::asking::{Asking, IN_HAND, SETTLE_S, lag_slope};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, no_tables};
+use super::{
+    ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, no_tables,
+};
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::model::{self, Rates};
 use crate::lab::run_folder::{Arm, Run};
@@ -30,6 +32,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("bounded", "bounded", Ink::Blue),
         ArmSpec::new("unbounded", "unbounded", Ink::Vermilion),
     ],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts,
@@ -39,6 +43,18 @@ pub const EXPERIMENT: Experiment = Experiment {
              largest. Recovery is seen at one look a second, through a lag that is a saw of up to \
              one commit interval.",
 };
+
+fn launches(form: Form) -> Vec<Launch> {
+    let load = format!("--schedule {} --msg-size 512 --seed 1", form.of("1500:76s", "1500:17m"));
+    let (from, time) = form.of((15.0, 15.0), (600.0, 90.0));
+    let stall = Some(Phase { rate: 200.0, from, to: from + time });
+    // A short commit interval, so that the lag is a fine saw and its way back can be timed.
+    let arm = |name, queue| {
+        let flags = format!("--queue {queue} --commit-interval 200ms");
+        Launch { stall, ..Launch::new(name, &load, "--rate-limit 2000", &flags) }
+    };
+    vec![arm("bounded", "bounded --queue-cap 10000"), arm("unbounded", "unbounded")]
+}
 
 fn of(setup: &Setup) -> Phase {
     setup.stall.unwrap_or(Phase::NONE)

@@ -3,7 +3,7 @@
 
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Prediction, Setup, Table};
+use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
@@ -40,6 +40,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("decoupled", "decoupled poll", Ink::Blue),
         ArmSpec::new("steady", "steady", Ink::Limit),
     ],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts,
@@ -49,6 +51,39 @@ pub const EXPERIMENT: Experiment = Experiment {
              is reckoned from the gap that it reports. A long interval cures nothing that takes \
              longer still: it moves the limit, and a member that is really dead is found later.",
 };
+
+/// The first member is the one that differs; the others are as they should be. Each cure has more than one
+/// of its own intervals of overload.
+fn launches(form: Form) -> Vec<Launch> {
+    let arm = |name, schedule: &str, interval_s: f64, first: &str| {
+        let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
+        let common = format!(
+            "--queue bounded --queue-cap 100 --batch-size 10 --session-timeout {INTERVAL_S}s"
+        );
+        let flags = |interval_s: f64, rest: &str| {
+            format!("{common} --max-poll-interval {interval_s}s {rest}").trim_end().to_owned()
+        };
+        let [one, two, three] = MEMBERS.map(str::to_owned);
+        Launch {
+            processors: vec![
+                (one, flags(interval_s, first)),
+                (two, flags(INTERVAL_S, "")),
+                (three, flags(INTERVAL_S, "")),
+            ],
+            ..Launch::new(name, &load, "--rate-limit 600", "")
+        }
+    };
+    let naive = "--keepalive off --fetch-bytes 1MiB --answer-bytes 4MiB";
+    let decoupled = "--keepalive on --fetch-bytes 1MiB --answer-bytes 4MiB";
+    let cured = form.of("1500:12s,150:12s", "1500:2m,150:48s");
+    vec![
+        arm("naive", form.of("1500:12s,150:26s", "1500:12s,150:48s"), INTERVAL_S, naive),
+        arm("small-fetch", cured, INTERVAL_S, "--keepalive off --fetch-bytes 1KiB"),
+        arm("interval", form.of("1500:62s,150:12s", "1500:5m,150:48s"), 60.0, naive),
+        arm("decoupled", cured, INTERVAL_S, decoupled),
+        arm("steady", form.of("2400:30s", "2400:30m"), INTERVAL_S, ""),
+    ]
+}
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let load = setup.overload();

@@ -5,7 +5,7 @@ use super::asking::{
     Asking, BASE_MB, FILE_MB, IN_HAND, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled,
 };
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, Table};
+use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
@@ -13,6 +13,9 @@ use crate::lab::stats;
 use crate::lab::text::figure;
 use crate::telemetry::latency::Stage;
 
+/// The sink's ceiling, events/s, and what the queue holds where nothing else is said.
+const CEILING: f64 = 2000.0;
+const QUEUE_CAP: f64 = 10_000.0;
 /// The target at 80 % of the ceiling, and the promise that the table asks for under overload, s.
 const P99_MAX_S: f64 = 2.0;
 /// The share of [`P99_MAX_S`] that is left for the way to the queue and out of it.
@@ -38,6 +41,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("shed-2s", "shed, a queue of 2 s", Ink::Purple),
         ArmSpec::new("slow-source", "slow source", Ink::Green),
     ],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts,
@@ -46,6 +51,21 @@ pub const EXPERIMENT: Experiment = Experiment {
              the policies is asked how it behaves when a dependency is away. `shed` drops what \
              arrives at a full queue, whatever its age or key.",
 };
+
+fn launches(form: Form) -> Vec<Launch> {
+    let schedule = form.of("1500:12s,1600:12s,8000:36s", "1500:60s,1600:60s,8000:10m");
+    let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
+    let arm = |name, cap: f64, policy| {
+        let flags = format!("--queue bounded --queue-cap {cap} --policy {policy}");
+        Launch::new(name, &load, &format!("--rate-limit {CEILING}"), &flags)
+    };
+    vec![
+        arm("buffer", QUEUE_CAP, "buffer"),
+        arm("shed", QUEUE_CAP, "shed"),
+        arm("shed-2s", timely_cap(CEILING), "shed"),
+        arm("slow-source", QUEUE_CAP, "slow-source"),
+    ]
+}
 
 fn eighty(setup: &Setup) -> Phase {
     setup.phases().nth(1).unwrap_or_else(|| setup.baseline()).settled(SETTLE_S)
@@ -58,11 +78,12 @@ fn steady(setup: &Setup) -> Phase {
 /// Events that a queue may hold so that the last of them is served within the target, by Little's law: as
 /// many as are served meanwhile, less those that workers have in hand when it comes, and those that are
 /// served before its own batch: workers take turns at the sink.
-fn timely_cap(setup: &Setup) -> f64 {
-    setup.ceiling * P99_MAX_S * (1.0 - TIMELY_REST) - 2.0 * IN_HAND
+fn timely_cap(ceiling: f64) -> f64 {
+    (ceiling * P99_MAX_S * (1.0 - TIMELY_REST) - 2.0 * IN_HAND).round()
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
+    let timely = setup.arm("shed-2s").and_then(|arm| arm.queue_cap).unwrap_or(f64::NAN);
     let (offered, ceiling) = (setup.overload().rate, setup.ceiling);
     let excess = offered - ceiling;
     let p = Prediction::new;
@@ -89,13 +110,13 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
         ),
         p(
             "shed-2s_sojourn",
-            model::sojourn_s(timely_cap(setup) + IN_HAND, ceiling),
+            model::sojourn_s(timely + IN_HAND, ceiling),
             "s",
             format!(
                 "(C + W B) / μ; C = μ × (the target of {} s less {} %) − 2 W B = {} events",
                 figure(P99_MAX_S),
                 figure(100.0 * TIMELY_REST),
-                figure(timely_cap(setup))
+                figure(timely)
             ),
         ),
         p("slow_source_sent", ceiling, "events/s", "μ: the lease follows the sink".into()),

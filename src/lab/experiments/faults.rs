@@ -13,7 +13,7 @@ mod row;
 mod seen;
 
 use super::asking::IN_HAND;
-use super::{Check, Experiment, Margin, Prediction, Setup, Table};
+use super::{Check, Experiment, Form, Launch, Margin, Prediction, Setup, Table};
 use crate::lab::run_folder::Run;
 use crate::lab::text::{figure, thousands};
 use matrix::{Duplicates, FAULTS, Lost};
@@ -29,6 +29,8 @@ pub const EXPERIMENT: Experiment = Experiment {
            three brokers with three replicas (two must confirm), machine",
     varied: "the fault; the queue between poll and sink; the load, 1,500/s or 8,000/s",
     arms: &[],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts: |_| Vec::new(),
@@ -45,6 +47,12 @@ pub const EXPERIMENT: Experiment = Experiment {
 const UNORDERED: [&str; 2] = ["sink-killed", "partitions-added"];
 /// Seconds of deliveries that no commit covers: the interval, and as long for the commit's own way.
 pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
+
+/// What every row shares; what it varies, and the fault, is in `run/faults.sh`.
+fn launches(_: Form) -> Vec<Launch> {
+    let load = "--schedule 8000:30s --msg-size 512 --seed 1";
+    vec![Launch::new("row", load, "--rate-limit 2000", "--queue bounded --queue-cap 10000")]
+}
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let served = setup.ceiling * UNCOMMITTED_S;

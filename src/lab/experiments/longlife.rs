@@ -3,7 +3,9 @@
 
 use super::asking::{Asking, MB, RSS_MAX_MB, rss_slope_mb, scaled};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Margin, Phase, Prediction, Setup, no_tables};
+use super::{
+    ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, no_tables,
+};
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::ProcessReading;
@@ -34,6 +36,8 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("bounded", "bounded", Ink::Vermilion),
         ArmSpec::new("pull", "pull", Ink::Blue),
     ],
+    launches,
+    warm_up: false,
     predict,
     checks,
     charts,
@@ -43,6 +47,12 @@ pub const EXPERIMENT: Experiment = Experiment {
              grows with what was delivered (a bit an id) and is not judged.",
 };
 
+fn launches(form: Form) -> Vec<Launch> {
+    let load = format!("--schedule 8000:{} --msg-size 512 --seed 1", form.of("4m", "30m"));
+    let arm = |name, flags| Launch::new(name, &load, "--rate-limit 2000", flags);
+    vec![arm("bounded", "--queue bounded --queue-cap 10000"), arm("pull", "--queue pull")]
+}
+
 fn settled(setup: &Setup) -> Phase {
     let end = setup.end_s();
     Phase { rate: setup.overload().rate, from: end * WARM_UP, to: end - 2.0 }
@@ -50,20 +60,19 @@ fn settled(setup: &Setup) -> Phase {
 
 /// MB an hour.
 fn growth_max(setup: &Setup) -> f64 {
-    let step = if setup.form == "quick" { STEP_MB * 3600.0 / settled(setup).length() } else { 0.0 };
-    GROWTH_MAX + step
+    GROWTH_MAX + setup.form.of(STEP_MB * 3600.0 / settled(setup).length(), 0.0)
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
-    let because = match setup.form.as_str() {
-        "quick" => format!(
+    let because = match setup.form {
+        Form::Quick => format!(
             "a queue that is full stays so; {} MB an hour, and one step of the allocator of {} MB in \
              {} s",
             figure(GROWTH_MAX),
             figure(STEP_MB),
             figure(settled(setup).length())
         ),
-        _ => "a queue that is full stays so".into(),
+        Form::Full => "a queue that is full stays so".into(),
     };
     vec![Prediction::new("growth", growth_max(setup), "MB/hour", because)]
 }

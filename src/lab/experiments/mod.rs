@@ -2,8 +2,8 @@
 //! made before the run, the checks, the charts. One file each; `ALL` is where one is added.
 //!
 //! Invariant: `predict` sees the setup alone, never a measurement; `checks` compares what it said
-//! with what a run folder holds. How a run is started is `run/expN.sh`; how it is written up is
-//! `report`. Neither knows an experiment by name.
+//! with what a run folder holds. How a run is started is `launch`; who starts it is `lab::run`, who writes
+//! it up is `report`. Neither knows an experiment by name.
 
 pub mod asking;
 mod batch_law;
@@ -17,6 +17,7 @@ pub mod exp5;
 pub mod exp6;
 pub mod exp7;
 pub mod faults;
+pub mod launch;
 pub mod longlife;
 mod worker_cases;
 
@@ -27,6 +28,7 @@ use crate::lab::charts::{Chart, Ink};
 pub use crate::lab::model::Phase;
 use crate::lab::model::Rates;
 use crate::lab::run_folder::Run;
+pub use launch::{Form, Launch};
 
 /// Every experiment that can be reported.
 pub const ALL: &[Experiment] = &[
@@ -56,6 +58,10 @@ pub struct Experiment {
     pub varied: &'static str,
     /// In the order of the report.
     pub arms: &'static [ArmSpec],
+    /// What the processes of each arm are started with, in the same order.
+    pub launches: fn(Form) -> Vec<Launch>,
+    /// Whether brokers that just started are warmed up first: it measures milliseconds.
+    pub warm_up: bool,
     /// What the model says before the run.
     pub predict: fn(&Setup) -> Vec<Prediction>,
     /// What must hold after it.
@@ -68,7 +74,7 @@ pub struct Experiment {
     pub limits: &'static str,
 }
 
-/// One arm's place in the report; its flags are `run/expN.sh`'s.
+/// One arm's place in the report; its flags are a [`Launch`].
 #[derive(Debug, Clone, Copy)]
 pub struct ArmSpec {
     /// Whether it is about an eviction: then members lose their partitions, and events come twice.
@@ -126,8 +132,8 @@ pub fn named(name: &str) -> Result<&'static Experiment, Failure> {
 /// What a run is given: all that a prediction may know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    /// `quick` or `full`.
-    pub form: String,
+    /// Which of its two lengths.
+    pub form: Form,
     /// (events/s, s) steps of the offered load.
     pub schedule: Vec<(f64, f64)>,
     /// The sink's ceiling, events/s; tokens/s where a token is not an event.
@@ -150,6 +156,64 @@ pub struct Setup {
     /// What befalls the sink.
     #[serde(default)]
     pub stall: Option<Phase>,
+    /// Each arm by itself.
+    #[serde(default)]
+    pub arms: Vec<ArmSetup>,
+}
+
+/// What an arm is given: its flags as its programs understand them. Where members of a group differ, the
+/// first is meant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmSetup {
+    /// Its name.
+    pub name: String,
+    /// (events/s, s) steps of its load.
+    pub schedule: Vec<(f64, f64)>,
+    /// Payload bytes of an event.
+    pub payload_bytes: usize,
+    /// How long the producer lets events wait for others, s.
+    pub producer_linger_s: f64,
+    /// Number of keys.
+    pub keys: u64,
+    /// Zipf exponent of their frequencies; 0 is uniform.
+    pub key_skew: f64,
+    /// Seed of keys and payloads.
+    pub seed: u64,
+    /// Partitions of the topic.
+    pub partitions: u32,
+    /// Events that the queue holds; 0 in pull, absent without limit.
+    pub queue_cap: Option<f64>,
+    /// Threads that call the sink.
+    pub workers: u32,
+    /// Whether a key has its worker.
+    pub by_key: bool,
+    /// Events in a call at most.
+    pub batch: f64,
+    /// How long a call waits for more, s.
+    pub linger_s: f64,
+    /// Time between two commits, s.
+    pub commit_interval_s: f64,
+    /// `max.poll.interval.ms` of each member, s.
+    pub poll_intervals_s: Vec<f64>,
+    /// `session.timeout.ms`, s.
+    pub session_timeout_s: f64,
+}
+
+impl ArmSetup {
+    /// Events that workers hold at most.
+    pub fn in_hand(&self) -> f64 {
+        f64::from(self.workers) * self.batch
+    }
+
+    /// When its load ends, s.
+    pub fn end_s(&self) -> f64 {
+        self.schedule.iter().map(|(_, seconds)| seconds).sum()
+    }
+
+    /// Events that are offered.
+    pub fn events(&self) -> f64 {
+        self.schedule.iter().map(|(rate, seconds)| rate * seconds).sum()
+    }
 }
 
 /// A call of the sink.
@@ -171,6 +235,11 @@ impl Default for Call {
 }
 
 impl Setup {
+    /// The arm `name`; `None` for one that the plan does not have.
+    pub fn arm(&self, name: &str) -> Option<&ArmSetup> {
+        self.arms.iter().find(|arm| arm.name == name)
+    }
+
     /// λ(t).
     pub fn offered(&self) -> Rates {
         Rates::schedule(
@@ -302,20 +371,21 @@ impl Check {
 
 #[cfg(test)]
 impl Setup {
-    /// Experiment 2's in quick form, without its stall.
+    /// Experiment 2's in quick form, without its stall, and with round figures.
     pub fn example() -> Self {
         Self {
-            form: "quick".into(),
             schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
-            ceiling: 2000.0,
-            call: Call::default(),
-            payload_bytes: 512,
             event_bytes: 600.0,
             resident_bytes: 600.0,
             queue_cap: 10_000.0,
-            memory_limit: None,
             stall: None,
+            ..Self::quick(&exp2::EXPERIMENT)
         }
+    }
+
+    /// That of an experiment's quick form.
+    pub fn quick(experiment: &Experiment) -> Self {
+        Self::of(Form::Quick, &(experiment.launches)(Form::Quick)).expect(experiment.name)
     }
 }
 

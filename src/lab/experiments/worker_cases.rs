@@ -9,11 +9,10 @@ use crate::event;
 use crate::load::keys::Keys;
 use crate::queue;
 
-/// The load's keys, as in `run/exp4.sh`.
+/// The load's keys.
 pub const KEYS: u64 = 100;
 /// Exponent of the skewed keys.
 pub const ZIPF: f64 = 1.0;
-const SEED: u64 = 1;
 
 /// How an arm's workers share events, and how its keys are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,11 +50,12 @@ pub fn busiest_share(setup: &Setup, case: Case) -> f64 {
     if !case.by_key {
         return 1.0 / f64::from(case.workers); // whoever is free takes the next
     }
+    let seed = setup.arms.first().map_or(0, |arm| arm.seed);
     let Ok(keys) = Keys::new(KEYS, case.skew) else { return f64::NAN };
     let ids = setup.offered().total(setup.end_s()) as u64;
     let mut lanes = vec![0u64; case.workers as usize];
     for id in 0..ids {
-        let lane = queue::shard(keys.draw(&mut event::stream(SEED, id)), lanes.len());
+        let lane = queue::shard(keys.draw(&mut event::stream(seed, id)), lanes.len());
         if let Some(events) = lanes.get_mut(lane) {
             *events += 1;
         }
@@ -70,26 +70,17 @@ pub fn without_order(of: Case) -> Option<Case> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::exp4;
     use super::*;
-    use crate::lab::experiments::Call;
-
-    pub fn setup() -> Setup {
-        Setup {
-            schedule: vec![(4000.0, 13.0)],
-            ceiling: 100_000.0,
-            call: Call { latency_s: 5e-3, ..Call::default() },
-            queue_cap: 1600.0,
-            ..Setup::example()
-        }
-    }
 
     // 100 uniform keys: the hash puts 13 of them into one of 16 lanes, 30 into one of 4.
     #[test]
     fn the_busiest_worker_is_known_from_the_seed_and_the_hash() {
+        let setup = Setup::quick(&exp4::EXPERIMENT);
         let share = |arm: &str| {
             let case = CASES.into_iter().find(|case| case.arm == arm).expect(arm);
-            busiest_share(&setup(), case)
+            busiest_share(&setup, case)
         };
         assert!((share("key16-uniform") - 0.13).abs() < 0.01);
         assert!((share("key4-uniform") - 0.30).abs() < 0.01);

@@ -1,0 +1,229 @@
+//! What the processes of each arm are started with, and what the programs themselves make of it: the
+//! setup that a prediction reads. A number that stands in a flag stands nowhere else.
+//!
+//! Invariant: the flags go through the parsers of the programs that are started with them, so a setup
+//! holds their defaults as well, and a flag that no program takes is no setup.
+
+use std::fmt;
+
+use argh::FromArgs;
+use serde::{Deserialize, Serialize};
+
+use super::{ArmSetup, Call, Phase, Setup};
+use crate::failure::Failure;
+use crate::lab::layout;
+use crate::pipeline::{self, Sharding};
+use crate::sink::workers::Mode;
+use crate::{cli, load, sink};
+
+/// How long a run takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// To be had in minutes; it shows what a minute can show.
+    Quick,
+    /// As long as the targets ask for.
+    Full,
+}
+
+impl Form {
+    /// One of two, as most numbers of an experiment are.
+    pub fn of<T>(self, quick: T, full: T) -> T {
+        match self {
+            Self::Quick => quick,
+            Self::Full => full,
+        }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.of("quick", "full"))
+    }
+}
+
+/// The processes of an arm with their flags, as they could be typed. Addresses, topic, group and files are
+/// the runner's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    /// Which arm of the experiment's.
+    pub arm: &'static str,
+    /// Of its topic.
+    pub partitions: u32,
+    /// Of the one producer: the load.
+    pub producer: String,
+    /// Of the one sink.
+    pub sink: String,
+    /// The members of the group, by name: `processor`, or `processor-1` and on.
+    pub processors: Vec<(String, String)>,
+    /// What the sink is told to do when, s from the start of the load.
+    pub stall: Option<Phase>,
+    /// What the processor may take before it is killed, B.
+    pub memory_limit: Option<u64>,
+}
+
+impl Launch {
+    /// An arm of one processor on a topic of 12 partitions.
+    pub fn new(arm: &'static str, producer: &str, sink: &str, processor: &str) -> Self {
+        Self {
+            arm,
+            partitions: 12,
+            producer: producer.into(),
+            sink: sink.into(),
+            processors: vec![("processor".into(), processor.into())],
+            stall: None,
+            memory_limit: None,
+        }
+    }
+
+    /// The arm as its programs understand it.
+    fn setup(&self) -> Result<ArmSetup, Failure> {
+        let producer: load::settings::Flags = parsed("producer", &self.producer)?;
+        let (keys, key_skew, seed) = (producer.keys, producer.key_skew, producer.seed);
+        let (payload_bytes, linger) = (producer.msg_size, producer.linger);
+        let schedule = producer.settings()?.schedule;
+        let steps = schedule.steps().map(|(rate, time)| Some((rate, time?.as_secs_f64())));
+        let schedule: Option<Vec<(f64, f64)>> = steps.collect();
+        let Some(schedule) = schedule else {
+            let why = "its last step needs a time: a run ends with its load";
+            return Err(Failure::flag("--schedule", &self.producer, why));
+        };
+        let mut members = Vec::new();
+        for (name, flags) in &self.processors {
+            // Where the producer listens is the runner's to say; some processors must be told.
+            let flags = format!("{flags} --producer http://127.0.0.1:9901");
+            members.push((name, parsed::<pipeline::flags::Flags>(name, &flags)?.settings()?));
+        }
+        let Some((_, first)) = members.first() else {
+            return Err(Failure::Failed(format!("arm {} has no processor", self.arm)));
+        };
+        let (batch, linger_s) = match first.mode {
+            Mode::Single => (1, 0.0),
+            Mode::Batch { size, linger } => (size, linger.as_secs_f64()),
+        };
+        Ok(ArmSetup {
+            name: self.arm.into(),
+            schedule,
+            payload_bytes,
+            producer_linger_s: linger.as_secs_f64(),
+            keys,
+            key_skew,
+            seed,
+            partitions: self.partitions,
+            queue_cap: first.queue.capacity().map(|cap| cap as f64),
+            workers: first.workers.get() as u32,
+            by_key: first.sharding == Sharding::Key,
+            batch: batch as f64,
+            linger_s,
+            commit_interval_s: first.member.commit_interval.as_secs_f64(),
+            poll_intervals_s: members
+                .iter()
+                .map(|(_, settings)| settings.member.max_poll_interval.as_secs_f64())
+                .collect(),
+            session_timeout_s: first.member.session_timeout.as_secs_f64(),
+        })
+    }
+}
+
+impl Setup {
+    /// What the programs of these arms make of their flags. Load, sink and payload are those of the first
+    /// arm, which the others share; queue, memory limit and stall those of the first arm that has one.
+    ///
+    /// # Errors
+    /// When a program would not take its flags.
+    pub fn of(form: Form, arms: &[Launch]) -> Result<Self, Failure> {
+        let given = arms.iter().map(Launch::setup).collect::<Result<Vec<_>, _>>()?;
+        let (Some(first), Some(arm)) = (arms.first(), given.first()) else {
+            return Err(Failure::Failed("an experiment without an arm has no setup".into()));
+        };
+        let sink = parsed::<sink::settings::Flags>("sink", &first.sink)?.settings()?;
+        let fastest = arm.schedule.iter().fold(0.0_f64, |most, (rate, _)| most.max(*rate));
+        let run_events =
+            layout::run_events(fastest, arm.producer_linger_s, f64::from(arm.partitions));
+        let limited = given.iter().filter_map(|arm| arm.queue_cap).find(|cap| *cap > 0.0);
+        Ok(Self {
+            form,
+            schedule: arm.schedule.clone(),
+            ceiling: sink.rate,
+            call: Call {
+                cost: sink.call_cost,
+                event_cost: sink.event_cost,
+                latency_s: sink.latency.as_secs_f64(),
+            },
+            payload_bytes: arm.payload_bytes,
+            event_bytes: layout::queued_event_bytes(arm.payload_bytes, run_events),
+            resident_bytes: layout::resident_event_bytes(arm.payload_bytes, run_events),
+            queue_cap: limited.unwrap_or(0.0),
+            memory_limit: arms.iter().find_map(|arm| arm.memory_limit).map(|bytes| bytes as f64),
+            stall: arms.iter().find_map(|arm| arm.stall),
+            arms: given,
+        })
+    }
+}
+
+/// The flags of `program`, as it reads them itself.
+fn parsed<T: FromArgs>(program: &str, flags: &str) -> Result<T, Failure> {
+    let words = cli::normalise(flags.split_whitespace().map(str::to_owned));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    T::from_args(&[program], &words)
+        .map_err(|early| Failure::Failed(format!("{program} {flags}: {}", early.output.trim_end())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::experiments::ALL;
+
+    /// Prevents: a flag that its program does not take; an arm that is reported and never run, or run and
+    /// never reported; arms of one experiment with different sinks, of which the prediction knows one.
+    #[test]
+    fn every_declared_arm_can_be_started_and_shares_its_sink() {
+        for experiment in ALL {
+            for form in [Form::Quick, Form::Full] {
+                let arms = (experiment.launches)(form);
+                Setup::of(form, &arms).expect(experiment.name);
+                let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name).collect();
+                if !names.is_empty() {
+                    assert_eq!(arms.iter().map(|arm| arm.arm).collect::<Vec<_>>(), names);
+                }
+                assert!(arms.iter().all(|arm| arm.sink == arms[0].sink), "{}", experiment.name);
+            }
+        }
+    }
+
+    /// Prevents: a margin for what workers hold that is not what the programs' defaults make it.
+    #[test]
+    fn what_workers_hold_by_default_is_what_margins_take_it_for() {
+        use crate::lab::experiments::{asking::IN_HAND, exp1};
+        let setup = Setup::quick(&exp1::EXPERIMENT);
+        assert_eq!(setup.arm("bounded").map(ArmSetup::in_hand), Some(IN_HAND));
+    }
+
+    /// Prevents: a setup that does not follow the flags.
+    #[test]
+    fn a_setup_is_what_the_programs_make_of_the_flags() {
+        let processor = "--queue-cap 70 --sink-workers 3 --batch-size 9 --batch-linger 7ms \
+                         --worker-assignment key --max-poll-interval 50s --session-timeout 10s";
+        let load = "--schedule 100:5s,900:1m --msg-size 64 --keys 11 --key-skew 1.5 --seed 4";
+        let arm = Launch::new("a", load, "--rate-limit 300 --call-cost 2 --latency 5ms", processor);
+        let pull = Launch { arm: "b", memory_limit: Some(1 << 20), ..arm.clone() };
+        let setup = Setup::of(Form::Quick, &[arm, pull]).expect("flags");
+        assert_eq!(setup.schedule, [(100.0, 5.0), (900.0, 60.0)]);
+        assert_eq!((setup.ceiling, setup.queue_cap, setup.payload_bytes), (300.0, 70.0, 64));
+        assert_eq!(
+            (setup.call.cost, setup.call.event_cost, setup.call.latency_s),
+            (2.0, 1.0, 5e-3)
+        );
+        assert_eq!(setup.memory_limit, Some((1 << 20) as f64));
+        let arm = setup.arm("a").expect("it");
+        assert_eq!((arm.workers, arm.batch, arm.linger_s, arm.by_key), (3, 9.0, 7e-3, true));
+        assert_eq!((arm.keys, arm.key_skew, arm.seed), (11, 1.5, 4));
+        assert_eq!((arm.in_hand(), arm.poll_intervals_s[0]), (27.0, 50.0));
+        for (load, processor) in
+            [("--schedule 100", ""), ("--rate 5", ""), ("--schedule 1:1s", "-x")]
+        {
+            let arm = Launch::new("a", load, "", processor);
+            assert!(Setup::of(Form::Full, &[arm]).is_err(), "{load} {processor}");
+        }
+    }
+}

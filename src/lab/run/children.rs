@@ -1,0 +1,332 @@
+//! The processes of an arm: started, watched and stopped by the run, each with its own files in the arm's
+//! folder: NAME.json is what it printed, NAME.log what it said.
+//!
+//! Invariant: a process never outlives its `Children`, whatever it does: it is told to end, and killed when it
+//! does not. Each leads a process group of its own, so that a Ctrl-C in the terminal reaches the run alone,
+//! which then stops things in order; and where the run itself is killed, the kernel tells it to end
+//! (`setpriv --pdeathsig`).
+
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::commands;
+use super::interrupt::{Interrupt, LOOK};
+use crate::failure::Failure;
+use crate::lab::procs::Watched;
+
+/// For a program to say where it listens; for an orderly stop (a processor drains for at most 10 s and
+/// commits); for the stop of a run that broke.
+const LISTEN_WITHIN: Duration = Duration::from_secs(20);
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+const ABORT_WITHIN: Duration = Duration::from_secs(3);
+/// Last lines of a log that are shown when its process broke, and what is read of a log's end for them.
+const LAST_LINES: usize = 15;
+
+/// See the module.
+pub struct Children {
+    dir: PathBuf,
+    interrupt: Interrupt,
+    all: Vec<(String, Child)>,
+}
+
+impl Children {
+    /// None yet; their files are in `dir`, which is there.
+    pub fn new(dir: &Path, interrupt: &Interrupt) -> Self {
+        Self { dir: dir.to_owned(), interrupt: interrupt.clone(), all: Vec::new() }
+    }
+
+    /// Starts `command` as `name`; gives its pid.
+    ///
+    /// # Errors
+    /// When its files cannot be made, or there is no such program.
+    pub fn start(&mut self, name: &str, command: &[String]) -> Result<u32, Failure> {
+        commands::note(&self.dir, &commands::line(command))?;
+        let file = |path: PathBuf| {
+            File::create(&path)
+                .map_err(|e| Failure::Failed(format!("{}: cannot be made: {e}", path.display())))
+        };
+        let child = tied(command)
+            .stdin(Stdio::null())
+            .stdout(file(self.dir.join(format!("{name}.json")))?)
+            .stderr(file(self.log(name))?)
+            .spawn()
+            .map_err(|e| Failure::Failed(format!("{name} cannot be started: setpriv: {e}")))?;
+        let pid = child.id();
+        self.all.push((name.to_owned(), child));
+        Ok(pid)
+    }
+
+    /// Where `name` says that it listens, as soon as it does.
+    ///
+    /// # Errors
+    /// When it ends, or does not listen in time; [`Failure::Interrupted`].
+    pub fn address(&mut self, name: &str) -> Result<String, Failure> {
+        let (interrupt, log) = (self.interrupt.clone(), self.log(name));
+        let found = interrupt.until(LISTEN_WITHIN, || {
+            self.alive()?;
+            Ok(listening(&fs::read_to_string(&log).unwrap_or_default()))
+        })?;
+        found.ok_or_else(|| {
+            self.broken(name, &format!("does not listen after {} s", LISTEN_WITHIN.as_secs()))
+        })
+    }
+
+    /// All run on.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn alive(&mut self) -> Result<(), Failure> {
+        match self.ended()? {
+            Some((name, status)) => Err(self.ended_early(&name, status)),
+            None => Ok(()),
+        }
+    }
+
+    /// One that has ended since this was last asked.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn ended(&mut self) -> Result<Option<(String, ExitStatus)>, Failure> {
+        for at in 0..self.all.len() {
+            let Some((name, child)) = self.all.get_mut(at) else { break };
+            let status = child.try_wait().map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
+            if let Some(status) = status {
+                let (name, _) = self.all.remove(at);
+                return Ok(Some((name, status)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether `name` runs.
+    pub fn runs(&self, name: &str) -> bool {
+        self.all.iter().any(|(known, _)| known == name)
+    }
+
+    /// What `/proc` says of `name`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn watched(&self, name: &str) -> Result<Watched, Failure> {
+        let pid = self.all.iter().find(|(known, _)| known == name).map_or(0, |(_, c)| c.id());
+        Watched::open(name, i32::try_from(pid).map_err(Failure::failed)?)
+    }
+
+    /// Sends `signal` to the processes called `name`.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        for (_, child) in self.all.iter().filter(|(known, _)| known == name) {
+            send(child, signal);
+        }
+    }
+
+    /// Tells it to end; everything it has to say must have been said with exit code 0.
+    ///
+    /// # Errors
+    /// When it ended before, does not end in time, or ends otherwise; [`Failure::Interrupted`].
+    pub fn stop(&mut self, name: &str) -> Result<(), Failure> {
+        self.alive()?;
+        self.signal(name, Signal::TERM);
+        match self.await_end(name)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => {
+                Err(self.broken(name, &format!("stopped with exit code {}", code(status))))
+            }
+            None => {
+                let why = format!("did not stop within {} s of SIGTERM", STOP_WITHIN.as_secs());
+                Err(self.broken(name, &why))
+            }
+        }
+    }
+
+    /// Tells it to end, and asks for neither its words nor its exit code.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`].
+    pub fn dismiss(&mut self, name: &str) -> Result<(), Failure> {
+        self.signal(name, Signal::TERM);
+        self.await_end(name).map(drop)
+    }
+
+    fn await_end(&mut self, name: &str) -> Result<Option<ExitStatus>, Failure> {
+        let interrupt = self.interrupt.clone();
+        interrupt.until(STOP_WITHIN, || {
+            if !self.runs(name) {
+                return Ok(Some(ExitStatus::default()));
+            }
+            match self.ended()? {
+                Some((ended, status)) if ended == name => Ok(Some(status)),
+                Some((other, status)) => Err(self.ended_early(&other, status)),
+                None => Ok(None),
+            }
+        })
+    }
+
+    /// The failure of `name`, which ended although it should run.
+    pub fn ended_early(&self, name: &str, status: ExitStatus) -> Failure {
+        self.broken(name, &format!("ended too early, with exit code {}", code(status)))
+    }
+
+    /// The failure of `name`, with its last words on stderr.
+    pub fn broken(&self, name: &str, what: &str) -> Failure {
+        let log = self.log(name);
+        let text = fs::read(&log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let from = lines.len().saturating_sub(LAST_LINES);
+        for line in lines.get(from..).unwrap_or_default() {
+            log::error!(process = name, line = *line; "its last words");
+        }
+        Failure::Failed(format!("the {name} {what} (everything it said: {})", log.display()))
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.log"))
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        self.all.iter().for_each(|(_, child)| send(child, Signal::TERM));
+        for (name, child) in &mut self.all {
+            if !is_gone_within(child, ABORT_WITHIN) {
+                send(child, Signal::KILL);
+                let _reaped = child.wait();
+            }
+            log::warn!(name = name.as_str(), pid = child.id(); "stopped early");
+        }
+    }
+}
+
+/// `command` in a group of its own, told to end when this process is gone.
+pub fn tied(command: &[String]) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "TERM"]).args(command).process_group(0);
+    // What is logged at info is read here and by the reports: where a program listens, what it counted.
+    tied.env_remove("LAB_LOG");
+    tied
+}
+
+/// Sends `signal` to a child and what it started; to nobody when it has ended and been waited for.
+pub fn send(child: &Child, signal: Signal) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _may_be_gone = kill_process_group(group, signal);
+    }
+}
+
+/// Waits for a child that was told to end.
+pub fn is_gone_within(child: &mut Child, time: Duration) -> bool {
+    let end = Instant::now() + time;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(LOOK);
+    }
+    true
+}
+
+/// As a shell has it: 128 and the signal's number.
+pub fn code(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+}
+
+/// The first address in a log: `addr=127.0.0.1:1234` or `listen="127.0.0.1:1234"`.
+fn listening(log: &str) -> Option<String> {
+    log.lines().find_map(|line| {
+        ["addr=", "listen="].into_iter().find_map(|key| {
+            let (_, value) = line.split_once(key)?;
+            let value = value.trim_start_matches('"');
+            let end = value.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+            let address = value.get(..end.unwrap_or(value.len()))?;
+            address.parse::<std::net::SocketAddr>().is_ok().then(|| address.to_owned())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Vec<String> {
+        ["sh", "-c", script].map(str::to_owned).into()
+    }
+
+    fn children() -> (tempfile::TempDir, Children) {
+        let dir = tempfile::tempdir().expect("dir");
+        let children = Children::new(dir.path(), &Interrupt::default());
+        (dir, children)
+    }
+
+    const HEARS: &str = "echo msg=listening addr=127.0.0.1:4711 >&2;";
+
+    /// Prevents: a run that goes on without one of its processes, or does not say which and why.
+    #[test]
+    fn one_that_dies_ends_the_run_with_its_last_words() {
+        let (_dir, mut children) = children();
+        children.start("sink", &shell("echo 'no room' >&2; exit 7")).expect("started");
+        let why = children.address("sink").expect_err("it died").to_string();
+        assert!(why.contains("the sink ended too early, with exit code 7"), "{why}");
+        children.start("sink", &shell("kill -9 $$")).expect("started");
+        let why = children.address("sink").expect_err("it was killed").to_string();
+        assert!(why.contains("exit code 137"), "{why}");
+        let absent = ["/nowhere/sink".to_owned()];
+        children.start("sink", &absent).expect("setpriv starts");
+        assert!(children.address("sink").is_err());
+    }
+
+    /// Prevents: an end that is waited for without end, or an exit code that nobody looks at.
+    #[test]
+    fn what_is_stopped_must_end_well() {
+        let (_dir, mut children) = children();
+        let good = format!("trap 'exit 0' TERM; {HEARS} while :; do sleep 0.01; done");
+        children.start("sink", &shell(&good)).expect("started");
+        assert_eq!(children.address("sink").expect("an address"), "127.0.0.1:4711");
+        children.stop("sink").expect("exit code 0");
+        let bad = format!("trap 'exit 3' TERM; {HEARS} while :; do sleep 0.01; done");
+        children.start("sink", &shell(&bad)).expect("started");
+        children.address("sink").expect("an address");
+        let why = children.stop("sink").expect_err("3").to_string();
+        assert!(why.contains("stopped with exit code 3"), "{why}");
+    }
+
+    /// Prevents: a process that outlives a run that broke, however deaf it is and whatever it started.
+    #[test]
+    fn none_outlives_its_run_though_it_ignores_every_signal() {
+        let (dir, mut children) = children();
+        let deaf = format!("trap '' TERM INT; {HEARS} sleep 600 & while :; do sleep 0.01; done");
+        let pid = children.start("sink", &shell(&deaf)).expect("started");
+        children.address("sink").expect("an address");
+        let group = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+        drop(children);
+        // What it started is its init's to reap.
+        let gone = || Ok(rustix::process::test_kill_process_group(group).err());
+        let gone = Interrupt::default().until(Duration::from_secs(5), gone).expect("no signal");
+        assert!(gone.is_some(), "{:?}", dir.path());
+    }
+
+    /// Prevents: a flood of words that stops its process, as a pipe that nobody reads would.
+    #[test]
+    fn one_that_floods_its_log_runs_on() {
+        let (dir, mut children) = children();
+        let flood = format!(
+            "trap 'exit 0' TERM; yes error | head -c 3000000 >&2; {HEARS} while :; do sleep 0.01; done"
+        );
+        children.start("sink", &shell(&flood)).expect("started");
+        children.address("sink").expect("an address");
+        children.stop("sink").expect("exit code 0");
+        let size = fs::metadata(dir.path().join("sink.log")).expect("a log").len();
+        assert!(size > 3_000_000, "{size}");
+    }
+
+    #[test]
+    fn an_address_is_found_as_programs_write_it() {
+        assert_eq!(listening("a\nb addr=127.0.0.1:80 c"), Some("127.0.0.1:80".into()));
+        assert_eq!(listening("listen=\"10.0.0.1:9\""), Some("10.0.0.1:9".into()));
+        assert_eq!(listening("addr=127.0.0.1: connecting"), None);
+    }
+}

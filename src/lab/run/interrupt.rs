@@ -1,0 +1,89 @@
+//! A signal that ends a run in order. A second one changes nothing: half of a clean-up is worse than a
+//! slow one, and every wait of it has an end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::failure::Failure;
+
+/// How often a wait looks for a signal.
+pub const LOOK: Duration = Duration::from_millis(20);
+
+/// Whether a signal came, and which.
+#[derive(Clone, Default)]
+pub struct Interrupt(Arc<AtomicUsize>);
+
+impl Interrupt {
+    /// Set by SIGINT, SIGTERM and SIGHUP.
+    ///
+    /// # Errors
+    /// When the process cannot watch them.
+    pub fn on_signals() -> Result<Self, Failure> {
+        let interrupt = Self::default();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let number = usize::try_from(signal).map_err(Failure::failed)?;
+            signal_hook::flag::register_usize(signal, interrupt.0.clone(), number)
+                .map_err(|e| Failure::Failed(format!("signal {signal} cannot be watched: {e}")))?;
+        }
+        Ok(interrupt)
+    }
+
+    /// `Err` once a signal came.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`].
+    pub fn check(&self) -> Result<(), Failure> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            signal => Err(Failure::Interrupted(u8::try_from(signal).unwrap_or(u8::MAX))),
+        }
+    }
+
+    /// Looks at `ready` until it gives something, at most for `time`; `None` when it is over.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`], and what `ready` fails with.
+    pub fn until<T>(
+        &self,
+        time: Duration,
+        mut ready: impl FnMut() -> Result<Option<T>, Failure>,
+    ) -> Result<Option<T>, Failure> {
+        let end = Instant::now() + time;
+        loop {
+            self.check()?;
+            if let Some(value) = ready()? {
+                return Ok(Some(value));
+            }
+            if Instant::now() >= end {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_its_value_its_time_or_a_signal() {
+        let interrupt = Interrupt::default();
+        let mut looks = 0;
+        let mut third = || {
+            looks += 1;
+            Ok((looks == 3).then_some(looks))
+        };
+        assert_eq!(
+            interrupt.until(Duration::from_secs(60), &mut third).expect("no signal"),
+            Some(3)
+        );
+        assert_eq!(interrupt.until(LOOK, || Ok(None::<()>)).expect("no signal"), None);
+        interrupt.0.store(15, Ordering::SeqCst);
+        let ended = interrupt.until(Duration::from_secs(60), || Ok(None::<()>));
+        assert!(matches!(ended, Err(Failure::Interrupted(15))));
+    }
+}
