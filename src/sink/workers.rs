@@ -278,6 +278,7 @@ impl Worker {
         let now = Instant::now();
         let (posted_us, acked_us) = (clock::at_us(posted), clock::at_us(now));
         let (latency, end_to_end) = (&self.parts.latency, &self.end_to_end);
+        let metrics = &self.parts.metrics;
         self.window.ack(acked, |run, some, taken| {
             let passed = Passed {
                 fetched_us: run.fetched_us,
@@ -286,9 +287,11 @@ impl Worker {
                 acked_us,
             };
             let due = some.map(|n| run.head(n).ts_us);
-            latency.record(&passed, due, |end_to_end_us| {
+            let skewed = latency.record(&passed, due, |end_to_end_us| {
                 end_to_end.observe(end_to_end_us as f64 / 1e6);
             });
+            metrics.clock_ahead.inc_by(skewed.ahead);
+            metrics.latency_beyond.inc_by(skewed.beyond);
         });
         self.end_to_end.flush();
         self.parts.metrics.acked.inc_by(acked as u64);

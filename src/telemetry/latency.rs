@@ -78,6 +78,15 @@ fn between(from: i64, to: i64) -> u64 {
     u64::try_from(to.saturating_sub(from)).unwrap_or(0)
 }
 
+/// Events whose latency no stage shows as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Skewed {
+    /// Due later than they were fetched: a sender's clock is ahead of ours, and the stage `log` is 0 for them.
+    pub ahead: u64,
+    /// On their way for longer than [`LATENCY_US_MAX`], which quantiles show for them.
+    pub beyond: u64,
+}
+
 impl Passed {
     /// µs in the stages that all events of the run share: queue, batch, sink. A clock that runs ahead
     /// makes a stage 0, never negative.
@@ -133,13 +142,14 @@ impl Latency {
 
 impl Recorder {
     /// Counts acked events of one run, by when each was `due` (µs since the epoch); tells `each` one's
-    /// end-to-end latency, µs: the sum of its stages.
+    /// end-to-end latency, µs: the sum of its stages. Gives how many of them are not as they are counted.
     pub fn record(
         &self,
         passed: &Passed,
         due: impl ExactSizeIterator<Item = i64>,
         mut each: impl FnMut(u64),
-    ) {
+    ) -> Skewed {
+        let mut skewed = Skewed::default();
         let shared = passed.shared();
         let since_fetched = shared.iter().fold(0, |sum: u64, us| sum.saturating_add(*us));
         let events = due.len() as u64;
@@ -153,8 +163,11 @@ impl Recorder {
             let whole_us = log_us.saturating_add(since_fetched);
             let _never_refused = log.record(log_us.min(LATENCY_US_MAX));
             let _never_refused = whole.record(whole_us.min(LATENCY_US_MAX));
+            skewed.ahead += u64::from(due_us > passed.fetched_us);
+            skewed.beyond += u64::from(whole_us > LATENCY_US_MAX);
             each(whole_us);
         }
+        skewed
     }
 }
 
@@ -285,6 +298,19 @@ mod tests {
             // The histograms round up, by at most a thousandth each.
             prop_assert!(sum >= whole && sum as f64 <= whole as f64 * 1.001 + 4.0, "{} {}", sum, whole);
         }
+    }
+
+    /// Prevents: a clock that runs ahead, or a log that is days old, of which the percentiles say nothing.
+    #[test]
+    fn what_no_stage_shows_is_counted() {
+        let recorder = Latency::new(1).recorder(0);
+        let passed = Passed { fetched_us: 100, taken_us: 100, posted_us: 100, acked_us: 150 };
+        let hour = LATENCY_US_MAX as i64;
+        let due = [100, 101, 3600, 99 - hour, 151 - hour].into_iter();
+        let mut sum = 0;
+        let skewed = recorder.record(&passed, due, |us| sum += us);
+        assert_eq!(skewed, Skewed { ahead: 2, beyond: 1 });
+        assert_eq!(sum, 3 * 50 + (LATENCY_US_MAX + 51) + (LATENCY_US_MAX - 1));
     }
 
     fn gauges() -> GaugeVec {

@@ -175,6 +175,10 @@ pub struct ProcessorMetrics {
     pub end_to_end: Histogram,
     /// p50, p99, p99.9 and the largest of the last 10 s, by stage, s.
     pub latency_quantiles: GaugeVec,
+    /// Events due later than they were fetched.
+    pub clock_ahead: IntCounter,
+    /// Events on their way for longer than the hour that quantiles reach to.
+    pub latency_beyond: IntCounter,
 }
 
 impl ProcessorMetrics {
@@ -242,6 +246,14 @@ impl ProcessorMetrics {
                 "latency_quantile_seconds",
                 "Quantiles of the last 10 s; stage end_to_end is the sum of the others",
                 &["stage", "quantile"],
+            )?,
+            clock_ahead: m.counter(
+                "processor_events_clock_ahead_total",
+                "Events due later than they were fetched, by clocks that differ: their stage log is 0",
+            )?,
+            latency_beyond: m.counter(
+                "processor_events_latency_beyond_total",
+                "Events on their way for more than the hour that quantiles reach to",
             )?,
         })
     }
