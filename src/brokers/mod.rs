@@ -6,6 +6,7 @@
 //! - `wire`         one question over a connection of its own: leaders, offsets, a batch's header
 //! - `offsets`      where the logs that one broker leads start and end, in one question
 //! - `group`        what a group's coordinator knows: committed offsets
+//! - `topics`       topics made and deleted
 //! - `fetch_answer` reads the answer to a Fetch where it lies
 //! - `view`         the leaders as last heard, shared, and the bell that asks for newer
 //! - `busy`         how a thread stuck in a dead socket is given up
@@ -21,6 +22,7 @@ pub mod offsets;
 #[cfg_attr(not(feature = "tls"), path = "security_none.rs")]
 mod security;
 mod stream;
+pub mod topics;
 mod view;
 pub mod wire;
 

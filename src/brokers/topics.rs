@@ -1,0 +1,148 @@
+//! Topics made and deleted. Any broker is asked: it passes the question on to the controller (KIP-590).
+
+use std::io::{self, ErrorKind};
+
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{
+    ApiKey, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    MetadataRequest, MetadataResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::Brokers;
+use super::connection::{Range, TIMEOUT, in_words, invalid};
+
+/// CreateTopics from 2 on is what Kafka 4 speaks; DeleteTopics up to 5 names topics, later ids.
+const CREATE: Range = Range { min: 2, max: 5 };
+const DELETE: Range = Range { min: 1, max: 5 };
+const METADATA: Range = Range { min: 4, max: 8 };
+
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+/// Not all brokers have registered yet.
+const INVALID_REPLICATION_FACTOR: i16 = 38;
+
+/// A topic to be.
+#[derive(Debug, Clone)]
+pub struct NewTopic<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How many logs.
+    pub partitions: i32,
+    /// Copies of each.
+    pub replication: i16,
+    /// `key=value`, as Kafka's own tool takes them.
+    pub settings: &'a [String],
+}
+
+impl Brokers {
+    /// Makes a topic where it is not there yet. To be asked again until it is so, with another `attempt`: a
+    /// cluster that just started takes its time.
+    ///
+    /// # Errors
+    /// Until every broker shows all of its replicas in sync; `InvalidInput` for what no waiting cures.
+    pub fn make_topic(&self, new: &NewTopic<'_>, attempt: usize) -> io::Result<()> {
+        self.try_to_create(new, attempt)?;
+        self.hosts().try_for_each(|host| self.is_whole(host, new))
+    }
+
+    /// The host at `attempt` of the list, which is never empty.
+    fn at_attempt(&self, attempt: usize) -> &str {
+        self.hosts().nth(attempt % self.hosts().count().max(1)).unwrap_or_default()
+    }
+
+    fn try_to_create(&self, new: &NewTopic<'_>, attempt: usize) -> io::Result<()> {
+        let mut connection = self.connect(self.at_attempt(attempt))?;
+        let version = connection.version(ApiKey::CreateTopics, CREATE)?;
+        let setting = |text: &String| {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            CreatableTopicConfig::default().with_name(words(key)).with_value(Some(words(value)))
+        };
+        let topic = CreatableTopic::default()
+            .with_name(TopicName(words(new.name)))
+            .with_num_partitions(new.partitions)
+            .with_replication_factor(new.replication)
+            .with_configs(new.settings.iter().map(setting).collect());
+        let question = CreateTopicsRequest::default()
+            .with_topics(vec![topic])
+            .with_timeout_ms(i32::try_from(TIMEOUT.as_millis()).unwrap_or(i32::MAX));
+        let answer: CreateTopicsResponse =
+            connection.ask(ApiKey::CreateTopics, version, &question, 2 * TIMEOUT)?;
+        let made = answer.topics.first().ok_or_else(|| invalid("no topic in the answer"))?;
+        let why = || {
+            let words = made.error_message.as_deref().unwrap_or_default();
+            format!("topic {}: {} {words}", new.name, in_words(made.error_code))
+        };
+        match made.error_code {
+            0 | TOPIC_ALREADY_EXISTS => Ok(()),
+            INVALID_REPLICATION_FACTOR => Err(io::Error::other(why())),
+            code => {
+                let passing = kafka_protocol::ResponseError::try_from_code(code)
+                    .is_some_and(|error| error.is_retriable());
+                let kind = if passing { ErrorKind::Other } else { ErrorKind::InvalidInput };
+                Err(io::Error::new(kind, why()))
+            }
+        }
+    }
+
+    /// Whether the broker at `host` shows every partition with all of its replicas in sync.
+    fn is_whole(&self, host: &str, new: &NewTopic<'_>) -> io::Result<()> {
+        let mut connection = self.connect(host)?;
+        let version = connection.version(ApiKey::Metadata, METADATA)?;
+        let name = Some(TopicName(words(new.name)));
+        let question = MetadataRequest::default()
+            .with_topics(Some(vec![MetadataRequestTopic::default().with_name(name)]))
+            .with_allow_auto_topic_creation(false);
+        let answer: MetadataResponse =
+            connection.ask(ApiKey::Metadata, version, &question, TIMEOUT)?;
+        let found = answer.topics.first().ok_or_else(|| invalid("no topic in the answer"))?;
+        let in_sync = found.partitions.iter().filter(|partition| {
+            partition.leader_id.0 >= 0 && partition.isr_nodes.len() == new.replication as usize
+        });
+        match (found.error_code, in_sync.count()) {
+            (0, whole) if whole == new.partitions as usize => Ok(()),
+            (0, whole) => Err(io::Error::other(format!(
+                "topic {}: {whole} of {} partitions are whole by broker {host}, which has {}",
+                new.name,
+                new.partitions,
+                found.partitions.len()
+            ))),
+            (code, _) => Err(io::Error::other(format!("topic {}: {}", new.name, in_words(code)))),
+        }
+    }
+
+    /// Deletes a topic, and with it what it took on disk; one that is not there is fine.
+    ///
+    /// # Errors
+    /// What the last broker of the list said, when none of them deletes it.
+    pub fn delete_topic(&self, name: &str) -> io::Result<()> {
+        let mut last = io::Error::other("no broker was asked");
+        for host in self.hosts() {
+            match self.try_to_delete(host, name) {
+                Ok(()) => return Ok(()),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    fn try_to_delete(&self, host: &str, name: &str) -> io::Result<()> {
+        let mut connection = self.connect(host)?;
+        let version = connection.version(ApiKey::DeleteTopics, DELETE)?;
+        let question = DeleteTopicsRequest::default()
+            .with_topic_names(vec![TopicName(words(name))])
+            .with_timeout_ms(i32::try_from(TIMEOUT.as_millis()).unwrap_or(i32::MAX));
+        let answer: DeleteTopicsResponse =
+            connection.ask(ApiKey::DeleteTopics, version, &question, 2 * TIMEOUT)?;
+        match answer.responses.first().map(|topic| topic.error_code) {
+            Some(0 | UNKNOWN_TOPIC_OR_PARTITION) => Ok(()),
+            Some(code) => Err(io::Error::other(format!("topic {name}: {}", in_words(code)))),
+            None => Err(invalid("no topic in the answer")),
+        }
+    }
+}
+
+fn words(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
