@@ -6,6 +6,7 @@
 
 pub mod ledger;
 mod numbers;
+pub mod spread;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,18 +16,13 @@ use argh::FromArgs;
 use crate::failure::Failure;
 use crate::lab::audit::Ledger;
 use crate::lab::charts::Chart;
-use crate::lab::experiments::{Check, Experiment, Margin, Setup, Table, named};
+use crate::lab::experiments::{Check, Experiment, Margin, PROMISE, Setup, Table, named};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::{figure, or_not_measured, with_unit};
-use crate::lab::verdict::{self, Outcome, Picture, Verdict, measured, wanted};
+use crate::lab::verdict::{
+    self, Disturbance, Outcome, PASSING, Picture, Verdict, measured, wanted,
+};
 use crate::lab::{index, slo};
-
-/// The host disturbs a run when more than this share of the machine's CPU goes to processes that
-/// are not part of it, or this share is stolen by the hypervisor, over one phase of one arm. A
-/// check that falls short in a disturbed run proves nothing: the run is void. Checks that hold
-/// nonetheless hold: each compares with a model, and noise only leads away from it.
-const OTHERS_MAX: f64 = 0.40;
-const STEAL_MAX: f64 = 0.10;
 
 /// Where all experiments' folders are.
 const RESULTS: &str = "results";
@@ -75,8 +71,9 @@ pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let run = Run::read(experiment, dir)?;
     let mut checks = (experiment.checks)(&run);
     checks.extend(run.arms.iter().flat_map(common_checks));
-    let disturbances: Vec<String> =
+    let disturbances: Vec<Disturbance> =
         run.arms.iter().flat_map(|arm| disturbances(&run.plan.setup, arm)).collect();
+    let arms: Vec<String> = run.arms.iter().map(|arm| arm.spec.name.into()).collect();
     let charts = (experiment.charts)(&run);
     for chart in &charts {
         chart.write(dir)?;
@@ -89,8 +86,8 @@ pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let verdict = Verdict {
         experiment: experiment.name.into(),
         form: run.plan.setup.form,
-        outcome: Outcome::of(&checks, &disturbances),
-        disturbances,
+        outcome: Outcome::of(&checks, &disturbances, &arms),
+        disturbances: disturbances.into_iter().map(|found| found.why).collect(),
         checks,
         charts: charts.iter().map(picture).collect(),
         tables: (experiment.tables)(&run),
@@ -117,7 +114,7 @@ pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     conclude(&verdict, &path)
 }
 
-fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
+pub(super) fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
     let path = path.display();
     for check in &verdict.checks {
         let (says, wanted) = (measured(check), wanted(check));
@@ -136,8 +133,8 @@ fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
         Outcome::Fail => return Err(Failure::Verdict(said)),
         Outcome::Void => {
             return Err(Failure::Failed(format!(
-                "{said}, but the host disturbed the run: it is void, neither pass nor fail; \
-                 run it again on a quiet machine"
+                "{said}, but the host took more than their margins bear: the run is void, neither pass nor \
+                 fail; run it again on a quiet machine"
             )));
         }
     }
@@ -147,10 +144,10 @@ fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
 
 /// Common to all arms of all experiments: every id has its fate; nothing was taken for no event, and, but
 /// where an eviction is what the arm is about, nobody was evicted and nothing came twice.
-fn common_checks(arm: &Arm) -> Vec<Check> {
+pub(super) fn common_checks(arm: &Arm) -> Vec<Check> {
     let ask = |name: &str, question: &str, measured: Option<f64>, unit: &str| {
         let name = format!("{}_{name}", arm.spec.name);
-        let none = (0.0, Margin::AtMost, "a promise");
+        let none = (0.0, Margin::AtMost, PROMISE);
         Check::new(&name, question, none, measured, unit)
     };
     let count = |of: fn(&Ledger) -> u64| arm.ledger.as_ref().map(|ledger| of(ledger) as f64);
@@ -167,27 +164,27 @@ fn common_checks(arm: &Arm) -> Vec<Check> {
     checks
 }
 
-/// How the host disturbed an arm, phase by phase; empty when it did not.
-pub fn disturbances(setup: &Setup, arm: &Arm) -> Vec<String> {
-    let mut why = Vec::new();
+/// What the host took from an arm, phase by phase, where that is more than passes by on any machine: what other
+/// processes used while less than that was left over, and what the hypervisor took.
+pub fn disturbances(setup: &Setup, arm: &Arm) -> Vec<Disturbance> {
+    let mut found = Vec::new();
     for phase in setup.phases() {
-        let Some((others, steal)) = arm.disturbance(phase) else { continue };
-        for (share, limit, who) in [
-            (others, OTHERS_MAX, "processes outside the run"),
-            (steal, STEAL_MAX, "the hypervisor"),
-        ] {
-            if share > limit {
-                why.push(format!(
-                    "arm {}, {}/s offered: {who} took {:.0} % of the machine's CPU, more than {:.0} %",
+        let Some(host) = arm.host_in(phase) else { continue };
+        let others = if host.idle < host.others { host.others } else { 0.0 };
+        for (share, who) in [(others, "processes outside the run"), (host.steal, "the hypervisor")]
+        {
+            if share > PASSING {
+                let why = format!(
+                    "arm {}, {}/s offered: {who} took {:.0} % of the machine's CPU",
                     arm.spec.name,
                     figure(phase.rate),
-                    share * 100.0,
-                    limit * 100.0
-                ));
+                    share * 100.0
+                );
+                found.push(Disturbance { arm: arm.spec.name.into(), share, why });
             }
         }
     }
-    why
+    found
 }
 
 #[derive(Default)]

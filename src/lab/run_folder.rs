@@ -44,6 +44,17 @@ pub struct Killed {
     pub by: String,
 }
 
+/// Shares of a machine's CPU time, 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HostShares {
+    /// What processes used that are not part of the run.
+    pub others: f64,
+    /// What the hypervisor took.
+    pub steal: f64,
+    /// What nobody used.
+    pub idle: f64,
+}
+
 /// The limit that no kernel enforces: the run's script watches memory, and kills.
 pub const WATCHED: &str = "watched";
 
@@ -243,9 +254,8 @@ impl Arm {
         (!all.is_empty()).then(|| all.value_at_quantile(q) as f64 / 1e6)
     }
 
-    /// Share of the machine's CPU time that none of the watched processes used, and the share that
-    /// the hypervisor took, from the first of `phase` to its last; 0 to 1.
-    pub fn disturbance(&self, phase: Phase) -> Option<(f64, f64)> {
+    /// Who had the machine's CPU beside the watched processes, from the first of `phase` to its last.
+    pub fn host_in(&self, phase: Phase) -> Option<HostShares> {
         let phase = self.alive_in(phase);
         let mut inside = self
             .samples
@@ -267,7 +277,11 @@ impl Arm {
             })
             .sum();
         let others = (b.busy_s - a.busy_s - own).max(0.0);
-        (total > 0.0).then(|| (others / total, (b.steal_s - a.steal_s) / total))
+        (total > 0.0).then(|| HostShares {
+            others: others / total,
+            steal: (b.steal_s - a.steal_s) / total,
+            idle: 1.0 - (b.busy_s - a.busy_s) / total,
+        })
     }
 
     /// Events/s that the producer sent in `phase`.
@@ -303,6 +317,26 @@ impl Arm {
     /// What a counter gained a second in `phase`.
     pub fn rate_in(&self, source: &str, key: &str, phase: Phase) -> Option<f64> {
         stats::overall_rate(&stats::between(&self.metric(source, key), phase.from, phase.to))
+    }
+}
+
+#[cfg(test)]
+impl Arm {
+    /// As if every event had taken as long in every stage as `to` makes of it, µs.
+    pub fn change_latencies(&mut self, to: fn(f64) -> f64) {
+        for interval in &mut self.latencies {
+            let mut scaled = hdrhistogram::Histogram::new(3).expect("3 digits");
+            for bucket in interval.latencies.iter_recorded() {
+                let us = to(bucket.value_iterated_to() as f64) as u64;
+                let _never_refused = scaled.record_n(us, bucket.count_at_value());
+            }
+            interval.latencies = scaled;
+        }
+    }
+
+    /// As if nobody had logged anything.
+    pub fn forget_logs(&mut self) {
+        self.dir = PathBuf::from("/nowhere");
     }
 }
 

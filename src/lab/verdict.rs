@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{Check, Form, Margin, Table};
+use crate::lab::experiments::{Check, Form, Margin, PROMISE, Table};
 use crate::lab::text::{figure, with_unit};
 
 /// File name inside a run's folder.
@@ -52,17 +52,50 @@ pub enum Outcome {
     Pass,
     /// One falls short.
     Fail,
-    /// One falls short, and the host disturbed the run: neither pass nor fail.
+    /// One falls short, and the host took more than its margin bears: neither pass nor fail.
     Void,
 }
 
+/// What the host took from an arm in one phase.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Disturbance {
+    /// Which arm.
+    pub arm: String,
+    /// Of the machine's CPU, 0 to 1.
+    pub share: f64,
+    /// For people.
+    pub why: String,
+}
+
+/// What passes by on any machine, as a share of its CPU: the kernel's own threads, the watch.
+pub const PASSING: f64 = 0.05;
+
+impl Disturbance {
+    /// Whether it may be why `check` fell short: it took a larger share than the check's margin bears. Nothing
+    /// explains a promise that is broken: a slow machine may lose no event either. What belongs to no arm of
+    /// `arms` belongs to all.
+    fn explains(&self, check: &Check, arms: &[String]) -> bool {
+        let is_of = |arm: &String| check.name.strip_prefix(arm).is_some_and(|s| s.starts_with('_'));
+        let concerned = is_of(&self.arm) || !arms.iter().any(is_of);
+        let bears = match check.margin {
+            Margin::Share(share) => share,
+            Margin::Absolute(by) if check.predicted != 0.0 => by / check.predicted.abs(),
+            Margin::Absolute(_) | Margin::AtMost | Margin::AtLeast => 0.0,
+        };
+        concerned && !check.because.starts_with(PROMISE) && self.share > bears.max(PASSING)
+    }
+}
+
 impl Outcome {
-    /// Of a run with these checks.
-    pub fn of(checks: &[Check], disturbances: &[String]) -> Self {
-        match (checks.iter().all(|check| check.pass), disturbances.is_empty()) {
-            (true, _) => Self::Pass,
-            (false, true) => Self::Fail,
-            (false, false) => Self::Void,
+    /// Of a run of `arms` with these checks: void where the host may be why every one fell short that did.
+    pub fn of(checks: &[Check], disturbances: &[Disturbance], arms: &[String]) -> Self {
+        let explained =
+            |check: &Check| disturbances.iter().any(|found| found.explains(check, arms));
+        let short: Vec<&Check> = checks.iter().filter(|check| !check.pass).collect();
+        match short.is_empty() {
+            true => Self::Pass,
+            false if short.into_iter().all(explained) => Self::Void,
+            false => Self::Fail,
         }
     }
 
@@ -125,5 +158,37 @@ pub fn wanted(check: &Check) -> String {
         Margin::Absolute(by) => format!("{value} ± {}", figure(by)),
         Margin::AtMost => format!("at most {value}"),
         Margin::AtLeast => format!("at least {value}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents: a lost event that passes for the host's fault; a check called void that could bear what the
+    /// host took; one arm's trouble that excuses another's.
+    #[test]
+    fn the_host_excuses_only_what_its_share_can_explain() {
+        let check = |name: &str, margin, because| {
+            let wanted = (100.0, margin, because);
+            Check::new(name, "q", wanted, Some(50.0), "u")
+        };
+        let arms = ["pull".to_owned(), "shed".to_owned()];
+        let of = |check: Check, share| {
+            let found = Disturbance { arm: "pull".into(), share, why: String::new() };
+            Outcome::of(&[check], &[found], &arms)
+        };
+        let rate = || check("pull_rate", Margin::Share(0.10), "two rates");
+        assert_eq!((of(rate(), 0.2), of(rate(), 0.09)), (Outcome::Void, Outcome::Fail));
+        assert_eq!(of(check("shed_rate", Margin::Share(0.10), "two rates"), 0.2), Outcome::Fail);
+        assert_eq!(of(check("knee", Margin::Absolute(20.0), "a fit"), 0.3), Outcome::Void);
+        assert_eq!(of(check("knee", Margin::Absolute(20.0), "a fit"), 0.1), Outcome::Fail);
+        assert_eq!(of(check("pull_busy", Margin::AtLeast, "98 %"), 0.06), Outcome::Void);
+        assert_eq!(of(check("pull_busy", Margin::AtLeast, "98 %"), 0.04), Outcome::Fail);
+        assert_eq!(of(check("pull_ledger", Margin::AtLeast, PROMISE), 0.9), Outcome::Fail);
+        let one_of_each = [rate(), check("pull_ledger", Margin::AtLeast, PROMISE)];
+        let found = Disturbance { arm: "pull".into(), share: 0.9, why: String::new() };
+        assert_eq!(Outcome::of(&one_of_each, &[found], &arms), Outcome::Fail);
+        assert_eq!(Outcome::of(&[], &[], &arms), Outcome::Pass);
     }
 }

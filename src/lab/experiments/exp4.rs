@@ -8,7 +8,9 @@
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::{Words, over_ratios};
 use super::worker_cases::{CASES, Case, KEYS, ZIPF, busiest_share, without_order};
-use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
+use super::{
+    ArmSpec, Check, Experiment, Form, Launch, Margin, PROMISE, Phase, Prediction, Setup, Table,
+};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::run_folder::Run;
 use crate::lab::stats;
@@ -167,7 +169,7 @@ fn checks(run: &Run) -> Vec<Check> {
         }
         let broken = violations(run, case.arm);
         if case.by_key || case.workers == 1 {
-            let never = (0.0, Margin::AtMost, "a promise");
+            let never = (0.0, Margin::AtMost, PROMISE);
             asking.ask("order", "Is the order of every key kept?", never, broken, "violations");
         } else {
             let some = (1.0, Margin::AtLeast, "yes or no");

@@ -117,7 +117,7 @@ fn checks(run: &Run) -> Vec<Check> {
         let peak =
             (said("peak"), Margin::Share(0.10), "that of the slope, and one commit interval");
         asking.ask("peak", "The largest lag", peak, stats::max(&arm.lag()), "events");
-        let recovery = recovery_s(arm, before);
+        let recovery = recovery_s(run, arm, before);
         let when =
             (said("recovery"), Margin::Share(0.10), "that of the peak, which it follows from");
         let question = "From the largest lag back into the band of before the stall";
@@ -145,10 +145,13 @@ fn checks(run: &Run) -> Vec<Check> {
     checks
 }
 
-/// From the largest lag until the lag is first within what it was in `before`, s.
-fn recovery_s(arm: &Arm, before: Phase) -> Option<f64> {
-    let lag = arm.lag();
-    let band = stats::max(&stats::between(&lag, before.from, before.to))?;
+/// From the largest lag until the lag is first within what it was in `before`, s. It is a saw, of which a look a
+/// second always meets the same part, and another one after the stall: what comes in one commit interval makes
+/// no difference.
+fn recovery_s(run: &Run, arm: &Arm, before: Phase) -> Option<f64> {
+    let (setup, lag) = (&run.plan.setup, arm.lag());
+    let saw = before.rate * setup.arm(arm.spec.name)?.commit_interval_s;
+    let band = stats::max(&stats::between(&lag, before.from, before.to))? + saw;
     let peak = lag.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let back = lag.iter().find(|(t, lag)| *t > peak.0 && *lag <= band)?;
     Some(back.0 - peak.0)
@@ -168,7 +171,7 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let before = before(&run.plan.setup);
     let mut lines = drawing.arms("", Arm::lag);
     lines.push(drawing.model("both, predicted", |t| Some(predicted_lag(run, t))));
-    let took = drawing.figure("bounded", |arm| recovery_s(arm, before));
+    let took = drawing.figure("bounded", |arm| recovery_s(run, arm, before));
     let peak = drawing.figure("bounded", |arm| stats::max(&arm.lag()));
     let (p, r) = (figure(run.plan.predicted("peak")), figure(run.plan.predicted("recovery")));
     drawing.chart(

@@ -3,7 +3,7 @@
 
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::Drawing;
-use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Prediction, Setup, Table};
+use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, PROMISE, Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
@@ -160,7 +160,7 @@ fn of_the_naive(asking: &mut Asking<'_>, run: &Run, arm: &Arm) {
     let evicted = largest(arm, MEMBERS[0], "processor_evictions_total");
     asking.ask("evicted", "Is the naive member evicted?", at_least_one, evicted, "");
     let others = MEMBERS[1..].iter().filter_map(|m| largest(arm, m, "processor_evictions_total"));
-    let none = (0.0, Margin::AtMost, "a promise");
+    let none = (0.0, Margin::AtMost, PROMISE);
     asking.ask("survivors", "Evictions of the others", none, Some(others.sum()), "");
     let after = story.as_ref().and_then(|s| Some(s.reassigned? - s.last_poll));
     let when =

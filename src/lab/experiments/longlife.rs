@@ -4,7 +4,7 @@
 use super::asking::{Asking, MB, RSS_MAX_MB, rss_slope_mb, scaled};
 use super::drawing::Drawing;
 use super::{
-    ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, no_tables,
+    ArmSpec, Check, Experiment, Form, Launch, Margin, PROMISE, Phase, Prediction, Setup, no_tables,
 };
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::run_folder::{Arm, Run};
@@ -99,7 +99,7 @@ fn checks(run: &Run) -> Vec<Check> {
                 },
                 process,
             );
-            let constant = (0.0, Margin::AtMost, "a promise");
+            let constant = (0.0, Margin::AtMost, PROMISE);
             let question = "How far apart are its most and its fewest threads?";
             asking.ask(&format!("{process}_threads"), question, constant, threads, "threads");
             let fds = range(

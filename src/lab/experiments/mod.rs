@@ -19,6 +19,8 @@ pub mod exp7;
 pub mod faults;
 pub mod launch;
 pub mod longlife;
+#[cfg(test)]
+mod recorded;
 mod worker_cases;
 
 use serde::{Deserialize, Serialize};
@@ -314,6 +316,9 @@ pub enum Margin {
     /// At least the prediction.
     AtLeast,
 }
+
+/// Where a margin of nothing comes from: it was promised. A broken promise is a failure on any machine.
+pub const PROMISE: &str = "a promise";
 
 /// What a check asks for: the figure, how far off it may be, and where that margin comes from.
 pub type Wanted = (f64, Margin, &'static str);

@@ -62,6 +62,6 @@ pub const NUMBERS: &[Number] = &[
     }),
     ("evictions", |_, a| stats::max(&a.metric("processor", "processor_evictions_total"))),
     ("CPU of other processes in the overload, % of the machine", |r, a| {
-        a.disturbance(r.plan.setup.overload()).map(|(others, _)| others * 100.0)
+        a.host_in(r.plan.setup.overload()).map(|host| host.others * 100.0)
     }),
 ];

@@ -1,0 +1,297 @@
+//! Recorded runs with one thing changed: every check of every experiment is shown able to fail.
+//!
+//! `tests/recorded/EXP.json.gz` is a quick run of real brokers, thinned to what its checks read. Unchanged, all
+//! of its checks hold; and for each of them there is a change, as a slower sink or a lost id would make it,
+//! that turns it red. A check that no change turns red proves nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use tempfile::TempDir;
+
+use super::{Check, Experiment, named};
+use crate::lab::audit::Ledger;
+use crate::lab::run_folder::{Arm, Run};
+use crate::lab::samples::{self, ProcessReading, Sample};
+use crate::lab::{plan, report};
+
+/// Every experiment that is recorded.
+const RECORDED: [&str; 8] = ["ceiling", "exp1", "exp2", "exp3", "exp4", "exp5", "exp6", "exp7"];
+/// The experiments that ask for latencies; the stages that they ask for, as the log tags them.
+const TIMED: [&str; 3] = ["ceiling", "exp3", "exp7"];
+const STAGES: [&str; 2] = ["Tag=end_to_end", "Tag=batch"];
+/// The metrics that checks read, by the beginning of their names.
+const METRICS: [&str; 13] = [
+    "producer_events_",
+    "producer_target_rate",
+    "processor_events_fetched",
+    "processor_events_acked",
+    "processor_events_shed",
+    "processor_evictions",
+    "processor_queue_depth",
+    "processor_poll_gap",
+    "processor_partitions",
+    "processor_commits",
+    "heap_inuse_bytes",
+    "sink_events",
+    "sink_",
+];
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/recorded/{name}.json.gz"))
+}
+
+/// Keeps a run folder: `LAB_RECORD=DIR cargo test --release --lib record_a_run -- --ignored`, where DIR holds
+/// the folders of quick runs that passed.
+#[test]
+#[ignore = "it writes the records that the other test reads"]
+fn record_a_run() {
+    let from = PathBuf::from(std::env::var("LAB_RECORD").expect("LAB_RECORD names a folder"));
+    for name in RECORDED.into_iter().filter(|name| from.join(name).is_dir()) {
+        let experiment = named(name).expect(name);
+        let mut files = BTreeMap::new();
+        let mut keep = |path: String, text: String| files.insert(path, text);
+        for kept in [plan::FILE, plan::HOST_FILE] {
+            keep(kept.into(), std::fs::read_to_string(from.join(name).join(kept)).expect(kept));
+        }
+        for arm in experiment.arms {
+            let dir = from.join(name).join(arm.name);
+            let at = |file: &str| format!("{}/{file}", arm.name);
+            let lines = samples::read(&dir.join(samples::FILE)).expect("samples");
+            let lines = lines.into_iter().map(|s| serde_json::to_string(&thin(s)).expect("JSON"));
+            keep(at(samples::FILE), lines.map(|line| line + "\n").collect());
+            for entry in std::fs::read_dir(&dir).expect("an arm") {
+                let path = entry.expect("a file").path();
+                let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+                let is_log = file.starts_with("processor") && file.ends_with(".log");
+                let is_timed = file == "latency.hlog" && TIMED.contains(&name);
+                if ["ledger.json", "killed.json", "autopsy.json"].contains(&file.as_str()) || is_log {
+                    keep(at(&file), std::fs::read_to_string(&path).expect("text"));
+                } else if is_timed {
+                    let text = std::fs::read_to_string(&path).expect("text");
+                    let is_kept = |line: &&str| {
+                        !line.starts_with("Tag=") || STAGES.iter().any(|tag| line.starts_with(tag))
+                    };
+                    let lines = text.lines().filter(is_kept).map(|line| format!("{line}\n"));
+                    keep(at(&file), lines.collect());
+                }
+            }
+        }
+        let to = std::fs::File::create(file(name)).expect("created");
+        let mut to = GzEncoder::new(to, Compression::best());
+        to.write_all(&serde_json::to_vec(&files).expect("JSON")).expect("written");
+        to.finish().expect("written");
+    }
+}
+
+fn thin(mut sample: Sample) -> Sample {
+    if let Some(log) = &mut sample.log {
+        log.partitions.clear();
+    }
+    sample.processes.retain(|name, _| !name.starts_with("broker"));
+    for page in sample.metrics.values_mut() {
+        page.retain(|key, _| METRICS.iter().any(|metric| key.starts_with(metric)));
+    }
+    sample.unread.clear();
+    sample
+}
+
+/// The recorded run, in a folder of its own.
+fn unpacked(name: &str) -> TempDir {
+    let packed = std::fs::File::open(file(name)).expect(name);
+    let mut text = Vec::new();
+    GzDecoder::new(packed).read_to_end(&mut text).expect("gzip");
+    let files: BTreeMap<String, String> = serde_json::from_slice(&text).expect("JSON");
+    let dir = tempfile::tempdir().expect("a folder");
+    for (path, text) in files {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    }
+    dir
+}
+
+fn checks(experiment: &Experiment, run: &Run) -> Vec<Check> {
+    let mut checks = (experiment.checks)(run);
+    checks.extend(run.arms.iter().flat_map(report::common_checks));
+    checks
+}
+
+fn red(checks: &[Check]) -> BTreeSet<String> {
+    checks.iter().filter(|check| !check.pass).map(|check| check.name.clone()).collect()
+}
+
+type Change = (&'static str, fn(&mut Arm));
+
+/// What may go wrong in a run, each by itself.
+const CHANGES: &[Change] = &[
+    ("the sink takes a tenth less", |arm| scale(arm, "sink", "sink_events_total", 0.9)),
+    ("the sink takes half", |arm| scale(arm, "sink", "sink_events_total", 0.5)),
+    ("the sink takes half as much again", |arm| scale(arm, "sink", "sink_events_total", 1.5)),
+    ("a tenth less is produced", |arm| {
+        scale(arm, "producer", "producer_events_sent_total", 0.9);
+    }),
+    ("half as much again is produced", |arm| {
+        scale(arm, "producer", "producer_events_sent_total", 1.5);
+    }),
+    ("a tenth is not acked", |arm| scale(arm, "processor", "processor_events_acked_total", 0.9)),
+    ("a fifth more is polled", |arm| {
+        scale(arm, "processor", "processor_events_fetched_total", 1.2);
+    }),
+    ("a tenth less is shed", |arm| {
+        scale(arm, "processor", "processor_events_shed_total", 0.9);
+    }),
+    ("a tenth less is queued", |arm| scale(arm, "processor", "processor_queue_depth", 0.85)),
+    ("the lag is a fifth larger", |arm| lag(arm, |_, lag| lag * 6 / 5 + 6_000)),
+    ("the lag is half", |arm| lag(arm, |_, lag| lag / 2)),
+    ("the lag climbs by 1,000/s more", |arm| lag(arm, |t, lag| lag + (1_000.0 * t) as i64)),
+    ("the lag never comes back", |arm| {
+        let mut most = 0;
+        lag(arm, |_, lag| {
+            most = lag.max(most);
+            most
+        });
+    }),
+    ("memory grows by 1 MB/s", |arm| memory(arm, |t, bytes| bytes + 1e6 * t.max(0.0))),
+    ("memory grows at half its rate", |arm| memory(arm, |_, bytes| bytes * 0.5)),
+    ("memory is 600 MB more", |arm| memory(arm, |_, bytes| bytes + 6e8)),
+    ("the poll rate is steady", |arm| polls(arm, |t, _| 2_000.0 * t)),
+    ("the poll rate is the sink's", |arm| polls(arm, |_, delivered| delivered)),
+    ("every stage takes ten times as long", |arm| arm.change_latencies(|us| us * 10.0)),
+    ("every stage takes half as long", |arm| arm.change_latencies(|us| us * 0.5)),
+    ("every stage takes 3 s more", |arm| arm.change_latencies(|us| us + 3e6)),
+    ("a key's events overtake each other", |arm| {
+        set(arm, "sink", "sink_order_violations_total", 7.0);
+    }),
+    ("no key's events overtake each other", |arm| {
+        set(arm, "sink", "sink_order_violations_total", 0.0);
+    }),
+    ("every member is evicted", |arm| every_member(arm, "processor_evictions_total", 1.0)),
+    ("no member is evicted", |arm| every_member(arm, "processor_evictions_total", 0.0)),
+    ("no member holds a partition", |arm| every_member(arm, "processor_partitions", 0.0)),
+    ("members poll once in 20 s", |arm| every_member(arm, "processor_poll_gap_seconds", 20.0)),
+    ("members poll all the time", |arm| every_member(arm, "processor_poll_gap_seconds", 0.1)),
+    ("no commit is refused", |arm| {
+        every_member(arm, "processor_commits_total{result=\"refused\"}", 0.0);
+    }),
+    ("the kernel kills nobody", |arm| arm.killed = None),
+    ("the kernel kills ten seconds later", |arm| {
+        if let Some(killed) = &mut arm.killed {
+            killed.at_us += 10_000_000;
+        }
+    }),
+    ("the heap holds something else", |arm| {
+        if let Some(autopsy) = &mut arm.autopsy {
+            autopsy.payload_share *= 0.5;
+        }
+    }),
+    ("an id is lost", |arm| ledger(arm, |ledger| ledger.unexplained += 1)),
+    ("an event is taken for none", |arm| ledger(arm, |ledger| ledger.invalid += 1)),
+    ("an event comes twice", |arm| ledger(arm, |ledger| ledger.duplicates += 1)),
+    ("nothing comes twice", |arm| ledger(arm, |ledger| ledger.duplicates = 0)),
+    ("nobody says who takes over", Arm::forget_logs),
+];
+
+/// From the first sample on.
+fn scale(arm: &mut Arm, source: &str, key: &str, by: f64) {
+    for sample in &mut arm.samples {
+        for (of, page) in &mut sample.metrics {
+            if !of.starts_with(source) {
+                continue;
+            }
+            for (_, value) in page.iter_mut().filter(|(name, _)| name.starts_with(key)) {
+                *value *= by;
+            }
+        }
+    }
+}
+
+fn set(arm: &mut Arm, source: &str, key: &str, to: f64) {
+    for sample in &mut arm.samples {
+        if let Some(page) = sample.metrics.get_mut(source) {
+            page.insert(key.to_owned(), to);
+        }
+    }
+}
+
+fn every_member(arm: &mut Arm, key: &str, to: f64) {
+    for sample in &mut arm.samples {
+        for (of, page) in &mut sample.metrics {
+            if of.starts_with("processor") {
+                page.insert(key.to_owned(), to);
+            }
+        }
+    }
+}
+
+fn lag(arm: &mut Arm, mut to: impl FnMut(f64, i64) -> i64) {
+    let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
+    for (sample, t) in arm.samples.iter_mut().zip(times) {
+        if let Some(log) = &mut sample.log {
+            log.lag = log.lag.map(|lag| to(t.max(0.0), lag));
+        }
+    }
+}
+
+/// Resident, and in the heap.
+fn memory(arm: &mut Arm, to: impl Fn(f64, f64) -> f64) {
+    let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
+    for (sample, t) in arm.samples.iter_mut().zip(times) {
+        for reading in sample.processes.values_mut() {
+            if let ProcessReading::Alive { rss_bytes, .. } = reading {
+                *rss_bytes = to(t, *rss_bytes as f64) as u64;
+            }
+        }
+        for page in sample.metrics.values_mut() {
+            if let Some(bytes) = page.get_mut("heap_inuse_bytes") {
+                *bytes = to(t, *bytes);
+            }
+        }
+    }
+}
+
+/// What was polled, by the time and by what the sink took.
+fn polls(arm: &mut Arm, of: impl Fn(f64, f64) -> f64) {
+    let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
+    for (sample, t) in arm.samples.iter_mut().zip(times) {
+        let delivered = sample.delivered().unwrap_or(0.0);
+        if let Some(page) = sample.metrics.get_mut("processor") {
+            page.insert("processor_events_fetched_total".into(), of(t.max(0.0), delivered));
+        }
+    }
+}
+
+fn ledger(arm: &mut Arm, change: impl Fn(&mut Ledger)) {
+    arm.ledger.iter_mut().for_each(change);
+}
+
+/// Prevents: a check that holds whatever a run does.
+#[test]
+fn every_check_of_a_recorded_run_is_turned_red_by_some_change() {
+    let mut bad = Vec::new();
+    for name in RECORDED {
+        let (experiment, dir) = (named(name).expect(name), unpacked(name));
+        let read = || Run::read(experiment, dir.path()).expect(name);
+        let unchanged = checks(experiment, &read());
+        bad.extend(
+            red(&unchanged).into_iter().map(|check| format!("{name}: {check} is red unchanged")),
+        );
+        let mut never: BTreeSet<String> = unchanged.into_iter().map(|check| check.name).collect();
+        for (_, change) in CHANGES {
+            // In one arm at a time: what is compared between arms moves too.
+            for arm in experiment.arms {
+                let mut run = read();
+                run.arms.iter_mut().filter(|it| it.spec.name == arm.name).for_each(change);
+                for check in red(&checks(experiment, &run)) {
+                    never.remove(&check);
+                }
+            }
+        }
+        bad.extend(never.into_iter().map(|check| format!("{name}: nothing turns {check} red")));
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
+}
