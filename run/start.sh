@@ -1,6 +1,9 @@
 # shellcheck shell=bash
-# Sourced by run/expN.sh and run/all.sh: `start NAME FLAGS...` checks the flags, builds, and becomes
-# `lab run NAME FLAGS...`, which does the rest.
+# Sourced by run/expN.sh, run/all.sh, run/faults.sh: `start NAME FLAGS...` checks the flags, builds, and becomes
+# `lab run NAME FLAGS...`, which does the rest. The script may set
+#
+#   through=(COMMAND...)      what that is run through
+#   more_usage, more_words    further lines of the usage, and whether there may be words that are no flags
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
@@ -8,36 +11,54 @@ root=${here%/*}
 source "$here/prereq.sh"
 # shellcheck source=run/flags.sh
 source "$here/flags.sh"
+through=() more_usage='' more_words=''
 
 usage() {
   cat <<TEXT
-usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--resume] [--dry-run]
+usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
+       [--resume] [--dry-run] ${more_words:+[$more_words...]}
 
   --quick      the short form, to be had in minutes
   --out DIR    folder of the results (default results/$name; of all: results, with index.html)
-  --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster)
+  --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster; of faults: .cluster-faults)
   --port P     the cluster's first port (default 19092), of P to P+2, P+100 to P+102 and P+200;
                both let two runs go side by side
+  --repeat K   run it so many times: the verdict takes the worst, and the spread is shown
   --resume     keep the arms of an earlier run of the same plan that have a ledger
   --dry-run    print the commands and the prediction, and run nothing
-
+$more_usage
 A cluster that is up in --data is used and left up; else one is started and taken down again.
 One that a killed run left there is replaced.
 exit: 0 all checks hold, 1 failed or void, 2 wrong usage, 3 a check fell short
 TEXT
 }
 
+# A wrong one ends it before the build.
+check_flags() { # FLAGS...
+  while (($# > 0)); do
+    case $1 in
+      -h | --help) usage; exit 0 ;;
+      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+      --quick | --resume | --dry-run) shift ;;
+      --out | --data | --port | --repeat | --case)
+        [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
+        shift 2 ;;
+      *)
+        [[ $more_words && $1 != -* ]] || misuse "unknown argument '$1'"
+        shift ;;
+    esac
+  done
+}
+
 start() { # NAME FLAGS...
   name=$1
   shift
-  local flag given=()
-  for flag; do [[ $flag == --resume || $flag == --dry-run ]] || given+=("$flag"); done
-  read_flags "$root/results/$name" ${given[@]+"${given[@]}"} # a wrong one ends it before the build
+  check_flags "$@"
   require "${RUN_NEEDS[@]}"
   built=${CARGO_TARGET_DIR:-$root/target}
   log info building "command='cargo build --release --locked --bins'"
   # Whatever the user's settings say, the programs are where they are looked for.
   env -u CARGO_BUILD_TARGET cargo build --release --locked --bins --manifest-path "$root/Cargo.toml" \
     --target-dir "$built" >&2 || die "the build failed (cargo's words are above)"
-  exec "$built/release/lab" run "$name" --source "$root" "$@"
+  exec ${through[@]+"${through[@]}"} "$built/release/lab" run "$name" --source "$root" "$@"
 }

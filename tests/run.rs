@@ -38,7 +38,8 @@ fn what_cannot_be_run_is_refused_before_anything_starts() {
     let (data, foreign) = (dir.path().join("c").display().to_string(), other.path().display());
     for (flags, code, said) in [
         ("run exp0".to_owned(), 2, "allowed: all, ceiling"),
-        ("run faults --quick".into(), 2, "run/faults.sh"),
+        ("run faults --quick nosuch".into(), 2, "processor-killed"),
+        ("run exp2 sink-killed".into(), 2, "only faults"),
         (format!("run exp2 --quick --data {data} --source /nowhere"), 1, "/nowhere"),
         (format!("run all --quick --data {foreign} --out {data}-results"), 1, ""),
     ] {

@@ -24,6 +24,9 @@ pub struct Sample {
     /// Deadlines passed over since the last look, because it took too long.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub missed: u64,
+    /// Samples just before it that a full disk did not take.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// The log's side: absent when no reading has come yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<LogReading>,

@@ -251,14 +251,16 @@ impl Watch<'_> {
             line.set_style(style);
         }
         let (start, interval) = (Instant::now(), self.settings.interval);
-        let (mut tick, mut missed, mut taken) = (0u32, 0u64, 0u64);
+        let (mut tick, mut missed, mut taken, mut left_out) = (0u32, 0u64, 0u64, 0u64);
         loop {
             let due = start + interval * tick;
             if stop.wait(due.saturating_duration_since(Instant::now())) {
                 break;
             }
-            let sample = self.look(due, missed);
-            taken += u64::from(file.append(&sample)?);
+            let sample = Sample { left_out, ..self.look(due, missed) };
+            let is_taken = file.append(&sample)?;
+            taken += u64::from(is_taken);
+            left_out = if is_taken { 0 } else { left_out + 1 };
             line.set_message(self.live.add(&sample));
             if self.gone(&sample) {
                 break;

@@ -6,17 +6,17 @@
 //! - here     the bounds written down before the run, the checks, the table
 //!
 //! Invariant: a row in which the fault does not show is no pass, whatever its ledger says. It runs
-//! nothing: that is `run/faults.sh`, which leaves a folder a row.
+//! nothing: that is `lab::run`, which leaves a folder a row.
 
-mod matrix;
-mod row;
+pub mod matrix;
+pub mod row;
 mod seen;
 
 use super::asking::IN_HAND;
-use super::{Check, Experiment, Form, Launch, Margin, Prediction, Setup, Table};
+use super::{Check, Experiment, Form, Launch, Margin, PROMISE, Prediction, Setup, Table};
 use crate::lab::run_folder::Run;
 use crate::lab::text::{figure, thousands};
-use matrix::{Duplicates, FAULTS, Lost};
+use matrix::{Duplicates, FAULTS, Fault, Lost, Strike};
 use row::Row;
 
 /// The declaration.
@@ -43,15 +43,106 @@ pub const EXPERIMENT: Experiment = Experiment {
 
 /// Faults in which order is not asked for: the sink that takes another's place does not know the keys of
 /// before, and with more partitions a key goes to another one. Nor above the ceiling, where workers are not
-/// by key (`run/faults.sh`).
+/// by key ([`launch`]).
 const UNORDERED: [&str; 2] = ["sink-killed", "partitions-added"];
 /// Seconds of deliveries that no commit covers: the interval, and as long for the commit's own way.
 pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
 
-/// What every row shares; what it varies, and the fault, is in `run/faults.sh`.
+/// The sink's ceiling, events/s.
+const CEILING: u32 = 2000;
+
+/// A queue and a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// `--queue`.
+    pub queue: &'static str,
+    /// events/s.
+    pub offered: u32,
+}
+
+const fn case(queue: &'static str, offered: u32) -> Case {
+    Case { queue, offered }
+}
+
+/// Every queue and load, in such an order that neighbours differ in both.
+pub const CASES: [Case; 6] = [
+    case("bounded", 8000),
+    case("pull", 1500),
+    case("unbounded", 8000),
+    case("bounded", 1500),
+    case("pull", 8000),
+    case("unbounded", 1500),
+];
+
+impl Case {
+    /// Reads `bounded:8000`.
+    ///
+    /// # Errors
+    /// Says which there are.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let named = |case: &Case| format!("{}:{}", case.queue, case.offered);
+        CASES.into_iter().find(|case| named(case) == text).ok_or_else(|| {
+            let all: Vec<String> = CASES.iter().map(named).collect();
+            format!("allowed: {}", all.join(", "))
+        })
+    }
+}
+
+/// The rows of a run, in its order: `only` these faults (all, where there is none), under `one` case where
+/// that is given. In the quick form a fault has the case of its place in the table, whichever are run.
+pub fn rows(form: Form, only: &[String], one: Option<Case>) -> Vec<(&'static Fault, Case)> {
+    let mut rows = Vec::new();
+    for (place, fault) in FAULTS.iter().enumerate() {
+        if !only.is_empty() && !only.iter().any(|name| name == fault.name) {
+            continue;
+        }
+        let [first, ..] = CASES;
+        let cases: Vec<Case> = match (fault.lost, one, form) {
+            // Only what waits in the log is lost with it.
+            (Lost::Counted, ..) => vec![first],
+            (_, Some(one), _) => vec![one],
+            (_, None, Form::Quick) => CASES.into_iter().cycle().skip(place).take(1).collect(),
+            (_, None, Form::Full) => CASES.into(),
+        };
+        rows.extend(cases.into_iter().map(|case| (fault, case)));
+    }
+    rows
+}
+
+/// What the processes of a row are started with. Fetches are small: that each partition has its turn can be
+/// seen within seconds.
+pub fn launch(fault: &Fault, case: Case) -> Launch {
+    let sink = format!("--rate-limit {CEILING}");
+    let mut processor =
+        format!("--queue {} --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB", case.queue);
+    // By key, so that the order of each key can be asked for; above the ceiling from one queue, so that what
+    // is committed can be.
+    if case.offered < CEILING {
+        processor += " --worker-assignment key";
+    }
+    let mut topic = Vec::new();
+    match fault.strike {
+        Strike::ProcessorKilled => processor += " --session-timeout 6s",
+        Strike::ProcessorFrozen(_) => processor += " --session-timeout 6s --max-poll-interval 6s",
+        Strike::Retention(_) => {
+            topic = ["segment.bytes=1048576", "retention.bytes=2000000"].map(str::to_owned).into();
+        }
+        _ => {}
+    }
+    // What is given back to a log that retention has been at is gone: there the queue is drained.
+    if !matches!(fault.strike, Strike::Retention(_)) {
+        processor += " --drain-timeout 3s";
+    }
+    let load = format!("--rate {} --msg-size 512 --seed 1", case.offered);
+    let name = format!("{}-{}-{}", fault.name, case.queue, case.offered);
+    Launch { topic, ..Launch::new(&name, &load, &sink, &processor) }
+}
+
+/// What every row shares, for the plan.
 fn launches(_: Form) -> Vec<Launch> {
     let load = "--schedule 8000:30s --msg-size 512 --seed 1";
-    vec![Launch::new("row", load, "--rate-limit 2000", "--queue bounded --queue-cap 10000")]
+    let sink = format!("--rate-limit {CEILING}");
+    vec![Launch::new("row", load, &sink, "--queue bounded --queue-cap 10000")]
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
@@ -94,10 +185,10 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     };
     let (missing, counted) = (row.missing(), row.counted_as_lost());
     let (question, wanted) = match row.fault.lost {
-        Lost::Nothing => ("Ids without a fate, or with two", (0.0, Margin::AtMost, "a promise")),
+        Lost::Nothing => ("Ids without a fate, or with two", (0.0, Margin::AtMost, PROMISE)),
         Lost::Counted => (
             "Are the ids that are gone as many as were counted?",
-            (counted.unwrap_or(f64::NAN), Margin::Absolute(0.0), "a promise"),
+            (counted.unwrap_or(f64::NAN), Margin::Absolute(0.0), PROMISE),
         ),
     };
     let mut checks = vec![ask("lost", question, wanted, missing, "ids")];
@@ -121,7 +212,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         }
     } else {
         let question = "Settled, and in the log still: was what is done committed to the end?";
-        let all = (0.0, Margin::AtMost, "a promise");
+        let all = (0.0, Margin::AtMost, PROMISE);
         checks.push(ask("committed", question, all, row.uncommitted(), "ids"));
     }
     checks.push(ask(
@@ -144,7 +235,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     checks.push(ask(
         "still",
         question,
-        (0.0, Margin::AtMost, "a promise"),
+        (0.0, Margin::AtMost, PROMISE),
         row.standing_still(),
         "partitions",
     ));
@@ -154,7 +245,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         checks.push(ask(
             "goes_on",
             question,
-            (0.0, Margin::AtMost, "a promise"),
+            (0.0, Margin::AtMost, PROMISE),
             row.held_up(after_s),
             "partitions",
         ));
@@ -183,7 +274,7 @@ impl Duplicates {
 
     fn because(self) -> &'static str {
         match self {
-            Self::None => "a promise",
+            Self::None => PROMISE,
             Self::InHand(1) => "in hand",
             Self::InHand(_) => "in hand, each try",
             Self::Uncommitted => "uncommitted",

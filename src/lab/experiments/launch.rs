@@ -47,9 +47,11 @@ impl fmt::Display for Form {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
     /// Which arm of the experiment's.
-    pub arm: &'static str,
+    pub arm: String,
     /// Of its topic.
     pub partitions: u32,
+    /// The topic's settings, `segment.bytes=1048576`.
+    pub topic: Vec<String>,
     /// Of the one producer: the load.
     pub producer: String,
     /// Of the one sink.
@@ -64,10 +66,11 @@ pub struct Launch {
 
 impl Launch {
     /// An arm of one processor on a topic of 12 partitions.
-    pub fn new(arm: &'static str, producer: &str, sink: &str, processor: &str) -> Self {
+    pub fn new(arm: &str, producer: &str, sink: &str, processor: &str) -> Self {
         Self {
-            arm,
+            arm: arm.into(),
             partitions: 12,
+            topic: Vec::new(),
             producer: producer.into(),
             sink: sink.into(),
             processors: vec![("processor".into(), processor.into())],
@@ -102,7 +105,7 @@ impl Launch {
             Mode::Batch { size, linger } => (size, linger.as_secs_f64()),
         };
         Ok(ArmSetup {
-            name: self.arm.into(),
+            name: self.arm.clone(),
             schedule,
             payload_bytes,
             producer_linger_s: linger.as_secs_f64(),
@@ -184,7 +187,7 @@ mod tests {
                 Setup::of(form, &arms).expect(experiment.name);
                 let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name).collect();
                 if !names.is_empty() {
-                    assert_eq!(arms.iter().map(|arm| arm.arm).collect::<Vec<_>>(), names);
+                    assert_eq!(arms.iter().map(|arm| arm.arm.as_str()).collect::<Vec<_>>(), names);
                 }
                 assert!(arms.iter().all(|arm| arm.sink == arms[0].sink), "{}", experiment.name);
             }
@@ -206,7 +209,7 @@ mod tests {
                          --worker-assignment key --max-poll-interval 50s --session-timeout 10s";
         let load = "--schedule 100:5s,900:1m --msg-size 64 --keys 11 --key-skew 1.5 --seed 4";
         let arm = Launch::new("a", load, "--rate-limit 300 --call-cost 2 --latency 5ms", processor);
-        let pull = Launch { arm: "b", memory_limit: Some(1 << 20), ..arm.clone() };
+        let pull = Launch { arm: "b".into(), memory_limit: Some(1 << 20), ..arm.clone() };
         let setup = Setup::of(Form::Quick, &[arm, pull]).expect("flags");
         assert_eq!(setup.schedule, [(100.0, 5.0), (900.0, 60.0)]);
         assert_eq!((setup.ceiling, setup.queue_cap, setup.payload_bytes), (300.0, 70.0, 64));

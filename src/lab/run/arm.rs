@@ -1,6 +1,7 @@
 //! One arm, from its topic to its ledger: topic, sink, processors, producer, watch; then the processors are
 //! stopped, every id is audited, and the topic is deleted.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -14,6 +15,8 @@ use super::cluster::Cluster;
 use super::commands::{self, Places};
 use super::interrupt::{Interrupt, LOOK};
 use super::memory::Limit;
+use crate::brokers::Brokers;
+use crate::brokers::topics::NewTopic;
 use crate::failure::Failure;
 use crate::lab::experiments::Launch;
 use crate::lab::run_folder::{KILLED_FILE, Killed, WATCHED};
@@ -25,10 +28,15 @@ use crate::threads::{self, Stop};
 /// For the group to hold all partitions; for one page of metrics.
 const JOIN_WITHIN: Duration = Duration::from_secs(40);
 const PAGE_WITHIN: Duration = Duration::from_secs(2);
+/// For a topic to be whole: brokers that just started take their time. Its replicas, on three brokers.
+const TOPIC_WITHIN: Duration = Duration::from_secs(120);
+const REPLICATION: i16 = 3;
 /// Ports for a server whose address must be known before it starts: below the range from which the system
 /// takes those of outgoing connections.
 const FIRST_PORT: u32 = 20_000;
 const PORTS: u32 = 12_000;
+/// Where programs listen that others are told about: a port that the system picks.
+const LOOPBACK: &str = "127.0.0.1:0";
 /// The live page's port, from the cluster's first: the same for every arm, so that a page stays open.
 const LIVE_PORT: u16 = 200;
 
@@ -44,88 +52,193 @@ pub struct Bench<'a> {
     pub interrupt: &'a Interrupt,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
     /// Runs one arm; its folder then holds all that a report reads.
     ///
     /// # Errors
     /// When a process, the cluster or a file does not do as it should; [`Failure::Interrupted`].
-    pub fn run(&self, launch: &Launch) -> Result<(), Failure> {
-        log::info!(experiment = self.experiment, arm = launch.arm; "arm begins");
-        let dir = self.out.join(launch.arm);
+    pub fn run(&'a self, launch: &Launch) -> Result<(), Failure> {
+        let dir = self.out.join(&launch.arm);
         emptied(&dir)?;
-        let topic = Topic::create(self, launch, &dir)?;
-        let mut children = Children::new(&dir, self.interrupt);
-        let mut places = Places {
-            bin: programs()?,
-            brokers: self.cluster.brokers().to_owned(),
-            topic: topic.name.clone(),
-            dir: dir.clone(),
-            sink: String::new(),
-            producer: free_address()?,
-            live: live_address(self.cluster.brokers())?,
-        };
-        let sink = children.start("sink", &places.sink(launch))?;
-        places.sink = children.address("sink")?;
-        let limit = self.limit(launch);
-        let mut processes = vec![("sink".to_owned(), sink.to_string())];
-        let mut pages = Vec::new();
+        let limit = limit(launch); // before the arm, so that it outlives who is under it
+        let mut arm = Arm::begin(self, launch, &dir, &[])?;
+        let through = limit.as_ref().map(|limit| limit.prefix.clone()).unwrap_or_default();
         for (name, flags) in &launch.processors {
-            let mut command = limit.as_ref().map(|limit| limit.prefix.clone()).unwrap_or_default();
-            command.extend(places.processor(name, flags));
-            processes.push((name.clone(), children.start(name, &command)?.to_string()));
-            pages.push((name.clone(), children.address(name)?));
+            arm.processor(name, LOOPBACK, flags, &through)?;
         }
-        self.await_group(launch, &mut children, &pages)?;
-        let producer = children.start("producer", &places.producer(launch))?;
-        processes.push(("producer".into(), producer.to_string()));
-        children.address("producer")?;
+        arm.offer(launch, limit.is_some())?;
         let begun = Instant::now();
-        processes.extend(self.cluster.pids());
-        let heap = pages.first().filter(|_| limit.is_some()).map(|(_, at)| at.as_str());
-        let watch = Watch::start(&dir, &places.watch(&processes, &pages, heap))?;
-        self.await_load(launch, begun, &places, &mut children, limit.as_ref(), &watch)?;
-
-        for name in launch.processors.iter().map(|(name, _)| name) {
-            if children.runs(name) {
-                children.stop(name)?;
-            }
-        }
-        let names: Vec<String> = launch.processors.iter().map(|(name, _)| name.clone()).collect();
-        self.audit(launch, &dir, &places.audit(&names))?;
-        watch.end()?;
-        children.stop("sink")?;
+        arm.await_load(launch, begun, limit.as_ref())?;
+        arm.settle(&["producer".into()])?;
         drop(limit);
         if dir.join(heaps::LAST).exists() {
-            let command = places.autopsy();
+            let command = arm.places.autopsy();
             commands::note(&dir, &commands::line(&command))?;
             let found = autopsy::made(&settings(&command)?)?;
             write_json(&dir.join(autopsy::FILE), &found)?;
         }
-        topic.delete()?;
-        log::info!(experiment = self.experiment, arm = launch.arm; "arm ended");
+        arm.end()
+    }
+}
+
+fn limit(launch: &Launch) -> Option<Limit> {
+    let name = format!("backpressure-lab-{}-{}", launch.arm, std::process::id());
+    let limit = Limit::new(&name, launch.memory_limit?);
+    log::info!(by = limit.by, bytes = limit.bytes; "memory limit");
+    Some(limit)
+}
+
+/// An arm under way. Dropped, it stops what it started and deletes its topic, in the order of its fields.
+pub struct Arm<'a> {
+    watch: Option<Watch>,
+    /// Its processes.
+    pub children: Children,
+    topic: Topic<'a>,
+    bench: &'a Bench<'a>,
+    /// Where everything is.
+    pub places: Places,
+    partitions: u32,
+    /// (name, pid) for the watch.
+    processes: Vec<(String, String)>,
+    /// (name, address) of the processors.
+    pages: Vec<(String, String)>,
+}
+
+impl<'a> Arm<'a> {
+    /// Topic and sink, in the folder `dir`, which is there; `sink` is where that listens, if not on a port that the
+    /// system picks, and further words for it.
+    ///
+    /// # Errors
+    /// When one of them does not come up; [`Failure::Interrupted`].
+    pub fn begin(
+        bench: &'a Bench<'a>,
+        launch: &Launch,
+        dir: &Path,
+        sink: &[String],
+    ) -> Result<Self, Failure> {
+        log::info!(experiment = bench.experiment, arm = launch.arm.as_str(); "arm begins");
+        let topic = Topic::create(bench, launch, dir)?;
+        let mut arm = Self {
+            watch: None,
+            children: Children::new(dir, bench.interrupt),
+            bench,
+            places: Places {
+                bin: programs()?,
+                brokers: bench.cluster.brokers().to_owned(),
+                topic: topic.name.clone(),
+                dir: dir.to_owned(),
+                sink: String::new(),
+                producer: free_address()?,
+                live: live_address(bench.cluster.brokers())?,
+            },
+            topic,
+            partitions: launch.partitions,
+            processes: Vec::new(),
+            pages: Vec::new(),
+        };
+        let (listen, rest) =
+            sink.split_first().map_or((LOOPBACK, sink), |(at, rest)| (at.as_str(), rest));
+        let mut command = arm.places.sink(launch, listen);
+        command.extend_from_slice(rest);
+        let pid = arm.children.start("sink", &command)?;
+        arm.places.sink = arm.children.address("sink")?;
+        arm.processes.push(("sink".into(), pid.to_string()));
+        Ok(arm)
+    }
+
+    /// One more member of the group, run through a command that becomes it.
+    ///
+    /// # Errors
+    /// When it does not come up; [`Failure::Interrupted`].
+    pub fn processor(
+        &mut self,
+        name: &str,
+        listen: &str,
+        flags: &str,
+        through: &[String],
+    ) -> Result<(), Failure> {
+        let mut command = through.to_vec();
+        command.extend(self.places.processor(name, listen, flags));
+        let pid = self.children.start(name, &command)?;
+        let address = self.children.address(name)?;
+        self.processes.push((name.into(), pid.to_string()));
+        self.pages.push((name.into(), address));
         Ok(())
     }
 
-    fn limit(&self, launch: &Launch) -> Option<Limit> {
-        let name = format!("backpressure-lab-{}-{}", launch.arm, std::process::id());
-        let limit = Limit::new(&name, launch.memory_limit?);
-        log::info!(by = limit.by, bytes = limit.bytes; "memory limit");
-        Some(limit)
+    /// The load, once every partition is held, and the watch of it all.
+    ///
+    /// # Errors
+    /// When the group does not hold them in time, or one of them does not come up; [`Failure::Interrupted`].
+    pub fn offer(&mut self, launch: &Launch, heap: bool) -> Result<(), Failure> {
+        self.await_group()?;
+        let command = self.places.producer(&self.places.producer, &launch.producer);
+        let pid = self.children.start("producer", &command)?;
+        self.children.address("producer")?;
+        self.processes.push(("producer".into(), pid.to_string()));
+        self.processes.extend(self.bench.cluster.pids());
+        let heap = self.pages.first().filter(|_| heap).map(|(_, at)| at.as_str());
+        let command = self.places.watch(&self.processes, &self.pages, heap);
+        self.watch = Some(Watch::start(&self.places.dir, &command)?);
+        Ok(())
+    }
+
+    /// Everything runs on.
+    ///
+    /// # Errors
+    /// When something has ended.
+    pub fn alive(&mut self) -> Result<(), Failure> {
+        self.watch.as_ref().map_or(Ok(()), Watch::alive)?;
+        self.children.alive()
+    }
+
+    /// Stops the processors, audits every id, and stops watch and sink; `producers` are those whose
+    /// summaries count.
+    ///
+    /// # Errors
+    /// When one does not stop as it should, or there is no ledger; [`Failure::Interrupted`].
+    pub fn settle(&mut self, producers: &[String]) -> Result<(), Failure> {
+        let names: Vec<String> = self.pages.iter().map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            if self.children.runs(name) {
+                self.children.stop(name)?;
+            }
+        }
+        let command = self.places.audit(producers, &names);
+        commands::note(&self.places.dir, &commands::line(&command))?;
+        match audit::run(&settings(&command)?) {
+            // Ids missing are for the report to say.
+            Ok(_) | Err(Failure::Verdict(_)) => {}
+            Err(why) => {
+                let dir = self.places.dir.display();
+                return Err(Failure::Failed(format!("{dir}: no ledger: {why}")));
+            }
+        }
+        self.watch.take().map_or(Ok(()), Watch::end)?;
+        // One that took another's place.
+        let sink = if self.children.runs("sink-2") { "sink-2" } else { "sink" };
+        self.children.stop(sink)
+    }
+
+    /// Deletes the topic.
+    ///
+    /// # Errors
+    /// When it is not deleted.
+    pub fn end(mut self) -> Result<(), Failure> {
+        self.topic.delete()?;
+        log::info!(experiment = self.bench.experiment, topic = self.places.topic.as_str(); "arm ended");
+        Ok(())
     }
 
     /// Every partition is held before anything is produced.
-    fn await_group(
-        &self,
-        launch: &Launch,
-        children: &mut Children,
-        pages: &[(String, String)],
-    ) -> Result<(), Failure> {
-        let targets: Vec<Target> = pages
+    fn await_group(&mut self) -> Result<(), Failure> {
+        let targets: Vec<Target> = self
+            .pages
             .iter()
             .map(|(name, at)| Target::new(name, &format!("http://{at}/metrics"), PAGE_WITHIN))
             .collect();
-        let mut held = 0.0;
-        let all = self.interrupt.until(JOIN_WITHIN, || {
+        let (mut held, children) = (0.0, &mut self.children);
+        let all = self.bench.interrupt.until(JOIN_WITHIN, || {
             children.alive()?;
             let each = targets
                 .iter()
@@ -133,33 +246,30 @@ impl Bench<'_> {
                 // In a rebalance a partition may be counted twice or not at all: a member without any is one.
                 .map(|held| held.filter(|held| *held > 0.0));
             held = each.sum::<Option<f64>>().unwrap_or(0.0);
-            Ok((held == f64::from(launch.partitions)).then_some(()))
+            Ok((held == f64::from(self.partitions)).then_some(()))
         })?;
-        let Some((name, _)) = pages.first().filter(|_| all.is_none()) else { return Ok(()) };
-        let (of, time) = (launch.partitions, JOIN_WITHIN.as_secs());
+        let Some((name, _)) = self.pages.first().filter(|_| all.is_none()) else { return Ok(()) };
+        let (of, time) = (self.partitions, JOIN_WITHIN.as_secs());
         let why = format!("and its group hold {held} of {of} partitions after {time} s");
-        Err(children.broken(name, &why))
+        Err(self.children.broken(name, &why))
     }
 
     /// Waits for the end of the load. A stall that ends meanwhile is fine; so is the end of a processor at its
     /// memory limit, which ends the arm.
     fn await_load(
-        &self,
+        &mut self,
         launch: &Launch,
         begun: Instant,
-        places: &Places,
-        children: &mut Children,
         limit: Option<&Limit>,
-        watch: &Watch,
     ) -> Result<(), Failure> {
-        let mut stall = launch.stall;
+        let (mut stall, children, places) = (launch.stall, &mut self.children, &self.places);
         let under_watch = limit.filter(|limit| limit.by == WATCHED);
         let own =
             under_watch.map(|limit| Ok::<_, Failure>((limit, children.watched("processor")?)));
         let own = own.transpose()?;
         loop {
-            self.interrupt.check()?;
-            watch.alive()?;
+            self.bench.interrupt.check()?;
+            self.watch.as_ref().map_or(Ok(()), Watch::alive)?;
             if let Some(due) = stall.filter(|due| begun.elapsed().as_secs_f64() >= due.from) {
                 commands::note(&places.dir, &format!("sleep {}", due.from))?;
                 children.start("chaos", &places.stall(due))?;
@@ -189,15 +299,6 @@ impl Bench<'_> {
         // It may outlive the load, and is not the next arm's.
         children.dismiss("chaos")
     }
-
-    fn audit(&self, launch: &Launch, dir: &Path, command: &[String]) -> Result<(), Failure> {
-        commands::note(dir, &commands::line(command))?;
-        match audit::run(&settings(command)?) {
-            // Ids missing are for the report to say.
-            Ok(_) | Err(Failure::Verdict(_)) => Ok(()),
-            Err(why) => Err(Failure::Failed(format!("arm {} has no ledger: {why}", launch.arm))),
-        }
-    }
 }
 
 fn note_kill(dir: &Path, limit: &Limit) -> Result<(), Failure> {
@@ -214,7 +315,10 @@ fn note_kill(dir: &Path, limit: &Limit) -> Result<(), Failure> {
 }
 
 /// The folder of an arm, without what an earlier run left.
-fn emptied(dir: &Path) -> Result<(), Failure> {
+///
+/// # Errors
+/// When it cannot be emptied or made.
+pub fn emptied(dir: &Path) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::Failed(format!("{}: cannot be emptied: {e}", dir.display()));
     if commands::is_arm(dir) {
@@ -263,22 +367,47 @@ fn settings<T: FromArgs>(command: &[String]) -> Result<T, Failure> {
 /// The topic of an arm, deleted with what it took on disk, however the arm ends.
 struct Topic<'a> {
     bench: &'a Bench<'a>,
+    brokers: Brokers,
     name: String,
     is_there: bool,
 }
 
 impl<'a> Topic<'a> {
+    /// All of its replicas are in sync: two must confirm.
     fn create(bench: &'a Bench<'a>, launch: &Launch, dir: &Path) -> Result<Self, Failure> {
         let name = format!("{}-{}-{}", bench.experiment, launch.arm, std::process::id());
-        commands::note(dir, &commands::line(&commands::topic(&name, launch.partitions)))?;
-        let topic = Self { bench, name, is_there: true };
-        bench.cluster.create_topic(&topic.name, launch.partitions)?;
+        commands::note(dir, &commands::line(&commands::topic(&name, launch)))?;
+        let brokers = Brokers::of_flags(Some(bench.cluster.brokers().to_owned()), None)?;
+        let topic = Self { bench, brokers, name, is_there: true };
+        let mut settings = vec!["min.insync.replicas=2".to_owned()];
+        settings.extend(launch.topic.iter().cloned());
+        let new = NewTopic {
+            name: &topic.name,
+            partitions: i32::try_from(launch.partitions).map_err(Failure::failed)?,
+            replication: REPLICATION,
+            settings: &settings,
+        };
+        let (mut attempt, mut last) = (0, String::new());
+        let made = bench.interrupt.until(TOPIC_WITHIN, || {
+            attempt += 1;
+            match topic.brokers.make_topic(&new, attempt) {
+                Ok(()) => Ok(Some(())),
+                Err(e) if e.kind() == ErrorKind::InvalidInput => Err(Failure::failed(e)),
+                Err(e) => {
+                    last = e.to_string();
+                    Ok(None)
+                }
+            }
+        })?;
+        made.ok_or_else(|| Failure::Failed(format!("no topic for the arm: {last}")))?;
         Ok(topic)
     }
 
-    fn delete(mut self) -> Result<(), Failure> {
+    /// What it took on disk goes with it.
+    fn delete(&mut self) -> Result<(), Failure> {
         self.is_there = false;
-        self.bench.cluster.delete_topic(&self.name)
+        let deleted = self.brokers.delete_topic(&self.name);
+        deleted.map_err(|e| Failure::Failed(format!("the topic is not deleted: {e}")))
     }
 }
 
@@ -288,7 +417,7 @@ impl Drop for Topic<'_> {
         let whole = self.bench.cluster.is_fresh() && self.bench.interrupt.check().is_err();
         if self.is_there
             && !whole
-            && let Err(why) = self.bench.cluster.delete_topic(&self.name)
+            && let Err(why) = self.delete()
         {
             log::error!(topic = self.name.as_str(), why = why.to_string(); "the topic stays");
         }

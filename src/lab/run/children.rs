@@ -113,8 +113,7 @@ impl Children {
     /// # Errors
     /// When it does not run.
     pub fn watched(&self, name: &str) -> Result<Watched, Failure> {
-        let pid = self.all.iter().find(|(known, _)| known == name).map_or(0, |(_, c)| c.id());
-        Watched::open(name, i32::try_from(pid).map_err(Failure::failed)?)
+        Watched::open(name, i32::try_from(self.pid(name)).map_err(Failure::failed)?)
     }
 
     /// Sends `signal` to the processes called `name`.
@@ -143,6 +142,35 @@ impl Children {
         }
     }
 
+    /// Kills it with signal 9, and nobody wonders that it is gone.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`].
+    pub fn kill(&mut self, name: &str) -> Result<(), Failure> {
+        commands::note(&self.dir, &format!("kill -KILL {}", self.pid(name)))?;
+        self.signal(name, Signal::KILL);
+        self.await_end(name).map(drop)
+    }
+
+    /// Waits until it has done what it does, at most for `time`.
+    ///
+    /// # Errors
+    /// When it does not end in time with exit code 0; [`Failure::Interrupted`].
+    pub fn finished(&mut self, name: &str, time: Duration) -> Result<(), Failure> {
+        match self.await_end_within(name, time)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => {
+                Err(self.broken(name, &format!("ended with exit code {}", code(status))))
+            }
+            None => Err(self.broken(name, &format!("has not ended after {} s", time.as_secs()))),
+        }
+    }
+
+    /// Its pid; 0 when it does not run.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.all.iter().find(|(known, _)| known == name).map_or(0, |(_, child)| child.id())
+    }
+
     /// Tells it to end, and asks for neither its words nor its exit code.
     ///
     /// # Errors
@@ -153,8 +181,16 @@ impl Children {
     }
 
     fn await_end(&mut self, name: &str) -> Result<Option<ExitStatus>, Failure> {
+        self.await_end_within(name, STOP_WITHIN)
+    }
+
+    fn await_end_within(
+        &mut self,
+        name: &str,
+        time: Duration,
+    ) -> Result<Option<ExitStatus>, Failure> {
         let interrupt = self.interrupt.clone();
-        interrupt.until(STOP_WITHIN, || {
+        interrupt.until(time, || {
             if !self.runs(name) {
                 return Ok(Some(ExitStatus::default()));
             }
@@ -191,7 +227,10 @@ impl Children {
 
 impl Drop for Children {
     fn drop(&mut self) {
-        self.all.iter().for_each(|(_, child)| send(child, Signal::TERM));
+        for (_, child) in &self.all {
+            send(child, Signal::CONT); // one that was stopped hears nothing
+            send(child, Signal::TERM);
+        }
         for (name, child) in &mut self.all {
             if !is_gone_within(child, ABORT_WITHIN) {
                 send(child, Signal::KILL);

@@ -1,7 +1,7 @@
 //! What a run takes for itself: no other run uses its cluster or writes into its folder meanwhile.
 //!
 //! The locks are the files' own (flock), so the kernel gives them back however the run ends. What a run starts
-//! does not keep them: Rust's files are closed on exec. `run/bench.sh` and `run/faults.sh` take the same locks.
+//! does not keep them: Rust's files are closed on exec. `run/bench.sh` takes the same locks.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -152,7 +152,12 @@ fn remove_if_ours(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         let mut entries = fs::read_dir(path)?;
         let is_empty = entries.next().is_none();
-        return if commands::is_arm(path) || is_empty { fs::remove_dir_all(path) } else { Ok(()) };
+        let is_run = path.join(plan::FILE).exists(); // one of several, by --repeat
+        return if commands::is_arm(path) || is_run || is_empty {
+            fs::remove_dir_all(path)
+        } else {
+            Ok(())
+        };
     }
     let is_picture =
         path.extension().and_then(OsStr::to_str).is_some_and(|ext| matches!(ext, "svg" | "png"));

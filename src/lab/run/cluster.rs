@@ -22,6 +22,16 @@ const UP_WITHIN: Duration = Duration::from_secs(900);
 /// How long an `up` that is told to end may take to undo what it began.
 const UNDO_WITHIN: Duration = Duration::from_secs(30);
 
+/// How a cluster is started where there is none.
+pub struct New<'a> {
+    /// Its first port; where there is a cluster, that must have it.
+    pub port: Option<u16>,
+    /// Room on its disk, B.
+    pub disk_bytes: f64,
+    /// Further flags of `up`.
+    pub flags: &'a [&'a str],
+}
+
 /// See the module.
 pub struct Cluster {
     data: PathBuf,
@@ -33,15 +43,14 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster in `data`, with `disk` bytes free for it where it is started.
+    /// The cluster in `data`; a `new` one where there is none.
     ///
     /// # Errors
     /// When it cannot be started, or none of its brokers is alive; [`Failure::Interrupted`].
     pub fn have(
         lock: ClusterLock,
         data: &Path,
-        port: Option<u16>,
-        disk: f64,
+        new: &New,
         interrupt: &Interrupt,
     ) -> Result<Self, Failure> {
         let mut cluster = Self {
@@ -61,10 +70,11 @@ impl Cluster {
         cluster.is_ours = !data.join(MARKER).exists();
         let mut up: Vec<String> = vec!["up".into()];
         if cluster.is_ours {
-            let disk = format!("{:.0}MiB", disk / f64::from(1 << 20));
+            let disk = format!("{:.0}MiB", new.disk_bytes / f64::from(1 << 20));
             up.extend(["--topic", "", "--min-disk", &disk].map(str::to_owned));
+            up.extend(new.flags.iter().map(|flag| (*flag).to_owned()));
         }
-        if let Some(port) = port {
+        if let Some(port) = new.port {
             up.extend(["--port".into(), port.to_string()]);
         }
         cluster.brokers = cluster.up(&up, interrupt)?;
@@ -96,7 +106,7 @@ impl Cluster {
 
     /// (broker, pid) of each that runs on this machine; a container's may be another machine's.
     pub fn pids(&self) -> Vec<(String, String)> {
-        let status = self.ask(&["status"]).unwrap_or_default();
+        let status = self.status();
         let of = |line: &str| -> Option<(String, String)> {
             let mut words = line.split(' ');
             let broker = words.next()?.replace('=', "-");
@@ -107,27 +117,54 @@ impl Cluster {
         status.lines().filter_map(of).collect()
     }
 
-    /// Makes a topic, all of whose replicas are in sync.
+    /// Runs a command of `run/cluster.sh`, such as `topic create NAME`, to its end.
     ///
     /// # Errors
-    /// When it is not made.
-    pub fn create_topic(&self, name: &str, partitions: u32) -> Result<(), Failure> {
-        self.tell(&["topic", "create", name, "--partitions", &partitions.to_string()])
+    /// When it fails; its words go where ours go.
+    pub fn tell(&self, words: &[&str]) -> Result<(), Failure> {
+        let status = self.command(words).stdout(Stdio::null()).status();
+        match status.map_err(|e| Failure::Failed(format!("{SCRIPT}: {e}")))?.success() {
+            true => Ok(()),
+            false => {
+                Err(Failure::Failed(format!("{SCRIPT} {}: its words are above", words.join(" "))))
+            }
+        }
     }
 
-    /// Deletes a topic, and with it what it took on disk.
+    /// Runs a command that answers, such as `coordinator GROUP`.
     ///
     /// # Errors
-    /// When it is not deleted.
-    pub fn delete_topic(&self, name: &str) -> Result<(), Failure> {
-        self.tell(&["topic", "delete", name])
+    /// When it fails.
+    pub fn ask(&self, words: &[&str]) -> Result<String, Failure> {
+        let output = self.command(words).stderr(Stdio::null()).output();
+        let output = output.map_err(|e| Failure::Failed(format!("{SCRIPT}: {e}")))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+            false => Err(Failure::Failed(format!("{SCRIPT} {} failed", words.join(" ")))),
+        }
+    }
+
+    /// Where broker `n` keeps its logs.
+    pub fn data_of(&self, n: u32) -> PathBuf {
+        self.data.join(format!("broker-{n}/data"))
+    }
+
+    /// It fails where one of them is down, and says which.
+    fn status(&self) -> String {
+        let output = self.command(&["status"]).stderr(Stdio::null()).output();
+        output
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The pid of broker `n`, where it runs on this machine.
+    pub fn pid(&self, n: u32) -> Option<u32> {
+        let name = format!("broker-{n}");
+        self.pids().into_iter().find(|(of, _)| *of == name)?.1.parse().ok()
     }
 
     fn has_a_broker(&self) -> Result<(), Failure> {
-        // It fails where one of them is down, and says which.
-        let status = self.command(&["status"]).stderr(Stdio::null()).output();
-        let status = status.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        if status.is_ok_and(|text| text.split([' ', '\n']).any(is_pid)) {
+        if self.status().split([' ', '\n']).any(is_pid) {
             return Ok(());
         }
         let data = self.data.display();
@@ -179,27 +216,6 @@ impl Cluster {
         // A Ctrl-C in the terminal is for the run alone.
         command.process_group(0);
         command
-    }
-
-    /// What it answers.
-    fn ask(&self, words: &[&str]) -> Result<String, Failure> {
-        let output = self.command(words).stderr(Stdio::null()).output();
-        let output = output.map_err(|e| Failure::Failed(format!("{SCRIPT}: {e}")))?;
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(Failure::Failed(format!("{SCRIPT} {} failed", words.join(" ")))),
-        }
-    }
-
-    /// Its words go where ours go.
-    fn tell(&self, words: &[&str]) -> Result<(), Failure> {
-        let status = self.command(words).stdout(Stdio::null()).status();
-        match status.map_err(|e| Failure::Failed(format!("{SCRIPT}: {e}")))?.success() {
-            true => Ok(()),
-            false => {
-                Err(Failure::Failed(format!("{SCRIPT} {}: its words are above", words.join(" "))))
-            }
-        }
     }
 }
 

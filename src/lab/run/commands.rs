@@ -47,38 +47,41 @@ impl Places {
         }
     }
 
-    /// The sink, on a port that the system picks.
-    pub fn sink(&self, launch: &Launch) -> Command {
-        self.of("sink", "--listen 127.0.0.1:0", &launch.sink)
+    /// The sink, which listens at `listen`.
+    pub fn sink(&self, launch: &Launch, listen: &str) -> Command {
+        self.of("sink", &["--listen", listen], &launch.sink)
     }
 
-    /// A member of the group.
-    pub fn processor(&self, name: &str, flags: &str) -> Command {
-        let file = |what: &str, ext: &str| self.file(&format!("{}.{ext}", of_member(what, name)));
-        let own = format!(
-            "--brokers {0} --topic {1} --group {1} --sink http://{2} --producer http://{3} \
-             --listen 127.0.0.1:0 --hlog {4} --shed-ids {5}",
-            self.brokers,
-            self.topic,
-            self.sink,
-            self.producer,
-            file("latency", "hlog"),
-            file("shed", "ids")
-        );
-        self.of("processor", &own, flags)
+    /// A member of the group, which listens at `listen`.
+    pub fn processor(&self, name: &str, listen: &str, flags: &str) -> Command {
+        let mut own = self.of("processor", &self.of_group(), "");
+        let files = [("--hlog", "latency", "hlog"), ("--shed-ids", "shed", "ids")];
+        let ends = [("--sink", &self.sink), ("--producer", &self.producer)];
+        own.extend(ends.iter().flat_map(|(flag, at)| [(*flag).to_owned(), format!("http://{at}")]));
+        own.extend(["--listen".to_owned(), listen.to_owned()]);
+        for (flag, what, ext) in files {
+            own.extend([flag.to_owned(), self.file(&format!("{}.{ext}", of_member(what, name)))]);
+        }
+        own.extend(flags.split_whitespace().map(str::to_owned));
+        own
     }
 
-    /// The producer.
-    pub fn producer(&self, launch: &Launch) -> Command {
-        let own =
-            format!("--brokers {} --topic {} --listen {}", self.brokers, self.topic, self.producer);
-        self.of("producer", &own, &launch.producer)
+    /// A producer with these flags, which listens at `listen`.
+    pub fn producer(&self, listen: &str, flags: &str) -> Command {
+        let own = ["--brokers", &self.brokers, "--topic", &self.topic, "--listen", listen];
+        self.of("producer", &own, flags)
     }
 
     /// What tells the sink to stall.
     pub fn stall(&self, stall: Phase) -> Command {
-        let flags = format!("--rate {} --for {}s", stall.rate, stall.length());
-        self.of("chaos", &format!("stall --sink http://{}", self.sink), &flags)
+        self.chaos(&format!("stall --rate {} --for {}s", stall.rate, stall.length()))
+    }
+
+    /// What the sink is told.
+    pub fn chaos(&self, command: &str) -> Command {
+        let mut words = self.of("chaos", &[], command);
+        words.extend(["--sink".to_owned(), format!("http://{}", self.sink)]);
+        words
     }
 
     /// The watch of `processes` (name, pid) and of the pages (name, address) beside sink and producer;
@@ -97,49 +100,56 @@ impl Places {
             .chain(pages.iter().map(|(name, at)| (name.as_str(), at)))
             .map(|(name, at)| format!("{name}=http://{at}/metrics"))
             .collect();
-        let own = format!(
-            "watch --brokers {0} --topic {1} --group {1} --process {2} --metrics {3} --out {4} \
-             --listen {5} --sink http://{6}",
-            self.brokers,
-            self.topic,
-            processes.join(","),
-            pages.join(","),
-            self.dir.display(),
-            self.live,
-            self.sink
-        );
-        self.of("lab", &own, &heap.map(|at| format!("--heap http://{at}")).unwrap_or_default())
+        let mut words = self.of("lab", &["watch"], "");
+        words.extend(self.of_group().map(str::to_owned));
+        let own = [
+            ("--process", processes.join(",")),
+            ("--metrics", pages.join(",")),
+            ("--out", self.dir.display().to_string()),
+            ("--listen", self.live.clone()),
+            ("--sink", format!("http://{}", self.sink)),
+        ];
+        let heap = heap.map(|at| ("--heap", format!("http://{at}")));
+        let pairs = own.into_iter().chain(heap);
+        words.extend(pairs.flat_map(|(flag, value)| [flag.to_owned(), value]));
+        words
     }
 
-    /// The ledger, from what the producer and the processors `names` printed.
-    pub fn audit(&self, names: &[String]) -> Command {
-        let own = format!(
-            "audit --brokers {0} --topic {1} --group {1} --sink http://{2} --producer {3} --out {4}",
-            self.brokers,
-            self.topic,
-            self.sink,
-            self.file("producer.json"),
-            self.file(crate::lab::audit::FILE)
-        );
-        let files = names.iter().map(|name| {
-            let shed = self.file(&format!("{}.ids", of_member("shed", name)));
-            format!("--processor {} --shed-ids {shed}", self.file(&format!("{name}.json")))
-        });
-        self.of("lab", &own, &files.collect::<Vec<_>>().join(" "))
+    /// The ledger, from what these producers and processors printed.
+    pub fn audit(&self, producers: &[String], processors: &[String]) -> Command {
+        let mut words = self.of("lab", &["audit"], "");
+        words.extend(self.of_group().map(str::to_owned));
+        let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
+        add("--sink", format!("http://{}", self.sink));
+        for name in producers {
+            add("--producer", self.file(&format!("{name}.json")));
+        }
+        for name in processors {
+            add("--processor", self.file(&format!("{name}.json")));
+            add("--shed-ids", self.file(&format!("{}.ids", of_member("shed", name))));
+        }
+        add("--out", self.file(crate::lab::audit::FILE));
+        words
     }
 
     /// What the last heap profile names.
     pub fn autopsy(&self) -> Command {
-        self.of("lab", &format!("autopsy --json {}", self.file(crate::lab::heaps::LAST)), "")
+        self.of("lab", &["autopsy", "--json", &self.file(crate::lab::heaps::LAST)], "")
+    }
+
+    fn of_group(&self) -> [&str; 6] {
+        ["--brokers", &self.brokers, "--topic", &self.topic, "--group", &self.topic]
     }
 
     fn file(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
-    fn of(&self, program: &str, own: &str, flags: &str) -> Command {
-        let words = own.split_whitespace().chain(flags.split_whitespace()).map(str::to_owned);
-        std::iter::once(self.bin.join(program).display().to_string()).chain(words).collect()
+    /// Paths may hold blanks; `flags` are as a declaration has them.
+    fn of(&self, program: &str, own: &[&str], flags: &str) -> Command {
+        let program = self.bin.join(program).display().to_string();
+        let words = own.iter().copied().chain(flags.split_whitespace()).map(str::to_owned);
+        std::iter::once(program).chain(words).collect()
     }
 }
 
@@ -149,11 +159,13 @@ fn of_member(what: &str, name: &str) -> String {
 }
 
 /// The commands of an arm in the order in which they run, with names in place of addresses.
-pub fn all(launch: &Launch, places: &Places) -> Vec<Command> {
+pub fn all(launch: &Launch) -> Vec<Command> {
+    let (places, listen) = (Places::named(), "127.0.0.1:0");
     let names: Vec<String> = launch.processors.iter().map(|(name, _)| name.clone()).collect();
-    let mut all = vec![topic(&places.topic, launch.partitions), places.sink(launch)];
-    all.extend(launch.processors.iter().map(|(name, flags)| places.processor(name, flags)));
-    all.push(places.producer(launch));
+    let mut all = vec![topic(&places.topic, launch), places.sink(launch, listen)];
+    let members = launch.processors.iter();
+    all.extend(members.map(|(name, flags)| places.processor(name, listen, flags)));
+    all.push(places.producer(&places.producer, &launch.producer));
     let each = names.iter().map(String::as_str).chain(["sink", "producer"]);
     let processes: Vec<_> = each.map(|name| (name.to_owned(), "PID".to_owned())).collect();
     let pages: Vec<_> = names.iter().map(|name| (name.clone(), "ADDRESS".to_owned())).collect();
@@ -162,14 +174,16 @@ pub fn all(launch: &Launch, places: &Places) -> Vec<Command> {
         all.push(vec!["sleep".into(), stall.from.to_string()]);
         all.push(places.stall(stall));
     }
-    all.push(places.audit(&names));
+    all.push(places.audit(&["producer".into()], &names));
     all
 }
 
 /// What makes an arm's topic.
-pub fn topic(name: &str, partitions: u32) -> Command {
-    let words = ["run/cluster.sh", "topic", "create", name, "--partitions"].map(str::to_owned);
-    words.into_iter().chain([partitions.to_string()]).collect()
+pub fn topic(name: &str, launch: &Launch) -> Command {
+    let partitions = launch.partitions.to_string();
+    let words = ["run/cluster.sh", "topic", "create", name, "--partitions", &partitions];
+    let settings = launch.topic.iter().flat_map(|setting| ["--config", setting]);
+    words.into_iter().chain(settings).map(str::to_owned).collect()
 }
 
 /// A command as a shell reads it.
@@ -213,7 +227,7 @@ mod tests {
     #[test]
     fn what_is_declared_is_what_is_started() {
         let lines = |launch: &Launch| -> Vec<String> {
-            all(launch, &Places::named()).iter().map(|command| line(command)).collect()
+            all(launch).iter().map(|command| line(command)).collect()
         };
         let launches = (exp2::EXPERIMENT.launches)(Form::Quick);
         let pull = lines(&launches[0]);
@@ -224,13 +238,26 @@ mod tests {
             "--hlog DIR/latency.hlog --shed-ids DIR/shed.ids --queue pull",
             "producer --brokers BROKERS --topic TOPIC --listen PRODUCER --schedule 1500:15s,8000:60s",
             "sleep 58",
-            "chaos stall --sink http://SINK --rate 500 --for 15s",
+            "chaos stall --rate 500 --for 15s --sink http://SINK",
         ] {
             assert!(has(&pull, what), "{what}: {pull:#?}");
         }
         let group = lines(&(exp6::EXPERIMENT.launches)(Form::Quick)[0]);
         assert!(has(&group, "--hlog DIR/latency-2.hlog --shed-ids DIR/shed-2.ids"), "{group:#?}");
         assert!(has(&group, "--processor DIR/processor-3.json --shed-ids DIR/shed-3.ids"));
+    }
+
+    /// Prevents: a folder with a blank in its name that makes two words of it.
+    #[test]
+    fn a_path_is_one_word() {
+        let places = Places { dir: PathBuf::from("my results"), ..Places::named() };
+        assert!(places.autopsy().contains(&"my results/heap-last.pb.gz".to_owned()));
+        assert!(
+            places.processor("processor", "L", "").contains(&"my results/latency.hlog".to_owned())
+        );
+        assert!(
+            places.audit(&["producer".into()], &[]).contains(&"my results/ledger.json".to_owned())
+        );
     }
 
     #[test]

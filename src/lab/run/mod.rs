@@ -7,6 +7,8 @@
 //! - `memory`    the limit that the kernel enforces on one of them
 //! - `commands`  what they are started with
 //! - `arm`       one arm, from its topic to its ledger
+//! - `rows`      the rows of the fault matrix, each an arm in which something breaks
+//! - `hosts`, `disks`, `clock`, `tools`  what can be broken without harm to the machine
 //!
 //! Invariant: whatever ends a run, and be it a second Ctrl-C, it stops what it started, deletes its own topics
 //! only, and takes the cluster down only if it brought it up. It knows no experiment by name, and decides
@@ -15,10 +17,15 @@
 mod arm;
 mod children;
 mod claims;
+mod clock;
 mod cluster;
 mod commands;
+mod disks;
+mod hosts;
 mod interrupt;
 mod memory;
+mod rows;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -28,28 +35,35 @@ use procfs::{Current, Meminfo};
 
 use arm::Bench;
 use claims::{Claim, ClusterLock};
-use cluster::Cluster;
-use commands::Places;
+use cluster::{Cluster, New};
+use hosts::Hosts;
 use interrupt::Interrupt;
 
+use super::experiments::faults::{self, Case};
 use super::experiments::{self, Experiment, Form, Launch};
 use super::model;
 use super::plan::{self, Plan};
+use super::report::spread;
 use super::run_folder::{Arm, REPEATED_FILE};
 use super::text::scaled;
 use super::{audit, index, read_json, report, write_json};
-use crate::cli;
 use crate::failure::Failure;
+use crate::{cli, units};
 
 /// The experiments of `lab run all`, in the order of the page.
 const ALL: [&str; 7] = ["exp1", "exp2", "exp3", "exp4", "exp5", "exp6", "exp7"];
-/// How often an arm that the host disturbed is run again.
+/// Most repeats: beyond, it is another question than how far apart runs are.
+const REPEAT_MAX: usize = 20;
+/// How often an arm is run again of which the host took so much: more than any margin bears.
 const AGAIN_MAX: usize = 2;
+const AGAIN_ABOVE: f64 = 0.25;
 /// What three brokers take in memory, B: three JVMs with heaps of 512 MB (`run/kafka/jvm.sh`).
 const BROKERS_BYTES: f64 = 2.4e9;
 /// Of a record beside its payload, and of the log's indexes, as a share of the payload; replicas.
 const LOG_OVERHEAD: f64 = 1.2;
 const REPLICAS: f64 = 3.0;
+/// Room for a row of the fault matrix, B.
+const FAULTS_DISK_BYTES: f64 = 4e9;
 /// What a cluster takes on disk before anything is produced, B.
 const CLUSTER_BYTES: f64 = 2e9;
 
@@ -58,16 +72,22 @@ const CLUSTER_BYTES: f64 = 2e9;
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "run")]
 pub struct Settings {
-    /// ceiling, exp1 to exp7, longlife; or all: exp1 to exp7, and one page that joins them
+    /// ceiling, exp1 to exp7, longlife; all: exp1 to exp7, and one page that joins them; or faults
     #[argh(positional)]
     pub experiment: String,
+    /// of faults: these alone
+    #[argh(positional)]
+    pub faults: Vec<String>,
+    /// of faults: under this queue and load alone, such as bounded:8000
+    #[argh(option, from_str_fn(Case::parse))]
+    pub case: Option<Case>,
     /// the short form, to be had in minutes
     #[argh(switch)]
     pub quick: bool,
     /// folder of the results (results/EXPERIMENT; of all: results)
     #[argh(option)]
     pub out: Option<PathBuf>,
-    /// the cluster's folder, as for run/cluster.sh (.cluster)
+    /// the cluster's folder, as for run/cluster.sh (.cluster; of faults: .cluster-faults)
     #[argh(option)]
     pub data: Option<PathBuf>,
     /// the cluster's first port, where one is started (19092)
@@ -79,9 +99,25 @@ pub struct Settings {
     /// print the commands and the prediction, and run nothing
     #[argh(switch)]
     pub dry_run: bool,
+    /// run it so many times: the verdict takes the worst, and the spread is shown (1)
+    #[argh(option, default = "1", from_str_fn(repeats))]
+    pub repeat: usize,
     /// keep the arms of an earlier run of the same plan that have a ledger
     #[argh(switch)]
     pub resume: bool,
+}
+
+fn repeats(text: &str) -> Result<usize, String> {
+    match units::count(text) {
+        Ok(times) if times.get() <= REPEAT_MAX => Ok(times.get()),
+        _ => Err(format!("expected 1 to {REPEAT_MAX}")),
+    }
+}
+
+impl Settings {
+    fn form(&self) -> Form {
+        if self.quick { Form::Quick } else { Form::Full }
+    }
 }
 
 /// Runs what the flags ask for.
@@ -91,12 +127,19 @@ pub struct Settings {
 /// it should, or the host disturbed the run; `Verdict` when a check falls short; `Interrupted`.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let interrupt = Interrupt::on_signals()?;
+    if settings.experiment == faults::EXPERIMENT.name {
+        return matrix(settings, &interrupt);
+    }
+    if !settings.faults.is_empty() || settings.case.is_some() {
+        let why = "only faults takes names of faults, and --case".to_owned();
+        return Err(Failure::Usage(format!("run {}: {why}", settings.experiment)));
+    }
     let names: &[&str] = match settings.experiment.as_str() {
         "all" => &ALL,
         name => &[name],
     };
     let chosen = names.iter().map(|name| to_run(name)).collect::<Result<Vec<_>, _>>()?;
-    let form = if settings.quick { Form::Quick } else { Form::Full };
+    let form = settings.form();
     let plans: Vec<(&Experiment, Plan)> = chosen
         .into_iter()
         .map(|experiment| Ok((experiment, Plan::of(experiment, form)?)))
@@ -113,17 +156,18 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         _ => None,
     };
     let disk = plans.iter().map(|(_, plan)| disk_bytes(plan)).fold(0.0, f64::max);
-    let cluster = Cluster::have(lock, &data, settings.port, disk, &interrupt)?;
+    let new = New { port: settings.port, disk_bytes: disk, flags: &[] };
+    let cluster = Cluster::have(lock, &data, &new, &interrupt)?;
     let begun = Instant::now();
     if plans.len() == 1 {
         let Some((experiment, plan)) = plans.into_iter().next() else { return Ok(()) };
-        return one(experiment, plan, &out, settings.resume, &cluster, &interrupt);
+        return times(settings, experiment, plan, &out, &cluster, &interrupt);
     }
     // All run even when one falls short: the page shows which. A failure outweighs a verdict.
     let mut worst = Ok(());
     for (experiment, plan) in plans {
         let folder = out.join(experiment.name);
-        let ended = one(experiment, plan, &folder, settings.resume, &cluster, &interrupt);
+        let ended = times(settings, experiment, plan, &folder, &cluster, &interrupt);
         let seconds = begun.elapsed().as_secs();
         match ended {
             Err(Failure::Interrupted(signal)) => return Err(Failure::Interrupted(signal)),
@@ -140,6 +184,40 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
+/// The fault matrix, in namespaces of its own.
+fn matrix(settings: &Settings, interrupt: &Interrupt) -> Result<(), Failure> {
+    let (experiment, form) = (&faults::EXPERIMENT, settings.form());
+    rows::check_names(&settings.faults)?;
+    if settings.resume {
+        return Err(Failure::Usage(
+            "run faults: --resume is for arms; name the faults to run".into(),
+        ));
+    }
+    if settings.repeat > 1 {
+        return Err(Failure::Usage("run faults: --repeat is for experiments".into()));
+    }
+    let rows = faults::rows(form, &settings.faults, settings.case);
+    if settings.dry_run {
+        return rows.iter().try_for_each(|(fault, case)| {
+            cli::say(format_args!("# {}: {}", fault.name, fault.what))?;
+            show_commands(&faults::launch(fault, *case))
+        });
+    }
+    let plan = Plan::of(experiment, form)?;
+    let (out, data) = enter(settings)?;
+    let lock = ClusterLock::take(&data)?;
+    let claim = Claim::emptied(&out)?;
+    let mut hosts = Hosts::up(interrupt)?;
+    let flags = ["--host", hosts::BROKERS, "--mode", "jvm"];
+    let new = New { port: settings.port, disk_bytes: FAULTS_DISK_BYTES, flags: &flags };
+    let cluster = Cluster::have(lock, &data, &new, interrupt)?;
+    plan.write(&plan::host(cluster.version(), Path::new(".")), &out)?;
+    let bench = Bench { experiment: experiment.name, cluster: &cluster, out: &out, interrupt };
+    rows::run(&bench, &mut hosts, &rows)?;
+    drop(claim);
+    report::experiment(experiment, &out)
+}
+
 /// The first of the worst kind.
 fn worse(so_far: Result<(), Failure>, next: Failure) -> Result<(), Failure> {
     match (so_far, next) {
@@ -150,13 +228,9 @@ fn worse(so_far: Result<(), Failure>, next: Failure) -> Result<(), Failure> {
 
 fn to_run(name: &str) -> Result<&'static Experiment, Failure> {
     let experiment = experiments::named(name).map_err(|_| {
-        let names: Vec<&str> =
-            experiments::ALL.iter().filter(|e| !e.arms.is_empty()).map(|e| e.name).collect();
+        let names: Vec<&str> = experiments::ALL.iter().map(|e| e.name).collect();
         Failure::Usage(format!("run {name}: allowed: all, {}", names.join(", ")))
     })?;
-    if experiment.arms.is_empty() {
-        return Err(Failure::Usage(format!("run {name}: its rows are run by run/{name}.sh")));
-    }
     Ok(experiment)
 }
 
@@ -175,10 +249,38 @@ fn enter(settings: &Settings) -> Result<(PathBuf, PathBuf), Failure> {
         "all" => PathBuf::from("results"),
         name => Path::new("results").join(name),
     };
-    let (out, data) = (given(&settings.out, results)?, given(&settings.data, ".cluster".into())?);
+    let cluster = if settings.experiment == "faults" { ".cluster-faults" } else { ".cluster" };
+    let (out, data) = (given(&settings.out, results)?, given(&settings.data, cluster.into())?);
     std::env::set_current_dir(&source).map_err(|e| unusable(&source, e))?;
     let short = |path: &Path| path.strip_prefix(&source).unwrap_or(path).to_owned();
     Ok((short(&out), short(&data)))
+}
+
+/// One experiment, as many times as the flags say, on a cluster that is up.
+fn times(
+    settings: &Settings,
+    experiment: &Experiment,
+    plan: Plan,
+    out: &Path,
+    cluster: &Cluster,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let once = |out: &Path| one(experiment, plan.clone(), out, settings.resume, cluster, interrupt);
+    if settings.repeat == 1 {
+        return once(out);
+    }
+    let claim = if settings.resume { Claim::folder(out)? } else { Claim::emptied(out)? };
+    let folders: Vec<PathBuf> =
+        (1..=settings.repeat).map(|n| out.join(format!("run-{n}"))).collect();
+    for folder in &folders {
+        match once(folder) {
+            // What fell short is in its verdict.
+            Ok(()) | Err(Failure::Verdict(_)) => {}
+            Err(why) => return Err(why),
+        }
+    }
+    drop(claim);
+    spread::report(&folders, out)
 }
 
 /// One experiment, on a cluster that is up.
@@ -196,9 +298,9 @@ fn one(
     let bench = Bench { experiment: experiment.name, cluster, out, interrupt };
     let mut warm = !experiment.warm_up || !cluster.is_fresh();
     for launch in (experiment.launches)(plan.setup.form) {
-        let closed = out.join(launch.arm).join(audit::FILE).exists();
+        let closed = out.join(&launch.arm).join(audit::FILE).exists();
         if resume && closed {
-            log::info!(experiment = experiment.name, arm = launch.arm; "kept");
+            log::info!(experiment = experiment.name, arm = launch.arm.as_str(); "kept");
             continue;
         }
         if !warm {
@@ -218,7 +320,7 @@ fn undisturbed(
     plan: &Plan,
     launch: &Launch,
 ) -> Result<(), Failure> {
-    let dir = bench.out.join(launch.arm);
+    let dir = bench.out.join(&launch.arm);
     let mut before: Vec<String> = Vec::new();
     for _ in 0..=AGAIN_MAX {
         bench.run(launch)?;
@@ -226,14 +328,15 @@ fn undisturbed(
             write_json(&dir.join(REPEATED_FILE), &before)?;
         }
         let Some(spec) = experiment.arms.iter().find(|arm| arm.name == launch.arm) else { break };
-        let found = report::disturbances(&plan.setup, &Arm::read(&dir, *spec)?);
+        let mut found = report::disturbances(&plan.setup, &Arm::read(&dir, *spec)?);
+        found.retain(|found| found.share > AGAIN_ABOVE);
         if found.is_empty() {
             break;
         }
-        for why in &found {
-            log::warn!(why = why.as_str(); "the host disturbed the arm");
+        for found in found {
+            log::warn!(why = found.why.as_str(); "the host disturbed the arm");
+            before.push(found.why);
         }
-        before.extend(found);
     }
     Ok(())
 }
@@ -263,18 +366,19 @@ fn resumed(plan: Plan, out: &Path) -> Result<Plan, Failure> {
 
 /// `--dry-run`.
 fn show(experiment: &Experiment, plan: &Plan) -> Result<(), Failure> {
-    let places = Places::named();
     for launch in (experiment.launches)(plan.setup.form) {
         cli::say(format_args!("# {} {}", experiment.name, launch.arm))?;
-        for command in commands::all(&launch, &places) {
-            cli::say(commands::line(&command))?;
-        }
+        show_commands(&launch)?;
     }
     cli::say(format_args!("# {}, predicted", experiment.name))?;
     for p in &plan.predictions {
         cli::say(format_args!("{} = {} {}  ({})", p.name, p.value, p.unit, p.because))?;
     }
     Ok(())
+}
+
+fn show_commands(launch: &Launch) -> Result<(), Failure> {
+    commands::all(launch).iter().try_for_each(|command| cli::say(commands::line(command)))
 }
 
 /// Disk that the cluster must have for its largest topic, B: topics of earlier arms are deleted.
@@ -327,7 +431,6 @@ mod tests {
     fn what_can_be_run_is_said() {
         let why = to_run("exp0").err().expect("none").to_string();
         assert!(why.contains("all, ceiling, exp1"), "{why}");
-        assert!(to_run("faults").is_err(), "its rows are not arms");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every fault of `run/faults.sh`, by the name that it has there.
+//! Every fault: what is done, what is expected of the pipeline, what it may cost.
 
 use super::row::Row;
 use super::seen;
@@ -26,11 +26,64 @@ pub enum Duplicates {
     Unacked,
 }
 
+/// What is done to a pipeline under load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strike {
+    /// Signal 9 to the processor; another takes its place a second later.
+    ProcessorKilled,
+    /// One of two members is stopped for so many seconds.
+    ProcessorFrozen(u64),
+    /// Signal 9 to these brokers, which are started again after so many seconds.
+    BrokersKilled(&'static [u32], u64),
+    /// The same to the broker that coordinates the group.
+    CoordinatorKilled(u64),
+    /// This broker's disk is filled for so many seconds.
+    BrokerDiskFull(u32, u64),
+    /// Signal 9 to the sink; another goes on with its journal after so many seconds.
+    SinkKilled(u64),
+    /// The sink is told to do so: a command of `chaos`.
+    SinkTold(&'static str),
+    /// What joins the processor's host with this one is harmed for so many seconds.
+    LinkHarmed(Harm, Link, u64),
+    /// The disk of the results is filled for so many seconds.
+    ResultsDiskFull(u64),
+    /// The processor's clock is stepped back by each of these seconds, one after the other, for good.
+    ClockBack(&'static [i64]),
+    /// The topic grows to so many partitions, and a second producer knows them.
+    PartitionsAdded(u32),
+    /// The topic is deleted, and made anew after so many seconds.
+    TopicAnew(u64),
+    /// The log keeps little for so many seconds.
+    Retention(u64),
+}
+
+/// What is done to packets, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// All vanish.
+    Cut,
+    /// All are late.
+    Delay,
+    /// One of twenty vanishes.
+    Lose,
+}
+
+/// What the processor is joined with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Kafka.
+    Brokers,
+    /// The sink.
+    Sink,
+}
+
 /// A fault and what must come of it.
 pub struct Fault {
-    /// As `run/faults.sh` calls it.
+    /// What it is called, by users too.
     pub name: &'static str,
     /// What is done.
+    pub strike: Strike,
+    /// The same in words.
     pub what: &'static str,
     /// What is expected of the pipeline.
     pub expected: &'static str,
@@ -57,6 +110,7 @@ pub const PROCESSORS: &[&str] = &["processor", "processor-2"];
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "processor-killed",
+        strike: Strike::ProcessorKilled,
         what: "signal 9 to the processor; another is started a second later",
         expected: "goes on at the last commit, once its session (6 s) is over",
         lost: Lost::Nothing,
@@ -67,6 +121,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "processor-frozen",
+        strike: Strike::ProcessorFrozen(10),
         what: "one of two members is stopped for 10 s, its session and poll interval are 6 s",
         expected: "evicted; the other takes over; it comes back",
         lost: Lost::Nothing,
@@ -77,6 +132,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-1-killed",
+        strike: Strike::BrokersKilled(&[1], 25),
         what: "signal 9 to broker 1, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
@@ -87,6 +143,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-2-killed",
+        strike: Strike::BrokersKilled(&[2], 25),
         what: "signal 9 to broker 2, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
@@ -97,6 +154,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-3-killed",
+        strike: Strike::BrokersKilled(&[3], 25),
         what: "signal 9 to broker 3, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
@@ -107,6 +165,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "coordinator-killed",
+        strike: Strike::CoordinatorKilled(25),
         what: "signal 9 to the broker that coordinates the group, started again after 25 s",
         expected: "commits wait and go on at the new coordinator; no eviction",
         lost: Lost::Nothing,
@@ -117,6 +176,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "two-brokers-killed",
+        strike: Strike::BrokersKilled(&[1, 2], 6),
         what: "signal 9 to brokers 1 and 2 (below min.insync.replicas), started again after 6 s",
         expected: "the producer waits and resends; commits go on when they are back",
         lost: Lost::Nothing,
@@ -127,6 +187,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-disk-full",
+        strike: Strike::BrokerDiskFull(2, 8),
         what: "broker 2's disk is filled to the last byte for 8 s; then it is started again",
         expected: "the broker halts itself; as if it were killed",
         lost: Lost::Nothing,
@@ -137,6 +198,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "sink-killed",
+        strike: Strike::SinkKilled(3),
         what: "signal 9 to the sink; started again on its journal after 3 s",
         expected: "workers wait and send again",
         lost: Lost::Nothing,
@@ -147,6 +209,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-500",
+        strike: Strike::SinkTold("fail --how 500 --for 8s"),
         what: "the sink answers 500 for 8 s",
         expected: "workers back off and send again",
         lost: Lost::Nothing,
@@ -157,6 +220,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-429",
+        strike: Strike::SinkTold("fail --how 429 --for 8s"),
         what: "the sink answers 429 with Retry-After for 8 s",
         expected: "workers wait as told and send again",
         lost: Lost::Nothing,
@@ -167,6 +231,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-hang",
+        strike: Strike::SinkTold("pause --for 8s"),
         what: "the sink answers nothing for 8 s; calls are given up after 3 s",
         expected: "given up, sent again",
         lost: Lost::Nothing,
@@ -178,6 +243,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-cut",
+        strike: Strike::SinkTold("fail --how cut --for 8s"),
         what: "the sink delivers, and closes in the middle of each answer, for 8 s",
         expected: "sent again until an answer is whole",
         lost: Lost::Nothing,
@@ -188,6 +254,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-partial",
+        strike: Strike::SinkTold("fail --how partial --for 8s"),
         what: "the sink takes the first half of each batch for 8 s",
         expected: "the rest is sent again, nothing twice",
         lost: Lost::Nothing,
@@ -198,6 +265,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-link-cut",
+        strike: Strike::LinkHarmed(Harm::Cut, Link::Brokers, 12),
         what: "packets between processor and brokers vanish for 12 s",
         expected: "connections are given up after 10 s and made anew",
         lost: Lost::Nothing,
@@ -208,6 +276,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-link-delayed",
+        strike: Strike::LinkHarmed(Harm::Delay, Link::Brokers, 10),
         what: "packets between processor and brokers are late for 10 s",
         expected: "goes on, slower at most",
         lost: Lost::Nothing,
@@ -218,6 +287,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-link-lossy",
+        strike: Strike::LinkHarmed(Harm::Lose, Link::Brokers, 10),
         what: "5 % of the packets between processor and brokers vanish, each way, for 10 s",
         expected: "goes on",
         lost: Lost::Nothing,
@@ -228,6 +298,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "sink-link-cut",
+        strike: Strike::LinkHarmed(Harm::Cut, Link::Sink, 12),
         what: "packets between processor and sink vanish for 12 s; calls are given up after 3 s",
         expected: "given up, sent again",
         lost: Lost::Nothing,
@@ -240,6 +311,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "sink-link-delayed",
+        strike: Strike::LinkHarmed(Harm::Delay, Link::Sink, 10),
         what: "packets between processor and sink are late for 10 s; calls are given up after 3 s",
         expected: "goes on, slower; what is given up is sent again",
         lost: Lost::Nothing,
@@ -252,6 +324,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "sink-link-lossy",
+        strike: Strike::LinkHarmed(Harm::Lose, Link::Sink, 10),
         what: "5 % of the packets between processor and sink vanish, each way, for 10 s",
         expected: "goes on",
         lost: Lost::Nothing,
@@ -262,6 +335,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "results-disk-full",
+        strike: Strike::ResultsDiskFull(8),
         what: "the disk of the results is filled to the last byte for 8 s",
         expected: "samples are left out and said so; the pipeline goes on",
         lost: Lost::Nothing,
@@ -272,6 +346,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "clock-back",
+        strike: Strike::ClockBack(&[60, 120, 180, 3600]),
         what: "the processor's clock is stepped back four times, by an hour in all, for good",
         expected: "goes on; latencies are carried by the monotonic clock",
         lost: Lost::Nothing,
@@ -282,6 +357,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "partitions-added",
+        strike: Strike::PartitionsAdded(18),
         what: "the topic grows from 12 to 18 partitions; a second producer writes to all of them",
         expected: "the new ones are taken up and read from their start",
         lost: Lost::Nothing,
@@ -292,6 +368,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "topic-anew",
+        strike: Strike::TopicAnew(2),
         what: "the topic is deleted, and another made in its place 2 s later",
         expected: "what was in the log is lost, counted and said; the new log is read from its start",
         lost: Lost::Counted,
@@ -302,6 +379,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "retention",
+        strike: Strike::Retention(20),
         what: "the log keeps 2 MB a partition, which the lag outgrows",
         expected: "what retention took is counted and said; goes on behind it",
         lost: Lost::Counted,

@@ -16,7 +16,7 @@ use crate::lab::samples::Sample;
 use crate::lab::stats::{self, Series};
 use crate::units;
 
-/// What the script writes down of a row.
+/// What the run writes down of a row.
 pub const FILE: &str = "fault.json";
 
 /// Seconds over which a rate is taken: before the fault, and to see that it is over.
@@ -24,17 +24,21 @@ const WINDOW_S: f64 = 3.0;
 /// The share of the rate before that counts as served again.
 const SERVED_AGAIN: f64 = 0.9;
 
+/// When a fault began and ended, and what was seen of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Mark {
-    fault: String,
-    queue: String,
+pub struct Mark {
+    /// Its name.
+    pub fault: String,
+    /// The processor's queue.
+    pub queue: String,
     /// events/s.
-    offered: f64,
+    pub offered: f64,
     /// µs since the epoch.
-    began_us: i64,
-    ended_us: i64,
-    /// What the script saw.
-    note: String,
+    pub began_us: i64,
+    /// µs since the epoch.
+    pub ended_us: i64,
+    /// What the run saw.
+    pub note: String,
 }
 
 /// A row.
@@ -47,7 +51,7 @@ pub struct Row {
     pub queue: String,
     /// The load, events/s.
     pub offered: f64,
-    /// What the script saw.
+    /// What the run saw.
     pub note: String,
     /// Samples, logs and ledger.
     pub arm: Arm,
@@ -58,9 +62,12 @@ pub struct Row {
 /// A row, or the name of one that did not run to its end, and why.
 pub type Read = Result<Row, (String, String)>;
 
-/// How many rows the script meant to run, as it wrote it down before the first.
+/// File name of the number of rows that are to run, written down before the first.
+pub const MEANT_FILE: &str = "rows";
+
+/// How many rows were to run.
 pub fn meant(dir: &Path) -> Option<f64> {
-    std::fs::read_to_string(dir.join("rows")).ok()?.trim().parse().ok()
+    std::fs::read_to_string(dir.join(MEANT_FILE)).ok()?.trim().parse().ok()
 }
 
 /// Every row in the folder, by the time of its fault.
@@ -105,7 +112,7 @@ impl Row {
         Ok((mark.began_us, row))
     }
 
-    /// Whether its workers are by key: below the ceiling (`run/faults.sh`).
+    /// Whether its workers are by key: below the ceiling ([`super::launch`]).
     pub fn is_by_key(&self, ceiling: f64) -> bool {
         self.offered < ceiling
     }

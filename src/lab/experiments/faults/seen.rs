@@ -129,7 +129,7 @@ pub fn retried_and_noted(row: &Row) -> Option<String> {
 
 /// Samples were left out, which was said, and the sink was served as before.
 pub fn left_out(row: &Row) -> Option<String> {
-    let said = row.lines("watch", "written again");
+    let said: u64 = row.arm.samples.iter().map(|sample| sample.left_out).sum();
     let (rate, before) = (row.across()?, row.before()?);
     let says = || format!("{}, and said so; {}/s meanwhile", row.note, thousands(rate));
     (!row.note.is_empty() && said > 0 && rate >= 0.9 * before).then(says)

@@ -10,18 +10,28 @@ fn names_are_unique_and_bounds_are_what_they_say() {
     assert_eq!(Duplicates::InHand(3).bound(2000.0, 8.0), 2400.0);
 }
 
-/// Prevents: a script and a declaration that speak of different faults.
+/// Prevents: a row that is left out, or run under another case than its place in the table has.
 #[test]
-fn the_script_knows_every_fault_and_no_other() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/run/faults.sh");
-    let script = std::fs::read_to_string(script).expect("the script");
-    let known: std::collections::BTreeSet<&str> = script
-        .lines()
-        .skip_while(|line| !line.starts_with("FAULTS=("))
-        .take_while(|line| !line.starts_with(')'))
-        .flat_map(|line| line.trim_start_matches("FAULTS=(").split_whitespace())
-        .collect();
-    assert_eq!(known, FAULTS.iter().map(|fault| fault.name).collect());
+fn every_fault_has_its_rows_and_each_can_be_started() {
+    let quick = rows(Form::Quick, &[], None);
+    assert_eq!(quick.len(), FAULTS.len());
+    assert_eq!(quick[1].1, case("pull", 1500));
+    let alone = rows(Form::Quick, &["processor-frozen".to_owned()], None);
+    assert_eq!(alone.len(), 1);
+    assert_eq!(alone[0].1, quick[1].1, "the case of its place, whichever are run");
+    let one = Case::parse("unbounded:1500").expect("a case");
+    let counted = FAULTS.iter().filter(|fault| fault.lost == Lost::Counted).count();
+    let under = rows(Form::Full, &[], Some(one));
+    assert_eq!(under.iter().filter(|(_, case)| *case == one).count(), FAULTS.len() - counted);
+    assert_eq!(rows(Form::Full, &[], None).len(), 6 * (FAULTS.len() - counted) + counted);
+    assert!(Case::parse("bounded:1").expect_err("none").contains("pull:1500"));
+    for (fault, case) in rows(Form::Full, &[], None) {
+        let launch = launch(fault, case);
+        // A row ends when its fault has been seen; a plan is asked for a load that ends.
+        let load = launch.producer.replace("--rate 8000", "--schedule 8000:1s");
+        let load = load.replace("--rate 1500", "--schedule 1500:1s");
+        Setup::of(Form::Full, &[Launch { producer: load, ..launch }]).expect(fault.name);
+    }
 }
 
 use crate::lab::audit::{self, Ledger};
@@ -289,7 +299,7 @@ fn where_the_log_goes_as_many_must_be_counted_as_are_gone() {
     assert_eq!(red(0, 0), [said], "a fault that takes nothing shows nothing");
 }
 
-/// Whether `fault` shows in a row with these samples, this log of everybody's, this note of the script's.
+/// Whether `fault` shows in a row with these samples, this log of the processor's, this note of the run's.
 /// The sink is served all the time.
 fn shows(fault: &str, log: &str, note: &str, metrics: &dyn Fn(i64, &mut Sample)) -> bool {
     let dir = tempfile::tempdir().expect("dir");
@@ -300,9 +310,7 @@ fn shows(fault: &str, log: &str, note: &str, metrics: &dyn Fn(i64, &mut Sample))
     let mark = std::fs::read_to_string(row.join(row::FILE)).expect("a mark");
     let mark = mark.replace("\"note\":\"\"", &format!("\"note\":\"{note}\""));
     std::fs::write(row.join(row::FILE), mark).expect("written");
-    for process in ["processor", "watch"] {
-        std::fs::write(row.join(format!("{process}.log")), log).expect("written");
-    }
+    std::fs::write(row.join("processor.log"), log).expect("written");
     !red(&run_in(dir.path())).contains(&(name + "_shows"))
 }
 
@@ -377,11 +385,14 @@ fn what_goes_on_is_served_meanwhile() {
         assert!(shows(fault, "", "9 packets", &|_, _| {}) && !shows(fault, "", "", &|_, _| {}));
         assert!(!shows(fault, "", "9 packets", &stopped));
     }
-    let (said, fault) = (format!("{AFTER}written again\n"), "results-disk-full");
-    assert!(shows(fault, &said, "no sample", &|_, _| {}) && !shows(fault, &said, "", &|_, _| {}));
-    assert!(
-        !shows(fault, "", "no sample", &|_, _| {}) && !shows(fault, &said, "no sample", &stopped)
-    );
+    let (fault, note) = ("results-disk-full", "no sample");
+    let left_out = |second: i64, sample: &mut Sample| sample.left_out = u64::from(second == 20) * 8;
+    let both = |second: i64, sample: &mut Sample| {
+        stopped(second, sample);
+        left_out(second, sample);
+    };
+    assert!(shows(fault, "", note, &left_out) && !shows(fault, "", "", &left_out));
+    assert!(!shows(fault, "", note, &|_, _| {}) && !shows(fault, "", note, &both));
 }
 
 /// Prevents: latencies by the wall clock, which a step back cuts to 0 and a step on makes an hour.
