@@ -69,7 +69,8 @@ fn record_a_run() {
                 let file = path.file_name().expect("a name").to_string_lossy().into_owned();
                 let is_log = file.starts_with("processor") && file.ends_with(".log");
                 let is_timed = file == "latency.hlog" && TIMED.contains(&name);
-                if ["ledger.json", "killed.json", "autopsy.json"].contains(&file.as_str()) || is_log {
+                if ["ledger.json", "killed.json", "autopsy.json"].contains(&file.as_str()) || is_log
+                {
                     keep(at(&file), std::fs::read_to_string(&path).expect("text"));
                 } else if is_timed {
                     let text = std::fs::read_to_string(&path).expect("text");
