@@ -280,6 +280,7 @@ fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
         ("watch --out /tmp --process a=1 --until-gone b", "--until-gone b"),
         ("watch --out /tmp --process gone=2147483647", "gone=2147483647"),
         ("predict --schedule 1500", "--schedule"),
+        ("predict --shedule 1500:1s", "Did you mean \"--schedule\"?"),
         ("predict --schedule 5:5s --replication=4", "--replication 4"),
         ("watch --out /tmp --plan /nowhere/plan.json", "--plan /nowhere/plan.json"),
         ("watch --out /tmp --sink 127.0.0.1:9900", "--sink 127.0.0.1:9900"),
