@@ -14,6 +14,7 @@ more_usage='  --case C     each fault under this queue and load only, such as bo
   FAULT...     these faults only, such as sink-killed (all: --dry-run)
 '
 check_flags "$@"
+for flag; do [[ $flag != --dry-run ]] || start faults "$@"; done # which needs nothing of this
 require unshare nsenter ip tc mount cc
 through=(unshare --net --mount)
 ((EUID == 0)) || through+=(--user --map-root-user)

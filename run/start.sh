@@ -16,7 +16,7 @@ through=() more_usage='' more_words=''
 usage() {
   cat <<TEXT
 usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
-       [--resume] [--dry-run] ${more_words:+[$more_words...]}
+       [--arm A]... [--resume] [--dry-run] ${more_words:+[$more_words...]}
 
   --quick      the short form, to be had in minutes
   --out DIR    folder of the results (default results/$name; of all: results, with index.html)
@@ -24,6 +24,7 @@ usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
   --port P     the cluster's first port (default 19092), of P to P+2, P+100 to P+102 and P+200;
                both let two runs go side by side
   --repeat K   run it so many times: the verdict takes the worst, and the spread is shown
+  --arm A      run this arm alone, and keep the others of an earlier run of the same plan
   --resume     keep the arms of an earlier run of the same plan that have a ledger
   --dry-run    print the commands and the prediction, and run nothing
 $more_usage
@@ -40,7 +41,7 @@ check_flags() { # FLAGS...
       -h | --help) usage; exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
       --quick | --resume | --dry-run) shift ;;
-      --out | --data | --port | --repeat | --case)
+      --out | --data | --port | --repeat | --arm | --case)
         [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
         shift 2 ;;
       *)
@@ -48,6 +49,11 @@ check_flags() { # FLAGS...
         shift ;;
     esac
   done
+}
+
+end_build() { # PID EXIT-CODE
+  kill -TERM -- "-$1" 2>/dev/null
+  exit "$2"
 }
 
 start() { # NAME FLAGS...
@@ -58,7 +64,13 @@ start() { # NAME FLAGS...
   built=${CARGO_TARGET_DIR:-$root/target}
   log info building "command='cargo build --release --locked --bins'"
   # Whatever the user's settings say, the programs are where they are looked for.
-  env -u CARGO_BUILD_TARGET cargo build --release --locked --bins --manifest-path "$root/Cargo.toml" \
-    --target-dir "$built" >&2 || die "the build failed (cargo's words are above)"
+  # In a group of its own: a signal to the script ends it at once, and with it the compilers that it started.
+  setsid env -u CARGO_BUILD_TARGET cargo build --release --locked --bins --manifest-path "$root/Cargo.toml" \
+    --target-dir "$built" </dev/null >&2 &
+  trap 'end_build $! 130' INT
+  trap 'end_build $! 143' TERM
+  trap 'end_build $! 129' HUP
+  wait $! || die "the build failed (cargo's words are above)"
+  trap - INT TERM HUP
   exec ${through[@]+"${through[@]}"} "$built/release/lab" run "$name" --source "$root" "$@"
 }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use backpressure_lab::event::Event;
 use backpressure_lab::http::{Limits, Request, Response, Server, client};
 use backpressure_lab::lab::audit::Ledger;
+use backpressure_lab::lab::experiments::{self, Form};
+use backpressure_lab::lab::plan::{Host, Plan};
 use backpressure_lab::lab::verdict::Verdict;
 use backpressure_lab::sink::wire::{self, Acked};
 use common::lab::{
@@ -143,8 +145,11 @@ fn a_queue_that_ignores_its_bound_turns_memory_and_poll_rate_red() {
     const SCHEDULE: &str = "1500:7s,8000:13s";
     let dir = tempfile::tempdir().expect("dir");
     let root = dir.path().display().to_string();
-    let planned = format!("plan --experiment exp2 --form quick --schedule {SCHEDULE} {root}");
-    assert!(Running::start(LAB, planned.split(' ')).end(PATIENCE).status.success());
+    let experiment = experiments::named("exp2").expect("declared");
+    let mut plan = Plan::of(experiment, Form::Quick).expect("a plan");
+    (plan.setup.schedule, plan.setup.stall) = (vec![(1500.0, 7.0), (8000.0, 13.0)], None);
+    plan.predictions = (experiment.predict)(&plan.setup);
+    plan.write(&Host::default(), dir.path()).expect("written");
 
     let arm = dir.path().join("pull");
     std::fs::create_dir(&arm).expect("made");

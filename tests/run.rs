@@ -40,6 +40,9 @@ fn what_cannot_be_run_is_refused_before_anything_starts() {
         ("run exp0".to_owned(), 2, "allowed: all, ceiling"),
         ("run faults --quick nosuch".into(), 2, "processor-killed"),
         ("run exp2 sink-killed".into(), 2, "only faults"),
+        ("run exp2 --arm bounded".into(), 2, "allowed: pull, unbounded"),
+        ("run all --arm pull".into(), 2, "of one experiment"),
+        ("run exp2 --repeat 0".into(), 2, "expected 1 to 20"),
         (format!("run exp2 --quick --data {data} --source /nowhere"), 1, "/nowhere"),
         (format!("run all --quick --data {foreign} --out {data}-results"), 1, ""),
     ] {

@@ -1,36 +1,30 @@
 //! One arm, from its topic to its ledger: topic, sink, processors, producer, watch; then the processors are
 //! stopped, every id is audited, and the topic is deleted.
 
-use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use argh::FromArgs;
 use rustix::process::Signal;
 
 use super::children::{Children, code};
 use super::cluster::Cluster;
-use super::commands::{self, Places};
+use super::commands::{self, Places, settings};
 use super::interrupt::{Interrupt, LOOK};
 use super::memory::Limit;
-use crate::brokers::Brokers;
-use crate::brokers::topics::NewTopic;
+use super::topic::Topic;
+use super::watching::Watch;
 use crate::failure::Failure;
 use crate::lab::experiments::Launch;
 use crate::lab::run_folder::{KILLED_FILE, Killed, WATCHED};
 use crate::lab::samples::ProcessReading;
 use crate::lab::scrape::Target;
-use crate::lab::{audit, autopsy, heaps, watch, write_json};
-use crate::threads::{self, Stop};
+use crate::lab::{audit, autopsy, heaps, write_json};
+use crate::threads;
 
 /// For the group to hold all partitions; for one page of metrics.
 const JOIN_WITHIN: Duration = Duration::from_secs(40);
 const PAGE_WITHIN: Duration = Duration::from_secs(2);
-/// For a topic to be whole: brokers that just started take their time. Its replicas, on three brokers.
-const TOPIC_WITHIN: Duration = Duration::from_secs(120);
-const REPLICATION: i16 = 3;
 /// Ports for a server whose address must be known before it starts: below the range from which the system
 /// takes those of outgoing connections.
 const FIRST_PORT: u32 = 20_000;
@@ -39,6 +33,15 @@ const PORTS: u32 = 12_000;
 const LOOPBACK: &str = "127.0.0.1:0";
 /// The live page's port, from the cluster's first: the same for every arm, so that a page stays open.
 const LIVE_PORT: u16 = 200;
+
+/// The last line of an arm's commands: all of it is there.
+const CLOSED: &str = "# the arm ended as it should";
+
+/// Whether an arm was run to its end.
+pub fn is_closed(dir: &Path) -> bool {
+    std::fs::read_to_string(dir.join(commands::FILE))
+        .is_ok_and(|text| text.lines().any(|line| line == CLOSED))
+}
 
 /// Where arms are run.
 pub struct Bench<'a> {
@@ -206,7 +209,13 @@ impl<'a> Arm<'a> {
         }
         let command = self.places.audit(producers, &names);
         commands::note(&self.places.dir, &commands::line(&command))?;
-        match audit::run(&settings(&command)?) {
+        // It reads the whole log: a signal does not wait for it.
+        let asked = settings(&command)?;
+        let audit = threads::spawn("audit", move || audit::run(&asked))?;
+        let ended = || Ok(audit.is_finished().then_some(()));
+        self.bench.interrupt.until(Duration::MAX, ended)?;
+        let audited = audit.join().unwrap_or_else(|_| Err(Failure::Failed("it panicked".into())));
+        match audited {
             // Ids missing are for the report to say.
             Ok(_) | Err(Failure::Verdict(_)) => {}
             Err(why) => {
@@ -226,6 +235,7 @@ impl<'a> Arm<'a> {
     /// When it is not deleted.
     pub fn end(mut self) -> Result<(), Failure> {
         self.topic.delete()?;
+        commands::note(&self.places.dir, CLOSED)?;
         log::info!(experiment = self.bench.experiment, topic = self.places.topic.as_str(); "arm ended");
         Ok(())
     }
@@ -263,6 +273,7 @@ impl<'a> Arm<'a> {
         limit: Option<&Limit>,
     ) -> Result<(), Failure> {
         let (mut stall, children, places) = (launch.stall, &mut self.children, &self.places);
+        children.alive()?;
         let under_watch = limit.filter(|limit| limit.by == WATCHED);
         let own =
             under_watch.map(|limit| Ok::<_, Failure>((limit, children.watched("processor")?)));
@@ -356,114 +367,4 @@ fn live_address(brokers: &str) -> Result<String, Failure> {
     let address = format!("127.0.0.1:{port}");
     log::info!(url = format!("http://{address}/"); "live page");
     Ok(address)
-}
-
-/// The settings that a command of `lab` gives itself.
-fn settings<T: FromArgs>(command: &[String]) -> Result<T, Failure> {
-    let words: Vec<&str> = command.iter().skip(2).map(String::as_str).collect();
-    T::from_args(&["lab"], &words).map_err(|early| Failure::Failed(early.output))
-}
-
-/// The topic of an arm, deleted with what it took on disk, however the arm ends.
-struct Topic<'a> {
-    bench: &'a Bench<'a>,
-    brokers: Brokers,
-    name: String,
-    is_there: bool,
-}
-
-impl<'a> Topic<'a> {
-    /// All of its replicas are in sync: two must confirm.
-    fn create(bench: &'a Bench<'a>, launch: &Launch, dir: &Path) -> Result<Self, Failure> {
-        let name = format!("{}-{}-{}", bench.experiment, launch.arm, std::process::id());
-        commands::note(dir, &commands::line(&commands::topic(&name, launch)))?;
-        let brokers = Brokers::of_flags(Some(bench.cluster.brokers().to_owned()), None)?;
-        let topic = Self { bench, brokers, name, is_there: true };
-        let mut settings = vec!["min.insync.replicas=2".to_owned()];
-        settings.extend(launch.topic.iter().cloned());
-        let new = NewTopic {
-            name: &topic.name,
-            partitions: i32::try_from(launch.partitions).map_err(Failure::failed)?,
-            replication: REPLICATION,
-            settings: &settings,
-        };
-        let (mut attempt, mut last) = (0, String::new());
-        let made = bench.interrupt.until(TOPIC_WITHIN, || {
-            attempt += 1;
-            match topic.brokers.make_topic(&new, attempt) {
-                Ok(()) => Ok(Some(())),
-                Err(e) if e.kind() == ErrorKind::InvalidInput => Err(Failure::failed(e)),
-                Err(e) => {
-                    last = e.to_string();
-                    Ok(None)
-                }
-            }
-        })?;
-        made.ok_or_else(|| Failure::Failed(format!("no topic for the arm: {last}")))?;
-        Ok(topic)
-    }
-
-    /// What it took on disk goes with it.
-    fn delete(&mut self) -> Result<(), Failure> {
-        self.is_there = false;
-        let deleted = self.brokers.delete_topic(&self.name);
-        deleted.map_err(|e| Failure::Failed(format!("the topic is not deleted: {e}")))
-    }
-}
-
-impl Drop for Topic<'_> {
-    fn drop(&mut self) {
-        // A cluster of this run's own is deleted whole.
-        let whole = self.bench.cluster.is_fresh() && self.bench.interrupt.check().is_err();
-        if self.is_there
-            && !whole
-            && let Err(why) = self.delete()
-        {
-            log::error!(topic = self.name.as_str(), why = why.to_string(); "the topic stays");
-        }
-    }
-}
-
-/// The watch, in this process.
-struct Watch {
-    stop: Stop,
-    thread: Option<JoinHandle<Result<(), Failure>>>,
-}
-
-impl Watch {
-    fn start(dir: &Path, command: &[String]) -> Result<Self, Failure> {
-        commands::note(dir, &commands::line(command))?;
-        let (settings, stop) = (settings::<watch::Settings>(command)?, Stop::default());
-        let thread = threads::spawn("watch", {
-            let stop = stop.clone();
-            move || watch::until(&settings, &stop)
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-
-    /// It goes on.
-    fn alive(&self) -> Result<(), Failure> {
-        match self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            true => Ok(()),
-            false => Err(Failure::Failed("the watch ended too early (its words are above)".into())),
-        }
-    }
-
-    fn end(mut self) -> Result<(), Failure> {
-        self.stop.set();
-        let ended = self.thread.take().map(JoinHandle::join);
-        match ended {
-            Some(Ok(outcome)) => outcome,
-            _ => Err(Failure::Failed("the watch panicked (its words are above)".into())),
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.set();
-        if let Some(Ok(Err(why))) = self.thread.take().map(JoinHandle::join) {
-            log::error!(why = why.to_string(); "the watch failed");
-        }
-    }
 }

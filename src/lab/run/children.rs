@@ -129,6 +129,7 @@ impl Children {
     /// When it ended before, does not end in time, or ends otherwise; [`Failure::Interrupted`].
     pub fn stop(&mut self, name: &str) -> Result<(), Failure> {
         self.alive()?;
+        commands::note(&self.dir, &format!("kill -TERM {}", self.pid(name)))?;
         self.signal(name, Signal::TERM);
         match self.await_end(name)? {
             Some(status) if status.success() => Ok(()),

@@ -74,6 +74,13 @@ impl ClusterLock {
     }
 }
 
+impl ClusterLock {
+    /// The cluster stays up though this run brought it up: the next one is to know.
+    pub fn leave_behind(&mut self, id: &str) {
+        self.left_behind = id.to_owned();
+    }
+}
+
 impl Drop for ClusterLock {
     /// Where a run ends before it has looked at what a killed one left, that stays known.
     fn drop(&mut self) {
@@ -119,6 +126,22 @@ impl Claim {
         Ok(Self { _folder: folder })
     }
 
+    /// The same, and the report of an earlier run is removed, of which some arms stay.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn without_report(out: &Path) -> Result<Self, Failure> {
+        let claim = Self::folder(out)?;
+        let failed = |e: io::Error| Failure::Failed(format!("--out {}: {e}", out.display()));
+        for entry in fs::read_dir(out).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.is_file() && path.file_name() != Some(OsStr::new(plan::FILE)) {
+                remove_if_ours(&path).map_err(failed)?;
+            }
+        }
+        Ok(claim)
+    }
+
     /// The same, and what an earlier run left there is removed, however that ended, so that no old figure can
     /// be taken for a new one. Only a folder that is empty or ours is written into.
     ///
@@ -152,8 +175,7 @@ fn remove_if_ours(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         let mut entries = fs::read_dir(path)?;
         let is_empty = entries.next().is_none();
-        let is_run = path.join(plan::FILE).exists(); // one of several, by --repeat
-        return if commands::is_arm(path) || is_run || is_empty {
+        return if commands::is_arm(path) || is_repeat(path) || is_empty {
             fs::remove_dir_all(path)
         } else {
             Ok(())
@@ -165,6 +187,13 @@ fn remove_if_ours(path: &Path) -> io::Result<()> {
     let is_file =
         path.file_name().and_then(OsStr::to_str).is_some_and(|name| files.contains(&name));
     if is_picture || is_file { fs::remove_file(path) } else { Ok(()) }
+}
+
+/// One of several runs, by --repeat.
+fn is_repeat(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let numbered = name.strip_prefix("run-").is_some_and(|n| n.parse::<usize>().is_ok());
+    numbered && path.join(plan::FILE).exists()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::children::{is_gone_within, send, tied};
 use super::claims::ClusterLock;
 use super::interrupt::Interrupt;
 use crate::failure::Failure;
+use crate::logging::said;
 
 const SCRIPT: &str = "run/cluster.sh";
 /// Its marker, with `key=value` lines.
@@ -39,7 +40,7 @@ pub struct Cluster {
     version: String,
     /// Whether this run brought it up.
     is_ours: bool,
-    _lock: ClusterLock,
+    lock: ClusterLock,
 }
 
 impl Cluster {
@@ -58,10 +59,10 @@ impl Cluster {
             brokers: String::new(),
             version: String::new(),
             is_ours: false,
-            _lock: lock,
+            lock,
         };
         let is_there = cluster.ask(&["brokers"]).is_ok();
-        if is_there && cluster._lock.left_behind(&cluster.marked("cluster_id")) {
+        if is_there && cluster.lock.left_behind(&cluster.marked("cluster_id")) {
             log::warn!(data = data.display().to_string(); "a run that was killed left its cluster behind");
             cluster.tell(&["down"])?;
         } else if is_there {
@@ -82,7 +83,7 @@ impl Cluster {
         if cluster.is_ours {
             let id = cluster.marked("cluster_id");
             cluster
-                ._lock
+                .lock
                 .brought_up(&id)
                 .map_err(|e| Failure::failed(format!("the cluster's lock: {e}")))?;
         }
@@ -136,11 +137,14 @@ impl Cluster {
     /// # Errors
     /// When it fails.
     pub fn ask(&self, words: &[&str]) -> Result<String, Failure> {
-        let output = self.command(words).stderr(Stdio::null()).output();
+        let output = self.command(words).output();
         let output = output.map_err(|e| Failure::Failed(format!("{SCRIPT}: {e}")))?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-            false => Err(Failure::Failed(format!("{SCRIPT} {} failed", words.join(" ")))),
+            false => {
+                let why = said(&output.stderr);
+                Err(Failure::Failed(format!("{SCRIPT} {}: {}", words.join(" "), why.trim())))
+            }
         }
     }
 
@@ -219,12 +223,27 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Takes it down, if this run brought it up.
+    ///
+    /// # Errors
+    /// When it stays up: the lock then says so to the next run.
+    pub fn end(mut self) -> Result<(), Failure> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<(), Failure> {
+        if !std::mem::take(&mut self.is_ours) || !self.data.join(MARKER).exists() {
+            return Ok(());
+        }
+        let id = self.marked("cluster_id");
+        self.tell(&["down"]).inspect_err(|_| self.lock.leave_behind(&id))
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if self.is_ours
-            && self.data.join(MARKER).exists()
-            && let Err(why) = self.tell(&["down"])
-        {
+        if let Err(why) = self.take_down() {
             log::error!(why = why.to_string(); "the cluster stays up");
         }
     }

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use argh::FromArgs;
+
 use crate::failure::Failure;
 use crate::lab::experiments::{Launch, Phase};
 use crate::lab::samples;
@@ -211,6 +213,15 @@ pub fn note(dir: &Path, line: &str) -> Result<(), Failure> {
         .open(&path)
         .and_then(|mut file| writeln!(file, "{line}"))
         .map_err(|e| Failure::Failed(format!("{}: cannot be written: {e}", path.display())))
+}
+
+/// The settings that a command of `lab` gives itself.
+///
+/// # Errors
+/// When it would not take them.
+pub fn settings<T: FromArgs>(command: &[String]) -> Result<T, Failure> {
+    let words: Vec<&str> = command.iter().skip(2).map(String::as_str).collect();
+    T::from_args(&["lab"], &words).map_err(|early| Failure::Failed(early.output))
 }
 
 /// Whether an arm's folder is one of a run.

@@ -85,6 +85,12 @@ impl Hosts {
             ));
         }
         tools::run(&["ip", "link", "set", "lo", "up"])?;
+        // Here, and not minutes later in the first row that cuts a link.
+        let netem = tools::run(&["tc", "qdisc", "replace", "dev", "lo", "root", "netem"]);
+        match netem {
+            Ok(_) => drop(tools::run(&["tc", "qdisc", "delete", "dev", "lo", "root"])?),
+            Err(_) => drop(tools::run(&["nft", "list", "tables"]).map_err(|why| no_tool(&why))?),
+        }
         let command = ["unshare", "--net", "sleep", "infinity"].map(str::to_owned);
         let holder = tied(&command)
             .stdin(Stdio::null())

@@ -17,13 +17,15 @@ pub const LOOK: Duration = Duration::from_millis(20);
 pub struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// Set by SIGINT, SIGTERM and SIGHUP.
+    /// Set by SIGINT, SIGTERM and SIGHUP, but where the caller has them ignored, as nohup does.
     ///
     /// # Errors
     /// When the process cannot watch them.
     pub fn on_signals() -> Result<Self, Failure> {
         let interrupt = Self::default();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let ignored = ignored();
+        let watched = [SIGINT, SIGTERM, SIGHUP].into_iter();
+        for signal in watched.filter(|signal| ignored & (1 << (signal - 1)) == 0) {
             let number = usize::try_from(signal).map_err(Failure::failed)?;
             signal_hook::flag::register_usize(signal, interrupt.0.clone(), number)
                 .map_err(|e| Failure::Failed(format!("signal {signal} cannot be watched: {e}")))?;
@@ -51,18 +53,25 @@ impl Interrupt {
         time: Duration,
         mut ready: impl FnMut() -> Result<Option<T>, Failure>,
     ) -> Result<Option<T>, Failure> {
-        let end = Instant::now() + time;
+        let begun = Instant::now();
         loop {
             self.check()?;
             if let Some(value) = ready()? {
                 return Ok(Some(value));
             }
-            if Instant::now() >= end {
+            if begun.elapsed() >= time {
                 return Ok(None);
             }
             std::thread::sleep(LOOK);
         }
     }
+}
+
+/// The signals that this process ignores, a bit each from signal 1 on.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

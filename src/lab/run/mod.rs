@@ -6,7 +6,8 @@
 //! - `children`  the processes that a run starts, watches and stops
 //! - `memory`    the limit that the kernel enforces on one of them
 //! - `commands`  what they are started with
-//! - `arm`       one arm, from its topic to its ledger
+//! - `arm`       one arm, from its topic to its ledger, with its `topic` and its watch (`watching`)
+//! - `room`      the memory and the disk that a run needs
 //! - `rows`      the rows of the fault matrix, each an arm in which something breaks
 //! - `hosts`, `disks`, `clock`, `tools`  what can be broken without harm to the machine
 //!
@@ -24,14 +25,16 @@ mod disks;
 mod hosts;
 mod interrupt;
 mod memory;
+mod room;
 mod rows;
 mod tools;
+mod topic;
+mod watching;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use argh::FromArgs;
-use procfs::{Current, Meminfo};
 
 use arm::Bench;
 use claims::{Claim, ClusterLock};
@@ -41,12 +44,10 @@ use interrupt::Interrupt;
 
 use super::experiments::faults::{self, Case};
 use super::experiments::{self, Experiment, Form, Launch};
-use super::model;
 use super::plan::{self, Plan};
 use super::report::spread;
 use super::run_folder::{Arm, REPEATED_FILE};
-use super::text::scaled;
-use super::{audit, index, read_json, report, write_json};
+use super::{index, read_json, report, verdict, write_json};
 use crate::failure::Failure;
 use crate::{cli, units};
 
@@ -57,16 +58,6 @@ const REPEAT_MAX: usize = 20;
 /// How often an arm is run again of which the host took so much: more than any margin bears.
 const AGAIN_MAX: usize = 2;
 const AGAIN_ABOVE: f64 = 0.25;
-/// What three brokers take in memory, B: three JVMs with heaps of 512 MB (`run/kafka/jvm.sh`).
-const BROKERS_BYTES: f64 = 2.4e9;
-/// Of a record beside its payload, and of the log's indexes, as a share of the payload; replicas.
-const LOG_OVERHEAD: f64 = 1.2;
-const REPLICAS: f64 = 3.0;
-/// Room for a row of the fault matrix, B.
-const FAULTS_DISK_BYTES: f64 = 4e9;
-/// What a cluster takes on disk before anything is produced, B.
-const CLUSTER_BYTES: f64 = 2e9;
-
 /// Run an experiment: its arms one after the other on a real cluster, then its report. Exit 3 when a check
 /// falls short.
 #[derive(Debug, FromArgs)]
@@ -102,6 +93,9 @@ pub struct Settings {
     /// run it so many times: the verdict takes the worst, and the spread is shown (1)
     #[argh(option, default = "1", from_str_fn(repeats))]
     pub repeat: usize,
+    /// run this arm alone, and keep the others of an earlier run of the same plan; may be repeated
+    #[argh(option)]
+    pub arm: Vec<String>,
     /// keep the arms of an earlier run of the same plan that have a ledger
     #[argh(switch)]
     pub resume: bool,
@@ -117,6 +111,35 @@ fn repeats(text: &str) -> Result<usize, String> {
 impl Settings {
     fn form(&self) -> Form {
         if self.quick { Form::Quick } else { Form::Full }
+    }
+
+    /// Whether arms of an earlier run stay.
+    fn keeps(&self) -> bool {
+        self.resume || !self.arm.is_empty()
+    }
+
+    /// The results' folder `out`, emptied of what shall not stay.
+    fn claim(&self, out: &Path) -> Result<Claim, Failure> {
+        if self.keeps() && out.join(plan::FILE).exists() {
+            Claim::without_report(out)
+        } else {
+            Claim::emptied(out)
+        }
+    }
+
+    /// `--arm` names arms of the one experiment.
+    fn check_arms(&self, experiments: &[&Experiment]) -> Result<(), Failure> {
+        let known: Vec<&str> =
+            experiments.iter().flat_map(|e| e.arms).map(|arm| arm.name).collect();
+        match self.arm.iter().find(|arm| !known.contains(&arm.as_str())) {
+            _ if !self.arm.is_empty() && (experiments.len() > 1 || self.repeat > 1) => {
+                Err(Failure::Usage("--arm: of one experiment, not of all, and run once".into()))
+            }
+            Some(arm) => {
+                Err(Failure::flag("--arm", arm, &format!("allowed: {}", known.join(", "))))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -139,6 +162,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         name => &[name],
     };
     let chosen = names.iter().map(|name| to_run(name)).collect::<Result<Vec<_>, _>>()?;
+    settings.check_arms(&chosen)?;
     let form = settings.form();
     let plans: Vec<(&Experiment, Plan)> = chosen
         .into_iter()
@@ -148,26 +172,47 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         return plans.iter().try_for_each(|(experiment, plan)| show(experiment, plan));
     }
     let (out, data) = enter(settings)?;
-    plans.iter().try_for_each(|(_, plan)| enough_memory(plan))?;
     let lock = ClusterLock::take(&data)?;
     // The page of all is in a folder of its own.
     let _held = match settings.experiment.as_str() {
         "all" => Some(Claim::folder(&out)?),
         _ => None,
     };
-    let disk = plans.iter().map(|(_, plan)| disk_bytes(plan)).fold(0.0, f64::max);
+    let disk = plans.iter().map(|(_, plan)| room::disk_bytes(plan)).fold(0.0, f64::max);
     let new = New { port: settings.port, disk_bytes: disk, flags: &[] };
     let cluster = Cluster::have(lock, &data, &new, &interrupt)?;
-    let begun = Instant::now();
-    if plans.len() == 1 {
-        let Some((experiment, plan)) = plans.into_iter().next() else { return Ok(()) };
-        return times(settings, experiment, plan, &out, &cluster, &interrupt);
+    // The brokers have theirs by now.
+    let room = plans.iter().try_for_each(|(_, plan)| room::enough_memory(plan));
+    let ran = room.and_then(|()| all(settings, plans, &out, &cluster, &interrupt));
+    ended(ran, cluster)
+}
+
+/// What came of a run whose cluster is given back: a cluster that stays up is a failure, too.
+fn ended(ran: Result<(), Failure>, cluster: Cluster) -> Result<(), Failure> {
+    match (ran, cluster.end()) {
+        (Ok(()) | Err(Failure::Verdict(_)), Err(why)) => Err(why),
+        (ran, _) => ran,
+    }
+}
+
+/// One experiment, or all of them and their page.
+fn all(
+    settings: &Settings,
+    plans: Vec<(&Experiment, Plan)>,
+    out: &Path,
+    cluster: &Cluster,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    if settings.experiment != "all" {
+        return plans.into_iter().try_for_each(|(experiment, plan)| {
+            times(settings, experiment, plan, out, cluster, interrupt)
+        });
     }
     // All run even when one falls short: the page shows which. A failure outweighs a verdict.
-    let mut worst = Ok(());
+    let (begun, mut worst) = (Instant::now(), Ok(()));
     for (experiment, plan) in plans {
         let folder = out.join(experiment.name);
-        let ended = times(settings, experiment, plan, &folder, &cluster, &interrupt);
+        let ended = times(settings, experiment, plan, &folder, cluster, interrupt);
         let seconds = begun.elapsed().as_secs();
         match ended {
             Err(Failure::Interrupted(signal)) => return Err(Failure::Interrupted(signal)),
@@ -178,7 +223,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
             Ok(()) => log::info!(experiment = experiment.name, seconds = seconds; "ended"),
         }
     }
-    match index::run(&out) {
+    match index::run(out) {
         Err(why) => worse(worst, why),
         Ok(()) => worst,
     }
@@ -193,8 +238,8 @@ fn matrix(settings: &Settings, interrupt: &Interrupt) -> Result<(), Failure> {
             "run faults: --resume is for arms; name the faults to run".into(),
         ));
     }
-    if settings.repeat > 1 {
-        return Err(Failure::Usage("run faults: --repeat is for experiments".into()));
+    if settings.repeat > 1 || !settings.arm.is_empty() {
+        return Err(Failure::Usage("run faults: --repeat and --arm are for experiments".into()));
     }
     let rows = faults::rows(form, &settings.faults, settings.case);
     if settings.dry_run {
@@ -206,16 +251,16 @@ fn matrix(settings: &Settings, interrupt: &Interrupt) -> Result<(), Failure> {
     let plan = Plan::of(experiment, form)?;
     let (out, data) = enter(settings)?;
     let lock = ClusterLock::take(&data)?;
-    let claim = Claim::emptied(&out)?;
+    let _claim = Claim::emptied(&out)?;
     let mut hosts = Hosts::up(interrupt)?;
     let flags = ["--host", hosts::BROKERS, "--mode", "jvm"];
-    let new = New { port: settings.port, disk_bytes: FAULTS_DISK_BYTES, flags: &flags };
+    let new = New { port: settings.port, disk_bytes: room::FAULTS_DISK_BYTES, flags: &flags };
     let cluster = Cluster::have(lock, &data, &new, interrupt)?;
     plan.write(&plan::host(cluster.version(), Path::new(".")), &out)?;
     let bench = Bench { experiment: experiment.name, cluster: &cluster, out: &out, interrupt };
-    rows::run(&bench, &mut hosts, &rows)?;
-    drop(claim);
-    report::experiment(experiment, &out)
+    let ran = rows::run(&bench, &mut hosts, &rows);
+    let reported = ran.and_then(|()| report::experiment(experiment, &out));
+    ended(reported, cluster)
 }
 
 /// The first of the worst kind.
@@ -241,9 +286,11 @@ fn enter(settings: &Settings) -> Result<(PathBuf, PathBuf), Failure> {
         Failure::Failed(format!("{}: cannot be used: {e}", path.display()))
     };
     let source = settings.source.canonicalize().map_err(|e| unusable(&settings.source, e))?;
-    let given = |path: &Option<PathBuf>, default: PathBuf| match path {
-        Some(path) => std::path::absolute(path).map_err(|e| unusable(path, e)),
-        None => Ok(source.join(default)),
+    let given = |path: &Option<PathBuf>, default: PathBuf| {
+        let path = path.clone().map_or(Ok(source.join(default)), std::path::absolute);
+        path.and_then(|path| real(&path)).map_err(|e| {
+            Failure::Failed(format!("a folder of --out or --data cannot be used: {e}"))
+        })
     };
     let results = match settings.experiment.as_str() {
         "all" => PathBuf::from("results"),
@@ -256,6 +303,20 @@ fn enter(settings: &Settings) -> Result<(PathBuf, PathBuf), Failure> {
     Ok((short(&out), short(&data)))
 }
 
+/// The one path of a folder that may not be there yet: two runs must not take two of them for two folders.
+fn real(path: &Path) -> std::io::Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(path) => Ok(path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) => Ok(real(parent)?.join(name)),
+                _ => Err(e),
+            }
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// One experiment, as many times as the flags say, on a cluster that is up.
 fn times(
     settings: &Settings,
@@ -265,41 +326,43 @@ fn times(
     cluster: &Cluster,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let once = |out: &Path| one(experiment, plan.clone(), out, settings.resume, cluster, interrupt);
+    let once = |out: &Path| one(settings, experiment, plan.clone(), out, cluster, interrupt);
     if settings.repeat == 1 {
         return once(out);
     }
-    let claim = if settings.resume { Claim::folder(out)? } else { Claim::emptied(out)? };
     let folders: Vec<PathBuf> =
         (1..=settings.repeat).map(|n| out.join(format!("run-{n}"))).collect();
+    let begun = folders.iter().any(|folder| folder.join(plan::FILE).exists());
+    let _claim = if settings.keeps() && begun { Claim::folder(out)? } else { Claim::emptied(out)? };
     for folder in &folders {
         match once(folder) {
-            // What fell short is in its verdict.
+            // What fell short, or was void, is in its verdict.
             Ok(()) | Err(Failure::Verdict(_)) => {}
+            Err(Failure::Failed(_)) if folder.join(verdict::FILE).exists() => {}
             Err(why) => return Err(why),
         }
     }
-    drop(claim);
     spread::report(&folders, out)
 }
 
 /// One experiment, on a cluster that is up.
 fn one(
+    settings: &Settings,
     experiment: &Experiment,
     plan: Plan,
     out: &Path,
-    resume: bool,
     cluster: &Cluster,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    let claim = if resume { Claim::folder(out)? } else { Claim::emptied(out)? };
-    let plan = if resume { resumed(plan, out)? } else { plan };
+    let _claim = settings.claim(out)?;
+    let plan = if settings.keeps() { resumed(plan, out)? } else { plan };
     plan.write(&plan::host(cluster.version(), Path::new(".")), out)?;
     let bench = Bench { experiment: experiment.name, cluster, out, interrupt };
     let mut warm = !experiment.warm_up || !cluster.is_fresh();
     for launch in (experiment.launches)(plan.setup.form) {
-        let closed = out.join(&launch.arm).join(audit::FILE).exists();
-        if resume && closed {
+        let closed = arm::is_closed(&out.join(&launch.arm));
+        let is_chosen = settings.arm.is_empty() || settings.arm.contains(&launch.arm);
+        if !is_chosen || (settings.resume && closed) {
             log::info!(experiment = experiment.name, arm = launch.arm.as_str(); "kept");
             continue;
         }
@@ -309,7 +372,13 @@ fn one(
         }
         undisturbed(&bench, experiment, &plan, &launch)?;
     }
-    drop(claim);
+    let never: Vec<&str> = (experiment.arms.iter().map(|arm| arm.name))
+        .filter(|arm| !arm::is_closed(&out.join(arm)))
+        .collect();
+    if !never.is_empty() {
+        log::warn!(arms = never.join(", "); "no report: these arms have not been run");
+        return Ok(());
+    }
     report::experiment(experiment, out)
 }
 
@@ -359,7 +428,7 @@ fn resumed(plan: Plan, out: &Path) -> Result<Plan, Failure> {
         return Ok(earlier);
     }
     Err(Failure::Failed(format!(
-        "--resume: {} was written for another setup than today's: run it anew, without --resume",
+        "{} was written for another setup than today's: run it anew, without --resume and --arm",
         path.display()
     )))
 }
@@ -381,51 +450,9 @@ fn show_commands(launch: &Launch) -> Result<(), Failure> {
     commands::all(launch).iter().try_for_each(|command| cli::say(commands::line(command)))
 }
 
-/// Disk that the cluster must have for its largest topic, B: topics of earlier arms are deleted.
-fn disk_bytes(plan: &Plan) -> f64 {
-    let bytes = |events: f64| events * plan.setup.payload_bytes as f64 * LOG_OVERHEAD * REPLICAS;
-    CLUSTER_BYTES + plan.setup.arms.iter().map(|arm| bytes(arm.events())).fold(0.0, f64::max)
-}
-
-/// Memory for three brokers and what queues without limit will hold at most.
-fn enough_memory(plan: &Plan) -> Result<(), Failure> {
-    let setup = &plan.setup;
-    let backlog = model::backlog(&setup.offered(), &setup.ceilings(), setup.end_s());
-    let unlimited =
-        setup.memory_limit.is_none() && setup.arms.iter().any(|arm| arm.queue_cap.is_none());
-    let queue = if unlimited { setup.resident_bytes * backlog } else { 0.0 };
-    let needed = BROKERS_BYTES + queue;
-    match Meminfo::current().ok().and_then(|memory| memory.mem_available) {
-        Some(free) if (free as f64) < needed => Err(Failure::Failed(format!(
-            "not enough free memory for {} in its {} form: {} available, {} needed for three brokers and \
-             the longest queue; end other programs, or take --quick",
-            plan.experiment,
-            setup.form,
-            scaled(free as f64, "B"),
-            scaled(needed, "B")
-        ))),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Prevents: a run without the room it needs, and one that is refused for room that it does not.
-    #[test]
-    fn room_follows_the_load() {
-        let plan = |name: &str, form| Plan::of(to_run(name).expect(name), form).expect(name);
-        let gb = |name, form| disk_bytes(&plan(name, form)) / 1e9;
-        assert!((25.0..35.0).contains(&gb("exp1", Form::Full)), "{}", gb("exp1", Form::Full));
-        assert!((2.0..4.0).contains(&gb("exp2", Form::Quick)), "{}", gb("exp2", Form::Quick));
-        let mut plan = plan("exp2", Form::Full);
-        plan.setup.schedule = vec![(1e9, 1e6)];
-        let why = enough_memory(&plan).expect_err("petabytes").to_string();
-        assert!(why.contains("exp2 in its full form"), "{why}");
-        plan.setup.arms.retain(|arm| arm.queue_cap.is_some());
-        enough_memory(&plan).expect("pull holds nothing");
-    }
 
     #[test]
     fn what_can_be_run_is_said() {
