@@ -15,8 +15,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
 # shellcheck source=run/prereq.sh
 source "$here/prereq.sh"
-# shellcheck source=run/flags.sh
-source "$here/flags.sh"
+# shellcheck source=run/speak.sh
+source "$here/speak.sh"
 # shellcheck source=run/ours.sh
 source "$here/ours.sh"
 unset "${!LAB_@}" # the caller's LAB_SINK or LAB_LOG is not the race's
@@ -54,27 +54,31 @@ readonly HEADER_BYTES=24 PAYLOAD_BYTES=512
 readonly FLAT_OUT=5000000
 
 # --- flags ---------------------------------------------------------------------------------------
-what=race rounds='' events='' kafka='' clients=wire,kafka peers='' others=()
+what=race form=full rounds='' events='' kafka='' clients=wire,kafka peers=''
+# shellcheck disable=SC2034 # ours.sh's
+out=$root/results/bench data=$root/.cluster port=()
 while (($# > 0)); do
   case $1 in
+    -h | --help) usage; exit 0 ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     race | producer | curve) what=$1; shift ;;
     --peers) peers=yes; shift ;;
-    --rounds | --events | --kafka | --client)
+    --quick) form=quick; shift ;;
+    --rounds | --events | --kafka | --client | --out | --data | --port)
       [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
       case $1 in
         --rounds) [[ $2 =~ ^[1-9][0-9]{0,2}$ ]] || misuse "--rounds '$2': allowed: 1 to 999"; rounds=$2 ;;
         --events) [[ $2 =~ ^[1-9][0-9]{3,7}$ ]] || misuse "--events '$2': allowed: 1000 to 99999999"; events=$2 ;;
         --kafka) kafka=$2 ;; # run/cluster.sh says what it may be
+        --out) out=$(realpath -m -- "$2") ;;
+        --data) data=$(realpath -m -- "$2") ;;
+        --port) port=(--port "$2") ;;
         --client) [[ $2 =~ ^(wire|kafka)(,(wire|kafka))*$ ]] || misuse "--client '$2': allowed: wire, kafka, or both with a comma"; clients=$2 ;;
       esac
       shift 2 ;;
-    --out | --data | --port) others+=("${@:1:2}"); shift $(($# > 1 ? 2 : 1)) ;;
-    *) others+=("$1"); shift ;;
+    *) misuse "unknown argument '$1'" ;;
   esac
 done
-read_flags "$root/results/bench" ${others[@]+"${others[@]}"}
-# shellcheck disable=SC2154 # read_flags sets form, out, data, port
 if [[ $form == quick ]]; then
   events=${events:-200000} rounds=${rounds:-$([[ $what == curve ]] && echo 1 || echo 2)}
 else

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # here, root, data, out, port: the script's; the rest is for it
-# Sourced by run/bench.sh and run/lib.sh after run/flags.sh: what a run takes for itself, and gives back.
+# Sourced by run/bench.sh after run/speak.sh: what a run takes for itself, and gives back.
 #
 #   lock_cluster, unlock_cluster     no other run uses the cluster in $data meanwhile
 #   claim_folder                     no other run writes into $out meanwhile, and what an earlier run left
@@ -62,13 +62,9 @@ claim_folder() {
 }
 
 # --- the programs --------------------------------------------------------------------------------
-# In the background and in a group of its own, so that a signal to the script ends it at once, and
-# with it the compilers that it started.
 build() {
   local code=0 built=${CARGO_TARGET_DIR:-target}
-  log info building "command='cargo build --release --locked --bins'"
-  # Whatever the user's settings say, the programs are where they are looked for.
-  setsid env -u CARGO_BUILD_TARGET cargo build --release --locked --bins --target-dir "$built" >&2 7>&- 9>&- &
+  build_programs "$built" 7>&- 9>&- &
   pids[build]=$!
   wait "${pids[build]}" || code=$?
   unset 'pids[build]'

@@ -9,8 +9,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
 # shellcheck source=run/prereq.sh
 source "$here/prereq.sh"
-# shellcheck source=run/flags.sh
-source "$here/flags.sh"
+# shellcheck source=run/speak.sh
+source "$here/speak.sh"
 through=() more_usage='' more_words=''
 
 usage() {
@@ -25,7 +25,7 @@ usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
                both let two runs go side by side
   --repeat K   run it so many times: the verdict takes the worst, and the spread is shown
   --arm A      run this arm alone, and keep the others of an earlier run of the same plan
-  --resume     keep the arms of an earlier run of the same plan that have a ledger
+  --resume     keep the arms of an earlier run of the same plan that ended as they should
   --dry-run    print the commands and the prediction, and run nothing
 $more_usage
 A cluster that is up in --data is used and left up; else one is started and taken down again.
@@ -62,11 +62,7 @@ start() { # NAME FLAGS...
   check_flags "$@"
   require "${RUN_NEEDS[@]}"
   built=${CARGO_TARGET_DIR:-$root/target}
-  log info building "command='cargo build --release --locked --bins'"
-  # Whatever the user's settings say, the programs are where they are looked for.
-  # In a group of its own: a signal to the script ends it at once, and with it the compilers that it started.
-  setsid env -u CARGO_BUILD_TARGET cargo build --release --locked --bins --manifest-path "$root/Cargo.toml" \
-    --target-dir "$built" </dev/null >&2 &
+  build_programs "$built" &
   trap 'end_build $! 130' INT
   trap 'end_build $! 143' TERM
   trap 'end_build $! 129' HUP

@@ -3,20 +3,17 @@
 use std::io::{self, ErrorKind};
 
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
     ApiKey, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::Brokers;
 use super::connection::{Range, TIMEOUT, in_words, invalid};
+use super::{Brokers, wire};
 
 /// CreateTopics from 2 on is what Kafka 4 speaks; DeleteTopics up to 5 names topics, later ids.
 const CREATE: Range = Range { min: 2, max: 5 };
 const DELETE: Range = Range { min: 1, max: 5 };
-const METADATA: Range = Range { min: 4, max: 8 };
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
@@ -60,7 +57,7 @@ impl Brokers {
             CreatableTopicConfig::default().with_name(words(key)).with_value(Some(words(value)))
         };
         let topic = CreatableTopic::default()
-            .with_name(TopicName(words(new.name)))
+            .with_name(wire::name(new.name))
             .with_num_partitions(new.partitions)
             .with_replication_factor(new.replication)
             .with_configs(new.settings.iter().map(setting).collect());
@@ -88,14 +85,7 @@ impl Brokers {
 
     /// Whether the broker at `host` shows every partition with all of its replicas in sync.
     fn is_whole(&self, host: &str, new: &NewTopic<'_>) -> io::Result<()> {
-        let mut connection = self.connect(host)?;
-        let version = connection.version(ApiKey::Metadata, METADATA)?;
-        let name = Some(TopicName(words(new.name)));
-        let question = MetadataRequest::default()
-            .with_topics(Some(vec![MetadataRequestTopic::default().with_name(name)]))
-            .with_allow_auto_topic_creation(false);
-        let answer: MetadataResponse =
-            connection.ask(ApiKey::Metadata, version, &question, TIMEOUT)?;
+        let (_, answer) = wire::described(self, host, new.name)?;
         let found = answer.topics.first().ok_or_else(|| invalid("no topic in the answer"))?;
         let in_sync = found.partitions.iter().filter(|partition| {
             partition.leader_id.0 >= 0 && partition.isr_nodes.len() == new.replication as usize
@@ -131,7 +121,7 @@ impl Brokers {
         let mut connection = self.connect(host)?;
         let version = connection.version(ApiKey::DeleteTopics, DELETE)?;
         let question = DeleteTopicsRequest::default()
-            .with_topic_names(vec![TopicName(words(name))])
+            .with_topic_names(vec![wire::name(name)])
             .with_timeout_ms(i32::try_from(TIMEOUT.as_millis()).unwrap_or(i32::MAX));
         let answer: DeleteTopicsResponse =
             connection.ask(ApiKey::DeleteTopics, version, &question, 2 * TIMEOUT)?;

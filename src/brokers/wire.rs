@@ -27,18 +27,27 @@ const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
+/// What the broker at `host` says of the topic, and in which version.
+pub(super) fn described(
+    brokers: &Brokers,
+    host: &str,
+    topic: &str,
+) -> io::Result<(i16, MetadataResponse)> {
+    let mut connection = brokers.connect(host)?;
+    let version = connection.version(ApiKey::Metadata, METADATA)?;
+    let mut question = MetadataRequest::default();
+    question.topics = Some(vec![MetadataRequestTopic::default().with_name(Some(name(topic)))]);
+    question.allow_auto_topic_creation = false;
+    Ok((version, connection.ask(ApiKey::Metadata, version, &question, TIMEOUT)?))
+}
+
 /// The topic's partitions and their leaders; the inner `Err` is the broker's own verdict.
 pub fn metadata(
     brokers: &Brokers,
     host: &str,
     topic: &str,
 ) -> io::Result<Result<TopicView, BrokerError>> {
-    let mut connection = brokers.connect(host)?;
-    let version = connection.version(ApiKey::Metadata, METADATA)?;
-    let mut question = MetadataRequest::default();
-    question.topics = Some(vec![MetadataRequestTopic::default().with_name(Some(name(topic)))]);
-    question.allow_auto_topic_creation = false;
-    let answer: MetadataResponse = connection.ask(ApiKey::Metadata, version, &question, TIMEOUT)?;
+    let (version, answer) = described(brokers, host, topic)?;
     let found = answer.topics.first().ok_or_else(|| invalid("no topic in the answer"))?;
     match found.error_code {
         0 => {}
@@ -64,7 +73,7 @@ pub fn metadata(
     }))
 }
 
-fn name(topic: &str) -> TopicName {
+pub(super) fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
 

@@ -24,6 +24,9 @@ use crate::lab::verdict::{
 };
 use crate::lab::{index, slo};
 
+/// File name inside a run's folder.
+pub const FILE: &str = "report.md";
+
 /// Where all experiments' folders are.
 const RESULTS: &str = "results";
 
@@ -108,7 +111,7 @@ pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
         text.ledgers(&run);
     }
     text.record(experiment, &run, &verdict);
-    let path = dir.join("report.md");
+    let path = dir.join(FILE);
     std::fs::write(&path, text.0)
         .map_err(|e| Failure::Failed(format!("{}: cannot be written: {e}", path.display())))?;
     conclude(&verdict, &path)

@@ -18,6 +18,7 @@ use crate::telemetry::hlog;
 use crate::telemetry::latency::Stage;
 
 /// A run.
+#[derive(Clone)]
 pub struct Run {
     /// What was written down before it.
     pub plan: Plan,
@@ -65,6 +66,7 @@ pub const KILLED_FILE: &str = "killed.json";
 pub const REPEATED_FILE: &str = "repeated.json";
 
 /// One arm of a run.
+#[derive(Clone)]
 pub struct Arm {
     /// As the experiment declares it.
     pub spec: ArmSpec,

@@ -73,6 +73,7 @@ impl Writer {
 }
 
 /// One stage of one interval.
+#[derive(Clone)]
 pub struct Interval {
     /// The stage that its tag names.
     pub stage: Stage,

@@ -109,6 +109,11 @@ pub fn rows(form: Form, only: &[String], one: Option<Case>) -> Vec<(&'static Fau
     rows
 }
 
+/// Whether a row's workers are by key: below the ceiling.
+fn is_by_key(offered: f64, ceiling: f64) -> bool {
+    offered < ceiling
+}
+
 /// What the processes of a row are started with. Fetches are small: that each partition has its turn can be
 /// seen within seconds.
 pub fn launch(fault: &Fault, case: Case) -> Launch {
@@ -117,7 +122,7 @@ pub fn launch(fault: &Fault, case: Case) -> Launch {
         format!("--queue {} --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB", case.queue);
     // By key, so that the order of each key can be asked for; above the ceiling from one queue, so that what
     // is committed can be.
-    if case.offered < CEILING {
+    if is_by_key(case.offered.into(), CEILING.into()) {
         processor += " --worker-assignment key";
     }
     let mut topic = Vec::new();
@@ -204,7 +209,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     }
     // By key each worker has a queue of its own: what is left in one at the end stands before what another has
     // delivered, and comes again.
-    if row.is_by_key(ceiling) {
+    if is_by_key(row.offered, ceiling) {
         if !UNORDERED.contains(&row.fault.name) {
             let question = "Events delivered after a later one of their key (one that comes twice counts once)";
             let kept = (0.0, Margin::AtMost, "a promise: a new member may repeat, never overtake");

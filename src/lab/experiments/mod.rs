@@ -207,11 +207,6 @@ impl ArmSetup {
         f64::from(self.workers) * self.batch
     }
 
-    /// When its load ends, s.
-    pub fn end_s(&self) -> f64 {
-        self.schedule.iter().map(|(_, seconds)| seconds).sum()
-    }
-
     /// Events that are offered.
     pub fn events(&self) -> f64 {
         self.schedule.iter().map(|(rate, seconds)| rate * seconds).sum()

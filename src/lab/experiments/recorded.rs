@@ -276,8 +276,8 @@ fn every_check_of_a_recorded_run_is_turned_red_by_some_change() {
     let mut bad = Vec::new();
     for name in RECORDED {
         let (experiment, dir) = (named(name).expect(name), unpacked(name));
-        let read = || Run::read(experiment, dir.path()).expect(name);
-        let unchanged = checks(experiment, &read());
+        let recorded = Run::read(experiment, dir.path()).expect(name);
+        let unchanged = checks(experiment, &recorded);
         bad.extend(
             red(&unchanged).into_iter().map(|check| format!("{name}: {check} is red unchanged")),
         );
@@ -285,7 +285,7 @@ fn every_check_of_a_recorded_run_is_turned_red_by_some_change() {
         for (_, change) in CHANGES {
             // In one arm at a time: what is compared between arms moves too.
             for arm in experiment.arms {
-                let mut run = read();
+                let mut run = recorded.clone();
                 run.arms.iter_mut().filter(|it| it.spec.name == arm.name).for_each(change);
                 for check in red(&checks(experiment, &run)) {
                     never.remove(&check);

@@ -32,7 +32,7 @@ pub fn report(folders: &[PathBuf], out: &Path) -> Result<(), Failure> {
             .map_err(|e| Failure::Failed(format!("{}: cannot be copied: {e}", from.display())))?;
     }
     write_json(&out.join(verdict::FILE), &joined)?;
-    let path = out.join("report.md");
+    let path = out.join(super::FILE);
     std::fs::write(&path, text(&runs, &joined))
         .map_err(|e| Failure::Failed(format!("{}: cannot be written: {e}", path.display())))?;
     conclude(&joined, &path)

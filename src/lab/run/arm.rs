@@ -3,13 +3,13 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::children::{Children, code};
 use super::cluster::Cluster;
-use super::commands::{self, Places, settings};
+use super::commands::{self, LOOPBACK, Places, settings};
 use super::interrupt::{Interrupt, LOOK};
 use super::memory::Limit;
 use super::topic::Topic;
@@ -20,7 +20,7 @@ use crate::lab::run_folder::{KILLED_FILE, Killed, WATCHED};
 use crate::lab::samples::ProcessReading;
 use crate::lab::scrape::Target;
 use crate::lab::{audit, autopsy, heaps, write_json};
-use crate::threads;
+use crate::{clock, threads};
 
 /// For the group to hold all partitions; for one page of metrics.
 const JOIN_WITHIN: Duration = Duration::from_secs(40);
@@ -29,8 +29,6 @@ const PAGE_WITHIN: Duration = Duration::from_secs(2);
 /// takes those of outgoing connections.
 const FIRST_PORT: u32 = 20_000;
 const PORTS: u32 = 12_000;
-/// Where programs listen that others are told about: a port that the system picks.
-const LOOPBACK: &str = "127.0.0.1:0";
 /// The live page's port, from the cluster's first: the same for every arm, so that a page stays open.
 const LIVE_PORT: u16 = 200;
 
@@ -64,7 +62,8 @@ impl<'a> Bench<'a> {
         let dir = self.out.join(&launch.arm);
         emptied(&dir)?;
         let limit = limit(launch); // before the arm, so that it outlives who is under it
-        let mut arm = Arm::begin(self, launch, &dir, &[])?;
+        let mut arm = Arm::begin(self, launch, &dir)?;
+        arm.sink("sink", launch, LOOPBACK, &[])?;
         let through = limit.as_ref().map(|limit| limit.prefix.clone()).unwrap_or_default();
         for (name, flags) in &launch.processors {
             arm.processor(name, LOOPBACK, flags, &through)?;
@@ -101,6 +100,8 @@ pub struct Arm<'a> {
     /// Where everything is.
     pub places: Places,
     partitions: u32,
+    /// What the sink of now is called.
+    sink: String,
     /// (name, pid) for the watch.
     processes: Vec<(String, String)>,
     /// (name, address) of the processors.
@@ -108,20 +109,14 @@ pub struct Arm<'a> {
 }
 
 impl<'a> Arm<'a> {
-    /// Topic and sink, in the folder `dir`, which is there; `sink` is where that listens, if not on a port that the
-    /// system picks, and further words for it.
+    /// Its topic, in the folder `dir`, which is there.
     ///
     /// # Errors
-    /// When one of them does not come up; [`Failure::Interrupted`].
-    pub fn begin(
-        bench: &'a Bench<'a>,
-        launch: &Launch,
-        dir: &Path,
-        sink: &[String],
-    ) -> Result<Self, Failure> {
+    /// When it cannot be made; [`Failure::Interrupted`].
+    pub fn begin(bench: &'a Bench<'a>, launch: &Launch, dir: &Path) -> Result<Self, Failure> {
         log::info!(experiment = bench.experiment, arm = launch.arm.as_str(); "arm begins");
         let topic = Topic::create(bench, launch, dir)?;
-        let mut arm = Self {
+        Ok(Self {
             watch: None,
             children: Children::new(dir, bench.interrupt),
             bench,
@@ -136,17 +131,30 @@ impl<'a> Arm<'a> {
             },
             topic,
             partitions: launch.partitions,
+            sink: String::new(),
             processes: Vec::new(),
             pages: Vec::new(),
-        };
-        let (listen, rest) =
-            sink.split_first().map_or((LOOPBACK, sink), |(at, rest)| (at.as_str(), rest));
-        let mut command = arm.places.sink(launch, listen);
+        })
+    }
+
+    /// The sink, or one called `name` that takes its place, where it listens; `rest` are further words for it.
+    ///
+    /// # Errors
+    /// When it does not come up; [`Failure::Interrupted`].
+    pub fn sink(
+        &mut self,
+        name: &str,
+        launch: &Launch,
+        listen: &str,
+        rest: &[String],
+    ) -> Result<(), Failure> {
+        let mut command = self.places.sink(launch, listen);
         command.extend_from_slice(rest);
-        let pid = arm.children.start("sink", &command)?;
-        arm.places.sink = arm.children.address("sink")?;
-        arm.processes.push(("sink".into(), pid.to_string()));
-        Ok(arm)
+        let pid = self.children.start(name, &command)?;
+        self.places.sink = self.children.address(name)?;
+        self.sink = name.into();
+        self.processes.push((name.into(), pid.to_string()));
+        Ok(())
     }
 
     /// One more member of the group, run through a command that becomes it.
@@ -224,9 +232,7 @@ impl<'a> Arm<'a> {
             }
         }
         self.watch.take().map_or(Ok(()), Watch::end)?;
-        // One that took another's place.
-        let sink = if self.children.runs("sink-2") { "sink-2" } else { "sink" };
-        self.children.stop(sink)
+        self.children.stop(&self.sink)
     }
 
     /// Deletes the topic.
@@ -236,6 +242,7 @@ impl<'a> Arm<'a> {
     pub fn end(mut self) -> Result<(), Failure> {
         self.topic.delete()?;
         commands::note(&self.places.dir, CLOSED)?;
+        self.bench.cluster.arm_was_run();
         log::info!(experiment = self.bench.experiment, topic = self.places.topic.as_str(); "arm ended");
         Ok(())
     }
@@ -313,9 +320,8 @@ impl<'a> Arm<'a> {
 }
 
 fn note_kill(dir: &Path, limit: &Limit) -> Result<(), Failure> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let killed = Killed {
-        at_us: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+        at_us: clock::now_us(),
         exit_code: 137,
         oom_kills: limit.kills(),
         limit_bytes: limit.bytes,

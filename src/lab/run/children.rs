@@ -24,7 +24,7 @@ use crate::lab::procs::Watched;
 const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 const ABORT_WITHIN: Duration = Duration::from_secs(3);
-/// Last lines of a log that are shown when its process broke, and what is read of a log's end for them.
+/// Last lines of a log that are shown when its process broke.
 const LAST_LINES: usize = 15;
 
 /// See the module.
@@ -131,16 +131,8 @@ impl Children {
         self.alive()?;
         commands::note(&self.dir, &format!("kill -TERM {}", self.pid(name)))?;
         self.signal(name, Signal::TERM);
-        match self.await_end(name)? {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => {
-                Err(self.broken(name, &format!("stopped with exit code {}", code(status))))
-            }
-            None => {
-                let why = format!("did not stop within {} s of SIGTERM", STOP_WITHIN.as_secs());
-                Err(self.broken(name, &why))
-            }
-        }
+        let late = format!("did not stop within {} s of SIGTERM", STOP_WITHIN.as_secs());
+        self.ends_well(name, STOP_WITHIN, "stopped", &late)
     }
 
     /// Kills it with signal 9, and nobody wonders that it is gone.
@@ -150,7 +142,7 @@ impl Children {
     pub fn kill(&mut self, name: &str) -> Result<(), Failure> {
         commands::note(&self.dir, &format!("kill -KILL {}", self.pid(name)))?;
         self.signal(name, Signal::KILL);
-        self.await_end(name).map(drop)
+        self.await_end(name, STOP_WITHIN).map(drop)
     }
 
     /// Waits until it has done what it does, at most for `time`.
@@ -158,12 +150,23 @@ impl Children {
     /// # Errors
     /// When it does not end in time with exit code 0; [`Failure::Interrupted`].
     pub fn finished(&mut self, name: &str, time: Duration) -> Result<(), Failure> {
-        match self.await_end_within(name, time)? {
+        self.ends_well(name, time, "ended", &format!("has not ended after {} s", time.as_secs()))
+    }
+
+    /// Waits for exit code 0: else it has `ended` badly, or is `late`.
+    fn ends_well(
+        &mut self,
+        name: &str,
+        time: Duration,
+        ended: &str,
+        late: &str,
+    ) -> Result<(), Failure> {
+        match self.await_end(name, time)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => {
-                Err(self.broken(name, &format!("ended with exit code {}", code(status))))
+                Err(self.broken(name, &format!("{ended} with exit code {}", code(status))))
             }
-            None => Err(self.broken(name, &format!("has not ended after {} s", time.as_secs()))),
+            None => Err(self.broken(name, late)),
         }
     }
 
@@ -178,18 +181,10 @@ impl Children {
     /// [`Failure::Interrupted`].
     pub fn dismiss(&mut self, name: &str) -> Result<(), Failure> {
         self.signal(name, Signal::TERM);
-        self.await_end(name).map(drop)
+        self.await_end(name, STOP_WITHIN).map(drop)
     }
 
-    fn await_end(&mut self, name: &str) -> Result<Option<ExitStatus>, Failure> {
-        self.await_end_within(name, STOP_WITHIN)
-    }
-
-    fn await_end_within(
-        &mut self,
-        name: &str,
-        time: Duration,
-    ) -> Result<Option<ExitStatus>, Failure> {
+    fn await_end(&mut self, name: &str, time: Duration) -> Result<Option<ExitStatus>, Failure> {
         let interrupt = self.interrupt.clone();
         interrupt.until(time, || {
             if !self.runs(name) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::commands;
 use crate::failure::Failure;
-use crate::lab::plan;
+use crate::lab::{plan, report, verdict};
 
 /// The presence of this file makes a folder ours to empty.
 const RESULTS: &str = "backpressure-lab.results";
@@ -72,9 +72,7 @@ impl ClusterLock {
         self.file.rewind()?;
         writeln!(self.file, "{id}")
     }
-}
 
-impl ClusterLock {
     /// The cluster stays up though this run brought it up: the next one is to know.
     pub fn leave_behind(&mut self, id: &str) {
         self.left_behind = id.to_owned();
@@ -114,7 +112,7 @@ impl Claim {
     /// # Errors
     /// When another does, or it cannot be written.
     pub fn folder(out: &Path) -> Result<Self, Failure> {
-        let failed = |e: io::Error| Failure::Failed(format!("--out {}: {e}", out.display()));
+        let failed = |e| unusable(out, &e);
         fs::create_dir_all(out).map_err(failed)?;
         let folder = File::open(out).map_err(failed)?;
         if !try_lock(&folder).map_err(failed)? {
@@ -132,13 +130,10 @@ impl Claim {
     /// The same.
     pub fn without_report(out: &Path) -> Result<Self, Failure> {
         let claim = Self::folder(out)?;
-        let failed = |e: io::Error| Failure::Failed(format!("--out {}: {e}", out.display()));
-        for entry in fs::read_dir(out).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.is_file() && path.file_name() != Some(OsStr::new(plan::FILE)) {
-                remove_if_ours(&path).map_err(failed)?;
-            }
-        }
+        let (plan, failed) = (out.join(plan::FILE), |e| unusable(out, &e));
+        let there = entries(out).map_err(failed)?;
+        let mut of_report = there.iter().filter(|path| path.is_file() && **path != plan);
+        of_report.try_for_each(|path| remove_if_ours(path)).map_err(failed)?;
         Ok(claim)
     }
 
@@ -149,11 +144,8 @@ impl Claim {
     /// The same, and when the folder holds something else.
     pub fn emptied(out: &Path) -> Result<Self, Failure> {
         let claim = Self::folder(out)?;
-        let failed = |e: io::Error| Failure::Failed(format!("--out {}: {e}", out.display()));
-        let entries = || -> io::Result<Vec<PathBuf>> {
-            fs::read_dir(out)?.map(|entry| Ok(entry?.path())).collect()
-        };
-        let there = entries().map_err(failed)?;
+        let failed = |e| unusable(out, &e);
+        let there = entries(out).map_err(failed)?;
         let is_ours = [RESULTS, plan::FILE].iter().any(|name| out.join(name).exists());
         if !there.is_empty() && !is_ours {
             return Err(Failure::Failed(format!(
@@ -163,18 +155,23 @@ impl Claim {
         }
         // It stays: a run that ends before its plan is written leaves a folder of ours too.
         fs::write(out.join(RESULTS), "").map_err(failed)?;
-        for path in there {
-            remove_if_ours(&path).map_err(failed)?;
-        }
+        there.iter().try_for_each(|path| remove_if_ours(path)).map_err(failed)?;
         Ok(claim)
     }
+}
+
+fn unusable(out: &Path, e: &io::Error) -> Failure {
+    Failure::Failed(format!("--out {}: {e}", out.display()))
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// An arm's folder, or a file of a report. Anything else stays.
 fn remove_if_ours(path: &Path) -> io::Result<()> {
     if path.is_dir() {
-        let mut entries = fs::read_dir(path)?;
-        let is_empty = entries.next().is_none();
+        let is_empty = entries(path)?.is_empty();
         return if commands::is_arm(path) || is_repeat(path) || is_empty {
             fs::remove_dir_all(path)
         } else {
@@ -183,7 +180,7 @@ fn remove_if_ours(path: &Path) -> io::Result<()> {
     }
     let is_picture =
         path.extension().and_then(OsStr::to_str).is_some_and(|ext| matches!(ext, "svg" | "png"));
-    let files = [plan::FILE, plan::HOST_FILE, "verdict.json", "report.md"];
+    let files = [plan::FILE, plan::HOST_FILE, verdict::FILE, report::FILE];
     let is_file =
         path.file_name().and_then(OsStr::to_str).is_some_and(|name| files.contains(&name));
     if is_picture || is_file { fs::remove_file(path) } else { Ok(()) }

@@ -1,6 +1,7 @@
 //! The three brokers, by `run/cluster.sh`: one that is up is used and left up; else one is started, and taken
 //! down again when this is dropped. One that a killed run left is replaced.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub struct Cluster {
     version: String,
     /// Whether this run brought it up.
     is_ours: bool,
+    /// Whether nothing has been run on brokers that just started.
+    is_cold: Cell<bool>,
     lock: ClusterLock,
 }
 
@@ -59,6 +62,7 @@ impl Cluster {
             brokers: String::new(),
             version: String::new(),
             is_ours: false,
+            is_cold: Cell::new(false),
             lock,
         };
         let is_there = cluster.ask(&["brokers"]).is_ok();
@@ -69,6 +73,7 @@ impl Cluster {
             cluster.has_a_broker()?;
         }
         cluster.is_ours = !data.join(MARKER).exists();
+        cluster.is_cold.set(cluster.is_ours);
         let mut up: Vec<String> = vec!["up".into()];
         if cluster.is_ours {
             let disk = format!("{:.0}MiB", new.disk_bytes / f64::from(1 << 20));
@@ -82,10 +87,8 @@ impl Cluster {
         cluster.version = cluster.marked("version");
         if cluster.is_ours {
             let id = cluster.marked("cluster_id");
-            cluster
-                .lock
-                .brought_up(&id)
-                .map_err(|e| Failure::failed(format!("the cluster's lock: {e}")))?;
+            let noted = cluster.lock.brought_up(&id);
+            noted.map_err(|e| Failure::failed(format!("the cluster's lock: {e}")))?;
         }
         Ok(cluster)
     }
@@ -103,6 +106,16 @@ impl Cluster {
     /// Whether this run started it.
     pub fn is_fresh(&self) -> bool {
         self.is_ours
+    }
+
+    /// Whether nothing has been run on brokers that just started: they are still compiling themselves.
+    pub fn is_cold(&self) -> bool {
+        self.is_cold.get()
+    }
+
+    /// An arm has been run on it.
+    pub fn arm_was_run(&self) {
+        self.is_cold.set(false);
     }
 
     /// (broker, pid) of each that runs on this machine; a container's may be another machine's.
@@ -221,9 +234,7 @@ impl Cluster {
         command.process_group(0);
         command
     }
-}
 
-impl Cluster {
     /// Takes it down, if this run brought it up.
     ///
     /// # Errors

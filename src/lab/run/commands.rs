@@ -14,6 +14,9 @@ use crate::lab::samples;
 /// Every command of an arm, as it could be typed.
 pub const FILE: &str = "commands.txt";
 
+/// Where programs listen that others are told about: a port that the system picks.
+pub const LOOPBACK: &str = "127.0.0.1:0";
+
 /// One command, word by word.
 pub type Command = Vec<String>;
 
@@ -162,11 +165,11 @@ fn of_member(what: &str, name: &str) -> String {
 
 /// The commands of an arm in the order in which they run, with names in place of addresses.
 pub fn all(launch: &Launch) -> Vec<Command> {
-    let (places, listen) = (Places::named(), "127.0.0.1:0");
+    let places = Places::named();
     let names: Vec<String> = launch.processors.iter().map(|(name, _)| name.clone()).collect();
-    let mut all = vec![topic(&places.topic, launch), places.sink(launch, listen)];
+    let mut all = vec![topic(&places.topic, launch), places.sink(launch, LOOPBACK)];
     let members = launch.processors.iter();
-    all.extend(members.map(|(name, flags)| places.processor(name, listen, flags)));
+    all.extend(members.map(|(name, flags)| places.processor(name, LOOPBACK, flags)));
     all.push(places.producer(&places.producer, &launch.producer));
     let each = names.iter().map(String::as_str).chain(["sink", "producer"]);
     let processes: Vec<_> = each.map(|name| (name.to_owned(), "PID".to_owned())).collect();

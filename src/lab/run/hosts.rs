@@ -7,6 +7,7 @@
 //! One fault a link at a time. It touches no other namespace; what it made is gone with this process, however
 //! that ends.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -55,20 +56,14 @@ pub struct Hosts {
     /// The namespace lives as long as this process.
     holder: Child,
     net: String,
-    on: [Option<By>; 2],
+    /// By link.
+    on: BTreeMap<&'static str, By>,
 }
 
 fn name(link: Link) -> &'static str {
     match link {
         Link::Brokers => "brokers",
         Link::Sink => "sink",
-    }
-}
-
-fn place(link: Link) -> usize {
-    match link {
-        Link::Brokers => 0,
-        Link::Sink => 1,
     }
 }
 
@@ -98,7 +93,7 @@ impl Hosts {
             .spawn()
             .map_err(|e| Failure::Failed(format!("a second namespace: unshare: {e}")))?;
         let pid = holder.id().to_string();
-        let hosts = Self { holder, net: format!("--net=/proc/{pid}/ns/net"), on: [None; 2] };
+        let hosts = Self { holder, net: format!("--net=/proc/{pid}/ns/net"), on: BTreeMap::new() };
         let apart = || Ok(namespace(&pid).ok().filter(|theirs| *theirs != ours));
         interrupt.until(UP_WITHIN, apart)?.ok_or_else(|| {
             Failure::Failed(
@@ -176,9 +171,7 @@ impl Hosts {
             (Err(_), Harm::Cut) => self.vanish(dev, "")?,
             (Err(_), Harm::Lose) => self.vanish(dev, "numgen random mod 100 < 5")?,
         };
-        if let Some(on) = self.on.get_mut(place(link)) {
-            *on = Some(by);
-        }
+        self.on.insert(dev, by);
         log::info!(link = dev, by = by.name(); "network harmed");
         Ok(by.name())
     }
@@ -199,8 +192,8 @@ impl Hosts {
     /// # Errors
     /// When that cannot be taken away.
     pub fn heal(&mut self, link: Link) -> Result<(), Failure> {
-        let (on, dev) = (self.on.get_mut(place(link)).and_then(Option::take), name(link));
-        match on {
+        let dev = name(link);
+        match self.on.remove(dev) {
             None => return Ok(()),
             Some(By::Nft) => {
                 let table = format!("fault_{dev}");
@@ -221,7 +214,7 @@ impl Hosts {
     /// When they cannot be read.
     pub fn harmed(&self, harm: Harm, link: Link) -> Result<u64, Failure> {
         let dev = name(link);
-        let by = self.on.get(place(link)).copied().flatten();
+        let by = self.on.get(dev);
         let shown = match by {
             Some(By::Nft) => self.both(&["nft", "list", "table", "ip", &format!("fault_{dev}")])?,
             _ => self.both(&["tc", "-s", "qdisc", "show", "dev", dev])?,

@@ -30,8 +30,7 @@ pub fn enough_memory(plan: &Plan) -> Result<(), Failure> {
     let backlog = model::backlog(&setup.offered(), &setup.ceilings(), setup.end_s());
     let unlimited =
         setup.memory_limit.is_none() && setup.arms.iter().any(|arm| arm.queue_cap.is_none());
-    let queue = if unlimited { setup.resident_bytes * backlog } else { 0.0 };
-    let needed = queue;
+    let needed = if unlimited { setup.resident_bytes * backlog } else { 0.0 };
     match Meminfo::current().ok().and_then(|memory| memory.mem_available) {
         Some(free) if (free as f64) < needed => Err(Failure::Failed(format!(
             "not enough free memory for {} in its {} form: {} available, {} needed for the longest \

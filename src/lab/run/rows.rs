@@ -2,20 +2,21 @@
 //! One row that breaks is a row that has no verdict, not the end of the run; the next one finds nothing of it.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::arm::{Arm, Bench, emptied};
 use super::clock::OwnClock;
-use super::commands;
+use super::commands::{self, LOOPBACK};
 use super::disks::SmallFolder;
 use super::hosts::{self, Hosts};
 use super::tools;
+use crate::clock;
 use crate::failure::Failure;
-use crate::lab::experiments::faults::matrix::{Fault, Harm, Link, Strike};
+use crate::lab::experiments::Launch;
+use crate::lab::experiments::faults::matrix::{FAULTS, Fault, Harm, Link, Strike};
 use crate::lab::experiments::faults::{Case, launch, row};
-use crate::lab::experiments::{Form, Launch, faults};
 use crate::lab::{samples, write_json};
 
 /// Before the fault, and after it: longer where much is to be caught up with.
@@ -70,8 +71,7 @@ pub fn run(
 /// # Errors
 /// Names the first that is no fault's.
 pub fn check_names(names: &[String]) -> Result<(), Failure> {
-    let known: Vec<&str> =
-        faults::rows(Form::Quick, &[], None).iter().map(|(f, _)| f.name).collect();
+    let known: Vec<&str> = FAULTS.iter().map(|fault| fault.name).collect();
     match names.iter().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => Err(Failure::Usage(format!("fault {name}: allowed: {}", known.join(", ")))),
@@ -89,8 +89,9 @@ struct Row<'a, 'b> {
     through: Vec<String>,
     /// What was seen of the fault.
     seen: String,
-    began: SystemTime,
-    ended: SystemTime,
+    /// From when to when the fault lasted, µs since the epoch.
+    began_us: i64,
+    ended_us: i64,
     clock: Option<OwnClock>,
     results: Option<SmallFolder>,
     broker_disk: Option<(u32, SmallFolder)>,
@@ -108,8 +109,8 @@ impl<'a, 'b> Row<'a, 'b> {
             dir: bench.out.join(&launch.arm),
             launch,
             seen: String::new(),
-            began: SystemTime::UNIX_EPOCH,
-            ended: SystemTime::UNIX_EPOCH,
+            began_us: 0,
+            ended_us: 0,
             clock: None,
             results: None,
             broker_disk: None,
@@ -118,19 +119,15 @@ impl<'a, 'b> Row<'a, 'b> {
 
     fn run(&mut self) -> Result<(), Failure> {
         emptied(&self.dir)?;
-        let mut sink = vec![hosts::SINK.to_owned()];
         match self.fault.strike {
-            Strike::SinkKilled(_) => {
-                let journal = self.dir.join("journal.jsonl").display().to_string();
-                sink.extend(["--journal".to_owned(), journal]);
-            }
             Strike::ResultsDiskFull(_) => {
                 self.results = Some(SmallFolder::lay(&self.dir, RESULTS_DISK)?);
             }
             Strike::BrokerDiskFull(n, _) => self.small_disk(n)?,
             _ => {}
         }
-        let mut arm = Arm::begin(self.bench, &self.launch, &self.dir, &sink)?;
+        let mut arm = Arm::begin(self.bench, &self.launch, &self.dir)?;
+        self.sink(&mut arm, "sink")?;
         if let Strike::ClockBack(_) = self.fault.strike {
             let clock = OwnClock::new(&self.dir, &arm.places.bin)?;
             self.through.extend(clock.prefix());
@@ -143,7 +140,7 @@ impl<'a, 'b> Row<'a, 'b> {
         arm.offer(&self.launch, false)?;
         self.rest(BEFORE)?;
         arm.alive()?;
-        self.strike(&mut arm, &sink)?;
+        self.strike(&mut arm)?;
         self.mark()?;
         self.rest(match self.fault.strike {
             Strike::BrokersKilled(&[_, _], _) | Strike::TopicAnew(_) => AFTER_SLOW,
@@ -165,6 +162,17 @@ impl<'a, 'b> Row<'a, 'b> {
         arm.end()
     }
 
+    /// One that is to be killed keeps a journal, with which the other goes on.
+    fn sink(&self, arm: &mut Arm<'_>, name: &str) -> Result<(), Failure> {
+        let journal = match self.fault.strike {
+            Strike::SinkKilled(_) => {
+                vec!["--journal".into(), self.dir.join("journal.jsonl").display().to_string()]
+            }
+            _ => Vec::new(),
+        };
+        arm.sink(name, &self.launch, hosts::SINK, &journal)
+    }
+
     /// One that takes another's place has its address, so that the watch finds it there.
     fn member(&self, arm: &mut Arm<'_>, name: &str) -> Result<(), Failure> {
         let [first, beside] = hosts::PROCESSOR;
@@ -174,16 +182,16 @@ impl<'a, 'b> Row<'a, 'b> {
     }
 
     fn begins(&mut self) {
-        self.began = SystemTime::now();
+        self.began_us = clock::now_us();
     }
 
     /// Where something is started again, which takes its time, the fault ends when that begins: what is seen
     /// meanwhile may be its doing already.
     fn ends(&mut self) {
-        self.ended = SystemTime::now();
+        self.ended_us = clock::now_us();
     }
 
-    fn strike(&mut self, arm: &mut Arm<'_>, sink: &[String]) -> Result<(), Failure> {
+    fn strike(&mut self, arm: &mut Arm<'_>) -> Result<(), Failure> {
         let s = Duration::from_secs;
         self.begins();
         match self.fault.strike {
@@ -204,8 +212,7 @@ impl<'a, 'b> Row<'a, 'b> {
             }
             Strike::BrokersKilled(brokers, seconds) => self.brokers_die(brokers, s(seconds))?,
             Strike::CoordinatorKilled(seconds) => {
-                let ask = || self.bench.cluster.ask(&["coordinator", &arm.places.topic]);
-                let was = ask()?;
+                let was = self.bench.cluster.ask(&["coordinator", &arm.places.topic])?;
                 let broker = was.parse().map_err(|_| {
                     Failure::Failed(format!("no coordinator of the group: {was:?}"))
                 })?;
@@ -221,10 +228,7 @@ impl<'a, 'b> Row<'a, 'b> {
                 arm.children.kill("sink")?;
                 self.rest(s(seconds))?;
                 self.ends();
-                let mut command = arm.places.sink(&self.launch, hosts::SINK);
-                command.extend(sink.iter().skip(1).cloned());
-                arm.children.start("sink-2", &command)?;
-                arm.children.address("sink-2")?;
+                self.sink(arm, "sink-2")?;
             }
             Strike::SinkTold(command) => {
                 arm.children.start("chaos", &arm.places.chaos(command))?;
@@ -356,23 +360,19 @@ impl<'a, 'b> Row<'a, 'b> {
         let topic = arm.places.topic.clone();
         self.tell(&["topic", "grow", &topic, "--partitions", &partitions.to_string()])?;
         let load = "--rate 500 --first-id 100000000 --msg-size 512 --seed 2";
-        arm.children.start("producer-2", &arm.places.producer("127.0.0.1:0", load))?;
+        arm.children.start("producer-2", &arm.places.producer(LOOPBACK, load))?;
         arm.children.address("producer-2")?;
         self.ends();
         Ok(())
     }
 
     fn mark(&self) -> Result<(), Failure> {
-        let us = |at: SystemTime| {
-            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-        };
         let mark = row::Mark {
             fault: self.fault.name.into(),
             queue: self.case.queue.into(),
             offered: f64::from(self.case.offered),
-            began_us: us(self.began),
-            ended_us: us(self.ended),
+            began_us: self.began_us,
+            ended_us: self.ended_us,
             note: self.seen.clone(),
         };
         write_json(&self.dir.join(row::FILE), &mark)

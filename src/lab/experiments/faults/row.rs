@@ -112,11 +112,6 @@ impl Row {
         Ok((mark.began_us, row))
     }
 
-    /// Whether its workers are by key: below the ceiling ([`super::launch`]).
-    pub fn is_by_key(&self, ceiling: f64) -> bool {
-        self.offered < ceiling
-    }
-
     /// How long the fault lasted, s.
     pub fn seconds(&self) -> f64 {
         self.phase.length()

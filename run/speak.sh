@@ -1,0 +1,20 @@
+# shellcheck shell=bash
+# Sourced by run/start.sh and run/bench.sh: how scripts speak, and how they build.
+#
+#   log LEVEL EVENT KEY=VALUE..., die WHY, misuse WHY
+#   build_programs TARGET-DIR    becomes the build: to be run in the background
+#
+# The script has said what `root` is.
+
+log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+misuse() { printf '%s: %s (see run/%s --help)\n' "${0##*/}" "$*" "${0##*/}" >&2; exit 2; }
+
+# In a group of its own, so that a signal to the script ends it at once, and with it the compilers that it
+# started. Whatever the user's settings say, the programs are where they are looked for.
+# shellcheck disable=SC2154 # root
+build_programs() { # TARGET-DIR
+  log info building "command='cargo build --release --locked --bins'"
+  exec setsid env -u CARGO_BUILD_TARGET cargo build --release --locked --bins \
+    --manifest-path "$root/Cargo.toml" --target-dir "$1" </dev/null >&2
+}

@@ -1,0 +1,182 @@
+//! A sitting: one experiment or all of them, arm after arm, on a cluster that is up.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::arm::{self, Bench};
+use super::claims::Claim;
+use super::cluster::Cluster;
+use super::flags::Settings;
+use super::interrupt::Interrupt;
+use crate::failure::Failure;
+use crate::lab::experiments::{Experiment, Launch};
+use crate::lab::plan::{self, Plan};
+use crate::lab::report::{self, spread};
+use crate::lab::run_folder::{Arm, REPEATED_FILE};
+use crate::lab::{index, read_json, verdict, write_json};
+
+/// How often an arm is run again of which the host took so much: more than any margin bears.
+const AGAIN_MAX: usize = 2;
+const AGAIN_ABOVE: f64 = 0.25;
+
+/// What every experiment of a sitting is run by.
+pub struct Sitting<'a> {
+    /// As the user gave them.
+    pub settings: &'a Settings,
+    /// The brokers.
+    pub cluster: &'a Cluster,
+    /// What ends it early.
+    pub interrupt: &'a Interrupt,
+}
+
+impl Sitting<'_> {
+    /// One experiment, or all of them and their page.
+    ///
+    /// # Errors
+    /// The first of the worst kind; [`Failure::Interrupted`] at once.
+    pub fn run(&self, plans: Vec<(&Experiment, Plan)>, out: &Path) -> Result<(), Failure> {
+        if !self.settings.is_of_all() {
+            let each = |(experiment, plan)| self.times(experiment, plan, out);
+            return plans.into_iter().try_for_each(each);
+        }
+        // All run even when one falls short: the page shows which. A failure outweighs a verdict.
+        let (begun, mut worst) = (Instant::now(), Ok(()));
+        for (experiment, plan) in plans {
+            let ended = self.times(experiment, plan, &out.join(experiment.name));
+            let seconds = begun.elapsed().as_secs();
+            match ended {
+                Err(Failure::Interrupted(signal)) => return Err(Failure::Interrupted(signal)),
+                Err(why) => {
+                    log::warn!(experiment = experiment.name, seconds = seconds, why = why.to_string(); "fell short");
+                    worst = worse(worst, why);
+                }
+                Ok(()) => log::info!(experiment = experiment.name, seconds = seconds; "ended"),
+            }
+        }
+        match index::run(out) {
+            Err(why) => worse(worst, why),
+            Ok(()) => worst,
+        }
+    }
+
+    /// One experiment, as many times as the flags say.
+    fn times(&self, experiment: &Experiment, plan: Plan, out: &Path) -> Result<(), Failure> {
+        if self.settings.repeat == 1 {
+            return self.once(experiment, plan, out);
+        }
+        let folders: Vec<PathBuf> =
+            (1..=self.settings.repeat).map(|n| out.join(format!("run-{n}"))).collect();
+        let begun = folders.iter().any(|folder| folder.join(plan::FILE).exists());
+        let _claim =
+            if self.settings.keeps() && begun { Claim::folder(out)? } else { Claim::emptied(out)? };
+        for folder in &folders {
+            match self.once(experiment, plan.clone(), folder) {
+                // What fell short, or was void, is in its verdict.
+                Ok(()) | Err(Failure::Verdict(_)) => {}
+                Err(Failure::Failed(_)) if folder.join(verdict::FILE).exists() => {}
+                Err(why) => return Err(why),
+            }
+        }
+        spread::report(&folders, out)
+    }
+
+    fn once(&self, experiment: &Experiment, plan: Plan, out: &Path) -> Result<(), Failure> {
+        let Self { settings, cluster, interrupt } = *self;
+        let keeps = settings.keeps() && out.join(plan::FILE).exists();
+        let _claim = if keeps { Claim::without_report(out)? } else { Claim::emptied(out)? };
+        let plan = if keeps { resumed(plan, out)? } else { plan };
+        plan.write(&plan::host(cluster.version(), Path::new(".")), out)?;
+        let bench = Bench { experiment: experiment.name, cluster, out, interrupt };
+        for launch in (experiment.launches)(plan.setup.form) {
+            let closed = arm::is_closed(&out.join(&launch.arm));
+            let is_chosen = settings.arm.is_empty() || settings.arm.contains(&launch.arm);
+            if !is_chosen || (settings.resume && closed) {
+                log::info!(experiment = experiment.name, arm = launch.arm.as_str(); "kept");
+                continue;
+            }
+            if experiment.warm_up && cluster.is_cold() {
+                bench.run(&warm_up())?;
+            }
+            undisturbed(&bench, experiment, &plan, &launch)?;
+        }
+        let never: Vec<&str> = (experiment.arms.iter().map(|arm| arm.name))
+            .filter(|arm| !arm::is_closed(&out.join(arm)))
+            .collect();
+        if !never.is_empty() {
+            log::warn!(arms = never.join(", "); "no report: these arms have not been run");
+            return Ok(());
+        }
+        report::experiment(experiment, out)
+    }
+}
+
+/// The first of the worst kind.
+fn worse(so_far: Result<(), Failure>, next: Failure) -> Result<(), Failure> {
+    match (so_far, next) {
+        (Err(Failure::Verdict(_)) | Ok(()), next) => Err(next),
+        (worst, _) => worst,
+    }
+}
+
+/// Runs an arm, again where the host disturbed it. What disturbs the last time is for the report to weigh.
+fn undisturbed(
+    bench: &Bench<'_>,
+    experiment: &Experiment,
+    plan: &Plan,
+    launch: &Launch,
+) -> Result<(), Failure> {
+    let dir = bench.out.join(&launch.arm);
+    let mut before: Vec<String> = Vec::new();
+    for _ in 0..=AGAIN_MAX {
+        bench.run(launch)?;
+        if !before.is_empty() {
+            write_json(&dir.join(REPEATED_FILE), &before)?;
+        }
+        let Some(spec) = experiment.arms.iter().find(|arm| arm.name == launch.arm) else { break };
+        let mut found = report::disturbances(&plan.setup, &Arm::read(&dir, *spec)?);
+        found.retain(|found| found.share > AGAIN_ABOVE);
+        if found.is_empty() {
+            break;
+        }
+        for found in found {
+            log::warn!(why = found.why.as_str(); "the host disturbed the arm");
+            before.push(found.why);
+        }
+    }
+    Ok(())
+}
+
+/// Brokers that just started spend their first minute or more compiling themselves on the cores that are
+/// measured: an arm is run for them alone, and no report reads it.
+fn warm_up() -> Launch {
+    let load = "--schedule 4000:90s --msg-size 512 --seed 1";
+    Launch::new("warm-up", load, "--rate-limit 2000", "--queue pull --sink-mode single")
+}
+
+/// The plan of the run that is gone on with: it was made before the first of its arms.
+fn resumed(plan: Plan, out: &Path) -> Result<Plan, Failure> {
+    let path = out.join(plan::FILE);
+    let earlier: Plan = read_json(&path)?;
+    if (&earlier.experiment, &earlier.setup) == (&plan.experiment, &plan.setup) {
+        return Ok(earlier);
+    }
+    Err(Failure::Failed(format!(
+        "{} was written for another setup than today's: run it anew, without --resume and --arm",
+        path.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_outweighs_a_verdict_and_the_first_is_kept() {
+        let verdict = |n: &str| Failure::Verdict(n.into());
+        let failed = |n: &str| Failure::Failed(n.into());
+        let said = |worst: Result<(), Failure>| worst.expect_err("bad").to_string();
+        assert_eq!(said(worse(worse(Ok(()), verdict("a")), failed("b"))), "b");
+        assert_eq!(said(worse(worse(Ok(()), failed("a")), verdict("b"))), "a");
+        assert_eq!(said(worse(worse(Ok(()), failed("a")), failed("b"))), "a");
+    }
+}
