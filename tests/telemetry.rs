@@ -13,10 +13,10 @@ use std::time::Duration;
 use assert_cmd::Command;
 use backpressure_lab::http::{Access, Limits, Request, Response, Server, client};
 use backpressure_lab::telemetry::metrics::Metrics;
+use backpressure_lab::telemetry::pprof::{Message, Profile, Sample};
 use backpressure_lab::telemetry::{self, block_profiler_signal};
 use flate2::read::GzDecoder;
 use parking_lot::Mutex;
-use pprof::protos::{Message, Profile, Sample};
 
 /// Profiles are taken one at a time in a process, and these tests share one.
 static ONE_PROFILE: Mutex<()> = Mutex::new(());

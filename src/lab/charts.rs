@@ -1,21 +1,19 @@
-//! A chart: data in, one SVG out, and a PNG made from that same SVG.
+//! A chart: data in, one SVG out.
 //!
 //! A chart can be read alone: its title says the finding with figures, axes carry units, what was
 //! predicted is drawn beside what was measured. Colours are Okabe and Ito's, and dash and marker
-//! say the same again, so colour is never the only cue. The font is bundled: the same picture on
-//! a machine without fonts. It decides nothing about what is worth drawing.
+//! say the same again, so colour is never the only cue. The font is bundled, so that words are
+//! measured the same on a machine without fonts. It decides nothing about what is worth drawing.
 
 mod axis;
 mod ink;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, TextStyle, register_font};
-use resvg::{tiny_skia, usvg};
 
 use crate::failure::Failure;
 use crate::lab::stats::Series;
@@ -27,9 +25,8 @@ pub use ink::Ink;
 const FONT: &str = "DejaVu Sans";
 static FONT_BYTES: &[u8] = include_bytes!("fonts/DejaVuSans.ttf");
 
-/// Size in CSS pixels; the PNG has twice as many each way.
+/// Size in CSS pixels.
 const SIZE: (u32, u32) = (900, 520);
-const PNG_SCALE: f32 = 2.0;
 const MARGIN: i32 = 14;
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GREY: RGBColor = RGBColor(0x66, 0x66, 0x66);
@@ -80,20 +77,15 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// Writes `NAME.svg` and `NAME.png` into `dir`.
+    /// Writes `NAME.svg` into `dir`.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When the file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<(), Failure> {
         let svg = self.svg()?;
-        let png = png(&svg).map_err(|why| self.failed(why))?;
-        for (extension, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
-            let path = dir.join(format!("{}.{extension}", self.name));
-            std::fs::write(&path, bytes).map_err(|e| {
-                Failure::Failed(format!("{}: cannot be written: {e}", path.display()))
-            })?;
-        }
-        Ok(())
+        let path = dir.join(format!("{}.svg", self.name));
+        std::fs::write(&path, svg)
+            .map_err(|e| Failure::Failed(format!("{}: cannot be written: {e}", path.display())))
     }
 
     fn failed(&self, why: impl std::fmt::Display) -> Failure {
@@ -262,23 +254,6 @@ fn paragraph<DB: DrawingBackend>(
     Ok(y + height)
 }
 
-fn png(svg: &str) -> Result<Vec<u8>, String> {
-    let mut fonts = usvg::fontdb::Database::new();
-    fonts.load_font_data(FONT_BYTES.to_vec());
-    let options = usvg::Options {
-        font_family: FONT.to_owned(),
-        fontdb: Arc::new(fonts),
-        ..usvg::Options::default()
-    };
-    let tree = usvg::Tree::from_str(svg, &options).map_err(|e| e.to_string())?;
-    let (width, height) = (SIZE.0 * PNG_SCALE as u32, SIZE.1 * PNG_SCALE as u32);
-    let mut pixels =
-        tiny_skia::Pixmap::new(width, height).ok_or("a picture of no size was asked for")?;
-    let scale = tiny_skia::Transform::from_scale(PNG_SCALE, PNG_SCALE);
-    resvg::render(&tree, scale, &mut pixels.as_mut());
-    pixels.encode_png().map_err(|e| e.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,17 +277,11 @@ mod tests {
     }
 
     #[test]
-    fn both_files_are_written_and_the_png_holds_ink_without_any_system_font() {
+    fn the_file_is_written_and_its_words_are_escaped() {
         let dir = tempfile::tempdir().expect("dir");
         chart().write(dir.path()).expect("written");
         let svg = std::fs::read_to_string(dir.path().join("test.svg")).expect("svg");
         assert!(svg.contains("&lt; with &amp; signs"), "{svg}");
-        let png = std::fs::read(dir.path().join("test.png")).expect("png");
-        let pixels = tiny_skia::Pixmap::decode_png(&png).expect("a PNG");
-        assert_eq!((pixels.width(), pixels.height()), (1800, 1040));
-        // The title's rows hold dark pixels: text was really rendered from the bundled font.
-        let title = pixels.pixels().iter().take(1800 * 70);
-        assert!(title.filter(|p| p.red() < 0x60).count() > 500);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Verdict {
     pub tables: Vec<Table>,
 }
 
-/// A chart beside the verdict: `NAME.svg` and `NAME.png`.
+/// A chart beside the verdict: `NAME.svg`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Picture {
     /// File name without extension.

@@ -3,10 +3,16 @@
 //! Invariant: a process that links this library runs with [`MALLOC_CONF`], because jemalloc reads
 //! the symbol before `main`; the environment's `MALLOC_CONF` comes after it and can change it.
 
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
+
 use prometheus::IntGauge;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use tikv_jemalloc_ctl::{epoch, stats};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tikv_jemalloc_ctl::{epoch, raw, stats};
 
 use crate::failure::Failure;
 
@@ -24,6 +30,24 @@ pub static MALLOC_CONF: &[u8; 55] = b"prof:true,prof_active:true,lg_prof_sample:
 pub(super) fn inuse_bytes() -> Option<u64> {
     // jemalloc keeps its figures until the epoch moves.
     epoch::advance().and_then(|_| stats::allocated::read()).ok().map(|bytes| bytes as u64)
+}
+
+/// What is in use by call site, in jemalloc's own words (`heap_v2`); `None` when its profiler is off.
+pub(super) fn heap_dump() -> io::Result<Option<String>> {
+    let refused = |e: tikv_jemalloc_ctl::Error| io::Error::other(e.to_string());
+    // SAFETY: `opt.prof` is a bool.
+    let is_on: bool = unsafe { raw::read(b"opt.prof\0") }.map_err(refused)?;
+    if !is_on {
+        return Ok(None);
+    }
+    // jemalloc writes to a file; this one needs no folder and no disk.
+    let mut file = File::from(memfd_create(c"heap", MemfdFlags::CLOEXEC)?);
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    // SAFETY: `prof.dump` takes a C string, which lives until the call is over.
+    unsafe { raw::write(b"prof.dump\0", path.as_ptr()) }.map_err(refused)?;
+    let mut dump = String::new();
+    file.read_to_string(&mut dump)?;
+    Ok(Some(dump))
 }
 
 /// Bytes by jemalloc's own count, fresh at each scrape.

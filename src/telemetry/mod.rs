@@ -5,6 +5,7 @@
 //! - `hlog`      the latency record on disk
 //! - `allocator` jemalloc with its profiler on, and its gauges
 //! - `profile`   heap and CPU profiles for `go tool pprof`
+//! - `pprof`     the messages that they are made of
 //! - `cpu`       the sampler behind the latter
 //! - `symbols`   names for both
 //! - `tasks`     the threads as a table
@@ -16,6 +17,7 @@ mod endpoint;
 pub mod hlog;
 pub mod latency;
 pub mod metrics;
+pub mod pprof;
 pub mod profile;
 mod symbols;
 pub mod tasks;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::read::{GzDecoder, GzEncoder};
-use jemalloc_pprof::{PROF_CTL, StackProfile, WeightedStack};
 use mappings::MAPPINGS;
 use parking_lot::Mutex;
-use pprof::protos::{Message, Profile, ValueType};
+use pprof_util::{StackProfile, WeightedStack};
 
+use super::pprof::{Message, Profile, ValueType};
 use super::{allocator, cpu, symbols};
 
 /// Functions whose bytes belong to their caller: jemalloc, Rust's ways into it, the growing of a
@@ -61,15 +61,11 @@ fn failed(why: impl std::fmt::Display) -> ProfileError {
 /// Its comments say what the process held just before: [`RESIDENT`] and [`INUSE`].
 ///
 /// # Errors
-/// When another profile is being taken, the profiler is off, or the temporary folder, where
-/// jemalloc writes its raw dump, cannot be written.
+/// When another profile is being taken, or the profiler is off or fails.
 pub fn heap(names: Names) -> Result<Vec<u8>, ProfileError> {
     let _one = BUSY.try_lock().ok_or(ProfileError::Busy)?;
-    let control = PROF_CTL.as_ref().ok_or(ProfileError::Off)?;
     let before = [(RESIDENT, resident_bytes()), (INUSE, allocator::inuse_bytes())];
-    let mut dump = String::new();
-    let mut file = control.blocking_lock().dump().map_err(failed)?;
-    file.read_to_string(&mut dump).map_err(failed)?;
+    let dump = allocator::heap_dump().map_err(failed)?.ok_or(ProfileError::Off)?;
     let mut stacks =
         pprof_util::parse_jeheap(dump.as_bytes(), MAPPINGS.as_deref()).map_err(failed)?;
     name_executable(&mut stacks);

@@ -10,7 +10,8 @@ use std::fs::File;
 
 use object::read::ReadCache;
 use object::{Object, ObjectSymbol, SymbolKind};
-use pprof::protos::{Function, Line, Profile};
+
+use super::pprof::{Function, Line, Profile};
 
 /// Names the functions of the process's own executable, which is `profile`'s first mapping.
 ///

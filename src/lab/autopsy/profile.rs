@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::read::{GzDecoder, GzEncoder};
-use pprof::protos::{Function, Line, Location, Mapping, Message, Profile, Sample, ValueType};
 use regex::Regex;
 
 use super::names::{Frame, Names};
 use crate::failure::Failure;
+use crate::telemetry::pprof::{
+    Function, Line, Location, Mapping, Message, Profile, Sample, ValueType,
+};
 
 /// Largest profile that is read, decompressed.
 const PROFILE_BYTES_MAX: u64 = 256 << 20;

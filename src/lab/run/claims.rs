@@ -178,6 +178,7 @@ fn remove_if_ours(path: &Path) -> io::Result<()> {
             Ok(())
         };
     }
+    // Earlier versions drew PNG as well.
     let is_picture =
         path.extension().and_then(OsStr::to_str).is_some_and(|ext| matches!(ext, "svg" | "png"));
     let files = [plan::FILE, plan::HOST_FILE, verdict::FILE, report::FILE];
