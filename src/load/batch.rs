@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::keys::{self, Keys};
 use super::schedule::Curve;
 use crate::event::{self, Event, HEADER_BYTES};
-use crate::planes::Outgoing;
+use crate::planes::{Client, Outgoing};
 use crate::records;
 
 /// What makes events out of ids.
@@ -33,6 +33,32 @@ pub const KEY_BYTES: usize = 8;
 /// search a long backlog for an event of its own without a sign of life. 1 M ids take about 50 ms.
 const SCAN_MAX: u64 = 1_000_000;
 
+/// How much is sent together.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of records in one request.
+    pub request_bytes: usize,
+    /// Bytes of records of one partition in it, which become one batch of its log.
+    pub batch_bytes: usize,
+}
+
+impl Limits {
+    /// Those of a plane. Brokers take batches up to `message.max.bytes`, 1,048,588 by default. What a
+    /// request costs them grows little with its size; but crate `kafka` sends it with one `write`,
+    /// which must not come back short.
+    pub const fn of(client: Client) -> Self {
+        let batch_bytes = 900_000;
+        let batches = match client {
+            Client::Wire => 4,
+            Client::Kafka => 1,
+        };
+        Self { request_bytes: batches * batch_bytes, batch_bytes }
+    }
+
+    /// No limit: for what is known to have been sent together before.
+    pub const NONE: Self = Self { request_bytes: usize::MAX, batch_bytes: usize::MAX };
+}
+
 /// Events to be sent together.
 pub struct Batch {
     /// The first position not looked at.
@@ -54,23 +80,25 @@ impl Recipe {
         records::record_bytes(KEY_BYTES, HEADER_BYTES + self.payload_bytes)
     }
 
-    /// Makes the events of `partitions` among the positions `start..due`: as many as fit into
-    /// `bytes_max`, and at least one.
+    /// Makes the events of `partitions` among the positions `start..due`, up to the first that does not
+    /// fit into `limits`, and at least one.
     pub fn batch(
         &self,
         partitions: &[u32],
         start: u64,
         due: u64,
         curve: &Curve,
-        bytes_max: usize,
+        limits: Limits,
     ) -> Batch {
-        let mut wanted = vec![false; self.partitions as usize];
+        let records = |bytes: usize| (bytes / self.record_bytes()).max(1);
+        let records_max = records(limits.request_bytes);
+        // How many records each partition still takes; none, for those that are not asked for.
+        let mut room: Vec<Option<usize>> = vec![None; self.partitions as usize];
         for &partition in partitions {
-            if let Some(flag) = wanted.get_mut(partition as usize) {
-                *flag = true;
+            if let Some(room) = room.get_mut(partition as usize) {
+                *room = Some(records(limits.batch_bytes));
             }
         }
-        let records_max = (bytes_max / self.record_bytes()).max(1);
         let mut batch = Batch { end: start, bytes: Vec::new(), records: Vec::new() };
         let due = due.min(start.saturating_add(SCAN_MAX));
         while batch.end < due && batch.records.len() < records_max {
@@ -78,7 +106,9 @@ impl Recipe {
             let mut stream = event::stream(self.seed, id);
             let key = self.keys.draw(&mut stream);
             let partition = keys::partition(key, self.partitions);
-            if wanted.get(partition as usize) == Some(&true) {
+            if let Some(Some(left)) = room.get_mut(partition as usize) {
+                let Some(less) = left.checked_sub(1) else { break };
+                *left = less;
                 // A due event has a due time for as long as its cursor may ask for it.
                 let Some(ts_us) = curve.due_at(batch.end) else { break };
                 let payload = event::payload(&mut stream, self.payload_bytes);
@@ -94,10 +124,10 @@ impl Recipe {
 }
 
 impl Batch {
-    /// Bytes of its records in a request, at most.
-    pub fn request_bytes(&self) -> usize {
-        let bytes = |record: &Record| records::record_bytes(KEY_BYTES, record.value.len());
-        self.records.iter().map(bytes).sum()
+    /// Bytes of `partition`'s records in a request, at most.
+    pub fn batch_bytes(&self, partition: u32) -> usize {
+        let own = self.records.iter().filter(|record| record.partition == partition);
+        own.map(|record| records::record_bytes(KEY_BYTES, record.value.len())).sum()
     }
 
     /// How many events of `partition` it holds.
@@ -147,16 +177,29 @@ mod tests {
         values.map(|value| Event::decode(value).expect("valid")).collect()
     }
 
-    /// However small the requests, the partitions together get every id once and in order.
+    /// However small requests or batches, the partitions together get every id once and in order.
     #[test]
     fn batches_cover_every_id_exactly_once() {
+        for limits in [
+            Limits { request_bytes: 1500, ..Limits::NONE },
+            Limits { batch_bytes: 300, ..Limits::NONE },
+        ] {
+            covers_every_id_exactly_once(limits);
+        }
+    }
+
+    fn covers_every_id_exactly_once(limits: Limits) {
         let recipe = recipe();
         let mut ids = Vec::new();
         for group in [&[0, 2][..], &[1], &[3]] {
             let (mut next, mut last) = (0, None);
             while next < 500 {
-                let batch = recipe.batch(group, next, 500, &curve(), 1500);
+                let batch = recipe.batch(group, next, 500, &curve(), limits);
                 assert!(batch.end > next, "no progress");
+                for partition in group {
+                    let bytes = batch.batch_bytes(*partition);
+                    assert!(bytes <= limits.batch_bytes.min(limits.request_bytes), "{bytes}");
+                }
                 for event in events(&batch) {
                     assert!(last.is_none_or(|last| last < event.id), "out of order");
                     last = Some(event.id);
@@ -171,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_record_is_keyed_placed_and_stamped_as_documented() {
-        let batch = recipe().batch(&[0, 1, 2, 3], 0, 50, &curve(), usize::MAX);
+        let batch = recipe().batch(&[0, 1, 2, 3], 0, 50, &curve(), Limits::NONE);
         let mut ids = Vec::new();
         for partition in 0..PARTITIONS {
             for outgoing in batch.of(partition) {
@@ -192,7 +235,8 @@ mod tests {
     /// An event larger than the limit still travels, alone: else its partition would never move.
     #[test]
     fn at_least_one_event_is_sent() {
-        let batch = recipe().batch(&[0, 1, 2, 3], 0, 50, &curve(), 1);
+        let least = Limits { request_bytes: 1, batch_bytes: 1 };
+        let batch = recipe().batch(&[0, 1, 2, 3], 0, 50, &curve(), least);
         assert_eq!(batch.records.len(), 1);
     }
 }

@@ -25,5 +25,4 @@ pub mod schedule;
 mod sender;
 pub mod settings;
 
-pub use batch::KEY_BYTES;
-pub use sender::REQUEST_BYTES_MAX;
+pub use batch::{KEY_BYTES, Limits};

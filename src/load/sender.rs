@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use super::batch::{Batch, Recipe};
+use super::batch::{Batch, Limits, Recipe};
 use super::cursors::{Claim, Cursors, SenderId};
 use super::logs::Logs;
 use super::schedule::{Curve, Pacer};
@@ -27,10 +27,6 @@ use crate::records::ProducerStamp;
 use crate::telemetry::{self, metrics::ProducerMetrics};
 use crate::threads::Stop;
 use crate::units;
-
-/// Bytes of records in one request. Brokers take batches up to `message.max.bytes`, 1,048,588 by
-/// default, and crate `kafka` sends a request with one `write`, which must not come back short.
-pub const REQUEST_BYTES_MAX: usize = 900_000;
 
 /// How long a broker may wait for its followers before it says so; below the time after which a
 /// sender is given up.
@@ -85,7 +81,7 @@ pub struct Sender {
     link: Option<(Box<dyn Produces>, String)>,
     /// When the broker was lost, while it is.
     lost: Option<Instant>,
-    request_bytes_max: usize,
+    limits: Limits,
     resting: Resting,
 }
 
@@ -101,16 +97,9 @@ enum Trouble {
 impl Sender {
     /// A sender for `broker`. Its `id` must be its own.
     pub fn new(id: SenderId, broker: i32, shared: Arc<Shared>, busy: Arc<Busy>) -> Self {
-        Self {
-            id,
-            broker,
-            shared,
-            busy,
-            link: None,
-            lost: None,
-            request_bytes_max: REQUEST_BYTES_MAX,
-            resting: Resting::default(),
-        }
+        let limits = Limits::of(shared.settings.client);
+        let resting = Resting::default();
+        Self { id, broker, shared, busy, link: None, lost: None, limits, resting }
     }
 
     /// Sends until the run is done or the sender was given up.
@@ -183,8 +172,8 @@ impl Sender {
             let recipe = &self.shared.recipe;
             // What was sent before and not answered goes as it was.
             let batch = match first.sent_to {
-                Some(to) => recipe.batch(&partitions, first.next, to, curve, usize::MAX),
-                None => recipe.batch(&partitions, first.next, due, curve, self.request_bytes_max),
+                Some(to) => recipe.batch(&partitions, first.next, to, curve, Limits::NONE),
+                None => recipe.batch(&partitions, first.next, due, curve, self.limits),
             };
             all &= batch.end >= due;
             self.send_batch(group, &batch)?;
@@ -290,10 +279,10 @@ impl Sender {
         match unsent {
             Unsent::TooLarge(_) if batch.count(partition) > 1 => {
                 self.shared.cursors.sending(self.id, partition, None);
-                // Several partitions of one request may say so: halve what it was, once.
-                self.request_bytes_max = self.request_bytes_max.min(batch.request_bytes() / 2);
-                let bytes_max = self.request_bytes_max;
-                log::info!(partition = partition, bytes_max = bytes_max; "smaller requests");
+                let half = batch.batch_bytes(partition) / 2;
+                self.limits.batch_bytes = self.limits.batch_bytes.min(half);
+                let bytes_max = self.limits.batch_bytes;
+                log::info!(partition = partition, bytes_max = bytes_max; "smaller batches");
             }
             Unsent::TooLarge(why) => {
                 let bytes = self.shared.recipe.record_bytes();

@@ -5,7 +5,8 @@
 //! and the log's indexes (22 B for each 4 KiB).
 
 use crate::event::HEADER_BYTES;
-use crate::load::{KEY_BYTES, REQUEST_BYTES_MAX};
+use crate::load::{KEY_BYTES, Limits};
+use crate::planes::Client;
 
 /// Bytes of a record batch beside its records: base offset 8, length 4, leader epoch 4, magic 1,
 /// crc 4, attributes 2, last offset delta 4, timestamps 8 and 8, producer 8, 2 and 4, count 4.
@@ -35,10 +36,11 @@ impl Wire {
     }
 
     /// Events that a request brings for one partition, at `rate` events/s: those of one linger, at
-    /// least one, and no more than the partitions' share of the largest request.
+    /// least one, and no more than the largest batch or the partitions' share of the largest request.
     pub fn batch_events(&self, rate: f64) -> f64 {
         let led = (self.partitions / self.brokers).max(1.0);
-        let most = REQUEST_BYTES_MAX as f64 / self.record_bytes() / led;
+        let Limits { request_bytes, batch_bytes } = Limits::of(Client::Wire);
+        let most = (batch_bytes as f64).min(request_bytes as f64 / led) / self.record_bytes();
         (rate * self.linger_s / self.partitions).min(most).max(1.0)
     }
 
@@ -140,7 +142,7 @@ mod tests {
             brokers: 3.0,
         };
         assert_eq!(wire.batch_events(8_000.0), 1.0);
-        assert!(wire.batch_events(8e9) * 400.0 * wire.record_bytes() <= 900_000.0);
+        assert!(wire.batch_events(8e9) * 400.0 * wire.record_bytes() <= 3_600_000.0);
         assert_eq!((wire.batch_events(0.0), wire.network(0.0, 0.0).into), (1.0, 0.0));
     }
 }
