@@ -77,8 +77,8 @@ pub struct Settings {
     /// bytes that a fetch asks for, each partition (1MiB)
     #[argh(option, default = "1 << 20", from_str_fn(units::size))]
     fetch_bytes: u64,
-    /// bytes of a whole answer, each broker (2MiB)
-    #[argh(option, default = "2 << 20", from_str_fn(units::size))]
+    /// bytes of a whole answer at most, each broker (4MiB)
+    #[argh(option, default = "4 << 20", from_str_fn(units::size))]
     answer_bytes: u64,
     /// partitions of the topic (12)
     #[argh(option, default = "at_least_1(12)", from_str_fn(units::count))]

@@ -116,9 +116,9 @@ pub struct Flags {
     /// bytes that a fetch asks for, each partition: max.partition.fetch.bytes (1MiB)
     #[argh(option, default = "1 << 20", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes: i32,
-    /// bytes of a whole answer, a batch larger than it alone: fetch.max.bytes (2MiB); crate kafka
-    /// cannot ask for that
-    #[argh(option, default = "2 << 20", from_str_fn(bytes_of_a_fetch))]
+    /// bytes of a whole answer, at most (a batch larger than it comes alone): fetch.max.bytes (4MiB);
+    /// crate kafka cannot ask for that
+    #[argh(option, default = "4 << 20", from_str_fn(bytes_of_a_fetch))]
     answer_bytes: i32,
     /// largest record batch that is fetched; a larger one ends the run (64MiB)
     #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
@@ -232,6 +232,17 @@ impl Flags {
     /// What no single flag's range can say.
     fn check(&self) -> Result<(), Failure> {
         cli::check_topic(&self.topic)?;
+        if self.group.is_empty() {
+            return Err(Failure::flag("--group", "''", "expected a name"));
+        }
+        let is_id = |id: &String| {
+            let fits = (1..=249).contains(&id.len());
+            fits && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        if let Some(id) = self.instance_id.as_ref().filter(|id| !is_id(id)) {
+            let allowed = "expected 1 to 249 letters, digits, '.', '_' and '-'";
+            return Err(Failure::flag("--instance-id", id, allowed));
+        }
         if self.isolation == Isolation::ReadCommitted && self.client == Client::Kafka {
             return Err(Failure::Usage(
                 "--isolation read-committed needs --client wire: crate kafka knows no transactions"

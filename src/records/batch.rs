@@ -16,6 +16,11 @@ pub fn batches(set: &[u8]) -> Batches<'_> {
     Batches { rest: set }
 }
 
+/// How many bytes the first batch of a set says that it has; `None` where its header is cut off.
+pub fn announced(set: &[u8]) -> Option<usize> {
+    parse_header(set).ok().map(|header| header.size)
+}
+
 /// See [`batches`]. It ends after the last whole batch, and after an error.
 #[derive(Debug, Clone)]
 pub struct Batches<'a> {

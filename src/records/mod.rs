@@ -28,7 +28,7 @@ mod tests;
 mod unpack;
 mod varint;
 
-pub use batch::{Batch, Batches, Control, batches};
+pub use batch::{Batch, Batches, Control, announced, batches};
 pub use build::{Builder, Full, NotPacked, ProducerStamp, record_bytes};
 pub use codec::Codec;
 pub use error::{BadBatch, Malformed, Unreadable};

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::lab::model::{self, Phase, Rates};
 use crate::lab::text::{figure, scaled};
+use crate::planes::wire::debloat;
 use crate::queue;
 use crate::units;
 
@@ -85,6 +86,16 @@ impl Scenario {
         let base_bytes = flags.base_rss as f64;
         let partitions = flags.partitions.get() as f64;
         let fastest = steps.iter().fold(0.0_f64, |most, step| most.max(step.rate));
+        let brokers = flags.broker_count.get() as f64;
+        let wire = Wire {
+            payload_bytes,
+            linger_s: flags.linger.as_secs_f64(),
+            partitions,
+            replication: flags.replication.get() as f64,
+            brokers,
+        };
+        // An answer holds what is taken in so long, and no more is taken than arrives.
+        let drained = fastest * wire.record_bytes() * debloat::TARGET.as_secs_f64();
         let mut scenario = Self {
             offered,
             ceiling,
@@ -110,16 +121,11 @@ impl Scenario {
             ),
             base_bytes,
             fetch_bytes: (flags.fetch_bytes as f64 * partitions)
-                .min(flags.answer_bytes as f64 * flags.broker_count.get() as f64),
+                .min(flags.answer_bytes as f64 * brokers)
+                .min(drained.max(f64::from(debloat::LEAST) * brokers)),
             limit_bytes: flags.memory_limit.map(|bytes| bytes as f64),
             partitions,
-            wire: Wire {
-                payload_bytes,
-                linger_s: flags.linger.as_secs_f64(),
-                partitions,
-                replication: flags.replication.get() as f64,
-                brokers: flags.broker_count.get() as f64,
-            },
+            wire,
             drain: flags.drain,
             given: String::new(),
             steps,

@@ -1,20 +1,21 @@
 //! Fetches by today's protocol.
 //!
 //! Invariant: an answer is in memory once, in a buffer that the next one uses again, and at most what
-//! was asked for (`answer_bytes`, or one batch that is larger: KIP-74). The partitions take turns at the
-//! head of the question, or such a batch would starve those behind it. No fetch session is made: each
+//! was asked for (up to `answer_bytes`, see [`Debloat`]; or one batch that is larger: KIP-74). The
+//! partitions take turns at the head of the question, or such a batch would starve those behind it. No fetch session is made: each
 //! question is whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{ApiKey, BrokerId, FetchRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use super::debloat::Debloat;
 use super::{Link, throttled};
 use crate::brokers::Brokers;
 use crate::brokers::connection::{self, ANSWER_BYTES_MAX, Range};
@@ -22,7 +23,7 @@ use crate::brokers::fetch_answer::{self, Answered, FetchAnswer, TOPIC_ID_SINCE};
 use crate::planes::{
     Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, Refusal,
 };
-use crate::records::{Batch, BatchHeader, Control, Scratch, Unreadable, batches};
+use crate::records::{Batch, BatchHeader, Control, Scratch, Unreadable, announced, batches};
 
 /// Versions asked in.
 const VERSIONS: Range = Range { min: fetch_answer::VERSION_MIN, max: fetch_answer::VERSION_MAX };
@@ -36,6 +37,7 @@ pub struct Fetcher {
     topic: String,
     settings: FetchSettings,
     link: Link,
+    debloat: Debloat,
     /// The last answer, and where its parts are.
     answer: Vec<u8>,
     parsed: FetchAnswer,
@@ -44,6 +46,8 @@ pub struct Fetcher {
     topic_id: u128,
     /// Epoch of the last batch of it that was read, by partition.
     epochs: BTreeMap<i32, i32>,
+    /// How often in a row a partition's part held the beginning of a batch alone.
+    cut: BTreeMap<i32, usize>,
     /// Which partition is asked for first.
     turn: usize,
 }
@@ -55,11 +59,13 @@ impl Fetcher {
             topic: topic.to_owned(),
             settings,
             link: Link::new(brokers, address, ApiKey::Fetch, VERSIONS),
+            debloat: Debloat::new(settings.answer_bytes),
             answer: Vec::new(),
             parsed: FetchAnswer::default(),
             scratch: Scratch::new(usize::try_from(settings.bytes_max).unwrap_or(0)),
             topic_id: 0,
             epochs: BTreeMap::new(),
+            cut: BTreeMap::new(),
             turn: 0,
         }
     }
@@ -96,17 +102,22 @@ impl Fetcher {
         } else {
             topic.topic = TopicName(StrBytes::from_string(self.topic.clone()));
         }
+        let answer_bytes = self.debloat.next(Instant::now());
         let question = FetchRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_max_wait_ms(millis(self.settings.wait))
             .with_min_bytes(1)
-            .with_max_bytes(self.settings.answer_bytes)
+            .with_max_bytes(answer_bytes)
             .with_isolation_level(i8::from(self.settings.isolation == Isolation::ReadCommitted))
             .with_session_epoch(-1)
             .with_topics(vec![topic]);
         let patience = self.settings.wait + PATIENCE;
         connection.send(ApiKey::Fetch, version, &question, patience)?;
+        if self.answer.capacity() > 2 * answer_bytes.unsigned_abs() as usize {
+            self.answer = Vec::new();
+        }
         connection.receive(&mut self.answer, ANSWER_BYTES_MAX)?;
+        self.debloat.came(self.answer.len(), Instant::now());
         self.parsed = fetch_answer::read(&self.answer, version)
             .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         Ok(())
@@ -162,7 +173,9 @@ impl Fetches for Fetcher {
         let mut aborted = (self.settings.isolation == Isolation::ReadCommitted)
             .then(|| Aborted::new(&answered.aborted));
         let mut next = from;
+        let mut any = false;
         for batch in batches(set) {
+            any = true;
             let batch = match batch {
                 Ok(batch) => batch,
                 Err(why) => {
@@ -193,6 +206,29 @@ impl Fetches for Fetcher {
                 self.epochs.insert(part.partition, header.leader_epoch);
             }
         }
+        let announced = announced(set).filter(|_| !any);
+        if let Some(size) = announced
+            && (size > ANSWER_BYTES_MAX || self.is_cut_again(part.partition))
+        {
+            let why = format!(
+                "its next batch says that it has {size} bytes, and the broker never sends it whole"
+            );
+            let _last = each(Entry::Unreadable { to: None, reason: "batch", why });
+        } else if announced.is_none() {
+            self.cut.remove(&part.partition);
+        }
+    }
+}
+
+impl Fetcher {
+    /// A broker sends the first batch of the first partition that has one whole, however large (KIP-74). So
+    /// one that is cut off each time, while the partitions take turns, is no batch.
+    fn is_cut_again(&mut self, partition: i32) -> bool {
+        /// So many turns that each partition was first in some of them.
+        const ROUNDS: usize = 4;
+        let times = self.cut.entry(partition).or_default();
+        *times += 1;
+        *times > ROUNDS * self.parsed.partitions.len().max(1)
     }
 }
 

@@ -127,6 +127,9 @@ mod code {
     pub const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
     pub const INVALID_PRODUCER_EPOCH: i16 = 47;
     pub const UNKNOWN_PRODUCER_ID: i16 = 59;
+    pub const INVALID_TIMESTAMP: i16 = 32;
+    pub const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
+    pub const POLICY_VIOLATION: i16 = 44;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
     pub const INVALID_RECORD: i16 = 87;
 }
@@ -153,8 +156,14 @@ fn verdict(answered: &PartitionProduceResponse) -> Result<Option<i64>, Unsent> {
         | code::INVALID_REQUIRED_ACKS
         | code::TOPIC_AUTHORIZATION_FAILED
         | code::CLUSTER_AUTHORIZATION_FAILED
+        | code::UNSUPPORTED_FOR_MESSAGE_FORMAT
+        | code::POLICY_VIOLATION
         | code::UNSUPPORTED_COMPRESSION_TYPE
         | code::INVALID_RECORD => Err(Unsent::Never(why)),
+        code::INVALID_TIMESTAMP => Err(Unsent::Never(format!(
+            "{why}: an event's time, when it was due, is further from the broker's clock than the topic's \
+             message.timestamp.before.max.ms or message.timestamp.after.max.ms allows"
+        ))),
         _ => Err(Unsent::NotNow(why)),
     }
 }
