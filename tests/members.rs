@@ -74,3 +74,23 @@ fn a_static_member_that_is_killed_and_restarted_has_its_partitions_at_once() {
     assert!(killed.elapsed() < SESSION / 2, "{:?} of {SESSION:?}", killed.elapsed());
     second.stop();
 }
+
+/// Prevents: two members of one name that both go on, so that every event is delivered twice (KIP-345 fences
+/// the older one).
+#[test]
+fn a_static_member_that_is_replaced_ends_by_name() {
+    let (topic, sink) = (Topic::create("fenced", 2), sink(&["--rate-limit", "1000000"]));
+    let flags = ["--instance-id", "one"];
+    let older = processor(&topic, &sink, &flags);
+    older.until("it has its partitions", |p| p.metric("processor_partitions", "") == 2.0);
+    let newer = processor(&topic, &sink, &flags);
+    let ended = older.process.end(PATIENCE);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    let line = ended.stderr.lines().last().expect("an error");
+    assert!(line.contains("--instance-id") && line.contains(&topic.name), "{line}");
+    newer.until("it has its partitions", |p| p.metric("processor_partitions", "") == 2.0);
+    produce(&topic, &["--rate", "20000", "--count", "2000"]);
+    sink.until("all is delivered", |s| figure(&ledger(s), "distinct") >= 2000);
+    newer.stop();
+    assert_eq!(figure(&ledger(&sink), "duplicates"), 0);
+}

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use crate::backoff::Backoff;
 use crate::cli;
 use crate::failure::Failure;
+use crate::http::client;
 use crate::threads::Stop;
 
 use connection::Connection;
@@ -152,6 +153,21 @@ impl TopicView {
     }
 }
 
+/// Whether it is `name:port` or `[IPv6]:port`.
+fn is_address(host: &str) -> bool {
+    let Some((name, port)) = host.rsplit_once(':') else { return false };
+    let is_port =
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|p| p > 0);
+    let is_name = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let is_of_name = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            !name.is_empty() && name.bytes().all(is_of_name)
+        }
+    };
+    is_port && is_name
+}
+
 impl Brokers {
     /// As the flags `--brokers` and `--command-config` give them, else `LAB_BROKERS` and
     /// `LAB_COMMAND_CONFIG`, else where `run/cluster.sh up` listens.
@@ -172,20 +188,16 @@ impl Brokers {
     pub fn parse(list: &str) -> Result<Self, Failure> {
         let hosts: Vec<String> =
             list.split(',').map(str::trim).filter(|h| !h.is_empty()).map(str::to_owned).collect();
-        let bad = hosts.iter().find(|host| {
-            let port = host
-                .rsplit_once(':')
-                .and_then(|(name, port)| (!name.is_empty()).then(|| port.parse::<u16>().ok())?);
-            host.contains("://") || port.is_none_or(|p| p == 0)
-        });
+        let bad = hosts.iter().find(|host| !is_address(host));
         match bad {
             _ if hosts.is_empty() => {
                 Err(Failure::flag("--brokers", list, "expected host:port[,host:port…]"))
             }
             Some(bad) => Err(Failure::flag(
                 "--brokers",
-                bad,
-                "expected host:port with a port from 1 to 65535, and no protocol before it",
+                client::without_password(bad),
+                "expected host:port with a port from 1 to 65535, commas between several, and \
+                 no protocol or name of a user before it",
             )),
             None => Ok(Self { hosts: hosts.into(), security: None }),
         }
@@ -242,10 +254,23 @@ impl Brokers {
 
     /// Asks the brokers in turn, from position `first` of the list, for the topic's partitions.
     pub fn describe(&self, topic: &str, first: usize) -> Result<TopicView, BrokerError> {
+        self.describe_until(&Stop::default(), topic, first)
+    }
+
+    /// The same; none is asked any more once `stop` is set.
+    fn describe_until(
+        &self,
+        stop: &Stop,
+        topic: &str,
+        first: usize,
+    ) -> Result<TopicView, BrokerError> {
         let mut last = String::from("the list is empty");
         let mut denied = None;
         let n = self.hosts.len();
         for host in self.hosts.iter().cycle().skip(first % n.max(1)).take(n) {
+            if stop.is_set() {
+                break;
+            }
             match wire::metadata(self, host, topic) {
                 Ok(view) => return view,
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => {
@@ -277,7 +302,7 @@ impl Brokers {
         let mut backoff = Backoff::standard();
         let mut missing_since: Option<Instant> = None;
         for attempt in 0.. {
-            let answer = self.describe(topic, attempt);
+            let answer = self.describe_until(stop, topic, attempt);
             // Brokers learn of a new topic one after the other, so one that does not know it yet
             // is not believed at once. Each try begins with another broker of the list.
             let unknown = matches!(answer, Err(BrokerError::MissingTopic { .. }));
@@ -285,7 +310,9 @@ impl Brokers {
             let is_news = missing_since.is_some_and(|since| since.elapsed() < MISSING_AFTER);
             let why = match answer {
                 Ok(view) => {
-                    match view.addresses.values().find(|host| !knows(self, host, topic, &view)) {
+                    let misses =
+                        |host: &&String| !stop.is_set() && !knows(self, host, topic, &view);
+                    match view.addresses.values().find(misses) {
                         None => {
                             view.name_the_leaderless(topic);
                             return Ok(Some(view));
@@ -340,11 +367,37 @@ mod tests {
             ("a:1,b:99999", "b:99999"),
             (":9092", ":9092"),
             ("PLAINTEXT://a:9092", "no protocol"),
+            ("a:9092;b:9092", "commas"),
+            ("a b:9092", "a b:9092"),
+            ("a:+9092", "a:+9092"),
+            ("::1:9092", "::1:9092"),
+            ("[::1:9092", "[::1:9092"),
+            ("me:secret@a:9092", "…@a:9092"),
         ] {
             let why = Brokers::parse(list).expect_err(list).to_string();
             assert!(why.contains(part), "{list}: {why}");
         }
         assert_eq!(Brokers::parse("a:1, b:2,").expect("fine").list(), "a:1,b:2");
+        assert_eq!(Brokers::parse("[::1]:1,a-b.c_d:2").expect("fine").list(), "[::1]:1,a-b.c_d:2");
+    }
+
+    /// Prevents: a SIGTERM that waits for every broker of a list that hangs.
+    #[test]
+    fn a_list_that_hangs_holds_up_the_end_by_one_broker_at_most() {
+        // They accept, in the kernel's queue, and never answer.
+        let silent: Vec<_> =
+            (0..4).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
+        let address = |of: &std::net::TcpListener| of.local_addr().expect("bound").to_string();
+        let list: Vec<String> = silent.iter().map(address).collect();
+        let brokers = Brokers::parse(&list.join(",")).expect("fine");
+        let (stop, begun) = (Stop::default(), Instant::now());
+        std::thread::scope(|scope| {
+            scope.spawn(|| brokers.await_topic("t", &stop).expect("it was stopped"));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            stop.set();
+        });
+        // A step of the talk with one of them; all four would take four times that.
+        assert!(begun.elapsed() < 2 * connection::TIMEOUT, "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -63,8 +63,14 @@ pub fn check_page_url(url: &str) -> Result<(), String> {
 /// would every message about the address.
 fn plain(url: &str) -> Option<ureq::http::Uri> {
     let uri: ureq::http::Uri = url.parse().ok()?;
-    let bare = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-    (bare && uri.scheme_str() == Some("http")).then_some(uri)
+    let authority = uri.authority()?;
+    // A port that is none would be taken for the default one.
+    let has_port = match authority.port_u16() {
+        Some(port) => port > 0,
+        None => authority.as_str() == authority.host(),
+    };
+    let bare = !authority.as_str().contains('@') && !url.contains('#');
+    (bare && has_port && uri.scheme_str() == Some("http")).then_some(uri)
 }
 
 /// The text of an address that was refused, as a message may repeat it: without what stands before
@@ -256,6 +262,9 @@ mod tests {
             "sink",
             "http://a:b@sink:9900",
             "http://a@sink:9900",
+            "http://sink:99999",
+            "http://sink:0",
+            "http://sink:9900#top",
         ] {
             assert!(peer(url).is_err(), "{url}");
         }

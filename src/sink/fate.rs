@@ -100,13 +100,17 @@ fn acked(text: &[u8], sent: usize) -> Result<usize, String> {
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let whole = |name: &str| {
-        text(name).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse::<u64>().ok()
+        let digits = text(name)?;
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        // More digits than fit are as long as it gets.
+        is_number.then(|| digits.parse::<u64>().unwrap_or(u64::MAX))
     };
     let date = || {
         let date = httpdate::parse_http_date(text("retry-after")?).ok()?;
         date.duration_since(now).ok()
     };
     whole("retry-after-ms")
+        .filter(|ms| *ms > 0)
         .map(Duration::from_millis)
         .or_else(|| whole("retry-after").map(Duration::from_secs))
         .or_else(date)
@@ -167,6 +171,7 @@ mod tests {
         assert_eq!(wait("retry-after", "86400"), Some(RETRY_AFTER_MAX));
         assert_eq!(wait("retry-after", &at(now + s(20))), Some(s(20)));
         assert_eq!(wait("retry-after", &at(now + s(86_400))), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("retry-after", "99999999999999999999"), Some(RETRY_AFTER_MAX));
         assert_eq!(wait("retry-after-ms", "7"), Some(Duration::from_millis(7)));
         let past = at(now - s(20));
         for none in ["1.5", "-1", "+3", "3s", "", "soon", "0", past.as_str()] {

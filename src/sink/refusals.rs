@@ -1,7 +1,8 @@
 //! Events that the sink refuses for good, and when that is the sink's trouble rather than theirs.
 //!
 //! Invariant: a refused event is given up, and its offset done, only once the sink took another event
-//! after it, or [`HELD_MAX`] has passed; and when [`SHARE`] of the last [`LAST`] events were refused, the
+//! after it; or when [`HELD_MAX`] has passed, if the status speaks of the event. If it does not, as that of
+//! a token that is over, the run stops then. And when [`SHARE`] of the last [`LAST`] events were refused, the
 //! run stops instead, and those that are still held are in the log. So a sink that refuses everything, a
 //! wrong address or a proxy does not eat the topic.
 
@@ -27,6 +28,11 @@ const SHARE: usize = 50;
 /// How long a refused event is held for want of one that is taken: a source that waits for its ack (pull)
 /// brings no other.
 const HELD_MAX: Duration = Duration::from_secs(10);
+
+/// Whether a status is about what was sent, and not about who sent it, and where to.
+fn is_about_the_event(status: u16) -> bool {
+    matches!(status, 400 | 409 | 413 | 415 | 422)
+}
 
 /// What all workers know of the sink's refusals.
 #[derive(Default)]
@@ -123,7 +129,7 @@ impl Suspects {
             self.stop.fail(format!(
                 "the sink refuses {SHARE} of the last {LAST} events, which their data does not explain; \
                  the last one with status {status}: {why}; check --sink and what answers there. What \
-                 was refused is in the log"
+                 was refused since it last took one is in the log"
             ));
         }
         let taken = self.shared.taken.load(Ordering::Relaxed);
@@ -136,7 +142,19 @@ impl Suspects {
             return;
         }
         let taken = self.shared.taken.load(Ordering::Relaxed);
-        let is_known = |held: &mut Held| taken > held.taken || held.since.elapsed() >= HELD_MAX;
+        let is_over = |held: &Held| taken == held.taken && held.since.elapsed() >= HELD_MAX;
+        let is_foreign = |held: &&Held| is_over(held) && !is_about_the_event(held.status);
+        if let Some(Held { status, why, .. }) = self.held.iter().find(is_foreign) {
+            self.shared.too_many.store(true, Ordering::Relaxed);
+            self.stop.fail(format!(
+                "the sink took nothing for {} s after it refused an event with status {status}, which is \
+                 not about its data: {why}; check --sink and what answers there. What was refused since \
+                 it last took one is in the log",
+                HELD_MAX.as_secs()
+            ));
+            return;
+        }
+        let is_known = |held: &mut Held| taken > held.taken || is_over(held);
         let known: Vec<Held> = self.held.extract_if(.., is_known).collect();
         let mut later = self.letters_wait_until.is_some_and(|time| Instant::now() < time);
         for held in known {
@@ -200,10 +218,14 @@ mod tests {
     }
 
     fn refuse(suspects: &mut Suspects, assigned: &Arc<Assigned>, offset: i64) {
+        refuse_with(400, suspects, assigned, offset);
+    }
+
+    fn refuse_with(status: u16, suspects: &mut Suspects, assigned: &Arc<Assigned>, offset: i64) {
         assert!(assigned.open(&[offset]));
         let (id, value) = (offset as u64, Box::default());
         let single = Single { assigned: Arc::clone(assigned), offset, id, value };
-        suspects.refused(single, 400, "no".into());
+        suspects.refused(single, status, "no".into());
         suspects.settle();
     }
 
@@ -237,5 +259,21 @@ mod tests {
         }
         assert!(!stop.is_set());
         assert_eq!(sum(&suspects.metrics.invalid), 200);
+    }
+
+    /// Prevents: a token that is over, or a wrong address, eating a quiet topic an event at a time.
+    #[test]
+    fn after_a_while_only_a_status_about_the_event_gives_it_up() {
+        for (status, given_up) in [(400, 1), (422, 1), (401, 0), (404, 0), (307, 0), (200, 0)] {
+            let (mut suspects, assigned, stop) = suspects();
+            refuse_with(status, &mut suspects, &assigned, 0);
+            assert_eq!(assigned.committable(), 0, "{status}: too early");
+            for held in &mut suspects.held {
+                held.since -= HELD_MAX;
+            }
+            suspects.settle();
+            assert_eq!(assigned.committable(), given_up, "{status}");
+            assert_eq!(stop.is_set(), given_up == 0, "{status}");
+        }
     }
 }

@@ -163,6 +163,9 @@ pub struct Parts {
     pub latency: Recorder,
 }
 
+/// HTTP's 413.
+const PAYLOAD_TOO_LARGE: u16 = 413;
+
 /// One worker.
 pub struct Worker {
     parts: Parts,
@@ -312,6 +315,12 @@ impl Worker {
             self.backoff.reset();
         } else {
             let wait = self.backoff.wait();
+            if let Some(suppressed) = self.complaints.allow() {
+                log::warn!(
+                    events = events, wait = crate::units::show(wait).as_str(), lines_suppressed = suppressed;
+                    "the sink acks nothing of a call, trying again"
+                );
+            }
             self.wait(wait);
         }
     }
@@ -322,6 +331,10 @@ impl Worker {
         if events > 1 {
             // One bad event must not hold up the rest: halve until it stands alone.
             self.refused_max = events / 2;
+            if status == PAYLOAD_TOO_LARGE {
+                // The next batch would be as well.
+                self.timely_max = self.refused_max;
+            }
             return;
         }
         self.refused_max = usize::MAX;

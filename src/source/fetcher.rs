@@ -247,6 +247,20 @@ impl Fetcher {
             .ok_or(None)?
             .map_err(|e| Some(format!("log start offset: {e}")))?;
         if earliest <= position {
+            let ends = self
+                .busy
+                .during(|| {
+                    wire::offset(brokers, &self.address, topic, partition, Mark::HighWatermark)
+                })
+                .ok_or(None)?
+                .map_err(|e| Some(format!("log end offset: {e}")))?;
+            if position <= ends {
+                // A broker that has just taken over may not know it yet.
+                self.context.view.renew();
+                return Err(Some(format!(
+                    "offset {position} is refused, though the log goes from {earliest} to {ends}"
+                )));
+            }
             // Its own log was cut back, or it is another's: of the topic that was made in its place.
             let view = self
                 .busy

@@ -207,8 +207,17 @@ impl Member {
                  group.max.session.timeout.ms"
             }
             Some(Code::GroupAuthorizationFailed) => "its ACLs do not let this user read",
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => "start it again",
             _ => return,
         };
+        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+            // The client never works again, and its partitions are somebody else's by now.
+            self.consumer.context().assignment.all().iter().for_each(|assigned| assigned.revoke());
+            self.stop.fail(format!(
+                "group {group} has done with this member of {topic}: {error}; {advice}"
+            ));
+            return;
+        }
         if !self.consumer.context().assignment.all().is_empty() {
             self.refused_since = None;
             return;

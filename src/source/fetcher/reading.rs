@@ -163,12 +163,15 @@ impl Reading<'_> {
         let (partition, offset) = (self.assigned.partition, self.next);
         let topic = &self.context.topic;
         let at = format!("topic {topic} partition {partition} offset {offset}: {why}");
-        let Some(to) = to.filter(|_| self.context.skip_unreadable) else {
+        let Some(to) = to else {
+            return Err(Halt::Fatal(format!("{at}; set the group's offset behind it")));
+        };
+        if !self.context.skip_unreadable {
             return Err(Halt::Fatal(format!(
                 "{at}; --skip-unreadable goes on behind it and counts what is lost, or set the \
                  group's offset behind it"
             )));
-        };
+        }
         self.rejected(&Rejected {
             partition,
             offset,

@@ -49,11 +49,21 @@ pub(super) struct Newly {
 pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
     let mut backoff = Backoff::standard();
     let mut not_before = Instant::now();
+    let mut partitions_at_first = None;
     while !stop.wait(LOOK) {
+        if partitions_at_first.is_none() {
+            partitions_at_first =
+                context.view.get().leaders.keys().next_back().map(|last| last + 1);
+        }
         let newly = context.newly.lock().clone();
         if newly.is_empty() || Instant::now() < not_before {
             continue;
         }
+        // `latest` skips what was there before. All of a partition that was added since is new.
+        let reset = |partition| match partitions_at_first {
+            Some(count) if partition >= count => Reset::Earliest,
+            _ => reset,
+        };
         let failed = start_all(context, group, reset, &newly);
         context.metrics.partitions.set(context.assignment.all().len() as i64);
         match failed {
@@ -71,7 +81,7 @@ pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
 fn start_all(
     context: &Context,
     group: &str,
-    reset: Reset,
+    reset: impl Fn(i32) -> Reset,
     newly: &BTreeMap<i32, Newly>,
 ) -> Option<String> {
     let partitions = newly.keys().copied();
@@ -90,7 +100,7 @@ fn start_all(
             }
             None => &Committed { offset: None, metadata: String::new() },
         };
-        match first(context, *partition, new.start, known, reset, &mut ids) {
+        match first(context, *partition, new.start, known, reset(*partition), &mut ids) {
             Ok(assigned) => start(context, assigned, *new),
             Err(why) => failed.entry(why).or_default().push(*partition),
         }
