@@ -19,7 +19,8 @@ usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
        [--arm A]... [--resume] [--dry-run] ${more_words:+[$more_words...]}
 
   --quick      the short form, to be had in minutes
-  --out DIR    folder of the results (default results/$name; of all: results, with index.html)
+  --out DIR    folder of the results (default results/$name with --quick, else results/full/$name;
+               of all: results or results/full, with index.html)
   --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster; of faults: .cluster-faults)
   --port P     the cluster's first port (default 19092), of P to P+2, P+100 to P+102 and P+200;
                both let two runs go side by side

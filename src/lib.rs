@@ -19,6 +19,7 @@ pub mod lab;
 pub mod lines;
 pub mod load;
 pub mod logging;
+pub mod packed;
 pub mod pipeline;
 pub mod planes;
 pub mod policy;

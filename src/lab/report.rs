@@ -4,6 +4,8 @@
 //! Invariant: every file is written before the exit code says that a check fell short. It knows
 //! no experiment by name: what is asked and drawn is declared in `experiments`.
 
+#[cfg(test)]
+mod evidence;
 pub mod ledger;
 mod numbers;
 pub mod spread;

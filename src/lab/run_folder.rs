@@ -14,6 +14,7 @@ use crate::lab::plan::{self, Host, Plan};
 use crate::lab::read_json;
 use crate::lab::samples::{self, ProcessReading, Sample};
 use crate::lab::stats::{self, Series};
+use crate::packed;
 use crate::telemetry::hlog;
 use crate::telemetry::latency::Stage;
 
@@ -90,6 +91,24 @@ pub struct Arm {
     start_us: f64,
 }
 
+/// Packs what is large in the folder of an arm that has ended: its samples and its latency logs.
+///
+/// # Errors
+/// When one of them cannot be packed; it is still there then.
+pub fn pack(dir: &Path) -> Result<(), Failure> {
+    let failed = |path: &Path, e: std::io::Error| {
+        Failure::Failed(format!("{}: cannot be packed: {e}", path.display()))
+    };
+    for entry in std::fs::read_dir(dir).map_err(|e| failed(dir, e))? {
+        let path = entry.map_err(|e| failed(dir, e))?.path();
+        let is_log = path.extension().is_some_and(|ext| ext == "hlog");
+        if is_log || path.file_name().is_some_and(|name| name == samples::FILE) {
+            packed::pack(&path).map_err(|e| failed(&path, e))?;
+        }
+    }
+    Ok(())
+}
+
 impl Run {
     /// Reads the folder of a run of `experiment`.
     ///
@@ -152,7 +171,11 @@ impl Arm {
             samples,
             dir: dir.to_owned(),
             ledger: read_json_if_there(&dir.join(audit::FILE))?,
-            latencies: if latencies.exists() { hlog::read(&latencies)? } else { Vec::new() },
+            latencies: if packed::exists(&latencies) {
+                hlog::read(&latencies)?
+            } else {
+                Vec::new()
+            },
             repeated: read_json_if_there(&dir.join(REPEATED_FILE))?.unwrap_or_default(),
             killed: read_json_if_there(&dir.join(KILLED_FILE))?,
             autopsy: read_json_if_there(&dir.join(autopsy::FILE))?,

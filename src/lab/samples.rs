@@ -4,12 +4,13 @@
 //! invents a 0. Counters are kept as they were read: rates are the reader's to take.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::packed;
 
 /// File name inside an arm's folder.
 pub const FILE: &str = "samples.jsonl";
@@ -156,7 +157,7 @@ impl Sample {
 /// When the file cannot be read, holds no sample, or a line before the last is no sample.
 pub fn read(path: &Path) -> Result<Vec<Sample>, Failure> {
     let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
-    let file = std::fs::File::open(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    let file = packed::open(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
     let mut samples = Vec::new();
     let mut cut: Option<(usize, serde_json::Error)> = None;
     for (number, line) in BufReader::new(file).lines().enumerate() {

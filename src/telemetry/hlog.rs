@@ -4,7 +4,7 @@
 //! Invariant: it grows by whole seconds (`lines`); reading ignores a line that was cut short. A disk
 //! that is full leaves a hole, said in the log, and stops nobody. Any HdrHistogram tool reads the file.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,7 @@ use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
 use super::latency::Stage;
 use crate::failure::Failure;
 use crate::lines::{self, Lines};
+use crate::packed;
 
 /// An interval log that grows by a line a stage at a time.
 pub(super) struct Writer {
@@ -90,7 +91,10 @@ pub struct Interval {
 /// # Errors
 /// When the file cannot be read or a line that is not its cut end is malformed.
 pub fn read(path: &Path) -> Result<Vec<Interval>, Failure> {
-    let text = std::fs::read(path).map_err(|e| failure("read", path, e))?;
+    let mut text = Vec::new();
+    packed::open(path)
+        .and_then(|mut file| file.read_to_end(&mut text))
+        .map_err(|e| failure("read", path, e))?;
     let mut deserializer = Deserializer::new();
     let mut intervals = Vec::new();
     for entry in IntervalLogIterator::new(lines::whole(&text)) {

@@ -9,8 +9,8 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::figure;
 use crate::telemetry::latency::Stage;
 
-/// The requirement at 80 % of the ceiling.
-const P99_MAX_MS: f64 = 100.0;
+/// The targets at 80 % of the ceiling, by arm, ms.
+const P99_MAX_MS: [(&str, f64); 2] = [("bounded", 50.0), ("pull", 25.0)];
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -36,7 +36,8 @@ pub const EXPERIMENT: Experiment = Experiment {
 
 fn launches(form: Form) -> Vec<Launch> {
     let schedule = form.of("1600:40s,8000:60s", "1600:120s,8000:100s");
-    let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
+    // Half of the producer's default: its own batches are what an event waits for most.
+    let load = format!("--schedule {schedule} --msg-size 512 --seed 1 --linger 10ms");
     let arm = |name, flags| Launch::new(name, &load, "--rate-limit 2000", flags);
     vec![
         arm("bounded", "--queue bounded --sink-mode single"),
@@ -82,7 +83,9 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let mut asking = Asking::of(run, arm);
         let p99_ms = arm.latency_in(Stage::EndToEnd, 0.99, below).map(|s| s * 1e3);
-        let small = (P99_MAX_MS, Margin::AtMost, "the target");
+        let target = P99_MAX_MS.iter().find(|(name, _)| *name == arm.spec.name);
+        let target = target.map_or(f64::NAN, |(_, ms)| *ms);
+        let small = (target, Margin::AtMost, "the target");
         asking.ask("p99_below", "Due to acked at 80 % of the ceiling, p99", small, p99_ms, "ms");
         asking.sink_busy_in(above);
         let sent = arm.sent_in(above);
@@ -104,7 +107,9 @@ fn charts(run: &Run) -> Vec<Chart> {
         let seconds = arm.latency(Stage::EndToEnd, 0.99);
         seconds.into_iter().map(|(t, s)| (t, s * 1e3)).collect()
     });
-    lines.push(drawing.limit(format!("limit, {} ms", figure(P99_MAX_MS)), P99_MAX_MS));
+    for (arm, ms) in P99_MAX_MS {
+        lines.push(drawing.limit(format!("target of {arm}, {} ms", figure(ms)), ms));
+    }
     let (bounded, pull) = (p99("bounded"), p99("pull"));
     vec![drawing.chart(
         "latency",

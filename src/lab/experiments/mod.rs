@@ -12,6 +12,7 @@ pub mod drawing;
 pub mod exp1;
 pub mod exp2;
 pub mod exp3;
+pub mod exp3_time;
 pub mod exp4;
 pub mod exp5;
 pub mod exp6;
@@ -38,6 +39,7 @@ pub const ALL: &[Experiment] = &[
     exp1::EXPERIMENT,
     exp2::EXPERIMENT,
     exp3::EXPERIMENT,
+    exp3_time::EXPERIMENT,
     exp4::EXPERIMENT,
     exp5::EXPERIMENT,
     exp6::EXPERIMENT,

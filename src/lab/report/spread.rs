@@ -1,11 +1,11 @@
 //! Several runs of one experiment as one verdict: of each check the worst, beside how far apart the runs were.
-//! A difference between arms that is smaller than that is none.
+//! A difference between arms that is smaller than that is called none.
 
 use std::path::{Path, PathBuf};
 
 use super::conclude;
 use crate::failure::Failure;
-use crate::lab::experiments::{Check, Table};
+use crate::lab::experiments::{self, Check, Table};
 use crate::lab::plan;
 use crate::lab::text::{figure, or_not_measured};
 use crate::lab::verdict::{self, Outcome, Verdict};
@@ -52,6 +52,9 @@ fn joined<'a>(runs: &[(&'a PathBuf, Verdict)]) -> Option<(&'a Path, Verdict)> {
         (false, false) => Outcome::Pass,
     };
     joined.tables.insert(0, spread(runs));
+    let arms = experiments::named(&joined.experiment).map(|known| known.arms).unwrap_or_default();
+    let arms: Vec<&str> = arms.iter().map(|arm| arm.name).collect();
+    joined.tables.insert(1, differences(runs, &arms));
     Some((folder.as_path(), joined))
 }
 
@@ -67,18 +70,40 @@ fn worst_of(name: &str, runs: &[(&PathBuf, Verdict)], otherwise: &Check) -> Chec
     worst.unwrap_or(otherwise).clone()
 }
 
+/// What several runs measured for one check.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Range {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Range {
+    /// `None` where no run measured it.
+    fn of(name: &str, runs: &[(&PathBuf, Verdict)]) -> Option<Self> {
+        let found: Vec<f64> = of_all(name, runs).filter_map(|check| check.measured).collect();
+        Some(Self {
+            least: found.iter().copied().min_by(f64::total_cmp)?,
+            median: stats::median(found.iter().copied())?,
+            most: found.iter().copied().max_by(f64::total_cmp)?,
+        })
+    }
+
+    fn spread(self) -> f64 {
+        self.most - self.least
+    }
+}
+
 fn spread(runs: &[(&PathBuf, Verdict)]) -> Table {
     let checks = runs.first().map(|(_, run)| &run.checks[..]).unwrap_or_default();
     let row = |check: &Check| {
-        let mut found: Vec<f64> =
-            of_all(&check.name, runs).filter_map(|check| check.measured).collect();
-        found.sort_by(f64::total_cmp);
+        let range = Range::of(&check.name, runs);
         vec![
             format!("`{}`", check.name),
             figure(check.predicted),
-            or_not_measured(found.first().copied()),
-            or_not_measured(stats::median(found.iter().copied())),
-            or_not_measured(found.last().copied()),
+            or_not_measured(range.map(|range| range.least)),
+            or_not_measured(range.map(|range| range.median)),
+            or_not_measured(range.map(|range| range.most)),
             check.unit.clone(),
             of_all(&check.name, runs).filter(|check| check.pass).count().to_string(),
         ]
@@ -88,12 +113,42 @@ fn spread(runs: &[(&PathBuf, Verdict)]) -> Table {
     Table::new(&title, &head, checks.iter().map(row))
 }
 
+/// Of every question that is asked of several `arms`, each arm against the first one that was asked.
+fn differences(runs: &[(&PathBuf, Verdict)], arms: &[&str]) -> Table {
+    let checks = runs.first().map(|(_, run)| &run.checks[..]).unwrap_or_default();
+    let asked = |check: &Check| {
+        let of = |arm: &&&str| check.name.strip_prefix(**arm)?.strip_prefix('_').map(str::to_owned);
+        // The longest name: one arm's may begin as another's.
+        let arm = arms.iter().filter(|arm| of(arm).is_some()).max_by_key(|arm| arm.len())?;
+        Some((of(&arm)?, *arm, Range::of(&check.name, runs)?, check.unit.clone()))
+    };
+    let asked: Vec<_> = checks.iter().filter_map(asked).collect();
+    let row = |(n, (question, arm, range, unit)): (usize, &(String, &str, Range, String))| {
+        let (_, first, than, _) = asked.iter().take(n).find(|(other, ..)| other == question)?;
+        let difference = range.median - than.median;
+        let spread = range.spread().max(than.spread());
+        let says = if difference.abs() > spread { "yes" } else { "none" };
+        Some(vec![
+            question.clone(),
+            format!("{arm} − {first}"),
+            figure(difference),
+            figure(spread),
+            unit.clone(),
+            says.to_owned(),
+        ])
+    };
+    let head =
+        ["question", "arms", "difference of medians", "largest spread", "unit", "a difference?"];
+    let title = "Differences between arms: none, where the runs of one arm lie further apart";
+    Table::new(title, &head, asked.iter().enumerate().filter_map(row))
+}
+
 fn text(runs: &[(&PathBuf, Verdict)], joined: &Verdict) -> String {
     let mut text = super::Text::default();
     text.line(format_args!("# Experiment {}: {} runs\n", joined.experiment, runs.len()));
     text.line(format_args!(
         "**{}** ({} of {} checks hold in every run), {} runs. Of each check the worst is shown; a difference \
-         that is smaller than the spread is none.\n",
+         that is smaller than the spread is called none.\n",
         joined.outcome.says(),
         joined.held(),
         joined.checks.len(),
@@ -105,8 +160,8 @@ fn text(runs: &[(&PathBuf, Verdict)], joined: &Verdict) -> String {
     }
     text.line("");
     text.checks(joined);
-    if let Some(spread) = joined.tables.first() {
-        text.table(spread);
+    for table in joined.tables.iter().take(2) {
+        text.table(table);
     }
     text.0
 }
@@ -160,6 +215,24 @@ mod tests {
         assert_eq!((rows[0][6].as_str(), rows[1][6].as_str()), ("3", "2"));
         let text = std::fs::read_to_string(dir.path().join("report.md")).expect("a report");
         assert!(text.contains("(1 of 2 checks hold in every run)"), "{text}");
+
+        let runs: Vec<_> = folders.iter().zip(runs).collect();
+        // Of `a` the runs measured 97 to 108, of `b` 95 to 120; their medians are 101 and 100.
+        let named = |mut run: Verdict, names: [&str; 2]| {
+            for (check, name) in run.checks.iter_mut().zip(names) {
+                check.name = name.into();
+            }
+            run
+        };
+        let names = ["push_lag", "push-2_lag"];
+        let two: Vec<_> = runs.iter().map(|(at, run)| (*at, named(run.clone(), names))).collect();
+        let rows = differences(&two, &["push", "push-2"]).rows;
+        assert_eq!(rows, [["lag", "push-2 − push", "-1", "25", "MB", "none"]]);
+        let apart =
+            [[100.0, 150.0], [101.0, 149.0]].map(|[a, b]| run(Outcome::Pass, [Some(a), Some(b)]));
+        let two: Vec<_> =
+            folders.iter().zip(apart).map(|(at, run)| (at, named(run, names))).collect();
+        assert_eq!(differences(&two, &["push", "push-2"]).rows[0][5], "yes");
 
         let void = [run(Outcome::Pass, [Some(1.0); 2]), run(Outcome::Void, [None; 2])];
         let runs: Vec<_> = folders.iter().zip(void).collect();

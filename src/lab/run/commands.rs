@@ -10,6 +10,7 @@ use argh::FromArgs;
 use crate::failure::Failure;
 use crate::lab::experiments::{Launch, Phase};
 use crate::lab::samples;
+use crate::packed;
 
 /// Every command of an arm, as it could be typed.
 pub const FILE: &str = "commands.txt";
@@ -229,7 +230,7 @@ pub fn settings<T: FromArgs>(command: &[String]) -> Result<T, Failure> {
 
 /// Whether an arm's folder is one of a run.
 pub fn is_arm(dir: &Path) -> bool {
-    [samples::FILE, FILE].iter().any(|name| dir.join(name).exists())
+    [samples::FILE, FILE].iter().any(|name| packed::exists(&dir.join(name)))
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ pub struct Settings {
     /// the short form, to be had in minutes
     #[argh(switch)]
     pub quick: bool,
-    /// folder of the results (results/EXPERIMENT; of all: results)
+    /// folder of the results (results/EXPERIMENT with --quick, else results/full/EXPERIMENT; of all:
+    /// without EXPERIMENT)
     #[argh(option)]
     pub out: Option<PathBuf>,
     /// the cluster's folder, as for run/cluster.sh (.cluster; of faults: .cluster-faults)
@@ -112,12 +113,11 @@ impl Settings {
                 Failure::Failed(format!("a folder of --out or --data cannot be used: {e}"))
             })
         };
-        let results = if self.is_of_all() { "" } else { &self.experiment };
+        let results = if self.quick { "results" } else { "results/full" };
+        let own = if self.is_of_all() { "" } else { &self.experiment };
         let cluster = if self.experiment == "faults" { ".cluster-faults" } else { ".cluster" };
-        let (out, data) = (
-            given(&self.out, Path::new("results").join(results))?,
-            given(&self.data, cluster.into())?,
-        );
+        let (out, data) =
+            (given(&self.out, Path::new(results).join(own))?, given(&self.data, cluster.into())?);
         std::env::set_current_dir(&source).map_err(|e| unusable(&source, e))?;
         let short = |path: &Path| path.strip_prefix(&source).unwrap_or(path).to_owned();
         Ok((short(&out), short(&data)))

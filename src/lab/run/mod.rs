@@ -52,7 +52,7 @@ use crate::cli;
 use crate::failure::Failure;
 
 /// The experiments of `lab run all`, in the order of the page.
-const ALL: [&str; 7] = ["exp1", "exp2", "exp3", "exp4", "exp5", "exp6", "exp7"];
+const ALL: [&str; 8] = ["exp1", "exp2", "exp3", "exp3-time", "exp4", "exp5", "exp6", "exp7"];
 /// Runs what the flags ask for.
 ///
 /// # Errors

@@ -9,10 +9,10 @@ use super::cluster::Cluster;
 use super::flags::Settings;
 use super::interrupt::Interrupt;
 use crate::failure::Failure;
-use crate::lab::experiments::{Experiment, Launch};
+use crate::lab::experiments::{Experiment, Form, Launch};
 use crate::lab::plan::{self, Plan};
 use crate::lab::report::{self, spread};
-use crate::lab::run_folder::{Arm, REPEATED_FILE};
+use crate::lab::run_folder::{self, Arm, REPEATED_FILE};
 use crate::lab::{index, read_json, verdict, write_json};
 
 /// How often an arm is run again of which the host took so much: more than any margin bears.
@@ -98,6 +98,9 @@ impl Sitting<'_> {
                 bench.run(&warm_up())?;
             }
             undisturbed(&bench, experiment, &plan, &launch)?;
+            if plan.setup.form == Form::Full {
+                run_folder::pack(&out.join(&launch.arm))?;
+            }
         }
         let never: Vec<&str> = (experiment.arms.iter().map(|arm| arm.name))
             .filter(|arm| !arm::is_closed(&out.join(arm)))
