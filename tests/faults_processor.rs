@@ -45,7 +45,7 @@ fn killed_and_restarted(kind: &str) {
     let duplicates = all_delivered(&sink, 30_000);
     second.stop();
     // At-least-once's bound: what was served since the last commit (interval 1 s, and the commit's
-    // own way there), and what the four workers had in hand.
+    // own way there), and what the four workers had in flight.
     let bound = 4000 * 3 / 2 + 4 * 200;
     assert!(duplicates <= bound, "{kind}: {duplicates} duplicates, bound {bound}");
 }

@@ -27,8 +27,8 @@ pub const BASE_MB: f64 = 13.0;
 pub const FILE_MB: f64 = 8.0;
 /// The processor's commit interval of 1 s, and half a second for the answers of a busy cluster.
 const SAW_S: f64 = 1.5;
-/// Events that four workers with batches of 200 have in hand: the defaults.
-pub const IN_HAND: f64 = 4.0 * 200.0;
+/// Events that four workers with batches of 200 have in flight: the defaults.
+pub const IN_FLIGHT: f64 = 4.0 * 200.0;
 /// The end of a phase: some looks, once a second each.
 const LAST_S: f64 = 5.0;
 
@@ -61,8 +61,8 @@ impl<'a> Asking<'a> {
 
     /// Below the ceiling all that is offered is served, and committed. Judged at the phase's end, on what is
     /// left of the whole of it, so that a processor which is a little too slow is found out: one that
-    /// serves 1,400/s of 1,500/s is 1,200 events behind after 12 s. Workers hold `in_hand` events at most.
-    pub fn keeps_up_in(&mut self, phase: Phase, in_hand: f64) {
+    /// serves 1,400/s of 1,500/s is 1,200 events behind after 12 s. Workers hold `in_flight` events at most.
+    pub fn keeps_up_in(&mut self, phase: Phase, in_flight: f64) {
         let last = |series: Series| {
             let end = stats::between(&series, phase.to - LAST_S, phase.to);
             stats::median(end.iter().map(|point| point.1))
@@ -73,12 +73,12 @@ impl<'a> Asking<'a> {
         });
         let why =
             "what workers hold; who serves too little falls behind for as long as the phase lasts";
-        let held = (in_hand, Margin::AtMost, why);
+        let held = (in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: what was sent and not acked at its end";
         self.ask("served_baseline", question, held, last(unserved), "events");
         let why = "what comes in one commit interval of 1 s and half a second for its answer, and what \
                    workers hold";
-        let saw = (phase.rate * SAW_S + in_hand, Margin::AtMost, why);
+        let saw = (phase.rate * SAW_S + in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: the lag at its end";
         let end = stats::between(&self.arm.lag(), phase.to - LAST_S, phase.to);
         self.ask("lag_baseline", question, saw, stats::max(&end), "events");

@@ -2,8 +2,8 @@
 //! slowed down: the same overload waits nowhere.
 
 use super::asking::{
-    Asking, BASE_MB, FILE_MB, IN_HAND, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb, rss_slope_mb,
-    scaled,
+    Asking, BASE_MB, FILE_MB, IN_FLIGHT, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb,
+    rss_slope_mb, scaled,
 };
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
@@ -112,7 +112,7 @@ fn checks(run: &Run) -> Vec<Check> {
     let mut checks = Vec::new();
     for arm in &run.arms {
         let mut asking = Asking::of(run, arm);
-        asking.keeps_up_in(baseline, IN_HAND);
+        asking.keeps_up_in(baseline, IN_FLIGHT);
         match arm.spec.name {
             "unbounded" => of_the_killed(&mut asking, run, arm, arm.alive_in(overload)),
             "bounded" => {

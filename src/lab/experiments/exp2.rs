@@ -2,7 +2,7 @@
 //! difference wait in the log or in the heap?
 
 use super::asking::{
-    Asking, IN_HAND, MB, SETTLE_S, heap_per_event, poll_ratio, rss_max_mb, rss_slope_mb, scaled,
+    Asking, IN_FLIGHT, MB, SETTLE_S, heap_per_event, poll_ratio, rss_max_mb, rss_slope_mb, scaled,
 };
 use super::drawing::Drawing;
 use super::{
@@ -174,7 +174,7 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.ask("coupling", question, follows, coupled, "");
         asking.sink_busy_in(overload);
         asking.offered_in(overload);
-        asking.keeps_up_in(baseline, IN_HAND);
+        asking.keeps_up_in(baseline, IN_FLIGHT);
         asking.lag_climbs_in(overload);
         checks.append(&mut asking.checks);
     }

@@ -2,7 +2,7 @@
 //! more events, and wait longer until they are full. What they carry is the model's to say, where
 //! the knee lies [`BatchLaw`]'s; what they wait, [`wait_p50_s`]'s.
 
-use super::asking::{Asking, IN_HAND, SETTLE_S, scaled};
+use super::asking::{Asking, IN_FLIGHT, SETTLE_S, scaled};
 use super::batch_law::{BatchLaw, KNEE_SHARE, recommended};
 use super::drawing::{Drawing, Words, over_ratios};
 use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
@@ -178,7 +178,7 @@ fn checks(run: &Run) -> Vec<Check> {
         let question = "Is the throughput on the predicted curve?";
         asking.ask("throughput", question, wanted, carried(run, arm), "events/s");
         asking.offered_in(above(run));
-        asking.keeps_up_in(below(run), IN_HAND + below(run).rate * LINGER_S);
+        asking.keeps_up_in(below(run), IN_FLIGHT + below(run).rate * LINGER_S);
         let wait = arm.latency_in(Stage::Batch, 0.5, below(run)).map(|s| s * 1e3);
         let why = "the producer sends once a linger of 20 ms, so a batch fills in puffs";
         let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(PUFF_S * 1e3), why);

@@ -228,8 +228,8 @@ fn lingers(run: &Run, checks: &mut Vec<Check>) {
         let mut asking = Asking::of(run, arm);
         if name != ENOUGH {
             asking.offered_in(below(run));
-            let in_hand = size(ENOUGH);
-            asking.keeps_up_in(setup.baseline(), in_hand);
+            let in_flight = size(ENOUGH);
+            asking.keeps_up_in(setup.baseline(), in_flight);
         }
         let own = setup.baseline().rate * setup.call.latency_s * OWN_WAY_MAX;
         let why = "up to the next puff of the producer, every 6.7 ms, and the call's own way";

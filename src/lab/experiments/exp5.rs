@@ -1,7 +1,7 @@
 //! Experiment 5: the sink stalls and comes back. How much piles up, where, and how long until
 //! nobody can tell that it happened?
 
-use super::asking::{Asking, IN_HAND, SETTLE_S, lag_slope};
+use super::asking::{Asking, IN_FLIGHT, SETTLE_S, lag_slope};
 use super::drawing::Drawing;
 use super::{
     ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, no_tables,
@@ -108,7 +108,7 @@ fn checks(run: &Run) -> Vec<Check> {
     let mut checks = Vec::new();
     for arm in &run.arms {
         let mut asking = Asking::of(run, arm);
-        asking.keeps_up_in(before, IN_HAND);
+        asking.keeps_up_in(before, IN_FLIGHT);
         asking.offered_in(Phase { from: SETTLE_S, to: setup.end_s() - 1.0, ..before });
         let why = "a difference of two rates, read through a saw of one commit interval";
         let climbs = (said("stall_lag_slope"), Margin::Share(0.10), why);

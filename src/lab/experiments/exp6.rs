@@ -18,7 +18,7 @@ const INTERVAL_S: f64 = 6.0;
 const HEARTBEAT_S: f64 = INTERVAL_S / 3.0;
 /// The group's members; the first is the one that differs.
 const MEMBERS: [&str; 3] = ["processor-1", "processor-2", "processor-3"];
-/// Largest poll gap of a seat with a thread of its own, s: ten of its polls.
+/// Largest poll gap of a group member with a thread of its own, s: ten of its polls.
 const DECOUPLED_GAP_MAX_S: f64 = 1.0;
 
 /// The declaration.
@@ -113,7 +113,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             ),
         ),
         p("evictions_when_cured", 0.0, "", "a poll within each interval".into()),
-        p("decoupled_gap", 0.1, "s", "the seat's own poll, whatever the sink does".into()),
+        p("decoupled_gap", 0.1, "s", "the group member's own poll, whatever the sink does".into()),
     ]
 }
 
@@ -346,7 +346,7 @@ fn gap_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
             most("small-fetch"),
             most("decoupled")
         ),
-        "Largest gap so far between two polls of the first member's group seat.",
+        "Largest gap so far between two polls of the first group member.",
         "largest poll gap so far, s",
         lines,
     )

@@ -2,7 +2,7 @@
 //! others; the table says which, computed from what was measured.
 
 use super::asking::{
-    Asking, BASE_MB, FILE_MB, IN_HAND, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled,
+    Asking, BASE_MB, FILE_MB, IN_FLIGHT, MB, RSS_MAX_MB, SETTLE_S, lag_slope, rss_max_mb, scaled,
 };
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
@@ -76,10 +76,10 @@ fn steady(setup: &Setup) -> Phase {
 }
 
 /// Events that a queue may hold so that the last of them is served within the target, by Little's law: as
-/// many as are served meanwhile, less those that workers have in hand when it comes, and those that are
+/// many as are served meanwhile, less those that workers have in flight when it comes, and those that are
 /// served before its own batch: workers take turns at the sink.
 fn timely_cap(ceiling: f64) -> f64 {
-    (ceiling * P99_MAX_S * (1.0 - TIMELY_REST) - 2.0 * IN_HAND).round()
+    (ceiling * P99_MAX_S * (1.0 - TIMELY_REST) - 2.0 * IN_FLIGHT).round()
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
@@ -100,17 +100,17 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
         p("shed_rate", excess, "events/s", "λ − μ is dropped".into()),
         p(
             "shed_sojourn",
-            model::sojourn_s(setup.queue_cap + IN_HAND, ceiling),
+            model::sojourn_s(setup.queue_cap + IN_FLIGHT, ceiling),
             "s",
             format!(
-                "(C + W B) / μ: a full queue of {} and the batches of {} events in hand",
+                "(C + W B) / μ: a full queue of {} and the batches of {} events in flight",
                 figure(setup.queue_cap),
-                figure(IN_HAND)
+                figure(IN_FLIGHT)
             ),
         ),
         p(
             "shed-2s_sojourn",
-            model::sojourn_s(timely + IN_HAND, ceiling),
+            model::sojourn_s(timely + IN_FLIGHT, ceiling),
             "s",
             format!(
                 "(C + W B) / μ; C = μ × (the target of {} s less {} %) − 2 W B = {} events",
@@ -133,7 +133,7 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let name = arm.spec.name;
         let mut asking = Asking::of(run, arm);
-        asking.keeps_up_in(baseline, IN_HAND);
+        asking.keeps_up_in(baseline, IN_FLIGHT);
         let p99 = p99_s(arm, eighty(setup));
         let target = (P99_MAX_S, Margin::AtMost, "the target");
         asking.ask("p99_80", "p99 at 80 % of the ceiling", target, p99, "s");

@@ -12,7 +12,7 @@ pub mod matrix;
 pub mod row;
 mod seen;
 
-use super::asking::IN_HAND;
+use super::asking::IN_FLIGHT;
 use super::{Check, Experiment, Form, Launch, Margin, PROMISE, Prediction, Setup, Table};
 use crate::lab::run_folder::Run;
 use crate::lab::text::{figure, thousands};
@@ -154,13 +154,13 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     let served = setup.ceiling * UNCOMMITTED_S;
     let p = Prediction::new;
     vec![
-        p("in_hand", IN_HAND, "events", "4 workers × 200 events of a batch".into()),
+        p("in_flight", IN_FLIGHT, "events", "4 workers × 200 events of a batch".into()),
         p(
             "uncommitted",
-            served + IN_HAND,
+            served + IN_FLIGHT,
             "events",
             format!(
-                "commit interval and the commit's own way, 1 s each, × {}/s + in hand",
+                "commit interval and the commit's own way, 1 s each, × {}/s + in flight",
                 figure(setup.ceiling)
             ),
         ),
@@ -271,17 +271,17 @@ impl Duplicates {
     fn bound(self, ceiling: f64, seconds: f64) -> f64 {
         match self {
             Self::None => 0.0,
-            Self::InHand(times) => f64::from(times) * IN_HAND,
-            Self::Uncommitted => ceiling * UNCOMMITTED_S + IN_HAND,
-            Self::Unacked => ceiling * seconds + IN_HAND,
+            Self::InFlight(times) => f64::from(times) * IN_FLIGHT,
+            Self::Uncommitted => ceiling * UNCOMMITTED_S + IN_FLIGHT,
+            Self::Unacked => ceiling * seconds + IN_FLIGHT,
         }
     }
 
     fn because(self) -> &'static str {
         match self {
             Self::None => PROMISE,
-            Self::InHand(1) => "in hand",
-            Self::InHand(_) => "in hand, each try",
+            Self::InFlight(1) => "in flight",
+            Self::InFlight(_) => "in flight, each try",
             Self::Uncommitted => "uncommitted",
             Self::Unacked => "unacked meanwhile",
         }

@@ -197,9 +197,9 @@ mod tests {
     /// Prevents: a margin for what workers hold that is not what the programs' defaults make it.
     #[test]
     fn what_workers_hold_by_default_is_what_margins_take_it_for() {
-        use crate::lab::experiments::{asking::IN_HAND, exp1};
+        use crate::lab::experiments::{asking::IN_FLIGHT, exp1};
         let setup = Setup::quick(&exp1::EXPERIMENT);
-        assert_eq!(setup.arm("bounded").map(ArmSetup::in_hand), Some(IN_HAND));
+        assert_eq!(setup.arm("bounded").map(ArmSetup::in_flight), Some(IN_FLIGHT));
     }
 
     /// Prevents: a setup that does not follow the flags.
@@ -221,7 +221,7 @@ mod tests {
         let arm = setup.arm("a").expect("it");
         assert_eq!((arm.workers, arm.batch, arm.linger_s, arm.by_key), (3, 9.0, 7e-3, true));
         assert_eq!((arm.keys, arm.key_skew, arm.seed), (11, 1.5, 4));
-        assert_eq!((arm.in_hand(), arm.poll_intervals_s[0]), (27.0, 50.0));
+        assert_eq!((arm.in_flight(), arm.poll_intervals_s[0]), (27.0, 50.0));
         for (load, processor) in
             [("--schedule 100", ""), ("--rate 5", ""), ("--schedule 1:1s", "-x")]
         {

@@ -205,7 +205,7 @@ pub struct ArmSetup {
 
 impl ArmSetup {
     /// Events that workers hold at most.
-    pub fn in_hand(&self) -> f64 {
+    pub fn in_flight(&self) -> f64 {
         f64::from(self.workers) * self.batch
     }
 

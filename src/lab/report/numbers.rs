@@ -57,7 +57,7 @@ pub const NUMBERS: &[Number] = &[
     ("end-to-end p99.9 in the overload, s", |r, a| quantile(r, a, 0.999, false)),
     ("of that p50, waited in the log, s", |r, a| median_in(r, a, Stage::Log)),
     ("of that p50, waited in the queue, s", |r, a| median_in(r, a, Stage::Queue)),
-    ("largest gap between two polls of the group seat, s", |_, a| {
+    ("largest gap between two polls of the group member, s", |_, a| {
         stats::max(&a.metric("processor", "processor_poll_gap_seconds"))
     }),
     ("evictions", |_, a| stats::max(&a.metric("processor", "processor_evictions_total"))),

@@ -18,9 +18,9 @@ pub enum Duplicates {
     /// None: nothing is delivered without its caller's learning of it, and what the producer sends
     /// again is the same batch (idempotent, KIP-98).
     None,
-    /// What the workers had in hand, so many times.
-    InHand(u32),
-    /// What was delivered since the last commit, and what the workers had in hand.
+    /// What the workers had in flight, so many times.
+    InFlight(u32),
+    /// What was delivered since the last commit, and what the workers had in flight.
     Uncommitted,
     /// Everything that is served while the fault lasts.
     Unacked,
@@ -202,7 +202,7 @@ pub const FAULTS: &[Fault] = &[
         what: "signal 9 to the sink; started again on its journal after 3 s",
         expected: "workers wait and send again",
         lost: Lost::Nothing,
-        duplicates: Duplicates::InHand(1),
+        duplicates: Duplicates::InFlight(1),
         recovery_s: 8.0,
         goes_on_after_s: None,
         seen: seen::on_its_journal,
@@ -236,7 +236,7 @@ pub const FAULTS: &[Fault] = &[
         expected: "given up, sent again",
         lost: Lost::Nothing,
         // The calls that 8 s of hanging hold, one every 3 s and backoff, are all served then.
-        duplicates: Duplicates::InHand(3),
+        duplicates: Duplicates::InFlight(3),
         recovery_s: 8.0,
         goes_on_after_s: None,
         seen: seen::retried,
@@ -304,7 +304,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         // 12 s of cut are four calls of 3 s; the first may have been delivered, and each of the
         // others is delivered late, when TCP gets it through.
-        duplicates: Duplicates::InHand(4),
+        duplicates: Duplicates::InFlight(4),
         recovery_s: 20.0,
         goes_on_after_s: None,
         seen: seen::retried_and_noted,
@@ -317,7 +317,7 @@ pub const FAULTS: &[Fault] = &[
         lost: Lost::Nothing,
         // A call may lose its race for the bottleneck and be given up, up to four in 10 s, each of them
         // delivered when TCP gets it through.
-        duplicates: Duplicates::InHand(4),
+        duplicates: Duplicates::InFlight(4),
         recovery_s: 8.0,
         goes_on_after_s: None,
         seen: seen::noted_going_on,

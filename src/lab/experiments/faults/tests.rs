@@ -7,7 +7,7 @@ fn names_are_unique_and_bounds_are_what_they_say() {
     assert_eq!(Duplicates::None.bound(2000.0, 8.0), 0.0);
     assert_eq!(Duplicates::Uncommitted.bound(2000.0, 8.0), 4800.0);
     assert_eq!(Duplicates::Unacked.bound(2000.0, 8.0), 16_800.0);
-    assert_eq!(Duplicates::InHand(3).bound(2000.0, 8.0), 2400.0);
+    assert_eq!(Duplicates::InFlight(3).bound(2000.0, 8.0), 2400.0);
 }
 
 /// Prevents: a row that is left out, or run under another case than its place in the table has.
@@ -243,7 +243,7 @@ fn what_was_settled_must_be_committed() {
     assert!(!red_with(0) && red_with(1));
 }
 
-/// Prevents: a member that takes a partition over and overtakes what another has in hand.
+/// Prevents: a member that takes a partition over and overtakes what another has in flight.
 #[test]
 fn one_event_that_was_overtaken_turns_its_row_red() {
     let dir = tempfile::tempdir().expect("dir");
