@@ -97,13 +97,25 @@ fn last_line(failure: &Failure) -> String {
 /// # Errors
 /// Usage: names the flag, its value and what it may be.
 pub fn check_topic(topic: &str) -> Result<(), Failure> {
+    let is_dots = topic == "." || topic == "..";
+    check_name("--topic", topic, !is_dots)
+}
+
+/// Checks `--instance-id` by Kafka's own rule for it.
+///
+/// # Errors
+/// Usage: names the flag, its value and what it may be.
+pub fn check_instance_id(id: &str) -> Result<(), Failure> {
+    check_name("--instance-id", id, true)
+}
+
+fn check_name(flag: &str, name: &str, is_fine_besides: bool) -> Result<(), Failure> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let fine = (1..=249).contains(&topic.len()) && topic.chars().all(legal);
-    if fine && topic != "." && topic != ".." {
+    if is_fine_besides && (1..=249).contains(&name.len()) && name.chars().all(legal) {
         return Ok(());
     }
     let allowed = "expected 1 to 249 letters, digits, '.', '_' or '-'";
-    Err(Failure::flag("--topic", format_args!("{topic:?}"), allowed))
+    Err(Failure::flag(flag, format_args!("{name:?}"), allowed))
 }
 
 /// Writes `text` to stdout, which may be a full disk or a pipe that nobody reads.

@@ -74,8 +74,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 /// As [`run`].
 pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let run = Run::read(experiment, dir)?;
-    let mut checks = (experiment.checks)(&run);
-    checks.extend(run.arms.iter().flat_map(common_checks));
+    let checks = checks(experiment, &run);
     let disturbances: Vec<Disturbance> =
         run.arms.iter().flat_map(|arm| disturbances(&run.plan.setup, arm)).collect();
     let arms: Vec<String> = run.arms.iter().map(|arm| arm.spec.name.into()).collect();
@@ -147,9 +146,16 @@ pub(super) fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is asked of a run: the experiment's own questions, and those of every arm.
+pub(super) fn checks(experiment: &Experiment, run: &Run) -> Vec<Check> {
+    let mut checks = (experiment.checks)(run);
+    checks.extend(run.arms.iter().flat_map(common_checks));
+    checks
+}
+
 /// Common to all arms of all experiments: every id has its fate; nothing was taken for no event, and, but
 /// where an eviction is what the arm is about, nobody was evicted and nothing came twice.
-pub(super) fn common_checks(arm: &Arm) -> Vec<Check> {
+fn common_checks(arm: &Arm) -> Vec<Check> {
     let ask = |name: &str, question: &str, measured: Option<f64>, unit: &str| {
         let name = format!("{}_{name}", arm.spec.name);
         let none = (0.0, Margin::AtMost, PROMISE);

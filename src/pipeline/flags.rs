@@ -235,14 +235,7 @@ impl Flags {
         if self.group.is_empty() {
             return Err(Failure::flag("--group", "''", "expected a name"));
         }
-        let is_id = |id: &String| {
-            let fits = (1..=249).contains(&id.len());
-            fits && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        };
-        if let Some(id) = self.instance_id.as_ref().filter(|id| !is_id(id)) {
-            let allowed = "expected 1 to 249 letters, digits, '.', '_' and '-'";
-            return Err(Failure::flag("--instance-id", id, allowed));
-        }
+        self.instance_id.as_deref().map_or(Ok(()), cli::check_instance_id)?;
         if self.isolation == Isolation::ReadCommitted && self.client == Client::Kafka {
             return Err(Failure::Usage(
                 "--isolation read-committed needs --client wire: crate kafka knows no transactions"

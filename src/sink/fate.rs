@@ -84,6 +84,14 @@ pub(crate) fn understood(
     }
 }
 
+/// Of a refusal: the events were more than a body may have.
+pub(crate) const TOO_LARGE: u16 = 413;
+
+/// Whether a refusal is about what was sent, and not about who sent it, and where to.
+pub(crate) fn is_about_the_event(status: u16) -> bool {
+    matches!(status, 400 | 409 | TOO_LARGE | 415 | 422)
+}
+
 /// How many of `sent` events a successful answer acks.
 fn acked(text: &[u8], sent: usize) -> Result<usize, String> {
     if text.trim_ascii().is_empty() {

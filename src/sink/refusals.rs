@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::fate::is_about_the_event;
 use super::window::Single;
 use crate::backoff::Backoff;
 use crate::logging::Limiter;
@@ -28,11 +29,6 @@ const SHARE: usize = 50;
 /// How long a refused event is held for want of one that is taken: a source that waits for its ack (pull)
 /// brings no other.
 const HELD_MAX: Duration = Duration::from_secs(10);
-
-/// Whether a status is about what was sent, and not about who sent it, and where to.
-fn is_about_the_event(status: u16) -> bool {
-    matches!(status, 400 | 409 | 413 | 415 | 422)
-}
 
 /// What all workers know of the sink's refusals.
 #[derive(Default)]

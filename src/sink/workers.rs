@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use prometheus::local::LocalHistogram;
 
 use super::client::Client;
-use super::fate::{NotNow, Posted, Trouble};
+use super::fate::{NotNow, Posted, TOO_LARGE, Trouble};
 use super::line::Place;
 use super::refusals::{Refusals, Suspects};
 use super::window::Window;
@@ -162,9 +162,6 @@ pub struct Parts {
     /// Where latencies go.
     pub latency: Recorder,
 }
-
-/// HTTP's 413.
-const PAYLOAD_TOO_LARGE: u16 = 413;
 
 /// One worker.
 pub struct Worker {
@@ -331,7 +328,7 @@ impl Worker {
         if events > 1 {
             // One bad event must not hold up the rest: halve until it stands alone.
             self.refused_max = events / 2;
-            if status == PAYLOAD_TOO_LARGE {
+            if status == TOO_LARGE {
                 // The next batch would be as well.
                 self.timely_max = self.refused_max;
             }

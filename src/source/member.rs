@@ -192,6 +192,8 @@ impl Member {
     fn refused(&mut self, error: &KafkaError) {
         use RDKafkaErrorCode as Code;
         let (group, topic) = (&self.settings.group, &self.settings.topic);
+        // As that it was fenced: the client never works again.
+        let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let advice = match error.rdkafka_error_code() {
             Some(Code::InconsistentGroupProtocol) => {
                 "its members assign partitions by another strategy than cooperative-sticky: stop \
@@ -207,11 +209,11 @@ impl Member {
                  group.max.session.timeout.ms"
             }
             Some(Code::GroupAuthorizationFailed) => "its ACLs do not let this user read",
-            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => "start it again",
+            _ if is_fatal => "start it again",
             _ => return,
         };
-        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
-            // The client never works again, and its partitions are somebody else's by now.
+        if is_fatal {
+            // Its partitions are somebody else's by now.
             self.consumer.context().assignment.all().iter().for_each(|assigned| assigned.revoke());
             self.stop.fail(format!(
                 "group {group} has done with this member of {topic}: {error}; {advice}"
@@ -223,9 +225,7 @@ impl Member {
             return;
         }
         let since = *self.refused_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= REFUSED_MAX
-            || error.rdkafka_error_code() == Some(Code::FencedInstanceId)
-        {
+        if since.elapsed() >= REFUSED_MAX {
             self.stop.fail(format!(
                 "group {group} does not take this member of {topic}: {error}; {advice}"
             ));

@@ -20,10 +20,6 @@ const WORKERS: f64 = 2.0;
 const LINGER_S: f64 = 0.5;
 /// The target below the ceiling, s.
 const P99_MAX_S: f64 = 2.0;
-/// The producer sends to each of three brokers once in its linger (its default), s: events come in
-/// puffs of a third of it, and no wait is known more exactly than that.
-const PUFF_S: f64 = 0.02;
-const BROKERS: f64 = 3.0;
 /// The p99 for which a size is recommended, s.
 const STATED_P99_S: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
 /// The declaration.
@@ -80,10 +76,11 @@ fn carries(setup: &Setup, size: f64) -> f64 {
     model::ceiling(setup.ceiling, setup.call.cost, setup.call.event_cost, size)
 }
 
-/// What half of the events wait for their batch to leave, at `offered` events/s: the first waits
-/// until it is full or the linger is over, the last puff not at all, the others evenly between.
-fn wait_p50_s(offered: f64, size: f64) -> f64 {
-    let puff = offered * PUFF_S / BROKERS;
+/// What half of the events wait for their batch to leave, at the lower load: the first waits until it is
+/// full or the linger is over, the last puff not at all, the others evenly between.
+fn wait_p50_s(setup: &Setup, size: f64) -> f64 {
+    let offered = setup.baseline().rate;
+    let puff = offered * setup.puff_s();
     let to_come = (size - puff).clamp(0.0, size - 1.0);
     (to_come * WORKERS / offered).min(LINGER_S) / 2.0
 }
@@ -128,12 +125,12 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
         ));
         all.push(p(
             &format!("{arm}_wait_p50"),
-            wait_p50_s(offered, size) * 1e3,
+            wait_p50_s(setup, size) * 1e3,
             "ms",
             format!(
                 "½ min((B − p) W / λ, linger): λ = {}/s in puffs of p = {}, over W = {} workers",
                 figure(offered),
-                figure(offered * PUFF_S / BROKERS),
+                figure(offered * setup.puff_s()),
                 figure(WORKERS)
             ),
         ));
@@ -181,7 +178,8 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.keeps_up_in(below(run), IN_FLIGHT + below(run).rate * LINGER_S);
         let wait = arm.latency_in(Stage::Batch, 0.5, below(run)).map(|s| s * 1e3);
         let why = "the producer sends once a linger of 20 ms, so a batch fills in puffs";
-        let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(PUFF_S * 1e3), why);
+        let linger_ms = 1e3 * run.plan.setup.producer_linger_s();
+        let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(linger_ms), why);
         let question = "Do events wait for their batch as long as it fills?";
         asking.ask("wait_p50", question, wanted, wait, "ms");
         let under = (P99_MAX_S, Margin::AtMost, "the target");
@@ -271,7 +269,7 @@ fn latency_chart(run: &Run) -> Chart {
         Line {
             label: "wait for the batch p50, predicted".into(),
             ink: Ink::Predicted,
-            points: ms(curve(|size| wait_p50_s(offered, size))),
+            points: ms(curve(|size| wait_p50_s(&run.plan.setup, size))),
         },
         Line {
             label: "wait for the batch p50, measured".into(),

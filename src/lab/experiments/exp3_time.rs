@@ -27,9 +27,6 @@ const LINGERS: [(&str, f64); 3] = [(ENOUGH, 0.0), ("l20", 20.0), ("l100", 100.0)
 const GAIN_MARGIN: f64 = 0.10;
 /// What a call may take beside the sink's own time, as a share of that.
 const OWN_WAY_MAX: f64 = 0.25;
-/// The producer sends to each of three brokers once in its linger of 20 ms: nobody waits for the next
-/// events longer.
-const PUFF_MS: f64 = 20.0 / 3.0;
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -184,13 +181,10 @@ fn checks(run: &Run) -> Vec<Check> {
         } else {
             // Where the load is what bounds it, a slower call leaves more to gain.
             let gauge = carried(run, GAUGE);
-            let most = gauge.map_or(f64::NAN, |gauge| setup.overload().rate / gauge);
-            let expected = match call_s(run, GAUGE) {
-                Some(call_s) => carries(setup, size, call_s) * call_s / self::size(GAUGE),
-                None => f64::NAN,
-            };
+            let expected = call_s(run, GAUGE).zip(gauge);
+            let expected = expected.map(|(call_s, gauge)| carries(setup, size, call_s) / gauge);
             let why = "an event takes some microseconds of its own in a call";
-            let wanted = (expected.min(most), Margin::Share(GAIN_MARGIN), why);
+            let wanted = (expected.unwrap_or(f64::NAN), Margin::Share(GAIN_MARGIN), why);
             let gained = carried(run, name).zip(gauge).map(|(carried, gauge)| carried / gauge);
             asking.ask("gain", "How many times what batches of 50 do?", wanted, gained, "×");
         }
@@ -222,7 +216,9 @@ fn checks(run: &Run) -> Vec<Check> {
 fn lingers(run: &Run, checks: &mut Vec<Check>) {
     let setup = &run.plan.setup;
     let said = |name: &str| run.plan.predicted(name);
-    let puff = setup.baseline().rate * PUFF_MS / 1e3;
+    // Nobody waits for the next events longer.
+    let puff_s = setup.puff_s();
+    let (puff, puff_ms) = (setup.baseline().rate * puff_s, 1e3 * puff_s);
     for (name, linger) in LINGERS {
         let Some(arm) = run.arm(name) else { continue };
         let mut asking = Asking::of(run, arm);
@@ -238,7 +234,7 @@ fn lingers(run: &Run, checks: &mut Vec<Check>) {
         let question = "Do as many share a call as come until the next one?";
         asking.ask("call", question, wanted, events_a_call(run, arm), "events");
         let why = "events come in puffs, every 6.7 ms";
-        let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(PUFF_MS), why);
+        let wanted = (said(&format!("{name}_wait_p50")), Margin::Absolute(puff_ms), why);
         let waited = latency_ms(run, arm, Stage::Batch, 0.5);
         asking.ask(
             "wait_p50",
@@ -251,7 +247,7 @@ fn lingers(run: &Run, checks: &mut Vec<Check>) {
             let of = |name| latency_ms(run, run.arm(name)?, Stage::EndToEnd, 0.5);
             let dearer = of(name).zip(of(ENOUGH)).map(|(with, without)| with - without);
             let why = "half a linger less what it saves: nothing, below the ceiling";
-            let wanted = (linger / 2.0, Margin::Absolute(PUFF_MS + linger / 10.0), why);
+            let wanted = (linger / 2.0, Margin::Absolute(puff_ms + linger / 10.0), why);
             let question = "p50 end to end, above that without a linger";
             asking.ask("dearer", question, wanted, dearer, "ms");
         }
@@ -292,8 +288,8 @@ fn throughput_chart(run: &Run) -> Chart {
 
 fn linger_chart(run: &Run) -> Chart {
     // A linger of 0 has no place on this axis: the sink's own time stands beside it.
-    let latency_ms_of = run.plan.setup.call.latency_s * 1e3;
-    let at = |linger: f64| linger + latency_ms_of;
+    let sink_ms = run.plan.setup.call.latency_s * 1e3;
+    let at = |linger: f64| linger + sink_ms;
     let line = |label: &str, ink, stage, quantile| Line {
         label: label.into(),
         ink,

@@ -233,7 +233,20 @@ impl Default for Call {
     }
 }
 
+/// Brokers of the lab's cluster.
+const BROKERS: f64 = 3.0;
+
 impl Setup {
+    /// How long the producer lets events wait for others, s; every arm's the same.
+    fn producer_linger_s(&self) -> f64 {
+        self.arms.first().map_or(f64::NAN, |arm| arm.producer_linger_s)
+    }
+
+    /// Events come in puffs, one every so many s: the producer sends to each broker once in its linger.
+    fn puff_s(&self) -> f64 {
+        self.producer_linger_s() / BROKERS
+    }
+
     /// The arm `name`; `None` for one that the plan does not have.
     pub fn arm(&self, name: &str) -> Option<&ArmSetup> {
         self.arms.iter().find(|arm| arm.name == name)

@@ -13,11 +13,12 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use tempfile::TempDir;
 
-use super::{Check, Experiment, named};
+use super::{Check, named};
 use crate::lab::audit::Ledger;
+use crate::lab::plan;
+use crate::lab::report::checks;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::{self, ProcessReading, Sample};
-use crate::lab::{plan, report};
 
 /// Every experiment that is recorded.
 const RECORDED: [&str; 9] =
@@ -115,12 +116,6 @@ fn unpacked(name: &str) -> TempDir {
         std::fs::write(path, text).expect("written");
     }
     dir
-}
-
-fn checks(experiment: &Experiment, run: &Run) -> Vec<Check> {
-    let mut checks = (experiment.checks)(run);
-    checks.extend(run.arms.iter().flat_map(report::common_checks));
-    checks
 }
 
 fn red(checks: &[Check]) -> BTreeSet<String> {

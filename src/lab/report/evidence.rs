@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::common_checks;
+use super::checks;
 use crate::lab::experiments::named;
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
@@ -31,14 +31,12 @@ fn todays_judge_says_of_the_evidence_what_is_written_there() {
         let plan: Plan = read_json(&folder.join(plan::FILE)).expect("a plan");
         let experiment = named(&plan.experiment).expect("it");
         let run = Run::read(experiment, &folder).expect("a run");
-        let mut checks = (experiment.checks)(&run);
-        checks.extend(run.arms.iter().flat_map(common_checks));
         let written: Verdict = read_json(&folder.join(verdict::FILE)).expect("a verdict");
         let said = |checks: &[super::Check]| -> Vec<(String, bool, String)> {
             let each = checks.iter();
             each.map(|c| (c.name.clone(), c.pass, super::measured(c))).collect()
         };
-        assert_eq!(said(&checks), said(&written.checks), "{}", folder.display());
+        assert_eq!(said(&checks(experiment, &run)), said(&written.checks), "{}", folder.display());
     }
 }
 

@@ -206,7 +206,7 @@ impl Fetches for Fetcher {
                 self.epochs.insert(part.partition, header.leader_epoch);
             }
         }
-        let announced = announced(set).filter(|_| !any);
+        let announced = if any { None } else { announced(set) };
         if let Some(size) = announced
             && (size > ANSWER_BYTES_MAX || self.is_cut_again(part.partition))
         {
