@@ -25,7 +25,6 @@ install_line() {
     setsid | flock | setpriv | nsenter | unshare | fallocate) echo "$apt util-linux" ;;
     ps | free | pgrep) echo "$apt procps" ;;
     chromium) echo "$apt chromium   # Ubuntu: snap install chromium" ;;
-    docker) echo "$apt docker.io docker-compose-v2   # or https://docs.docker.com/engine/install/" ;;
     go) echo "$apt golang-go" ;;
     pkg-config) echo "$apt pkg-config libssl-dev" ;;
     *) echo "$apt $1" ;;
