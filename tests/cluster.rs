@@ -113,7 +113,10 @@ fn what_is_wrong_is_named_before_anything_is_touched() {
         assert!(ended.stderr.contains(said), "{words}: {said}: {ended:?}");
     }
     let help = Running::start(LAB, ["cluster", "--help"]).end(PATIENCE);
-    assert!(help.status.success() && help.stdout.contains("\n  topic grow NAME --partitions N"));
+    assert!(
+        help.status.success() && help.stdout.contains("topic grow NAME --partitions N"),
+        "{help:?}"
+    );
     assert!(!place.data.exists());
 }
 
