@@ -12,20 +12,18 @@ install_line() {
   if ((EUID == 0)); then sudo=''; fi
   local apt="${sudo}apt-get install -y"
   case $1 in
-    cargo | rustc | rustup)
+    cargo)
       echo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" ;;
     cargo-fmt) echo "rustup component add rustfmt" ;;
     cargo-clippy) echo "rustup component add clippy" ;;
     java | keytool) echo "$apt openjdk-17-jre-headless   # or any later release" ;;
     mvn) echo "$apt maven" ;;
-    cc | gcc) echo "$apt gcc libc6-dev" ;;
+    cc) echo "$apt gcc libc6-dev" ;;
     c++) echo "$apt g++" ;;
     ss | ip | tc) echo "$apt iproute2" ;;
-    nft) echo "$apt nftables" ;;
-    setsid | flock | setpriv | nsenter | unshare | fallocate) echo "$apt util-linux" ;;
-    ps | free | pgrep) echo "$apt procps" ;;
+    setsid | flock | setpriv | nsenter | unshare) echo "$apt util-linux" ;;
+    pgrep) echo "$apt procps" ;;
     chromium) echo "$apt chromium   # Ubuntu: snap install chromium" ;;
-    docker) echo "$apt docker.io docker-compose-v2   # or https://docs.docker.com/engine/install/" ;;
     go) echo "$apt golang-go" ;;
     pkg-config) echo "$apt pkg-config libssl-dev" ;;
     *) echo "$apt $1" ;;

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Sourced by run/start.sh and run/bench.sh: how scripts speak, and how they build.
+# Sourced by run/start.sh, run/cluster.sh and run/bench.sh: how scripts speak, and how they build.
 #
 #   log LEVEL EVENT KEY=VALUE..., die WHY, misuse WHY
 #   build_programs TARGET-DIR    becomes the build: to be run in the background
+#   build_lab                    builds; sets lab, the program
 #
 # The script has said what `root` is.
 
@@ -17,4 +18,21 @@ build_programs() { # TARGET-DIR
   log info building "command='cargo build --release --locked --bins'"
   exec setsid env -u CARGO_BUILD_TARGET cargo build --release --locked --bins \
     --manifest-path "$root/Cargo.toml" --target-dir "$1" </dev/null >&2
+}
+
+build_lab() {
+  local built=${CARGO_TARGET_DIR:-$root/target}
+  build_programs "$built" &
+  trap 'end_build $! 130' INT
+  trap 'end_build $! 143' TERM
+  trap 'end_build $! 129' HUP
+  wait $! || die "the build failed (cargo's words are above)"
+  trap - INT TERM HUP
+  # shellcheck disable=SC2034 # the script's
+  lab=$built/release/lab
+}
+
+end_build() { # PID EXIT-CODE
+  kill -TERM -- "-$1" 2>/dev/null
+  exit "$2"
 }

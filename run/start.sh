@@ -52,22 +52,11 @@ check_flags() { # FLAGS...
   done
 }
 
-end_build() { # PID EXIT-CODE
-  kill -TERM -- "-$1" 2>/dev/null
-  exit "$2"
-}
-
 start() { # NAME FLAGS...
   name=$1
   shift
   check_flags "$@"
   require "${RUN_NEEDS[@]}"
-  built=${CARGO_TARGET_DIR:-$root/target}
-  build_programs "$built" &
-  trap 'end_build $! 130' INT
-  trap 'end_build $! 143' TERM
-  trap 'end_build $! 129' HUP
-  wait $! || die "the build failed (cargo's words are above)"
-  trap - INT TERM HUP
-  exec ${through[@]+"${through[@]}"} "$built/release/lab" run "$name" --source "$root" "$@"
+  build_lab
+  exec ${through[@]+"${through[@]}"} "$lab" run "$name" --source "$root" "$@"
 }

@@ -156,7 +156,7 @@ step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 alone=() with_cluster=() without_cluster=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  if [[ $name == planes || $name == secured ]]; then continue # on brokers of their own kind, below
+  if [[ $name == @(planes|secured|cluster) ]]; then continue # on brokers of their own kind, below
   elif [[ $name == faults_* ]]; then alone+=("$name")
   elif grep -qE '\b(Topic|brokers)\b' "$file"; then with_cluster+=(--test "$name")
   else without_cluster+=(--test "$name"); fi
@@ -165,6 +165,7 @@ done
 tests 'unit tests' --lib --bins
 tests 'doc tests' --doc
 tests 'tests without a cluster' "${without_cluster[@]}"
+tests 'clusters of its own' --test cluster
 start_cluster --secure
 tests 'tests with a cluster' "${with_cluster[@]}"
 LAB_BROKERS=$secured LAB_COMMAND_CONFIG=$tmp/cluster/secure/client.properties \

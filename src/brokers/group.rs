@@ -66,7 +66,7 @@ pub fn committed(
     partitions: impl IntoIterator<Item = i32>,
 ) -> io::Result<BTreeMap<i32, Result<Committed, String>>> {
     let partitions: Vec<i32> = partitions.into_iter().collect();
-    let host = coordinator(brokers, group)?;
+    let (_, host) = coordinator(brokers, group)?;
     let mut connection = brokers.connect(&host)?;
     let version = connection.version(ApiKey::OffsetFetch, OFFSET_FETCH)?;
     let asked = OffsetFetchRequestTopic::default()
@@ -100,19 +100,15 @@ pub fn committed(
     Ok(all)
 }
 
-/// `host:port` of the broker that coordinates `group`.
-fn coordinator(brokers: &Brokers, group: &str) -> io::Result<String> {
-    let mut last = io::Error::other("the list of brokers is empty");
-    for host in brokers.hosts() {
-        match ask(brokers, host, group) {
-            Ok(coordinator) => return Ok(coordinator),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
+/// The id of the broker that coordinates `group`, and its `host:port`.
+///
+/// # Errors
+/// When no broker of the list says it: a group's first question makes the topic that its commits go to.
+pub fn coordinator(brokers: &Brokers, group: &str) -> io::Result<(i32, String)> {
+    brokers.any_of(|host| ask(brokers, host, group))
 }
 
-fn ask(brokers: &Brokers, host: &str, group: &str) -> io::Result<String> {
+fn ask(brokers: &Brokers, host: &str, group: &str) -> io::Result<(i32, String)> {
     let mut connection = brokers.connect(host)?;
     let version = connection.version(ApiKey::FindCoordinator, FIND_COORDINATOR)?;
     let question =
@@ -120,7 +116,7 @@ fn ask(brokers: &Brokers, host: &str, group: &str) -> io::Result<String> {
     let answer: FindCoordinatorResponse =
         connection.ask(ApiKey::FindCoordinator, version, &question, TIMEOUT)?;
     match answer.error_code {
-        0 => Ok(format!("{}:{}", answer.host, answer.port)),
+        0 => Ok((answer.node_id.0, format!("{}:{}", answer.host, answer.port))),
         code => Err(refused("FindCoordinator", code)),
     }
 }

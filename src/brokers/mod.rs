@@ -252,6 +252,21 @@ impl Brokers {
         self.security.as_ref().is_some_and(|security| !security.is_plain())
     }
 
+    /// The first answer that a broker of the list gives.
+    ///
+    /// # Errors
+    /// What the last one said, when none of them answers.
+    fn any_of<T>(&self, mut ask: impl FnMut(&str) -> io::Result<T>) -> io::Result<T> {
+        let mut last = io::Error::other("the list of brokers is empty");
+        for host in self.hosts() {
+            match ask(host) {
+                Ok(answer) => return Ok(answer),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
     /// Asks the brokers in turn, from position `first` of the list, for the topic's partitions.
     pub fn describe(&self, topic: &str, first: usize) -> Result<TopicView, BrokerError> {
         self.describe_until(&Stop::default(), topic, first)

@@ -1,10 +1,12 @@
-//! Topics made and deleted. Any broker is asked: it passes the question on to the controller (KIP-590).
+//! Topics made, grown, listed and deleted. Any broker is asked: it passes the question on to the controller (KIP-590).
 
 use std::io::{self, ErrorKind};
 
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    ApiKey, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
+    CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -14,6 +16,7 @@ use super::{Brokers, wire};
 /// CreateTopics from 2 on is what Kafka 4 speaks; DeleteTopics up to 5 names topics, later ids.
 const CREATE: Range = Range { min: 2, max: 5 };
 const DELETE: Range = Range { min: 1, max: 5 };
+const GROW: Range = Range { min: 0, max: 3 };
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
@@ -38,7 +41,8 @@ impl Brokers {
     /// cluster that just started takes its time.
     ///
     /// # Errors
-    /// Until every broker shows all of its replicas in sync; `InvalidInput` for what no waiting cures.
+    /// Until every broker shows all of its replicas in sync; `AlreadyExists` where one shows another number of
+    /// partitions, which passes if it has not heard of this topic yet; `InvalidInput` for what no waiting cures.
     pub fn make_topic(&self, new: &NewTopic<'_>, attempt: usize) -> io::Result<()> {
         self.try_to_create(new, attempt)?;
         self.hosts().try_for_each(|host| self.is_whole(host, new))
@@ -67,19 +71,9 @@ impl Brokers {
         let answer: CreateTopicsResponse =
             connection.ask(ApiKey::CreateTopics, version, &question, 2 * TIMEOUT)?;
         let made = answer.topics.first().ok_or_else(|| invalid("no topic in the answer"))?;
-        let why = || {
-            let words = made.error_message.as_deref().unwrap_or_default();
-            format!("topic {}: {} {words}", new.name, in_words(made.error_code))
-        };
         match made.error_code {
-            0 | TOPIC_ALREADY_EXISTS => Ok(()),
-            INVALID_REPLICATION_FACTOR => Err(io::Error::other(why())),
-            code => {
-                let passing = kafka_protocol::ResponseError::try_from_code(code)
-                    .is_some_and(|error| error.is_retriable());
-                let kind = if passing { ErrorKind::Other } else { ErrorKind::InvalidInput };
-                Err(io::Error::new(kind, why()))
-            }
+            TOPIC_ALREADY_EXISTS => Ok(()),
+            code => refusal(new.name, code, made.error_message.as_deref()),
         }
     }
 
@@ -91,12 +85,15 @@ impl Brokers {
             partition.leader_id.0 >= 0 && partition.isr_nodes.len() == new.replication as usize
         });
         match (found.error_code, in_sync.count()) {
+            (0, _) if found.partitions.len() != new.partitions as usize => {
+                let (name, has, wanted) = (new.name, found.partitions.len(), new.partitions);
+                let why = format!("topic {name} exists with {has} partitions, not {wanted}");
+                Err(io::Error::new(ErrorKind::AlreadyExists, why))
+            }
             (0, whole) if whole == new.partitions as usize => Ok(()),
             (0, whole) => Err(io::Error::other(format!(
-                "topic {}: {whole} of {} partitions are whole by broker {host}, which has {}",
-                new.name,
-                new.partitions,
-                found.partitions.len()
+                "topic {}: {whole} of {} partitions are whole by broker {host}",
+                new.name, new.partitions
             ))),
             (code, _) => Err(io::Error::other(format!("topic {}: {}", new.name, in_words(code)))),
         }
@@ -107,14 +104,39 @@ impl Brokers {
     /// # Errors
     /// What the last broker of the list said, when none of them deletes it.
     pub fn delete_topic(&self, name: &str) -> io::Result<()> {
-        let mut last = io::Error::other("no broker was asked");
-        for host in self.hosts() {
-            match self.try_to_delete(host, name) {
-                Ok(()) => return Ok(()),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+        self.any_of(|host| self.try_to_delete(host, name))
+    }
+
+    /// Adds partitions to a topic, up to so many.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the brokers refuse: it has as many, or is not there; else as [`Self::delete_topic`].
+    pub fn grow_topic(&self, name: &str, partitions: i32) -> io::Result<()> {
+        self.any_of(|host| self.try_to_grow(host, name, partitions))
+    }
+
+    fn try_to_grow(&self, host: &str, name: &str, partitions: i32) -> io::Result<()> {
+        let mut connection = self.connect(host)?;
+        let version = connection.version(ApiKey::CreatePartitions, GROW)?;
+        let topic = CreatePartitionsTopic::default()
+            .with_name(wire::name(name))
+            .with_count(partitions)
+            .with_assignments(None);
+        let question = CreatePartitionsRequest::default()
+            .with_topics(vec![topic])
+            .with_timeout_ms(i32::try_from(TIMEOUT.as_millis()).unwrap_or(i32::MAX));
+        let answer: CreatePartitionsResponse =
+            connection.ask(ApiKey::CreatePartitions, version, &question, 2 * TIMEOUT)?;
+        let grown = answer.results.first().ok_or_else(|| invalid("no topic in the answer"))?;
+        refusal(name, grown.error_code, grown.error_message.as_deref())
+    }
+
+    /// Names of all topics but Kafka's own.
+    ///
+    /// # Errors
+    /// As [`Self::delete_topic`].
+    pub fn topics(&self) -> io::Result<Vec<String>> {
+        self.any_of(|host| wire::topics(self, host))
     }
 
     fn try_to_delete(&self, host: &str, name: &str) -> io::Result<()> {
@@ -135,4 +157,19 @@ impl Brokers {
 
 fn words(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
+}
+
+/// What a broker says of a topic: `InvalidInput` for what no waiting cures.
+fn refusal(name: &str, code: i16, words: Option<&str>) -> io::Result<()> {
+    if code == 0 {
+        return Ok(());
+    }
+    let known = kafka_protocol::ResponseError::try_from_code(code);
+    let retriable = known.is_some_and(|error| error.is_retriable());
+    // Kafka calls that one retriable; it is the controller who says it.
+    let passes =
+        code == INVALID_REPLICATION_FACTOR || retriable && code != UNKNOWN_TOPIC_OR_PARTITION;
+    let kind = if passes { ErrorKind::Other } else { ErrorKind::InvalidInput };
+    let why = format!("topic {name}: {} {}", in_words(code), words.unwrap_or_default());
+    Err(io::Error::new(kind, why))
 }

@@ -33,10 +33,28 @@ pub(super) fn described(
     host: &str,
     topic: &str,
 ) -> io::Result<(i16, MetadataResponse)> {
+    ask(brokers, host, Some(vec![MetadataRequestTopic::default().with_name(Some(name(topic)))]))
+}
+
+/// Names of all topics but Kafka's own, as the broker at `host` knows them.
+pub(super) fn topics(brokers: &Brokers, host: &str) -> io::Result<Vec<String>> {
+    let (_, answer) = ask(brokers, host, None)?;
+    let theirs = answer.topics.into_iter().filter(|topic| !topic.is_internal);
+    let mut names: Vec<String> =
+        theirs.filter_map(|topic| topic.name).map(|name| name.to_string()).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn ask(
+    brokers: &Brokers,
+    host: &str,
+    topics: Option<Vec<MetadataRequestTopic>>,
+) -> io::Result<(i16, MetadataResponse)> {
     let mut connection = brokers.connect(host)?;
     let version = connection.version(ApiKey::Metadata, METADATA)?;
     let mut question = MetadataRequest::default();
-    question.topics = Some(vec![MetadataRequestTopic::default().with_name(Some(name(topic)))]);
+    question.topics = topics;
     question.allow_auto_topic_creation = false;
     Ok((version, connection.ask(ApiKey::Metadata, version, &question, TIMEOUT)?))
 }

@@ -11,16 +11,20 @@
 //! - `stats`, `text`  lines, rates, means; how a figure is written
 //! - `experiments` what is asked, predicted and checked: one file an experiment
 //! - `plan`        before a run: the prediction, the host
+//! - `cluster`     three Kafka brokers on this machine, up and down
 //! - `run`         from the declaration to the verdict: processes, cluster, arms
+//! - `interrupt`, `tools`  a signal, and waits that it ends; other programs, run to their end
 //! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
 //! - `verdict`, `slo`, `index`  what came of it; all of them against the targets, and in one page
 
 pub mod audit;
 pub mod autopsy;
 pub mod charts;
+pub mod cluster;
 pub mod experiments;
 pub mod heaps;
 pub mod index;
+mod interrupt;
 pub mod lag;
 pub mod layout;
 pub mod live;
@@ -36,6 +40,7 @@ pub mod scrape;
 pub mod slo;
 pub mod stats;
 pub mod text;
+mod tools;
 pub mod verdict;
 pub mod watch;
 

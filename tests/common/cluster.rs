@@ -11,16 +11,16 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `run/cluster.sh` on the tests' cluster; gives its stdout.
+/// Runs `lab cluster` on the tests' cluster; gives its stdout.
 pub fn cluster(words: &[&str]) -> String {
     let data = std::env::var("LAB_CLUSTER_DATA").unwrap_or_else(|_| {
         panic!("LAB_CLUSTER_DATA is not set: this test stops brokers, run it through run/test.sh")
     });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/run/cluster.sh");
-    let out = Command::new(script).args(words).args(["--data", &data]).output().expect("bash");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let out = command.arg("cluster").args(words).args(["--data", &data]).output().expect("lab");
     let stderr = String::from_utf8_lossy(&out.stderr);
     // `status` says 1 when a broker is down, which is what these tests are about.
-    assert!(out.status.success() || words == ["status"], "cluster.sh {words:?}: {stderr}");
+    assert!(out.status.success() || words == ["status"], "lab cluster {words:?}: {stderr}");
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
@@ -51,6 +51,6 @@ impl Drop for Healed {
 
 /// Sends a signal, such as `libc::SIGSTOP`, to broker `n`.
 pub fn signal_broker(n: u32, signal: i32) {
-    // SAFETY: the pid is a broker's that cluster.sh just named.
+    // SAFETY: the pid is a broker's that `lab cluster` just named.
     assert_eq!(unsafe { libc::kill(broker_pid(n), signal) }, 0, "broker {n} cannot be signalled");
 }

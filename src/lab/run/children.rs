@@ -7,25 +7,24 @@
 //! (`setpriv --pdeathsig`).
 
 use std::fs::{self, File};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 
 use super::commands;
-use super::interrupt::{Interrupt, LOOK};
 use crate::failure::Failure;
+use crate::lab::interrupt::Interrupt;
 use crate::lab::procs::Watched;
+use crate::lab::tools::{is_gone_within, last_lines, send, tied};
 
 /// For a program to say where it listens; for an orderly stop (a processor drains for at most 10 s and
 /// commits); for the stop of a run that broke.
 const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 const ABORT_WITHIN: Duration = Duration::from_secs(3);
-/// Last lines of a log that are shown when its process broke.
-const LAST_LINES: usize = 15;
 
 /// See the module.
 pub struct Children {
@@ -206,12 +205,8 @@ impl Children {
     /// The failure of `name`, with its last words on stderr.
     pub fn broken(&self, name: &str, what: &str) -> Failure {
         let log = self.log(name);
-        let text = fs::read(&log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        let from = lines.len().saturating_sub(LAST_LINES);
-        for line in lines.get(from..).unwrap_or_default() {
-            log::error!(process = name, line = *line; "its last words");
+        for line in last_lines(&log).lines() {
+            log::error!(process = name, line = line; "its last words");
         }
         Failure::Failed(format!("the {name} {what} (everything it said: {})", log.display()))
     }
@@ -237,34 +232,6 @@ impl Drop for Children {
     }
 }
 
-/// `command` in a group of its own, told to end when this process is gone.
-pub fn tied(command: &[String]) -> Command {
-    let mut tied = Command::new("setpriv");
-    tied.args(["--pdeathsig", "TERM"]).args(command).process_group(0);
-    // What is logged at info is read here and by the reports: where a program listens, what it counted.
-    tied.env_remove("LAB_LOG");
-    tied
-}
-
-/// Sends `signal` to a child and what it started; to nobody when it has ended and been waited for.
-pub fn send(child: &Child, signal: Signal) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _may_be_gone = kill_process_group(group, signal);
-    }
-}
-
-/// Waits for a child that was told to end.
-pub fn is_gone_within(child: &mut Child, time: Duration) -> bool {
-    let end = Instant::now() + time;
-    while matches!(child.try_wait(), Ok(None)) {
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(LOOK);
-    }
-    true
-}
-
 /// As a shell has it: 128 and the signal's number.
 pub fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
@@ -285,6 +252,8 @@ fn listening(log: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::Pid;
+
     use super::*;
 
     fn shell(script: &str) -> Vec<String> {

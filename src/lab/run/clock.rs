@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::tools;
 use crate::failure::Failure;
+use crate::lab::tools;
 
 /// See the module.
 pub struct OwnClock {

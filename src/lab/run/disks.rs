@@ -10,8 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::tools;
 use crate::failure::Failure;
+use crate::lab::tools;
 
 /// What fills it.
 const BALLAST: &str = "ballast";

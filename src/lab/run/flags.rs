@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use argh::FromArgs;
 
 use crate::failure::Failure;
+use crate::lab::cluster::real;
 use crate::lab::experiments::faults::Case;
 use crate::lab::experiments::{Experiment, Form};
 use crate::units;
@@ -121,19 +122,5 @@ impl Settings {
         std::env::set_current_dir(&source).map_err(|e| unusable(&source, e))?;
         let short = |path: &Path| path.strip_prefix(&source).unwrap_or(path).to_owned();
         Ok((short(&out), short(&data)))
-    }
-}
-
-/// The one path of a folder that may not be there yet: two runs must not take two of them for two folders.
-fn real(path: &Path) -> std::io::Result<PathBuf> {
-    match path.canonicalize() {
-        Ok(path) => Ok(path),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            match (path.parent(), path.file_name()) {
-                (Some(parent), Some(name)) => Ok(real(parent)?.join(name)),
-                _ => Err(e),
-            }
-        }
-        Err(e) => Err(e),
     }
 }

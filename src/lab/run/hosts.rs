@@ -12,11 +12,10 @@ use std::fs;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use super::children::{is_gone_within, send, tied};
-use super::interrupt::Interrupt;
-use super::tools;
 use crate::failure::Failure;
 use crate::lab::experiments::faults::matrix::{Harm, Link};
+use crate::lab::interrupt::Interrupt;
+use crate::lab::tools::{self, is_gone_within, send, tied};
 use rustix::process::Signal;
 
 /// Where brokers and sink listen, here; and the processors, there.

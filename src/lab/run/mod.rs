@@ -2,16 +2,15 @@
 //!
 //! - `flags`     what the user asks for
 //! - `sitting`   one experiment or all of them, arm after arm
-//! - `interrupt` a signal, and waits that it ends
 //! - `claims`    what a run takes for itself: the cluster's lock, the results' folder
-//! - `cluster`   the brokers, by `run/cluster.sh`
+//! - `cluster`   the run's cluster: one that is there, or one of its own
 //! - `children`  the processes that a run starts, watches and stops
 //! - `memory`    the limit that the kernel enforces on one of them
 //! - `commands`  what they are started with
 //! - `arm`       one arm, from its topic to its ledger, with its `topic` and its watch (`watching`)
 //! - `room`      the memory and the disk that a run needs
 //! - `rows`      the rows of the fault matrix, each an arm in which something breaks
-//! - `hosts`, `disks`, `clock`, `tools`  what can be broken without harm to the machine
+//! - `hosts`, `disks`, `clock`  what can be broken without harm to the machine
 //!
 //! Invariant: whatever ends a run, and be it a second Ctrl-C, it stops what it started, deletes its own topics
 //! only, and takes the cluster down only if it brought it up. It knows no experiment by name, and decides
@@ -26,12 +25,10 @@ mod commands;
 mod disks;
 mod flags;
 mod hosts;
-mod interrupt;
 mod memory;
 mod room;
 mod rows;
 mod sitting;
-mod tools;
 mod topic;
 mod watching;
 
@@ -42,10 +39,10 @@ use claims::{Claim, ClusterLock};
 use cluster::{Cluster, New};
 pub use flags::Settings;
 use hosts::Hosts;
-use interrupt::Interrupt;
 use sitting::Sitting;
 
 use super::experiments::{self, Experiment, Launch, faults};
+use super::interrupt::Interrupt;
 use super::plan::{self, Plan};
 use super::report;
 use crate::cli;

@@ -11,12 +11,12 @@ use super::clock::OwnClock;
 use super::commands::{self, LOOPBACK};
 use super::disks::SmallFolder;
 use super::hosts::{self, Hosts};
-use super::tools;
 use crate::clock;
 use crate::failure::Failure;
 use crate::lab::experiments::Launch;
 use crate::lab::experiments::faults::matrix::{FAULTS, Fault, Harm, Link, Strike};
 use crate::lab::experiments::faults::{Case, launch, row};
+use crate::lab::tools;
 use crate::lab::{samples, write_json};
 
 /// Before the fault, and after it: longer where much is to be caught up with.
@@ -212,13 +212,13 @@ impl<'a, 'b> Row<'a, 'b> {
             }
             Strike::BrokersKilled(brokers, seconds) => self.brokers_die(brokers, s(seconds))?,
             Strike::CoordinatorKilled(seconds) => {
-                let was = self.bench.cluster.ask(&["coordinator", &arm.places.topic])?;
+                let was = self.bench.cluster.tell(&["coordinator", &arm.places.topic])?;
                 let broker = was.parse().map_err(|_| {
                     Failure::Failed(format!("no coordinator of the group: {was:?}"))
                 })?;
                 self.begins();
                 self.brokers_die(&[broker], s(seconds))?;
-                let now = self.bench.cluster.ask(&["coordinator", &arm.places.topic])?;
+                let now = self.bench.cluster.tell(&["coordinator", &arm.places.topic])?;
                 if now != was {
                     self.seen = format!("broker {was} was the coordinator, {now} is");
                 }
@@ -280,7 +280,7 @@ impl<'a, 'b> Row<'a, 'b> {
         let (cluster, name) = (self.bench.cluster, n.to_string());
         cluster.tell(&["stop", &name])?;
         self.broker_disk = Some((n, SmallFolder::lay(&cluster.data_of(n), BROKER_DISK)?));
-        cluster.tell(&["start", &name])
+        cluster.tell(&["start", &name]).map(drop)
     }
 
     fn disk_fills(&mut self, n: u32, time: Duration) -> Result<(), Failure> {
@@ -298,7 +298,7 @@ impl<'a, 'b> Row<'a, 'b> {
         self.rest(time.saturating_sub(filled.elapsed()))?;
         self.ends();
         self.broker_disk.as_ref().map_or(Ok(()), |(_, disk)| disk.free())?;
-        cluster.tell(&["start", &n.to_string()])
+        cluster.tell(&["start", &n.to_string()]).map(drop)
     }
 
     /// What was dropped or held up says that the link is harmed; a new connection from the processor's host,
@@ -384,7 +384,7 @@ impl<'a, 'b> Row<'a, 'b> {
 
     fn tell(&self, words: &[&str]) -> Result<(), Failure> {
         self.note(&format!("run/cluster.sh {}", words.join(" ")))?;
-        self.bench.cluster.tell(words)
+        self.bench.cluster.tell(words).map(drop)
     }
 
     /// Waits; a signal ends it.
@@ -397,14 +397,14 @@ impl<'a, 'b> Row<'a, 'b> {
         let cluster = self.bench.cluster;
         let mut undone = self.hosts.heal(Link::Brokers).and(self.hosts.heal(Link::Sink));
         // A broker may be down.
-        undone = undone.and(cluster.tell(&["up"]));
+        undone = undone.and(cluster.tell(&["up"]).map(drop));
         if let Some(results) = self.results.take() {
             undone = undone.and(results.gone());
         }
         if let Some((n, disk)) = self.broker_disk.take() {
             let name = n.to_string();
-            let back = cluster.tell(&["stop", &name]).and_then(|()| disk.gone());
-            undone = undone.and(back).and(cluster.tell(&["start", &name]));
+            let back = cluster.tell(&["stop", &name]).and_then(|_| disk.gone());
+            undone = undone.and(back).and(cluster.tell(&["start", &name]).map(drop));
         }
         undone
     }

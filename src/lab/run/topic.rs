@@ -1,18 +1,16 @@
 //! The topic of an arm.
 
-use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
 
 use super::arm::Bench;
 use super::commands;
 use crate::brokers::Brokers;
 use crate::brokers::topics::NewTopic;
 use crate::failure::Failure;
+use crate::lab::cluster::create_topic;
 use crate::lab::experiments::Launch;
 
-/// For a topic to be whole: brokers that just started take their time. Its replicas, on three brokers.
-const TOPIC_WITHIN: Duration = Duration::from_secs(120);
+/// Its replicas, on three brokers.
 const REPLICATION: i16 = 3;
 
 /// The topic of an arm, deleted with what it took on disk, however the arm ends.
@@ -42,19 +40,7 @@ impl<'a> Topic<'a> {
             replication: REPLICATION,
             settings: &settings,
         };
-        let (mut attempt, mut last) = (0, String::new());
-        let made = bench.interrupt.until(TOPIC_WITHIN, || {
-            attempt += 1;
-            match topic.brokers.make_topic(&new, attempt) {
-                Ok(()) => Ok(Some(())),
-                Err(e) if e.kind() == ErrorKind::InvalidInput => Err(Failure::failed(e)),
-                Err(e) => {
-                    last = e.to_string();
-                    Ok(None)
-                }
-            }
-        })?;
-        made.ok_or_else(|| Failure::Failed(format!("no topic for the arm: {last}")))?;
+        create_topic(&topic.brokers, &new, bench.interrupt)?;
         Ok(topic)
     }
 

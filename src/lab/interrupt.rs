@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::backoff::Backoff;
 use crate::failure::Failure;
 
 /// How often a wait looks for a signal.
 pub const LOOK: Duration = Duration::from_millis(20);
+/// How often a patient wait looks, first and last, and how often it says that it still waits.
+const PATIENT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Whether a signal came, and which.
 #[derive(Clone, Default)]
@@ -63,6 +67,35 @@ impl Interrupt {
                 return Ok(None);
             }
             std::thread::sleep(LOOK);
+        }
+    }
+
+    /// As [`Interrupt::until`] for what is dear to look at: it looks with backoff, and says now and then that
+    /// it still waits for `what`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn patiently<T>(
+        &self,
+        what: &str,
+        time: Duration,
+        mut ready: impl FnMut() -> Result<Option<T>, Failure>,
+    ) -> Result<Option<T>, Failure> {
+        let (begun, mut said) = (Instant::now(), Instant::now());
+        let mut backoff = Backoff::new(PATIENT.0, PATIENT.1);
+        loop {
+            self.check()?;
+            if let Some(value) = ready()? {
+                return Ok(Some(value));
+            }
+            if begun.elapsed() >= time {
+                return Ok(None);
+            }
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                log::info!(what = what, seconds = begun.elapsed().as_secs(), at_most = time.as_secs(); "still waiting");
+            }
+            self.until(backoff.wait(), || Ok(None::<()>))?;
         }
     }
 }
