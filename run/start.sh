@@ -1,22 +1,27 @@
 # shellcheck shell=bash
-# Sourced by run/expN.sh, run/all.sh, run/faults.sh: `start NAME FLAGS...` checks the flags, builds, and becomes
-# `lab run NAME FLAGS...`, which does the rest. The script may set
+# Sourced by run/expN.sh, run/all.sh, run/faults.sh, run/bench.sh. `start NAME FLAGS...` becomes `lab run NAME
+# FLAGS...`, and `become COMMAND FLAGS...` becomes `lab COMMAND FLAGS...`: first it checks the flags and builds.
+# The script may set
 #
 #   through=(COMMAND...)      what that is run through
-#   more_usage, more_words    further lines of the usage, and whether there may be words that are no flags
+#   more_usage, words         further lines of the usage; which words may stand beside flags (* for any)
+#   switches, options         the flags without and with a value
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
 # shellcheck source=run/prereq.sh
 source "$here/prereq.sh"
-# shellcheck source=run/speak.sh
-source "$here/speak.sh"
-through=() more_usage='' more_words=''
+name='' through=() more_usage='' words=''
+switches='--quick --resume --dry-run' options='--out --data --port --repeat --arm --case'
+
+log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+misuse() { printf '%s: %s (see run/%s --help)\n' "${0##*/}" "$*" "${0##*/}" >&2; exit 2; }
 
 usage() {
   cat <<TEXT
 usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
-       [--arm A]... [--resume] [--dry-run] ${more_words:+[$more_words...]}
+       [--arm A]... [--resume] [--dry-run] ${words:+[FAULT...]}
 
   --quick      the short form, to be had in minutes
   --out DIR    folder of the results (default results/$name; of all: results, with index.html)
@@ -40,14 +45,14 @@ check_flags() { # FLAGS...
     case $1 in
       -h | --help) usage; exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-      --quick | --resume | --dry-run) shift ;;
-      --out | --data | --port | --repeat | --arm | --case)
-        [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
-        shift 2 ;;
-      *)
-        [[ $more_words && $1 != -* ]] || misuse "unknown argument '$1'"
-        shift ;;
     esac
+    if [[ " $options " == *" $1 "* ]]; then
+      [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
+      shift
+    else
+      [[ " $switches $words " == *" $1 "* || ($words == '*' && $1 != -*) ]] || misuse "unknown argument '$1'"
+    fi
+    shift
   done
 }
 
@@ -56,17 +61,31 @@ end_build() { # PID EXIT-CODE
   exit "$2"
 }
 
-start() { # NAME FLAGS...
-  name=$1
+# In a group of its own, so that a signal to the script ends it at once, and with it the compilers that it
+# started. Whatever the user's settings say, the programs are where they are looked for.
+build_programs() {
+  log info building "command='cargo build --release --locked --bins'"
+  exec setsid env -u CARGO_BUILD_TARGET cargo build --release --locked --bins \
+    --manifest-path "$root/Cargo.toml" --target-dir "$built" </dev/null >&2
+}
+
+become() { # COMMAND FLAGS...
+  local command=$1
   shift
   check_flags "$@"
   require "${RUN_NEEDS[@]}"
   built=${CARGO_TARGET_DIR:-$root/target}
-  build_programs "$built" &
+  build_programs &
   trap 'end_build $! 130' INT
   trap 'end_build $! 143' TERM
   trap 'end_build $! 129' HUP
   wait $! || die "the build failed (cargo's words are above)"
   trap - INT TERM HUP
-  exec ${through[@]+"${through[@]}"} "$built/release/lab" run "$name" --source "$root" "$@"
+  exec ${through[@]+"${through[@]}"} "$built/release/lab" "$command" ${name:+"$name"} --source "$root" "$@"
+}
+
+start() { # NAME FLAGS...
+  name=$1
+  shift
+  become run "$@"
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use backpressure_lab::cli;
-use backpressure_lab::lab::{audit, autopsy, plan, predict, report, run, watch};
+use backpressure_lab::lab::{audit, autopsy, bench, plan, predict, report, run, watch};
 
 /// Instruments of the backpressure lab.
 #[derive(FromArgs)]
@@ -17,6 +17,7 @@ struct Lab {
 #[argh(subcommand)]
 enum Command {
     Run(run::Settings),
+    Bench(bench::Settings),
     Predict(predict::Settings),
     Plan(plan::Settings),
     Watch(watch::Settings),
@@ -28,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     cli::main(|lab: Lab| match lab.command {
         Command::Run(settings) => run::run(&settings),
+        Command::Bench(settings) => bench::run(&settings),
         Command::Predict(settings) => predict::run(&settings),
         Command::Plan(settings) => plan::run(&settings),
         Command::Watch(settings) => watch::run(&settings),

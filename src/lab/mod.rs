@@ -12,11 +12,13 @@
 //! - `experiments` what is asked, predicted and checked: one file an experiment
 //! - `plan`        before a run: the prediction, the host
 //! - `run`         from the declaration to the verdict: processes, cluster, arms
+//! - `bench`       the race against a franz-go program of the same job
 //! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
 //! - `verdict`, `slo`, `index`  what came of it; all of them against the targets, and in one page
 
 pub mod audit;
 pub mod autopsy;
+pub mod bench;
 pub mod charts;
 pub mod experiments;
 pub mod heaps;
