@@ -9,7 +9,7 @@ set -euo pipefail
 # shellcheck source=run/start.sh
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
-name=faults more_words=FAULT
+name=faults words='*'
 more_usage='  --case C     each fault under this queue and load only, such as bounded:8000
   FAULT...     these faults only, such as sink-killed (all: --dry-run)
 '

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run/start.sh, run/cluster.sh and run/bench.sh: how scripts speak, and how they build.
+# Sourced by run/start.sh and run/cluster.sh: how scripts speak, and how they build.
 #
 #   log LEVEL EVENT KEY=VALUE..., die WHY, misuse WHY
 #   build_programs TARGET-DIR    becomes the build: to be run in the background

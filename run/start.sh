@@ -1,9 +1,11 @@
 # shellcheck shell=bash
-# Sourced by run/expN.sh, run/all.sh, run/faults.sh: `start NAME FLAGS...` checks the flags, builds, and becomes
-# `lab run NAME FLAGS...`, which does the rest. The script may set
+# Sourced by run/expN.sh, run/all.sh, run/faults.sh, run/bench.sh. `start NAME FLAGS...` becomes `lab run NAME
+# FLAGS...`, and `become COMMAND FLAGS...` becomes `lab COMMAND FLAGS...`: first it checks the flags and builds.
+# The script may set
 #
 #   through=(COMMAND...)      what that is run through
-#   more_usage, more_words    further lines of the usage, and whether there may be words that are no flags
+#   more_usage, words         further lines of the usage; which words may stand beside flags (* for any)
+#   switches, options         the flags without and with a value
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=${here%/*}
@@ -11,12 +13,14 @@ root=${here%/*}
 source "$here/prereq.sh"
 # shellcheck source=run/speak.sh
 source "$here/speak.sh"
-through=() more_usage='' more_words=''
+name='' through=() more_usage='' words=''
+switches='--quick --resume --dry-run' options='--out --data --port --repeat --arm --case'
+
 
 usage() {
   cat <<TEXT
 usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
-       [--arm A]... [--resume] [--dry-run] ${more_words:+[$more_words...]}
+       [--arm A]... [--resume] [--dry-run] ${words:+[FAULT...]}
 
   --quick      the short form, to be had in minutes
   --out DIR    folder of the results (default results/$name with --quick, else results/full/$name;
@@ -41,22 +45,28 @@ check_flags() { # FLAGS...
     case $1 in
       -h | --help) usage; exit 0 ;;
       --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-      --quick | --resume | --dry-run) shift ;;
-      --out | --data | --port | --repeat | --arm | --case)
-        [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
-        shift 2 ;;
-      *)
-        [[ $more_words && $1 != -* ]] || misuse "unknown argument '$1'"
-        shift ;;
     esac
+    if [[ " $options " == *" $1 "* ]]; then
+      [[ $# -gt 1 && $2 ]] || misuse "$1 needs a value"
+      shift
+    else
+      [[ " $switches $words " == *" $1 "* || ($words == '*' && $1 != -*) ]] || misuse "unknown argument '$1'"
+    fi
+    shift
   done
+}
+
+become() { # COMMAND FLAGS...
+  local command=$1
+  shift
+  check_flags "$@"
+  require "${RUN_NEEDS[@]}"
+  build_lab
+  exec ${through[@]+"${through[@]}"} "$lab" "$command" ${name:+"$name"} --source "$root" "$@"
 }
 
 start() { # NAME FLAGS...
   name=$1
   shift
-  check_flags "$@"
-  require "${RUN_NEEDS[@]}"
-  build_lab
-  exec ${through[@]+"${through[@]}"} "$lab" run "$name" --source "$root" "$@"
+  become run "$@"
 }

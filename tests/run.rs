@@ -1,4 +1,4 @@
-//! `lab run` as a user runs it, on the tests' brokers: what it says before, and what is left when it is ended.
+//! `lab run` and `lab bench` as a user runs them, on the tests' brokers: what they say before, and what is left when a run is ended.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
@@ -43,6 +43,13 @@ fn what_cannot_be_run_is_refused_before_anything_starts() {
         ("run exp2 --arm bounded".into(), 2, "allowed: pull, unbounded"),
         ("run all --arm pull".into(), 2, "of one experiment"),
         ("run exp2 --repeat 0".into(), 2, "expected 1 to 20"),
+        ("bench sprint".into(), 2, "race, producer, curve"),
+        ("bench --rounds 0".into(), 2, "from 1 to 999"),
+        ("bench curve --events 999".into(), 2, "from 1000 to 99999999"),
+        ("bench --client wire,java".into(), 2, "wire, kafka, or both"),
+        ("bench --kafka 3.8.0".into(), 2, "3.9.x or 4.x.y"),
+        ("bench --port 80".into(), 2, "from 1024 to 65335"),
+        (format!("bench --data {data} --out {foreign}"), 1, "holds something else"),
         (format!("run exp2 --quick --data {data} --source /nowhere"), 1, "/nowhere"),
         (format!("run all --quick --data {foreign} --out {data}-results"), 1, ""),
     ] {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use backpressure_lab::cli;
-use backpressure_lab::lab::{audit, autopsy, cluster, plan, predict, report, run, watch};
+use backpressure_lab::lab::{audit, autopsy, bench, cluster, plan, predict, report, run, watch};
 
 /// Instruments of the backpressure lab.
 #[derive(FromArgs)]
@@ -18,6 +18,7 @@ struct Lab {
 enum Command {
     Run(run::Settings),
     Cluster(cluster::Flags),
+    Bench(bench::Settings),
     Predict(predict::Settings),
     Plan(plan::Settings),
     Watch(watch::Settings),
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     cli::main(|lab: Lab| match lab.command {
         Command::Run(settings) => run::run(&settings),
         Command::Cluster(flags) => cluster::run(&flags),
+        Command::Bench(settings) => bench::run(&settings),
         Command::Predict(settings) => predict::run(&settings),
         Command::Plan(settings) => plan::run(&settings),
         Command::Watch(settings) => watch::run(&settings),

@@ -121,6 +121,15 @@ fn says(program: &str, dir: &Path, args: &[&str]) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
+/// Only a release build is measured.
+///
+/// # Errors
+/// In a debug build.
+pub fn refuse_debug_build() -> Result<(), Failure> {
+    let why = "this is a debug build: its figures mean nothing; build with --release";
+    if cfg!(debug_assertions) { Err(Failure::Failed(why.into())) } else { Ok(()) }
+}
+
 impl Plan {
     /// The prediction of a run that is about to begin.
     ///
@@ -141,11 +150,7 @@ impl Plan {
     /// # Errors
     /// In a debug build, or when the folder cannot be written.
     pub fn write(&self, host: &Host, dir: &Path) -> Result<(), Failure> {
-        if cfg!(debug_assertions) {
-            return Err(Failure::Failed(
-                "this is a debug build: its figures mean nothing; build with --release".into(),
-            ));
-        }
+        refuse_debug_build()?;
         std::fs::create_dir_all(dir)
             .map_err(|e| Failure::Failed(format!("{}: cannot be made: {e}", dir.display())))?;
         super::write_json(&dir.join(HOST_FILE), host)?;

@@ -115,7 +115,9 @@ impl<'a> Arm<'a> {
     /// When it cannot be made; [`Failure::Interrupted`].
     pub fn begin(bench: &'a Bench<'a>, launch: &Launch, dir: &Path) -> Result<Self, Failure> {
         log::info!(experiment = bench.experiment, arm = launch.arm.as_str(); "arm begins");
-        let topic = Topic::create(bench, launch, dir)?;
+        let name = format!("{}-{}-{}", bench.experiment, launch.arm, std::process::id());
+        let on = (bench.cluster, bench.interrupt);
+        let topic = Topic::create(on, dir, name, launch.partitions, &launch.topic)?;
         Ok(Self {
             watch: None,
             children: Children::new(dir, bench.interrupt),
@@ -345,7 +347,10 @@ pub fn emptied(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The folder of the programs: this one's own.
-fn programs() -> Result<PathBuf, Failure> {
+///
+/// # Errors
+/// When the system does not say.
+pub fn programs() -> Result<PathBuf, Failure> {
     let own = std::env::current_exe()
         .map_err(|e| Failure::Failed(format!("where this program is cannot be told: {e}")))?;
     let dir = own.parent().unwrap_or(Path::new("."));

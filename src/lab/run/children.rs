@@ -60,7 +60,7 @@ impl Children {
         Ok(pid)
     }
 
-    /// Where `name` says that it listens, as soon as it does.
+    /// Where `name` says or prints that it listens, as soon as it does.
     ///
     /// # Errors
     /// When it ends, or does not listen in time; [`Failure::Interrupted`].
@@ -68,7 +68,8 @@ impl Children {
         let (interrupt, log) = (self.interrupt.clone(), self.log(name));
         let found = interrupt.until(LISTEN_WITHIN, || {
             self.alive()?;
-            Ok(listening(&fs::read_to_string(&log).unwrap_or_default()))
+            let said = |file: &Path| listening(&fs::read_to_string(file).unwrap_or_default());
+            Ok(said(&log).or_else(|| said(&log.with_extension("json"))))
         })?;
         found.ok_or_else(|| {
             self.broken(name, &format!("does not listen after {} s", LISTEN_WITHIN.as_secs()))
@@ -141,7 +142,7 @@ impl Children {
     pub fn kill(&mut self, name: &str) -> Result<(), Failure> {
         commands::note(&self.dir, &format!("kill -KILL {}", self.pid(name)))?;
         self.signal(name, Signal::KILL);
-        self.await_end(name, STOP_WITHIN).map(drop)
+        self.ends(name, STOP_WITHIN).map(drop)
     }
 
     /// Waits until it has done what it does, at most for `time`.
@@ -160,7 +161,7 @@ impl Children {
         ended: &str,
         late: &str,
     ) -> Result<(), Failure> {
-        match self.await_end(name, time)? {
+        match self.ends(name, time)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => {
                 Err(self.broken(name, &format!("{ended} with exit code {}", code(status))))
@@ -180,10 +181,14 @@ impl Children {
     /// [`Failure::Interrupted`].
     pub fn dismiss(&mut self, name: &str) -> Result<(), Failure> {
         self.signal(name, Signal::TERM);
-        self.await_end(name, STOP_WITHIN).map(drop)
+        self.ends(name, STOP_WITHIN).map(drop)
     }
 
-    fn await_end(&mut self, name: &str, time: Duration) -> Result<Option<ExitStatus>, Failure> {
+    /// How it ends, whatever its exit code; `None` when it has not ended after `time`.
+    ///
+    /// # Errors
+    /// When another one ends meanwhile; [`Failure::Interrupted`].
+    pub fn ends(&mut self, name: &str, time: Duration) -> Result<Option<ExitStatus>, Failure> {
         let interrupt = self.interrupt.clone();
         interrupt.until(time, || {
             if !self.runs(name) {
@@ -237,10 +242,10 @@ pub fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
-/// The first address in a log: `addr=127.0.0.1:1234` or `listen="127.0.0.1:1234"`.
+/// The first address in a log: `addr=127.0.0.1:1234`, `listen="127.0.0.1:1234"`, or the latter as JSON.
 fn listening(log: &str) -> Option<String> {
     log.lines().find_map(|line| {
-        ["addr=", "listen="].into_iter().find_map(|key| {
+        ["addr=", "listen=", "listen\":"].into_iter().find_map(|key| {
             let (_, value) = line.split_once(key)?;
             let value = value.trim_start_matches('"');
             let end = value.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
@@ -331,6 +336,7 @@ mod tests {
     fn an_address_is_found_as_programs_write_it() {
         assert_eq!(listening("a\nb addr=127.0.0.1:80 c"), Some("127.0.0.1:80".into()));
         assert_eq!(listening("listen=\"10.0.0.1:9\""), Some("10.0.0.1:9".into()));
+        assert_eq!(listening("{\"listen\":\"10.0.0.1:9\"}"), Some("10.0.0.1:9".into()));
         assert_eq!(listening("addr=127.0.0.1: connecting"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What a run takes for itself: no other run uses its cluster or writes into its folder meanwhile.
 //!
 //! The locks are the files' own (flock), so the kernel gives them back however the run ends. What a run starts
-//! does not keep them: Rust's files are closed on exec. `run/bench.sh` takes the same locks.
+//! does not keep them: Rust's files are closed on exec.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};

@@ -168,7 +168,8 @@ fn of_member(what: &str, name: &str) -> String {
 pub fn all(launch: &Launch) -> Vec<Command> {
     let places = Places::named();
     let names: Vec<String> = launch.processors.iter().map(|(name, _)| name.clone()).collect();
-    let mut all = vec![topic(&places.topic, launch), places.sink(launch, LOOPBACK)];
+    let mut all =
+        vec![topic(&places.topic, launch.partitions, &launch.topic), places.sink(launch, LOOPBACK)];
     let members = launch.processors.iter();
     all.extend(members.map(|(name, flags)| places.processor(name, LOOPBACK, flags)));
     all.push(places.producer(&places.producer, &launch.producer));
@@ -184,11 +185,11 @@ pub fn all(launch: &Launch) -> Vec<Command> {
     all
 }
 
-/// What makes an arm's topic.
-pub fn topic(name: &str, launch: &Launch) -> Command {
-    let partitions = launch.partitions.to_string();
+/// What makes a topic.
+pub fn topic(name: &str, partitions: u32, settings: &[String]) -> Command {
+    let partitions = partitions.to_string();
     let words = ["run/cluster.sh", "topic", "create", name, "--partitions", &partitions];
-    let settings = launch.topic.iter().flat_map(|setting| ["--config", setting]);
+    let settings = settings.iter().flat_map(|setting| ["--config", setting]);
     words.into_iter().chain(settings).map(str::to_owned).collect()
 }
 

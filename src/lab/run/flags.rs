@@ -18,7 +18,8 @@ const REPEAT_MAX: usize = 20;
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "run")]
 pub struct Settings {
-    /// ceiling, exp1 to exp7, longlife; all: exp1 to exp7, and one page that joins them; or faults
+    /// ceiling, exp1 to exp7, exp3-time, longlife; all: exp1 to exp7 and exp3-time, and a page that joins them; or
+    /// faults
     #[argh(positional)]
     pub experiment: String,
     /// of faults: these alone
@@ -104,23 +105,35 @@ impl Settings {
     /// # Errors
     /// When one of them cannot be used.
     pub fn enter(&self) -> Result<(PathBuf, PathBuf), Failure> {
-        let unusable = |path: &Path, e: std::io::Error| {
-            Failure::Failed(format!("{}: cannot be used: {e}", path.display()))
-        };
-        let source = self.source.canonicalize().map_err(|e| unusable(&self.source, e))?;
-        let given = |path: &Option<PathBuf>, default: PathBuf| {
-            let path = path.clone().map_or(Ok(source.join(default)), std::path::absolute);
-            path.and_then(|path| real(&path)).map_err(|e| {
-                Failure::Failed(format!("a folder of --out or --data cannot be used: {e}"))
-            })
-        };
         let results = if self.quick { "results" } else { "results/full" };
         let own = if self.is_of_all() { "" } else { &self.experiment };
         let cluster = if self.experiment == "faults" { ".cluster-faults" } else { ".cluster" };
-        let (out, data) =
-            (given(&self.out, Path::new(results).join(own))?, given(&self.data, cluster.into())?);
-        std::env::set_current_dir(&source).map_err(|e| unusable(&source, e))?;
-        let short = |path: &Path| path.strip_prefix(&source).unwrap_or(path).to_owned();
-        Ok((short(&out), short(&data)))
+        enter(&self.source, (&self.out, &Path::new(results).join(own)), (&self.data, cluster))
     }
+}
+
+/// Makes `source` the current folder; gives those of --out and of --data, each its flag's or its default, as
+/// they are written from there.
+///
+/// # Errors
+/// When one of them cannot be used.
+pub fn enter(
+    source: &Path,
+    (out, default_out): (&Option<PathBuf>, &Path),
+    (data, default_data): (&Option<PathBuf>, &str),
+) -> Result<(PathBuf, PathBuf), Failure> {
+    let unusable = |path: &Path, e: std::io::Error| {
+        Failure::Failed(format!("{}: cannot be used: {e}", path.display()))
+    };
+    let source = source.canonicalize().map_err(|e| unusable(source, e))?;
+    let given = |path: &Option<PathBuf>, default: &Path| {
+        let path = path.clone().map_or(Ok(source.join(default)), std::path::absolute);
+        path.and_then(|path| real(&path)).map_err(|e| {
+            Failure::Failed(format!("a folder of --out or --data cannot be used: {e}"))
+        })
+    };
+    let (out, data) = (given(out, default_out)?, given(data, Path::new(default_data))?);
+    std::env::set_current_dir(&source).map_err(|e| unusable(&source, e))?;
+    let short = |path: &Path| path.strip_prefix(&source).unwrap_or(path).to_owned();
+    Ok((short(&out), short(&data)))
 }

@@ -16,20 +16,20 @@
 //! only, and takes the cluster down only if it brought it up. It knows no experiment by name, and decides
 //! nothing about what is measured or expected.
 
-mod arm;
-mod children;
-mod claims;
+pub(super) mod arm;
+pub(super) mod children;
+pub(super) mod claims;
 mod clock;
-mod cluster;
-mod commands;
+pub(super) mod cluster;
+pub(super) mod commands;
 mod disks;
-mod flags;
+pub(super) mod flags;
 mod hosts;
 mod memory;
 mod room;
 mod rows;
 mod sitting;
-mod topic;
+pub(super) mod topic;
 mod watching;
 
 use std::path::Path;
@@ -90,7 +90,10 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// What came of a run whose cluster is given back: a cluster that stays up is a failure, too.
-fn ended(ran: Result<(), Failure>, cluster: Cluster) -> Result<(), Failure> {
+///
+/// # Errors
+/// What the run failed with; else the cluster's.
+pub(super) fn ended(ran: Result<(), Failure>, cluster: Cluster) -> Result<(), Failure> {
     match (ran, cluster.end()) {
         (Ok(()) | Err(Failure::Verdict(_)), Err(why)) => Err(why),
         (ran, _) => ran,

@@ -1,21 +1,22 @@
-//! The topic of an arm.
+//! The topic of an arm, or of a race.
 
 use std::path::Path;
 
-use super::arm::Bench;
+use super::cluster::Cluster;
 use super::commands;
 use crate::brokers::Brokers;
 use crate::brokers::topics::NewTopic;
 use crate::failure::Failure;
 use crate::lab::cluster::create_topic;
-use crate::lab::experiments::Launch;
+use crate::lab::interrupt::Interrupt;
 
 /// Its replicas, on three brokers.
 const REPLICATION: i16 = 3;
 
-/// The topic of an arm, deleted with what it took on disk, however the arm ends.
+/// A topic, deleted with what it took on disk, however its user ends.
 pub struct Topic<'a> {
-    bench: &'a Bench<'a>,
+    cluster: &'a Cluster,
+    interrupt: &'a Interrupt,
     brokers: Brokers,
     /// Its name.
     pub name: String,
@@ -23,24 +24,28 @@ pub struct Topic<'a> {
 }
 
 impl<'a> Topic<'a> {
-    /// All of its replicas are in sync: two must confirm.
+    /// All of its replicas are in sync: two must confirm. The command that would make it is noted in `dir`.
     ///
     /// # Errors
     /// When it cannot be made, or is not whole in time; [`Failure::Interrupted`].
-    pub fn create(bench: &'a Bench<'a>, launch: &Launch, dir: &Path) -> Result<Self, Failure> {
-        let name = format!("{}-{}-{}", bench.experiment, launch.arm, std::process::id());
-        commands::note(dir, &commands::line(&commands::topic(&name, launch)))?;
-        let brokers = Brokers::of_flags(Some(bench.cluster.brokers().to_owned()), None)?;
-        let topic = Self { bench, brokers, name, is_there: true };
-        let mut settings = vec!["min.insync.replicas=2".to_owned()];
-        settings.extend(launch.topic.iter().cloned());
+    pub fn create(
+        (cluster, interrupt): (&'a Cluster, &'a Interrupt),
+        dir: &Path,
+        name: String,
+        partitions: u32,
+        settings: &[String],
+    ) -> Result<Self, Failure> {
+        commands::note(dir, &commands::line(&commands::topic(&name, partitions, settings)))?;
+        let brokers = Brokers::of_flags(Some(cluster.brokers().to_owned()), None)?;
+        let topic = Self { cluster, interrupt, brokers, name, is_there: true };
+        let settings = [&["min.insync.replicas=2".to_owned()], settings].concat();
         let new = NewTopic {
             name: &topic.name,
-            partitions: i32::try_from(launch.partitions).map_err(Failure::failed)?,
+            partitions: i32::try_from(partitions).map_err(Failure::failed)?,
             replication: REPLICATION,
             settings: &settings,
         };
-        create_topic(&topic.brokers, &new, bench.interrupt)?;
+        create_topic(&topic.brokers, &new, interrupt)?;
         Ok(topic)
     }
 
@@ -58,7 +63,7 @@ impl<'a> Topic<'a> {
 impl Drop for Topic<'_> {
     fn drop(&mut self) {
         // A cluster of this run's own is deleted whole.
-        let whole = self.bench.cluster.is_fresh() && self.bench.interrupt.check().is_err();
+        let whole = self.cluster.is_fresh() && self.interrupt.check().is_err();
         if self.is_there
             && !whole
             && let Err(why) = self.delete()
