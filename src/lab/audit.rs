@@ -41,8 +41,9 @@ pub const FILE: &str = "ledger.json";
 
 /// How long a question to the sink may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Largest bitmap taken from the sink: 1 GiB is 8 billion dense ids.
+/// Largest bitmap taken from the sink, and most ids of the producers: 1 GiB is 8 billion dense ids.
 const IDS_BYTES_MAX: u64 = 1 << 30;
+const IDS_MAX: u64 = IDS_BYTES_MAX * 8;
 /// How often a busy sink is asked, and after what time again: one that lets a single reader at its ids
 /// cuts that one off after 10 s (`http::Limits`), so this is room for two before us.
 const TRIES_MAX: u32 = 30;
@@ -97,16 +98,36 @@ struct Produced {
     logs_gone: Vec<GoneLog>,
 }
 
-/// What it needs of a processor's.
+impl Produced {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let read: Self = super::read_json(path)?;
+        let ids = read.acked_below.checked_sub(read.first_id);
+        if ids.is_some_and(|ids| ids <= IDS_MAX) {
+            return Ok(read);
+        }
+        Err(Failure::Failed(format!(
+            "--producer {}: ids from {} to below {}: allowed: 0 to {IDS_MAX} ids of a producer",
+            path.display(),
+            read.first_id,
+            read.acked_below
+        )))
+    }
+}
+
+/// What it needs of a processor's. One that says nothing of what it fetched and acked is no summary.
 #[derive(Deserialize, Default)]
-#[serde(default)]
 struct Taken {
     fetched: u64,
     acked: u64,
+    #[serde(default)]
     shed: u64,
+    #[serde(default)]
     invalid: u64,
+    #[serde(default)]
     evictions: u64,
+    #[serde(default)]
     lost: u64,
+    #[serde(default)]
     logs_left: Vec<LeftLog>,
 }
 
@@ -158,7 +179,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     let sink = client::base_url("--sink", &settings.sink)?;
     brokers.let_us_in(&settings.topic)?;
     let producers: Vec<Produced> =
-        settings.producer.iter().map(|path| super::read_json(path)).collect::<Result<_, _>>()?;
+        settings.producer.iter().map(|path| Produced::read(path)).collect::<Result<_, _>>()?;
     let mut produced = RoaringTreemap::new();
     for Produced { first_id, acked_below, .. } in &producers {
         produced.insert_range(*first_id..*acked_below);
@@ -288,11 +309,27 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let damaged = dir.path().join("damaged");
         std::fs::write(&damaged, "{\"fetched\":").expect("written");
-        for path in [dir.path().join("absent"), dir.path().to_owned(), damaged] {
+        let other = dir.path().join("other");
+        std::fs::write(&other, "{}").expect("written");
+        for path in [dir.path().join("absent"), dir.path().to_owned(), damaged, other] {
             let why = Taken::read(&path).err().expect("no summary");
             let said = why.to_string();
             assert!(matches!(why, Failure::Failed(_)), "{said}");
             assert!(said.contains(&format!("--processor {}", path.display())), "{said}");
+        }
+    }
+
+    /// Prevents: a damaged summary whose ids fill the memory, or count as none.
+    #[test]
+    fn ids_that_nobody_can_have_produced_are_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("producer.json");
+        for (first, below, is_read) in
+            [(0, 0, true), (5, 9, true), (0, IDS_MAX, true), (0, IDS_MAX + 1, false), (9, 5, false)]
+        {
+            let text = format!("{{\"first_id\":{first},\"acked_below\":{below}}}");
+            std::fs::write(&path, text).expect("written");
+            assert_eq!(Produced::read(&path).is_ok(), is_read, "{first} to {below}");
         }
     }
 

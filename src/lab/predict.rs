@@ -14,7 +14,7 @@ mod forecast;
 mod scenario;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(super) mod wire;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

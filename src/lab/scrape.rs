@@ -40,7 +40,7 @@ impl Target {
         if answer.status() != 200 {
             return Err(format!("{}: status {}", self.url, answer.status()));
         }
-        let body = answer.body_mut().with_config().limit(PAGE_BYTES_MAX).lossy_utf8(true);
+        let body = answer.body_mut().with_config().limit(PAGE_BYTES_MAX);
         let text = body.read_to_string().map_err(|e| format!("{}: {e}", self.url))?;
         numbers(&text).map_err(|why| format!("{}: {why}", self.url))
     }
@@ -50,7 +50,7 @@ impl Target {
 /// they are escaped there. Buckets are left out: their `_sum` and `_count` are rows of their own.
 ///
 /// # Errors
-/// The line that is no sample, and that a page has more than is kept.
+/// The line that is no sample, the series that is there twice, and that a page has more than is kept.
 pub(crate) fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
     let lines =
         || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -58,7 +58,7 @@ pub(crate) fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
     if series > SERIES_MAX {
         return Err(format!("{series} lines with a number, at most {SERIES_MAX} are read"));
     }
-    let (mut out, mut names) = (BTreeMap::new(), 0);
+    let (mut out, mut names) = (BTreeMap::<String, f64>::new(), 0);
     for line in lines() {
         let (name, labels, value) =
             sample(line).ok_or_else(|| format!("no sample: {}", said(line.as_bytes())))?;
@@ -70,6 +70,9 @@ pub(crate) fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
         names += key.len();
         if names > NAMES_BYTES_MAX {
             return Err(format!("names of more than {NAMES_BYTES_MAX} bytes together"));
+        }
+        if let Some((twice, _)) = out.get_key_value(&key) {
+            return Err(format!("series told twice: {}", said(twice.as_bytes())));
         }
         out.insert(key, value);
     }
@@ -113,6 +116,9 @@ fn labels(mut rest: &str) -> Option<(Labels<'_>, &str)> {
             is_end
         })?;
         let (value, after) = quoted.split_at_checked(end)?;
+        if labels.iter().any(|(earlier, _)| *earlier == label) {
+            return None;
+        }
         labels.push((label, value));
         let after = after.strip_prefix('"')?.trim_start();
         rest = match after.strip_prefix(',') {
@@ -185,12 +191,22 @@ odd_sum +Inf
         ];
         let expected = expected.map(|(key, value)| (key.to_owned(), value)).into();
         assert_eq!(numbers(page), Ok(expected));
-        for line in
-            ["a", "a b", "a{b} 1", "a{b=c} 1", "a{b=\"c} 1", "a{b=\"c\" d=\"e\"} 1", "1a 1", "{} 1"]
-        {
+        for line in [
+            "a",
+            "a b",
+            "a{b} 1",
+            "a{b=c} 1",
+            "a{b=\"c} 1",
+            "a{b=\"c\" d=\"e\"} 1",
+            "1a 1",
+            "{} 1",
+            "a{b=\"c\",b=\"d\"} 1",
+        ] {
             let why = numbers(&format!("fine 1\n{line}\n")).expect_err(line);
             assert!(why.contains(line), "{line}: {why}");
         }
+        let why = numbers("a{b=\"c\",d=\"e\"} 1\na{d=\"e\",b=\"c\"} 2\n").expect_err("twice");
+        assert!(why.contains(r#"a{b="c",d="e"}"#), "{why}");
     }
 
     /// Prevents: a page that fills the watch's memory, which keeps hundreds of samples.
@@ -211,21 +227,26 @@ odd_sum +Inf
     }
 
     #[test]
-    fn a_page_without_end_is_given_up_at_its_limit() {
+    fn a_page_without_end_or_that_is_no_text_is_given_up() {
         use crate::http::{Limits, Request, Response, Server};
         let page = |request: Request| {
+            if request.query == "odd" {
+                return Response::bytes(200, "text/plain", b"a{b=\"\xff\"} 1\n".to_vec());
+            }
             let bytes = request.query.parse().expect("a size");
             Response::text(200, format_args!("a 1\n#{}", "x".repeat(bytes)))
         };
         let listen = ([127, 0, 0, 1], 0).into();
         let server = Server::start(listen, Limits::default(), std::sync::Arc::new(page));
         let server = server.expect("a server");
-        let read = |bytes: u64| {
-            let url = format!("http://{}/metrics?{bytes}", server.addr());
+        let read = |what: &dyn std::fmt::Display| {
+            let url = format!("http://{}/metrics?{what}", server.addr());
             Target::new("big", &url, Duration::from_secs(10)).read()
         };
-        assert_eq!(read(PAGE_BYTES_MAX / 2).expect("a page").get("a"), Some(&1.0));
-        let why = read(PAGE_BYTES_MAX).expect_err("too large");
+        assert_eq!(read(&(PAGE_BYTES_MAX / 2)).expect("a page").get("a"), Some(&1.0));
+        let why = read(&PAGE_BYTES_MAX).expect_err("too large");
         assert!(why.contains("/metrics") && why.contains("1048576"), "{why}");
+        // Bytes that are no text would fall together under one key.
+        assert!(read(&"odd").is_err());
     }
 }

@@ -5,7 +5,6 @@
 //! shed is in the file, whoever is killed when. A full disk leaves ids out, which is said, and which
 //! the audit finds missing.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use parking_lot::Mutex;
@@ -37,16 +36,14 @@ impl ShedIds {
     }
 }
 
-/// The ids in the file; none where there is no file.
+/// The ids in the file. A processor makes its file before it takes anything up, so that one which is not there
+/// is a wrong path, and not a processor that shed nothing.
 ///
 /// # Errors
 /// When it cannot be read, or a whole line is no id.
 pub fn read(path: &Path) -> Result<RoaringTreemap, Failure> {
-    let failed = |why: String| Failure::Failed(format!("{}: {why}", path.display()));
-    let text = match std::fs::read(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-        text => text.map_err(|e| failed(format!("cannot be read: {e}")))?,
-    };
+    let failed = |why: String| Failure::Failed(format!("--shed-ids {}: {why}", path.display()));
+    let text = std::fs::read(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
     let id = |(n, line): (usize, &[u8])| {
         let id = str::from_utf8(line).ok().and_then(|line| line.parse::<u64>().ok());
         id.ok_or_else(|| failed(format!("line {} is no id", n + 1)))
@@ -68,7 +65,8 @@ mod tests {
     fn what_was_kept_is_read_and_the_next_processor_goes_on_behind_it() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("shed.ids");
-        assert!(read(&path).expect("no file").is_empty());
+        let why = read(&path).expect_err("no file").to_string();
+        assert!(why.contains("--shed-ids") && why.contains("cannot be read"), "{why}");
         ShedIds::open(&path).expect("made").keep([7].into_iter());
         assert_eq!(read(&path).expect("read"), [7].into());
         let text = std::fs::read_to_string(&path).expect("text");

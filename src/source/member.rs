@@ -40,7 +40,7 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(10);
 const WAKE: Duration = Duration::from_secs(1);
 
-/// How long the group may refuse the member before that ends the run: other members may be about to
+/// How long the group may refuse the member, or its commits, before that ends the run: other members may be about to
 /// leave, as in a rolling upgrade.
 const REFUSED_MAX: Duration = Duration::from_secs(10);
 
@@ -108,6 +108,7 @@ impl Member {
             assignments: Default::default(),
             committed: Default::default(),
             committing: Default::default(),
+            refused: Default::default(),
         });
         let consumer: BaseConsumer<Callbacks> = settings
             .client_config()
@@ -156,6 +157,20 @@ impl Member {
         }
         self.poll(time);
         self.consumer.context().leave_logs_that_are_gone();
+        self.commits_refused();
+    }
+
+    /// Ends the run when its commits go on being refused: what it delivers would be delivered again.
+    fn commits_refused(&self) {
+        let refused = self.consumer.context().refused.lock().clone();
+        let Some(refused) = refused.filter(|refused| refused.since.elapsed() >= REFUSED_MAX) else {
+            return;
+        };
+        let (group, topic) = (&self.settings.group, &self.settings.topic);
+        self.stop.fail(format!(
+            "group {group} takes no commits of {topic}: {}; {}",
+            refused.error, refused.advice
+        ));
     }
 
     /// Polls until there was something to hear, at most for `time`.

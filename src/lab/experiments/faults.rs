@@ -1,6 +1,7 @@
 //! The fault matrix: what breaks, what must come of it, and the ledger after it.
 //!
-//! - `matrix` every fault: what is expected, what it may cost
+//! - `strike` what is done, in words too
+//! - `matrix` every fault: what is done, what is expected, what it may cost
 //! - `seen`   how each shows in what was recorded
 //! - `row`    one fault under one queue and one load, as its run left it
 //! - here     the bounds written down before the run, the checks, the table
@@ -11,13 +12,15 @@
 pub mod matrix;
 pub mod row;
 mod seen;
+pub mod strike;
 
 use super::asking::IN_FLIGHT;
 use super::{Check, Experiment, Form, Launch, Margin, PROMISE, Prediction, Setup, Table};
 use crate::lab::run_folder::Run;
 use crate::lab::text::{figure, thousands};
-use matrix::{Duplicates, FAULTS, Fault, Lost, Strike};
+use matrix::{Duplicates, FAULTS, Fault, Lost};
 use row::Row;
+use strike::Strike;
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -335,7 +338,7 @@ fn tables(run: &Run) -> Vec<Table> {
         "outage",
         "recovery",
     ];
-    let what = FAULTS.iter().map(|fault| vec![fault.name.to_owned(), fault.what.to_owned()]);
+    let what = FAULTS.iter().map(|fault| vec![fault.name.to_owned(), fault.strike.what()]);
     vec![
         Table::new("Faults", &head, rows),
         Table::new("What is done", &["fault", "what is done"], what),

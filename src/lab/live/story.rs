@@ -87,33 +87,33 @@ impl Story {
     /// When `plan` cannot be used.
     pub fn find(plan: Option<&Path>, out: &Path) -> Result<Option<Self>, Failure> {
         if let Some(path) = plan {
-            let story = Self::open(path, out);
-            return story
-                .map(Some)
+            return Self::open(path, out)
                 .map_err(|why| Failure::flag("--plan", path.display(), &why.to_string()));
         }
         let beside = out.parent().unwrap_or(Path::new("")).join(plan::FILE);
         if !beside.exists() {
             return Ok(None);
         }
-        match Self::open(&beside, out) {
-            Ok(story) => Ok(Some(story)),
-            Err(why) => {
-                log::warn!(why = why.to_string(); "no prediction on the live page");
-                Ok(None)
-            }
-        }
+        Self::open(&beside, out).or_else(|why| {
+            log::warn!(why = why.to_string(); "no prediction on the live page");
+            Ok(None)
+        })
     }
 
-    fn open(path: &Path, out: &Path) -> Result<Self, Failure> {
+    /// The fault matrix has no arms whose course is predicted.
+    fn open(path: &Path, out: &Path) -> Result<Option<Self>, Failure> {
         let arm = out.file_name().unwrap_or_default().to_string_lossy();
         let plan: Plan = read_json(path)?;
         let experiment = experiments::named(&plan.experiment)?;
+        if experiment.arms.is_empty() {
+            return Ok(None);
+        }
         let spec = experiment.arms.iter().find(|spec| spec.name == arm).ok_or_else(|| {
             let (path, name) = (path.display(), experiment.name);
             Failure::Failed(format!("{path} is of {name}, which has no arm {arm}"))
         })?;
-        Ok(Self { experiment, run: Run::under_way(plan, *spec, out), seen: 0, every: 1 })
+        let run = Run::under_way(plan, *spec, out);
+        Ok(Some(Self { experiment, run, seen: 0, every: 1 }))
     }
 
     /// `exp2/pull`.

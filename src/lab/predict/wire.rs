@@ -61,6 +61,11 @@ impl Wire {
     }
 }
 
+/// Bytes of an event in the log of one replica where it is alone in its batch, which is the most that it takes.
+pub fn log_bytes_at_most(payload_bytes: usize) -> f64 {
+    record_bytes(payload_bytes, 1.0) + BATCH_BYTES
+}
+
 /// A record of format v2: its length, attributes 1, timestamp delta 1 (a linger is shorter than 64 ms),
 /// offset delta, key length 1 and key, value length and value, number of headers 1.
 fn record_bytes(payload_bytes: usize, offset_delta: f64) -> f64 {

@@ -13,7 +13,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use crate::failure::Failure;
-use crate::lab::experiments::faults::matrix::{Harm, Link};
+use crate::lab::experiments::faults::strike::{Harm, Link};
 use crate::lab::interrupt::Interrupt;
 use crate::lab::tools::{self, is_gone_within, send, tied};
 use rustix::process::Signal;

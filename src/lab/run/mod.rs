@@ -115,7 +115,7 @@ fn matrix(settings: &Settings, interrupt: &Interrupt) -> Result<(), Failure> {
     let rows = faults::rows(form, &settings.faults, settings.case);
     if settings.dry_run {
         return rows.iter().try_for_each(|(fault, case)| {
-            cli::say(format_args!("# {}: {}", fault.name, fault.what))?;
+            cli::say(format_args!("# {}: {}", fault.name, fault.strike.what()))?;
             show_commands(&faults::launch(fault, *case))
         });
     }

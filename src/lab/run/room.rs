@@ -5,10 +5,10 @@ use procfs::{Current, Meminfo};
 use crate::failure::Failure;
 use crate::lab::model;
 use crate::lab::plan::Plan;
+use crate::lab::predict::wire::log_bytes_at_most;
 use crate::lab::text::scaled;
 
-/// Of a record beside its payload, and of the log's indexes, as a share of the payload; replicas.
-const LOG_OVERHEAD: f64 = 1.2;
+/// Of the topic.
 const REPLICAS: f64 = 3.0;
 /// Room for a row of the fault matrix, B.
 pub const FAULTS_DISK_BYTES: f64 = 4e9;
@@ -17,8 +17,8 @@ const CLUSTER_BYTES: f64 = 2e9;
 
 /// Disk that the cluster must have for its largest topic, B: topics of earlier arms are deleted.
 pub fn disk_bytes(plan: &Plan) -> f64 {
-    let bytes = |events: f64| events * plan.setup.payload_bytes as f64 * LOG_OVERHEAD * REPLICAS;
-    CLUSTER_BYTES + plan.setup.arms.iter().map(|arm| bytes(arm.events())).fold(0.0, f64::max)
+    let each = REPLICAS * log_bytes_at_most(plan.setup.payload_bytes);
+    CLUSTER_BYTES + each * plan.setup.arms.iter().map(|arm| arm.events()).fold(0.0, f64::max)
 }
 
 /// Memory, beside the brokers that are up, for what queues without limit will hold at most.

@@ -14,7 +14,8 @@ use super::hosts::{self, Hosts};
 use crate::clock;
 use crate::failure::Failure;
 use crate::lab::experiments::Launch;
-use crate::lab::experiments::faults::matrix::{FAULTS, Fault, Harm, Link, Strike};
+use crate::lab::experiments::faults::matrix::{FAULTS, Fault};
+use crate::lab::experiments::faults::strike::{Harm, Link, Strike};
 use crate::lab::experiments::faults::{Case, launch, row};
 use crate::lab::tools;
 use crate::lab::{samples, write_json};
@@ -230,8 +231,9 @@ impl<'a, 'b> Row<'a, 'b> {
                 self.ends();
                 self.sink(arm, "sink-2")?;
             }
-            Strike::SinkTold(command) => {
-                arm.children.start("chaos", &arm.places.chaos(command))?;
+            Strike::SinkTold(command, _, seconds) => {
+                let command = format!("{command} --for {seconds}s");
+                arm.children.start("chaos", &arm.places.chaos(&command))?;
                 arm.children.finished("chaos", s(60))?;
                 self.ends();
             }

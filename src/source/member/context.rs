@@ -40,6 +40,33 @@ pub(super) struct Context {
     pub(super) committed: Mutex<BTreeMap<i32, i64>>,
     /// An asynchronous commit is on its way.
     pub(super) committing: AtomicBool,
+    /// Since when commits are refused for a reason that no waiting cures, and by which advice they would not be.
+    pub(super) refused: Mutex<Option<Refused>>,
+}
+
+/// Commits that are not taken, however often they are offered.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) since: Instant,
+    pub(super) error: KafkaError,
+    pub(super) advice: &'static str,
+}
+
+impl Refused {
+    /// `None` when the next commit may be taken.
+    fn by(error: &KafkaError) -> Option<Self> {
+        use RDKafkaErrorCode as Code;
+        let advice = match error.rdkafka_error_code()? {
+            Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed => {
+                "a commit needs the ACL operation Read on the group and on the topic"
+            }
+            Code::OffsetMetadataTooLarge => {
+                "a commit carries the topic's id: set the brokers' offset.metadata.max.bytes to 64 or more"
+            }
+            _ => return None,
+        };
+        Some(Self { since: Instant::now(), error: error.clone(), advice })
+    }
 }
 
 impl Context {
@@ -129,8 +156,12 @@ impl Context {
         }
         let Some(error) = worst else {
             self.metrics.commits.with_label_values(&["ok"]).inc();
+            *self.refused.lock() = None;
             return;
         };
+        let mut hopeless = self.refused.lock();
+        *hopeless = Refused::by(&error).map(|refused| hopeless.take().unwrap_or(refused));
+        drop(hopeless);
         // The group says that we are no member, or not of this generation: somebody else may own
         // the partitions, and reads them again from the last commit.
         let refused = matches!(
@@ -274,4 +305,31 @@ pub(super) fn commit_in_background<C: ConsumerContext>(
 
 fn numbers(list: &TopicPartitionList) -> Vec<i32> {
     list.elements().iter().map(|e| e.partition()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents: a processor that delivers for hours, and begins at the start of it when it is started again.
+    #[test]
+    fn only_what_waiting_cannot_cure_counts_as_refused() {
+        use RDKafkaErrorCode as Code;
+        let refused = |code| Refused::by(&KafkaError::ConsumerCommit(code));
+        for code in [
+            Code::GroupAuthorizationFailed,
+            Code::TopicAuthorizationFailed,
+            Code::OffsetMetadataTooLarge,
+        ] {
+            assert!(refused(code).is_some(), "{code}");
+        }
+        for code in [
+            Code::NotCoordinator,
+            Code::RequestTimedOut,
+            Code::IllegalGeneration,
+            Code::RebalanceInProgress,
+        ] {
+            assert!(refused(code).is_none(), "{code}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::row::Row;
 use super::seen;
+use super::strike::{Harm, Link, Strike};
 
 /// What a fault may cost in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,65 +27,12 @@ pub enum Duplicates {
     Unacked,
 }
 
-/// What is done to a pipeline under load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strike {
-    /// Signal 9 to the processor; another takes its place a second later.
-    ProcessorKilled,
-    /// One of two members is stopped for so many seconds.
-    ProcessorFrozen(u64),
-    /// Signal 9 to these brokers, which are started again after so many seconds.
-    BrokersKilled(&'static [u32], u64),
-    /// The same to the broker that coordinates the group.
-    CoordinatorKilled(u64),
-    /// This broker's disk is filled for so many seconds.
-    BrokerDiskFull(u32, u64),
-    /// Signal 9 to the sink; another goes on with its journal after so many seconds.
-    SinkKilled(u64),
-    /// The sink is told to do so: a command of `chaos`.
-    SinkTold(&'static str),
-    /// What joins the processor's host with this one is harmed for so many seconds.
-    LinkHarmed(Harm, Link, u64),
-    /// The disk of the results is filled for so many seconds.
-    ResultsDiskFull(u64),
-    /// The processor's clock is stepped back by each of these seconds, one after the other, for good.
-    ClockBack(&'static [i64]),
-    /// The topic grows to so many partitions, and a second producer knows them.
-    PartitionsAdded(u32),
-    /// The topic is deleted, and made anew after so many seconds.
-    TopicAnew(u64),
-    /// The log keeps little for so many seconds.
-    Retention(u64),
-}
-
-/// What is done to packets, in both directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Harm {
-    /// All vanish.
-    Cut,
-    /// All are late.
-    Delay,
-    /// One of twenty vanishes.
-    Lose,
-}
-
-/// What the processor is joined with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// Kafka.
-    Brokers,
-    /// The sink.
-    Sink,
-}
-
 /// A fault and what must come of it.
 pub struct Fault {
     /// What it is called, by users too.
     pub name: &'static str,
     /// What is done.
     pub strike: Strike,
-    /// The same in words.
-    pub what: &'static str,
     /// What is expected of the pipeline.
     pub expected: &'static str,
     /// What it may cost.
@@ -111,7 +59,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "processor-killed",
         strike: Strike::ProcessorKilled,
-        what: "signal 9 to the processor; another is started a second later",
         expected: "goes on at the last commit, once its session (6 s) is over",
         lost: Lost::Nothing,
         duplicates: Duplicates::Uncommitted,
@@ -122,7 +69,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "processor-frozen",
         strike: Strike::ProcessorFrozen(10),
-        what: "one of two members is stopped for 10 s, its session and poll interval are 6 s",
         expected: "evicted; the other takes over; it comes back",
         lost: Lost::Nothing,
         duplicates: Duplicates::Uncommitted,
@@ -133,7 +79,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-1-killed",
         strike: Strike::BrokersKilled(&[1], 25),
-        what: "signal 9 to broker 1, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -144,7 +89,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-2-killed",
         strike: Strike::BrokersKilled(&[2], 25),
-        what: "signal 9 to broker 2, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -155,7 +99,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-3-killed",
         strike: Strike::BrokersKilled(&[3], 25),
-        what: "signal 9 to broker 3, started again after 25 s",
         expected: "new leaders; everybody goes on there",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -166,7 +109,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "coordinator-killed",
         strike: Strike::CoordinatorKilled(25),
-        what: "signal 9 to the broker that coordinates the group, started again after 25 s",
         expected: "commits wait and go on at the new coordinator; no eviction",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -177,7 +119,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "two-brokers-killed",
         strike: Strike::BrokersKilled(&[1, 2], 6),
-        what: "signal 9 to brokers 1 and 2 (below min.insync.replicas), started again after 6 s",
         expected: "the producer waits and resends; commits go on when they are back",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -188,7 +129,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-disk-full",
         strike: Strike::BrokerDiskFull(2, 8),
-        what: "broker 2's disk is filled to the last byte for 8 s; then it is started again",
         expected: "the broker halts itself; as if it were killed",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -199,7 +139,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "sink-killed",
         strike: Strike::SinkKilled(3),
-        what: "signal 9 to the sink; started again on its journal after 3 s",
         expected: "workers wait and send again",
         lost: Lost::Nothing,
         duplicates: Duplicates::InFlight(1),
@@ -209,8 +148,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-500",
-        strike: Strike::SinkTold("fail --how 500 --for 8s"),
-        what: "the sink answers 500 for 8 s",
+        strike: Strike::SinkTold("fail --how 500", "answers 500", 8),
         expected: "workers back off and send again",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -220,8 +158,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-429",
-        strike: Strike::SinkTold("fail --how 429 --for 8s"),
-        what: "the sink answers 429 with Retry-After for 8 s",
+        strike: Strike::SinkTold("fail --how 429", "answers 429 with Retry-After", 8),
         expected: "workers wait as told and send again",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -231,8 +168,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-hang",
-        strike: Strike::SinkTold("pause --for 8s"),
-        what: "the sink answers nothing for 8 s; calls are given up after 3 s",
+        strike: Strike::SinkTold("pause", "answers nothing", 8),
         expected: "given up, sent again",
         lost: Lost::Nothing,
         // The calls that 8 s of hanging hold, one every 3 s and backoff, are all served then.
@@ -243,8 +179,11 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-cut",
-        strike: Strike::SinkTold("fail --how cut --for 8s"),
-        what: "the sink delivers, and closes in the middle of each answer, for 8 s",
+        strike: Strike::SinkTold(
+            "fail --how cut",
+            "delivers, and closes in the middle of each answer",
+            8,
+        ),
         expected: "sent again until an answer is whole",
         lost: Lost::Nothing,
         duplicates: Duplicates::Unacked,
@@ -254,8 +193,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "answers-partial",
-        strike: Strike::SinkTold("fail --how partial --for 8s"),
-        what: "the sink takes the first half of each batch for 8 s",
+        strike: Strike::SinkTold("fail --how partial", "takes the first half of each batch", 8),
         expected: "the rest is sent again, nothing twice",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -266,7 +204,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-link-cut",
         strike: Strike::LinkHarmed(Harm::Cut, Link::Brokers, 12),
-        what: "packets between processor and brokers vanish for 12 s",
         expected: "connections are given up after 10 s and made anew",
         lost: Lost::Nothing,
         duplicates: Duplicates::Uncommitted,
@@ -277,7 +214,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-link-delayed",
         strike: Strike::LinkHarmed(Harm::Delay, Link::Brokers, 10),
-        what: "packets between processor and brokers are late for 10 s",
         expected: "goes on, slower at most",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -288,7 +224,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-link-lossy",
         strike: Strike::LinkHarmed(Harm::Lose, Link::Brokers, 10),
-        what: "5 % of the packets between processor and brokers vanish, each way, for 10 s",
         expected: "goes on",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -299,7 +234,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "sink-link-cut",
         strike: Strike::LinkHarmed(Harm::Cut, Link::Sink, 12),
-        what: "packets between processor and sink vanish for 12 s; calls are given up after 3 s",
         expected: "given up, sent again",
         lost: Lost::Nothing,
         // 12 s of cut are four calls of 3 s; the first may have been delivered, and each of the
@@ -312,7 +246,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "sink-link-delayed",
         strike: Strike::LinkHarmed(Harm::Delay, Link::Sink, 10),
-        what: "packets between processor and sink are late for 10 s; calls are given up after 3 s",
         expected: "goes on, slower; what is given up is sent again",
         lost: Lost::Nothing,
         // A call may lose its race for the bottleneck and be given up, up to four in 10 s, each of them
@@ -325,7 +258,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "sink-link-lossy",
         strike: Strike::LinkHarmed(Harm::Lose, Link::Sink, 10),
-        what: "5 % of the packets between processor and sink vanish, each way, for 10 s",
         expected: "goes on",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -336,7 +268,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "results-disk-full",
         strike: Strike::ResultsDiskFull(8),
-        what: "the disk of the results is filled to the last byte for 8 s",
         expected: "samples are left out and said so; the pipeline goes on",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -347,7 +278,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "clock-back",
         strike: Strike::ClockBack(&[60, 120, 180, 3600]),
-        what: "the processor's clock is stepped back four times, by an hour in all, for good",
         expected: "goes on; latencies are carried by the monotonic clock",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -358,7 +288,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "partitions-added",
         strike: Strike::PartitionsAdded(18),
-        what: "the topic grows from 12 to 18 partitions; a second producer writes to all of them",
         expected: "the new ones are taken up and read from their start",
         lost: Lost::Nothing,
         duplicates: Duplicates::None,
@@ -369,7 +298,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "topic-anew",
         strike: Strike::TopicAnew(2),
-        what: "the topic is deleted, and another made in its place 2 s later",
         expected: "what was in the log is lost, counted and said; the new log is read from its start",
         lost: Lost::Counted,
         duplicates: Duplicates::None,
@@ -380,7 +308,6 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "retention",
         strike: Strike::Retention(20),
-        what: "the log keeps 2 MB a partition, which the lag outgrows",
         expected: "what retention took is counted and said; goes on behind it",
         lost: Lost::Counted,
         duplicates: Duplicates::None,
