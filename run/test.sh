@@ -152,29 +152,25 @@ check 'clippy, without tls' cargo clippy --release --locked --features librdkafk
 RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 
-# A test file that speaks of brokers needs them; one wrongly held to need none fails and says so.
-alone=() with_cluster=() without_cluster=()
+# In tests/, kafka/ needs brokers and leaves them alone, faults/ breaks them; planes, secured and cluster want
+# brokers of their own kind. A test file that is none of these needs none.
+no_brokers=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  if [[ $name == @(planes|secured|cluster) ]]; then continue # on brokers of their own kind, below
-  elif [[ $name == faults_* ]]; then alone+=("$name")
-  elif grep -qE '\b(Topic|brokers)\b' "$file"; then with_cluster+=(--test "$name")
-  else without_cluster+=(--test "$name"); fi
+  [[ $name == @(planes|secured|cluster) ]] || no_brokers+=(--test "$name")
 done
 
 tests 'unit tests' --lib --bins
 tests 'doc tests' --doc
-tests 'tests without a cluster' "${without_cluster[@]}"
+tests 'tests without brokers' "${no_brokers[@]}"
 tests 'clusters of its own' --test cluster
 start_cluster --secure
-tests 'tests with a cluster' "${with_cluster[@]}"
+tests 'tests with brokers' --test kafka
 LAB_BROKERS=$secured LAB_COMMAND_CONFIG=$tmp/cluster/secure/client.properties \
   tests 'TLS and SASL' --test secured
 tests 'data planes, newest Kafka' --test planes -- --test-threads=1
-for name in "${alone[@]}"; do
-  cluster up >/dev/null # brings back a broker that a failed test left down
-  tests "$name" --test "$name" -- --test-threads=1
-done
+cluster up >/dev/null # brings back a broker that a failed test left down
+tests 'broken brokers' --test faults -- --test-threads=1
 cluster down
 start_cluster --version "$OLD_KAFKA"
 tests "data planes, Kafka $OLD_KAFKA" --test planes -- --test-threads=1

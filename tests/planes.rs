@@ -142,7 +142,7 @@ fn transactions_are_read_by_the_isolation_that_is_asked_for() {
     for plane in planes() {
         for isolation in ["read-uncommitted", "read-committed"] {
             if plane == "kafka" && isolation == "read-committed" {
-                continue; // refused as usage, in tests/processor.rs
+                continue; // refused as usage, in tests/kafka/processor.rs
             }
             let (topic, sink) = (Topic::create("txn", 1), sink(AMPLE));
             let id = format!("{}-{plane}-{isolation}", topic.name);

@@ -1,6 +1,6 @@
 //! A real headless Chromium, driven through its debugging pipe: JSON, each message ended by a 0,
 //! written to its file 3 and read from its file 4. No port, no driver, no client library.
-#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(dead_code, reason = "every test program compiles this module and uses a part of it")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,5 +1,5 @@
 //! Breaking the shared cluster, and healing it again; for the `faults_*` files alone.
-#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(dead_code, reason = "every test program compiles this module and uses a part of it")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::process::Command;

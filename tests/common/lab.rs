@@ -1,5 +1,5 @@
 //! A pipeline of real binaries: sink, producer and processors on a topic of their own.
-#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(dead_code, reason = "every test program compiles this module and uses a part of it")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::path::Path;

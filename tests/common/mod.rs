@@ -2,7 +2,7 @@
 //! binaries that do not outlive their test.
 //!
 //! Without `LAB_BROKERS` a test fails with what to do; it never skips itself.
-#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(dead_code, reason = "every test program compiles this module and uses a part of it")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 pub mod cluster;

@@ -1,5 +1,5 @@
 //! A real sink for a test: started on a free port, spoken to over HTTP, killed when dropped.
-#![allow(dead_code, reason = "every test file compiles this module and uses a part of it")]
+#![allow(dead_code, reason = "every test program compiles this module and uses a part of it")]
 
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,10 @@
 //! `lab run` and `lab bench` as a user runs them, on the tests' brokers: what they say before, and what is left when a run is ended.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::cluster::cluster;
-use common::{PATIENCE, Running};
+use crate::common::cluster::cluster;
+use crate::common::{PATIENCE, Running};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 

@@ -1,16 +1,13 @@
 //! What a foreign producer may leave in the topic: batches of mixed codecs, records that are no event,
 //! batches larger than a fetch, a log that retention cut. Each is delivered whole, or counted by reason
 //! and passed over, or ends the run by name; nothing spins, nothing is skipped in silence.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::time::Duration;
 
+use crate::common::lab::{Served, commit_with, figure, ledger, processor, produce, sink};
+use crate::common::{PATIENCE, Topic, brokers};
 use backpressure_lab::event::Event;
 use backpressure_lab::http::client;
-use common::lab::{Served, commit_with, figure, ledger, processor, produce, sink};
-use common::{PATIENCE, Topic, brokers};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};

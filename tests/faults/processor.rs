@@ -1,15 +1,12 @@
 //! The processor while things die: it is killed, it is stopped past the poll interval, a broker is
 //! killed under it. The sink's ledger judges. These tests stop brokers of the shared cluster, so
 //! `run/test.sh` runs this file by itself.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::time::Duration;
 
-use common::cluster::{Healed, alone, cluster, signal_broker};
-use common::lab::{Served, audit, figure, ledger, processor, produce, producer, sink};
-use common::{PATIENCE, Topic, list};
+use crate::common::cluster::{Healed, alone, cluster, signal_broker};
+use crate::common::lab::{Served, audit, figure, ledger, processor, produce, producer, sink};
+use crate::common::{PATIENCE, Topic, list};
 
 /// Waits until every id below `ids` is at the sink, and says how many came more than once.
 fn all_delivered(sink: &Served, ids: u64) -> u64 {

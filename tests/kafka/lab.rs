@@ -1,32 +1,22 @@
 //! `lab watch` and `lab audit` as a user runs them: the real cluster, the real producer and sink.
-#![allow(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a panic is how a test fails"
-)]
-
-mod common;
-#[path = "common/sink.rs"]
-mod sinks;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::common::lab::{self, commit, commit_with, outsider};
+use crate::common::{PATIENCE, Running, Topic, brokers};
+use crate::sinks::{Sink, event};
 use backpressure_lab::brokers::Brokers;
 use backpressure_lab::event::Event;
 use backpressure_lab::lab::audit::Ledger;
 use backpressure_lab::lab::lag::LagReader;
 use backpressure_lab::lab::samples::{self, ProcessReading, Sample};
 use backpressure_lab::planes::Isolation;
-use common::lab::{self, commit, commit_with, outsider};
-use common::{PATIENCE, Running, Topic, brokers};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use sinks::{Sink, event};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 

@@ -3,16 +3,13 @@
 //!
 //! A batch that is sent again is in the log once (KIP-98): an id that is missing, twice there, or after a
 //! later one of its partition, is a failure.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::time::Duration;
 
+use crate::common::cluster::{Healed, alone, cluster, signal_broker};
+use crate::common::{PATIENCE, Running, Topic, brokers};
 use backpressure_lab::event::Event;
 use backpressure_lab::load::keys;
-use common::cluster::{Healed, alone, cluster, signal_broker};
-use common::{PATIENCE, Running, Topic, brokers};
 use serde_json::Value;
 
 fn start(topic: &Topic, flags: &str) -> Running {

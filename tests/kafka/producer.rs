@@ -1,8 +1,5 @@
 //! The producer against the real cluster: what it promises with every broker up. Brokers that die
 //! are in `faults_producer.rs`.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::collections::HashMap;
 use std::io::copy;
@@ -10,11 +7,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::common::{Ended, PATIENCE, Record, Running, Topic, brokers};
 use backpressure_lab::event::Event;
 use backpressure_lab::http::client::agent;
 use backpressure_lab::load::keys;
 use backpressure_lab::load::rate::RateState;
-use common::{Ended, PATIENCE, Record, Running, Topic, brokers};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;

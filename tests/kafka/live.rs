@@ -1,17 +1,12 @@
 //! The live page of `lab watch`, on a real pipeline and in a real browser.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-#[path = "common/browser.rs"]
-mod browser;
-mod common;
 
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use browser::Browser;
-use common::Topic;
-use common::lab::{Served, processor, producer, sink, watch};
+use crate::browser::Browser;
+use crate::common::Topic;
+use crate::common::lab::{Served, processor, producer, sink, watch};
 use serde_json::{Value, json};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");

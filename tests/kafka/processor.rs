@@ -1,16 +1,15 @@
 //! The processor on a real cluster, against the real sink: what is promised when nothing dies.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::common::lab::{
+    Served, figure, ledger, processor, processor_to, produce, producer, sink,
+};
+use crate::common::{PATIENCE, Running, Topic, brokers};
 use backpressure_lab::http::{Limits, Request, Response, Server, client};
 use backpressure_lab::policy::shed_ids;
 use backpressure_lab::sink::wire;
-use common::lab::{Served, figure, ledger, processor, processor_to, produce, producer, sink};
-use common::{PATIENCE, Running, Topic, brokers};
 
 const AMPLE: &[&str] = &["--rate-limit", "1000000"];
 

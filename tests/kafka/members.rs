@@ -1,13 +1,10 @@
 //! The group, as its other members and its coordinator see it: who shares it with us, and what a member that
 //! is killed and comes back finds.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::lab::{commit_with, figure, ledger, processor, produce, sink};
-use common::{PATIENCE, Topic, config};
+use crate::common::lab::{commit_with, figure, ledger, processor, produce, sink};
+use crate::common::{PATIENCE, Topic, config};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 /// Prevents: a group that another client has used being read from the start, because that client wrote

@@ -3,13 +3,15 @@
 //!
 //! They are real processors, broken from the outside: by a middleman that answers for the sink, by
 //! a flag that lifts the bound, by a commit that nobody acked.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::lab::{
+    self, Served, commit, figure, ledger, outsider, processor, processor_to, produce, producer,
+    sink, watch,
+};
+use crate::common::{Ended, PATIENCE, Running, Topic};
 use backpressure_lab::event::Event;
 use backpressure_lab::http::{Limits, Request, Response, Server, client};
 use backpressure_lab::lab::audit::Ledger;
@@ -17,11 +19,6 @@ use backpressure_lab::lab::experiments::{self, Form};
 use backpressure_lab::lab::plan::{Host, Plan};
 use backpressure_lab::lab::verdict::Verdict;
 use backpressure_lab::sink::wire::{self, Acked};
-use common::lab::{
-    self, Served, commit, figure, ledger, outsider, processor, processor_to, produce, producer,
-    sink, watch,
-};
-use common::{Ended, PATIENCE, Running, Topic};
 use rdkafka::consumer::Consumer as _;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");

@@ -1,0 +1,8 @@
+//! What breaks brokers: one test at a time, and nobody beside it.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod processor;
+mod producer;
