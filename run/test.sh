@@ -88,13 +88,21 @@ supply_chain() {
   fi
 }
 
-# The program that run/bench.sh races against, where there is a Go for it.
-peer() {
+# The program that run/bench.sh races against, and the one that makes Grafana's board, where there is a Go.
+in_go() {
   if ! command -v go >/dev/null; then
-    log warn peer_not_checked "why='no go' get='apt-get install golang-go'"
+    log warn go_not_checked "why='no go' get='apt-get install golang-go'"
     return
   fi
   check 'the peer of the race' bash -c 'cd benches/peers/franz-go && go vet ./... && go test ./...'
+  check 'the board is made by its program' bash -c 'go run -C docker/grafana/board . | diff - docker/grafana/board.json'
+}
+
+# Prometheus' settings, by its own tools; and the board's queries, on a real one that scrapes a pipeline.
+has_prometheus() {
+  command -v prometheus >/dev/null && command -v promtool >/dev/null && return
+  log warn prometheus_not_checked "why='no prometheus' get='apt-get install prometheus'"
+  return 1
 }
 
 clean_up() {
@@ -146,18 +154,21 @@ check scripts shellcheck --external-sources "${scripts[@]}"
 # shellcheck disable=SC2016 # bash -c expands it
 check 'sabotage applies' bash -c 'for patch; do git apply --check "$patch" || exit; done' - tests/sabotage/*.patch
 supply_chain
-peer
+in_go
+if has_prometheus; then
+  check 'scraping and rules' bash -c 'promtool check config docker/prometheus/prometheus.yml && promtool test rules docker/prometheus/rules.test.yml'
+fi
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
 check 'clippy, without tls' cargo clippy --release --locked --features librdkafka-ssl -- -D warnings
 RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 
 # In tests/, kafka/ needs brokers and leaves them alone, faults/ breaks them; planes, secured and cluster want
-# brokers of their own kind. A test file that is none of these needs none.
+# brokers of their own kind, board a Prometheus as well. A test file that is none of these needs none.
 no_brokers=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  [[ $name == @(planes|secured|cluster) ]] || no_brokers+=(--test "$name")
+  [[ $name == @(planes|secured|cluster|board) ]] || no_brokers+=(--test "$name")
 done
 
 tests 'unit tests' --lib --bins
@@ -168,6 +179,7 @@ start_cluster --secure
 tests 'tests with brokers' --test kafka
 LAB_BROKERS=$secured LAB_COMMAND_CONFIG=$tmp/cluster/secure/client.properties \
   tests 'TLS and SASL' --test secured
+if has_prometheus; then tests 'board' --test board; fi
 tests 'data planes, newest Kafka' --test planes -- --test-threads=1
 cluster up >/dev/null # brings back a broker that a failed test left down
 tests 'broken brokers' --test faults -- --test-threads=1

@@ -11,6 +11,7 @@
 //! queue blocks fetchers, never the member. What naive consumers do instead is `naive`.
 
 pub mod flags;
+mod health;
 mod naive;
 
 use std::net::SocketAddr;
@@ -34,15 +35,16 @@ use crate::queue::{self, Kind, Occupancy};
 use crate::sink::client::{Client, ask_rate};
 use crate::sink::line::{Line, Place};
 use crate::sink::refusals::{Refusals, Suspects};
-use crate::sink::workers::{Drain, Mode, Parts, Pulse, Worker};
+use crate::sink::workers::{Drain, Mode, Parts, Worker};
 use crate::source::member::{Member, MemberSettings};
 use crate::source::supervisor::{self, Shared};
 use crate::source::{Assignment, Downstream, LeftLog, Run, fetcher};
 use crate::telemetry::latency::Latency;
 use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
 use crate::telemetry::{self, latency};
-use crate::threads::{Crew, Stop};
+use crate::threads::{Crew, Pulse, Stop};
 use crate::transform::Transform;
+use health::Health;
 
 /// Which worker gets an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +147,8 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let metrics = ProcessorMetrics::register(&registry)?;
     let access = Access::new(settings.listen, settings.token.clone())?;
     metrics.granted_rate.set(-1.0);
+    metrics.sink_up.set(1);
+    metrics.poll_interval.set(settings.member.max_poll_interval.as_secs_f64());
     metrics.queue_capacity.set(settings.capacity().map_or(-1, |c| c as i64));
     settings.can_be_served_in_time()?;
 
@@ -168,7 +172,8 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         shed_ids: settings.shed_ids.as_deref().map(ShedIds::open).transpose()?,
         dead_letters: Arc::clone(&dead_letters),
     });
-    let server = serve(&settings, registry, access)?;
+    let health = Health::of(&settings, &metrics);
+    let server = serve(&settings, registry, access, health.clone())?;
     log::info!(addr = server.addr().to_string().as_str(); "listening");
 
     let topic = settings.member.topic.as_str();
@@ -202,7 +207,9 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let pulses =
         start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends, &dead_letters)?;
     start_instruments(&mut instruments, &settings, &shared, occupancy, reporter, &ends.measured)?;
-    start_member(&mut member, &settings, shared.clone(), pulses, ends.leave.clone())?;
+    let polls = Pulse::default();
+    health.watch(&pulses, &polls);
+    start_member(&mut member, &settings, shared.clone(), (pulses, polls), ends.leave.clone())?;
     if settings.keepalive {
         let shared = shared.clone();
         source.spawn("brokers", move || supervisor::run(&shared))?;
@@ -298,14 +305,19 @@ impl Drop for Ends {
     }
 }
 
-fn serve(settings: &Settings, registry: Metrics, access: Access) -> Result<http::Server, Failure> {
-    let telemetry = telemetry::endpoint(registry, access);
+fn serve(
+    settings: &Settings,
+    registry: Metrics,
+    access: Access,
+    health: Health,
+) -> Result<http::Server, Failure> {
+    let telemetry = telemetry::endpoint(registry, access, health);
     let handler = move |request: Request| {
         telemetry(&request).unwrap_or_else(|| {
             let path = &request.path;
             Response::text(
                 404,
-                format_args!("no {path} here; try /metrics, /healthz, /debug/pprof/"),
+                format_args!("no {path} here; try /metrics, /healthz, /readyz, /debug/pprof/"),
             )
         })
     };
@@ -384,7 +396,7 @@ fn start_member(
     crew: &mut Crew,
     settings: &Settings,
     shared: Shared,
-    pulses: Vec<Pulse>,
+    (pulses, polls): (Vec<Pulse>, Pulse),
     leave: Stop,
 ) -> Result<(), Failure> {
     let (member, keepalive) = (settings.member.clone(), settings.keepalive);
@@ -392,7 +404,8 @@ fn start_member(
     crew.spawn("member", move || {
         let (assignment, fetching) = (shared.assignment.clone(), &shared.fetching);
         let (view, metrics) = (fetching.view.clone(), fetching.metrics.clone());
-        let mut member = Member::join(member, assignment, view, metrics, fetching.stop.clone())?;
+        let stop = fetching.stop.clone();
+        let mut member = Member::join(member, assignment, view, metrics, stop, polls)?;
         if keepalive {
             poll_while_workers_live(&mut member, &pulses, stuck_after, &leave);
         } else {

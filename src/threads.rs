@@ -3,8 +3,10 @@
 //! Invariant: a thread that panics stops the whole pipeline with exit code 1; it is never a
 //! silent hole in it.
 
+mod pulse;
 mod stop;
 
+pub use pulse::Pulse;
 pub use stop::Stop;
 
 use std::panic::AssertUnwindSafe;

@@ -41,8 +41,11 @@ fn hold_something_else() -> Vec<Vec<u8>> {
 
 fn server() -> Server {
     let listen = "127.0.0.1:0".parse().unwrap();
-    let instruments =
-        telemetry::endpoint(Metrics::new().unwrap(), Access::new(listen, None).unwrap());
+    let instruments = telemetry::endpoint(
+        Metrics::new().unwrap(),
+        Access::new(listen, None).unwrap(),
+        telemetry::Answers,
+    );
     let answer = move |request: backpressure_lab::http::Request| {
         instruments(&request).unwrap_or_else(|| Response::text(404, "not here"))
     };

@@ -23,8 +23,11 @@ static ONE_PROFILE: Mutex<()> = Mutex::new(());
 
 fn start() -> Server {
     let listen = "127.0.0.1:0".parse().unwrap();
-    let instruments =
-        telemetry::endpoint(Metrics::new().unwrap(), Access::new(listen, None).unwrap());
+    let instruments = telemetry::endpoint(
+        Metrics::new().unwrap(),
+        Access::new(listen, None).unwrap(),
+        telemetry::Answers,
+    );
     let handler = move |request: Request| {
         instruments(&request).unwrap_or_else(|| Response::text(404, "not the instruments'"))
     };
@@ -215,7 +218,9 @@ fn metrics_threads_and_pages_are_served_to_the_right_clients() {
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         assert!(value.trim().parse::<f64>().unwrap() > 100_000.0, "{name}{value}");
     }
-    assert_eq!(text(&server, "/healthz"), (200, "ok\n".to_owned()));
+    for probe in ["/healthz", "/readyz"] {
+        assert_eq!(text(&server, probe), (200, "ok\n".to_owned()));
+    }
     assert!(text(&server, "/debug/pprof/").1.contains("profile?seconds="));
     let (_, threads) = text(&server, "/debug/pprof/threads");
     assert!(threads.contains(" http-accept ") && threads.contains(" http-reader "), "{threads}");

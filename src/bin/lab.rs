@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 use backpressure_lab::cli;
-use backpressure_lab::lab::{audit, autopsy, bench, cluster, plan, predict, report, run, watch};
+use backpressure_lab::lab::{
+    audit, autopsy, bench, cluster, plan, predict, probe, report, run, watch,
+};
 
 /// Instruments of the backpressure lab.
 #[derive(FromArgs)]
@@ -22,6 +24,7 @@ enum Command {
     Predict(predict::Settings),
     Plan(plan::Settings),
     Watch(watch::Settings),
+    Probe(probe::Settings),
     Audit(audit::Settings),
     Autopsy(autopsy::Settings),
     Report(report::Settings),
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Predict(settings) => predict::run(&settings),
         Command::Plan(settings) => plan::run(&settings),
         Command::Watch(settings) => watch::run(&settings),
+        Command::Probe(settings) => probe::run(&settings),
         Command::Audit(settings) => audit::run(&settings).map(drop),
         Command::Autopsy(settings) => autopsy::run(&settings),
         Command::Report(settings) => report::run(&settings),

@@ -3,7 +3,7 @@
 //! With a token, whoever sends it. Without one, only the machine itself: the server must listen
 //! on loopback, and a web page that a local browser shows must not be able to drive it, neither
 //! from another origin nor by rebinding a DNS name to 127.0.0.1. It deliberately does not guard
-//! `/metrics`, `/healthz` and the data path.
+//! `/metrics`, `/healthz`, `/readyz` and the data path.
 
 use std::env::VarError;
 use std::net::{IpAddr, SocketAddr};

@@ -2,6 +2,7 @@
 //!
 //! - `watch`       samples the whole pipeline on a fixed cadence
 //! - `lag`, `procs`, `scrape`  what a sample is read from: Kafka, `/proc`, `/metrics`
+//! - `probe`       whether a program lives, or takes events
 //! - `live`        the page that the watch serves, and its line in a terminal
 //! - `samples`     a sample and its file
 //! - `model`, `layout`  the fluid model, and the bytes that one queued event costs
@@ -33,6 +34,7 @@ pub mod live;
 pub mod model;
 pub mod plan;
 pub mod predict;
+pub mod probe;
 pub mod procs;
 pub mod report;
 pub mod run;

@@ -229,7 +229,7 @@ fn serve(
     let chaos = settings.sink.as_ref().map(|url| Chaos::new(url, token)).transpose()?;
     let story = (settings.plan.as_deref(), settings.out.as_path());
     let live = Arc::new(Live::new(sources, story, settings.interval, chaos, access.clone())?);
-    let (page, answer) = (live.clone(), telemetry::endpoint(metrics, access));
+    let (page, answer) = (live.clone(), telemetry::endpoint(metrics, access, telemetry::Answers));
     let answer = move |request: Request| answer(&request).unwrap_or_else(|| page.answer(&request));
     let server = Server::start(settings.listen, Limits::default(), Arc::new(answer))?;
     Ok((live, server))

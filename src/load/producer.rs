@@ -155,7 +155,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 fn handler(metrics: Metrics, access: Access, run: &Arc<OnceLock<Arc<Shared>>>) -> Handler {
-    let instruments = telemetry::endpoint(metrics, access.clone());
+    let instruments = telemetry::endpoint(metrics, access.clone(), telemetry::Answers);
     let run = Arc::clone(run);
     Arc::new(move |request: Request| match request.path.as_str() {
         RATE => match access.check(&request) {

@@ -101,7 +101,7 @@ pub struct Flags {
     #[argh(option)]
     pub command_config: Option<String>,
 
-    /// address of /metrics, /healthz, /debug/pprof and /rate (127.0.0.1:9901; port 0 picks one)
+    /// address of /metrics, /healthz, /readyz, /debug/pprof and /rate (127.0.0.1:9901; port 0 picks one)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9901))")]
     pub listen: SocketAddr,
 

@@ -57,7 +57,8 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     let access = Access::new(settings.listen, settings.token.clone())?;
     let sink = Arc::new(Sink::new(&settings, SinkMetrics::register(&registry)?, access.clone())?);
     let answer = {
-        let (sink, telemetry) = (Arc::clone(&sink), telemetry::endpoint(registry, access));
+        let (sink, telemetry) =
+            (Arc::clone(&sink), telemetry::endpoint(registry, access, telemetry::Answers));
         move |request: Request| telemetry(&request).unwrap_or_else(|| sink.answer(&request))
     };
     let mut timekeeper = Crew::new(stop.clone());
@@ -171,7 +172,7 @@ impl Sink {
                     404,
                     format_args!(
                         "no {path} here: POST /write or /batch; GET /ledger, /ledger/ids, \
-                         /control, /metrics, /healthz, /debug/pprof/"
+                         /control, /metrics, /healthz, /readyz, /debug/pprof/"
                     ),
                 );
             }

@@ -22,7 +22,7 @@ use crate::queue::{Dequeued, Outlet};
 use crate::source::Run;
 use crate::telemetry::latency::{Passed, Recorder};
 use crate::telemetry::metrics::ProcessorMetrics;
-use crate::threads::Stop;
+use crate::threads::{Pulse, Stop};
 
 /// How events travel to the sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,33 +105,6 @@ fn is_past(us: &AtomicI64) -> bool {
     match us.load(Ordering::SeqCst) {
         i64::MAX => false,
         time => clock::now_us() >= time,
-    }
-}
-
-/// Shows when a worker last moved, so that a deadlock can be told from a slow sink.
-#[derive(Clone)]
-pub struct Pulse(Arc<AtomicI64>);
-
-impl Default for Pulse {
-    fn default() -> Self {
-        Self(Arc::new(AtomicI64::new(clock::now_us())))
-    }
-}
-
-impl Pulse {
-    fn beat(&self) {
-        self.0.store(clock::now_us(), Ordering::Relaxed);
-    }
-
-    /// The worker has ended: it is not stuck, however long the others take.
-    fn end(&self) {
-        self.0.store(i64::MAX, Ordering::Relaxed);
-    }
-
-    /// Time since the worker last moved.
-    pub fn age(&self) -> Duration {
-        let age_us = clock::now_us().saturating_sub(self.0.load(Ordering::Relaxed));
-        Duration::from_micros(age_us.max(0).unsigned_abs())
     }
 }
 
@@ -267,6 +240,8 @@ impl Worker {
             Mode::Single => self.parts.client.write(self.window.value()),
             Mode::Batch { .. } => self.parts.client.batch(self.window.frames(events), events),
         };
+        let is_up = !matches!(&answer, Posted::NotNow(why) if why.trouble != Trouble::Limit);
+        self.parts.metrics.sink_up.set(i64::from(is_up));
         match answer {
             Posted::Acked(acked) => self.acked(acked, events, begun),
             Posted::Refused { status, why } => self.refused(events, status, why),

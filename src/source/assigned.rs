@@ -119,7 +119,13 @@ impl Assigned {
 
     /// Events between the acked prefix and the high watermark: in the log, the queue and in flight.
     pub fn backlog(&self) -> u64 {
-        up_to(self.high_watermark.load(Ordering::Relaxed), self.committable())
+        self.behind(None)
+    }
+
+    /// Events between the offset that was committed, where one was, else the acked prefix, and the high watermark.
+    pub fn behind(&self, committed: Option<i64>) -> u64 {
+        let from = committed.unwrap_or_else(|| self.committable());
+        up_to(self.high_watermark.load(Ordering::Relaxed), from)
     }
 
     /// Runs `enqueue`, which opens what was fetched and enqueues it in order, while no other thread does

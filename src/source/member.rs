@@ -30,7 +30,7 @@ use super::Assignment;
 use crate::brokers::{Brokers, View};
 use crate::failure::Failure;
 use crate::telemetry::metrics::ProcessorMetrics;
-use crate::threads::{Crew, Stop};
+use crate::threads::{Crew, Pulse, Stop};
 
 /// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it. At most a third of
 /// the session, so that two beats may be lost.
@@ -75,6 +75,8 @@ pub struct Member {
     settings: MemberSettings,
     stop: Stop,
     last_poll: Option<Instant>,
+    /// The same for others.
+    polls: Pulse,
     /// When librdkafka's main thread was last woken.
     woken: Option<Instant>,
     next_commit: Instant,
@@ -86,7 +88,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Joins the group. A refusal that no waiting cures ends the run by `stop`.
+    /// Joins the group; each poll is a beat of `polls`. A refusal that no waiting cures ends the run by `stop`.
     ///
     /// # Errors
     /// When librdkafka refuses the settings, or a thread cannot be started.
@@ -96,6 +98,7 @@ impl Member {
         view: View,
         metrics: ProcessorMetrics,
         stop: Stop,
+        polls: Pulse,
     ) -> Result<Self, Failure> {
         let context = Arc::new(Context {
             brokers: settings.brokers.clone(),
@@ -130,6 +133,7 @@ impl Member {
             settings,
             stop,
             last_poll: None,
+            polls,
             woken: None,
             next_commit,
             refused_since: None,
@@ -148,6 +152,7 @@ impl Member {
             self.commit_acked();
             self.next_commit = now + self.settings.commit_interval;
         }
+        self.polls.beat();
         let context = self.consumer.context();
         if let Some(before) = self.last_poll.replace(now) {
             let gap = now.duration_since(before).as_secs_f64();

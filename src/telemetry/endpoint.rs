@@ -1,7 +1,7 @@
-//! What every binary serves about itself: `/metrics`, `/healthz` and `/debug/pprof/`.
+//! What every binary serves about itself: `/metrics`, `/healthz`, `/readyz` and `/debug/pprof/`.
 //!
 //! Profiles show what the process does and cost it something, so they go through [`Access`]; the
-//! other two are open to whoever can connect.
+//! others are open to whoever can connect.
 
 use std::time::Duration;
 
@@ -14,15 +14,37 @@ use crate::http::{Access, Request, Response};
 const CPU_SECONDS_DEFAULT: u64 = 30;
 const CPU_SECONDS_MAX: u64 = 600;
 
+/// Whether a program lives, and whether it takes events: what Kubernetes calls a liveness and a readiness probe.
+pub trait Health: Send + Sync + 'static {
+    /// `Err` says what has stopped: only a restart may help.
+    fn lives(&self) -> Result<(), String>;
+    /// `Err` says what it waits for.
+    fn takes_events(&self) -> Result<(), String>;
+}
+
+/// A program that lives and takes what comes as long as it answers.
+pub struct Answers;
+
+impl Health for Answers {
+    fn lives(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn takes_events(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// The instruments' part of a binary's handler: `None` for a path that is not theirs.
 pub fn endpoint(
     metrics: Metrics,
     access: Access,
+    health: impl Health,
 ) -> impl Fn(&Request) -> Option<Response> + Send + Sync {
     move |request| {
         let path = request.path.as_str();
         let profiles = path.starts_with("/debug/pprof");
-        if !profiles && !matches!(path, "/metrics" | "/healthz") {
+        if !profiles && !matches!(path, "/metrics" | "/healthz" | "/readyz") {
             return None;
         }
         if path != NAMES && !matches!(request.method.as_str(), "GET" | "HEAD") {
@@ -35,7 +57,8 @@ pub fn endpoint(
         }
         Some(match path {
             "/metrics" => text_of(&metrics),
-            "/healthz" => Response::text(200, "ok"),
+            "/healthz" => probe(health.lives()),
+            "/readyz" => probe(health.lives().and_then(|()| health.takes_events())),
             "/debug/pprof/" => Response::bytes(200, "text/html; charset=utf-8", INDEX.into()),
             "/debug/pprof" => {
                 Response::text(301, "/debug/pprof/").with_header("Location", "pprof/")
@@ -60,6 +83,13 @@ pub fn endpoint(
 const NAMES: &str = "/debug/pprof/symbol";
 
 const TEXT: &str = "text/plain; charset=utf-8";
+
+fn probe(found: Result<(), String>) -> Response {
+    match found {
+        Ok(()) => Response::text(200, "ok"),
+        Err(why) => Response::text(503, why),
+    }
+}
 
 fn text_of(metrics: &Metrics) -> Response {
     match metrics.text() {
@@ -110,7 +140,7 @@ const INDEX: &str = "\
 </dl>
 <p>Functions are named from the symbol table. With <code>?names=no</code> the reader names them:
 <code>pprof</code> of github.com/google/pprof knows lines and inlined functions as well.
-<p><a href=/metrics>/metrics</a> <a href=/healthz>/healthz</a>
+<p><a href=/metrics>/metrics</a> <a href=/healthz>/healthz</a> <a href=/readyz>/readyz</a>
 ";
 
 #[cfg(test)]

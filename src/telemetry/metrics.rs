@@ -72,8 +72,8 @@ impl Metrics {
     }
 
     fn histogram(&self, name: &str, help: &str) -> Result<Histogram, Failure> {
-        // 1 ms to 524 s, doubling: an overloaded unbounded queue holds events for minutes.
-        let buckets = prometheus::exponential_buckets(0.001, 2.0, 20).map_err(Failure::failed)?;
+        // 1 ms to 2,097 s, doubling: at four times the ceiling an event waits for 1,350 s after half an hour.
+        let buckets = prometheus::exponential_buckets(0.001, 2.0, 22).map_err(Failure::failed)?;
         let opts = HistogramOpts::new(name, help).buckets(buckets);
         self.add(Histogram::with_opts(opts).map_err(Failure::failed)?)
     }
@@ -136,6 +136,8 @@ pub struct ProcessorMetrics {
     pub fetched: IntCounter,
     /// Largest time between two of the member's polls so far, s.
     pub poll_gap: Gauge,
+    /// The time without a poll after which the group takes the partitions away, s.
+    pub poll_interval: Gauge,
     /// Events in the queue.
     pub queue_depth: IntGauge,
     /// The queue's limit; -1 when it has none.
@@ -165,10 +167,14 @@ pub struct ProcessorMetrics {
     pub committable: IntGaugeVec,
     /// Next offset to fetch by partition.
     pub position: IntGaugeVec,
+    /// Events behind the committed offset that the log still holds, by partition, as the last fetch told its end.
+    pub lag: IntGaugeVec,
     /// Fetches that failed and were tried again.
     pub fetch_retries: IntCounter,
     /// Sink calls by result: ok, partial (a part was acked), retried, rejected.
     pub sink_calls: IntCounterVec,
+    /// Whether the sink answered the last call that ended; 1 until one has.
+    pub sink_up: IntGauge,
     /// Rate granted to the producer by slow-source, events/s; -1 when there is none.
     pub granted_rate: Gauge,
     /// Due → acknowledged by the sink.
@@ -190,6 +196,10 @@ impl ProcessorMetrics {
             poll_gap: m.gauge(
                 "processor_poll_gap_seconds",
                 "Largest time between two polls of the group member",
+            )?,
+            poll_interval: m.gauge(
+                "processor_max_poll_interval_seconds",
+                "Time without a poll after which the group takes the partitions away",
             )?,
             queue_depth: m.int_gauge("processor_queue_depth", "Events in the queue")?,
             queue_capacity: m.int_gauge("processor_queue_capacity", "Its limit; -1 without")?,
@@ -231,11 +241,20 @@ impl ProcessorMetrics {
                 "The next offset to fetch",
                 &["partition"],
             )?,
+            lag: m.int_gauges(
+                "processor_lag_events",
+                "High watermark less committed offset",
+                &["partition"],
+            )?,
             fetch_retries: m.counter("processor_fetch_retries_total", "Fetches tried again")?,
             sink_calls: m.counters(
                 "processor_sink_calls_total",
                 "Calls of the sink",
                 &["result"],
+            )?,
+            sink_up: m.int_gauge(
+                "processor_sink_up",
+                "Whether the sink answered the last call that ended",
             )?,
             granted_rate: m.gauge(
                 "processor_granted_rate",

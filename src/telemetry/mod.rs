@@ -22,5 +22,5 @@ pub mod profile;
 mod symbols;
 pub mod tasks;
 
-pub use endpoint::endpoint;
+pub use endpoint::{Answers, Health, endpoint};
 pub use profile::block_profiler_signal;

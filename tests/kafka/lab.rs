@@ -246,9 +246,14 @@ fn every_shed_id_is_accounted_for_by_itself() {
     assert_eq!((ended.status.code(), ledger.examples), (Some(3), vec![lost]), "{ended:?}");
     assert!(ended.stderr.contains(&format!("[{lost}]")), "{ended:?}");
 
-    // Without that file what was shed has no fate. (One that is killed leaves no summary.)
+    // A file that is not there is a mistake; by an empty one what was shed has no fate. (A processor that is
+    // killed leaves no summary.)
     std::fs::write(path("processor.json"), "").expect("emptied");
     std::fs::remove_file(&shed_ids).expect("removed");
+    let (ended, _earlier) = audit();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("--shed-ids"), "{ended:?}");
+    std::fs::write(&shed_ids, "").expect("emptied");
     let (ended, again) = audit();
     assert_eq!((ended.status.code(), again.held), (Some(3), None), "{ended:?}");
     assert_eq!((again.delivered, again.missing), (ledger.delivered, ledger.shed + 1));

@@ -1,0 +1,89 @@
+//! The board and the rules of docker/ on a real Prometheus that scrapes a real pipeline.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use backpressure_lab::http::client;
+use common::lab::{Served, processor, producer, sink};
+use common::{PATIENCE, Running, Topic};
+use serde_json::Value;
+
+/// The committed file, with the addresses of these programs in place of the stack's names.
+fn config(served: [(&str, &Served); 3]) -> String {
+    let mut config = include_str!("../docker/prometheus/prometheus.yml").to_owned();
+    for (name, one) in served {
+        assert!(config.contains(name), "{name} is not scraped");
+        config = config.replace(name, one.url.trim_start_matches("http://"));
+    }
+    config
+}
+
+fn prometheus(dir: &Path, config: &str) -> (Running, String) {
+    std::fs::write(dir.join("prometheus.yml"), config).expect("written");
+    std::fs::write(dir.join("rules.yml"), include_str!("../docker/prometheus/rules.yml"))
+        .expect("written");
+    let (config, data) = (dir.join("prometheus.yml"), dir.join("data"));
+    let flags = [
+        format!("--config.file={}", config.display()),
+        format!("--storage.tsdb.path={}", data.display()),
+        "--web.listen-address=127.0.0.1:0".to_owned(),
+    ];
+    let mut running = Running::start("prometheus", flags);
+    // Before that it says port 0.
+    let said = "\"Listening on\" address=127.0.0.1:";
+    running.await_log(said);
+    running.await_log("Server is ready");
+    let log = running.log();
+    let port = log.split(said).nth(1).and_then(|rest| rest.split_whitespace().next());
+    (running, format!("http://127.0.0.1:{}", port.expect("a port")))
+}
+
+/// The numbers that a query gives now.
+fn values(base: &str, query: &str) -> Vec<f64> {
+    let agent = client::agent(Duration::from_secs(10));
+    let answer = agent.get(format!("{base}/api/v1/query")).query("query", query).call();
+    let text = answer.expect("an answer").body_mut().read_to_string().expect("a body");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(answer["status"], "success", "{query}: {text}");
+    let all = answer["data"]["result"].as_array().expect("a vector");
+    all.iter().filter_map(|one| one["value"][1].as_str()?.parse().ok()).collect()
+}
+
+/// Prevents: a panel that stays empty, by a metric that is called otherwise, a label that is not there, or a rule
+/// that is not recorded.
+#[test]
+fn every_panel_has_data_and_no_alert_fires_below_the_ceiling() {
+    let board: Value =
+        serde_json::from_str(include_str!("../docker/grafana/board.json")).expect("JSON");
+    let panels = board["panels"].as_array().expect("panels");
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let queries: Vec<&str> = targets.filter_map(|target| target["expr"].as_str()).collect();
+    assert!(queries.len() > 20, "{queries:?}");
+
+    let (topic, sink) = (Topic::create("board", 3), sink(&["--rate-limit", "2000"]));
+    let processor = processor(&topic, &sink, &[]);
+    let producer = producer(&topic, &["--rate", "500"]);
+    let served =
+        [("producer:9901", &producer), ("processor:9902", &processor), ("sink:9900", &sink)];
+    let dir = tempfile::tempdir().expect("dir");
+    let (_running, base) = prometheus(dir.path(), &config(served));
+    for query in queries {
+        producer.until(query, |_| {
+            let values = values(&base, query);
+            !values.is_empty() && values.iter().all(|value| value.is_finite())
+        });
+    }
+    // Of the target that this test has not: the watch.
+    let firing = values(&base, r#"ALERTS{alertstate="firing",job!="watch"}"#);
+    assert!(firing.is_empty(), "{firing:?}");
+    let end = std::time::Instant::now() + PATIENCE;
+    while values(&base, "sum(rate(sink_events_total[10s]))").first().is_none_or(|v| *v < 400.0) {
+        assert!(std::time::Instant::now() < end, "the sink's rate is not seen");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    producer.stop();
+    processor.stop();
+}
