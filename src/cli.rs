@@ -1,12 +1,14 @@
 //! The shell around every binary: argv in the lab's documented spellings → argh → exit code.
 //!
 //! argh takes `--flag value` only; users also write `--flag=value` and `-flag=value`, so argv is
-//! normalised once, here. It deliberately knows no flag by name.
+//! normalised once, here. Of flags it knows by name only Kafka's own for the brokers.
+
+mod pages;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use argh::{EarlyExit, FromArgs};
+use argh::{ArgsInfo, EarlyExit, FromArgs};
 
 use crate::failure::Failure;
 use crate::logging;
@@ -29,13 +31,21 @@ pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
         };
         match rest.split_once('=') {
             Some((name, value)) => {
-                out.push(format!("--{name}"));
+                out.push(format!("--{}", ours(name)));
                 out.push(value.to_owned());
             }
-            None => out.push(format!("--{rest}")),
+            None => out.push(format!("--{}", ours(rest))),
         }
     }
     out
+}
+
+/// Our name of a flag that Kafka's tools call otherwise.
+fn ours(name: &str) -> &str {
+    match name {
+        "bootstrap-server" | "bootstrap-servers" => "brokers",
+        other => other,
+    }
 }
 
 /// The part after the dashes when `arg` is a long flag in any spelling (`-queue`, `--queue=x`).
@@ -49,8 +59,12 @@ fn long_flag(arg: &str) -> Option<&str> {
     is_name.then_some(rest)
 }
 
-/// Parses the process's arguments, starts logging, runs `run` and maps its end to an exit code.
-pub fn main<T: FromArgs>(run: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode {
+/// Parses the process's arguments, starts logging, runs `run` and maps its end to an exit code. `revision` is of the
+/// source that the program was built from, where that is known (`LAB_REVISION` at the build).
+pub fn main<T: FromArgs + ArgsInfo>(
+    revision: Option<&str>,
+    run: impl FnOnce(T) -> Result<(), Failure>,
+) -> ExitCode {
     logging::start();
     let Ok(args) =
         std::env::args_os().map(std::ffi::OsString::into_string).collect::<Result<Vec<_>, _>>()
@@ -63,11 +77,22 @@ pub fn main<T: FromArgs>(run: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode
     let program = program.rsplit('/').next().unwrap_or_default().to_owned();
     let args = normalise(args);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match pages::asked::<T>(&program, revision, &args) {
+        Some(Ok(page)) => {
+            let _ = write!(std::io::stdout(), "{page}");
+            return ExitCode::SUCCESS;
+        }
+        Some(Err(allowed)) => {
+            eprintln!("error: {allowed}");
+            return ExitCode::from(2);
+        }
+        None => {}
+    }
     let parsed = match T::from_args(&[&program], &args) {
         Ok(parsed) => parsed,
         Err(EarlyExit { output, status: Ok(()) }) => {
             // `--help | head` closes the pipe before all is written.
-            let _ = writeln!(std::io::stdout(), "{output}");
+            let _ = writeln!(std::io::stdout(), "{output}\n{}", pages::HELP);
             return ExitCode::SUCCESS;
         }
         Err(EarlyExit { output, status: Err(()) }) => {
@@ -169,6 +194,12 @@ mod tests {
         let line = last_line(&failure);
         assert!(!line.contains(char::is_control), "{line:?}");
         assert!(line.contains(r"no\nerror: \u{1b}]0;all is well"), "{line}");
+    }
+
+    #[test]
+    fn kafkas_names_of_the_brokers_are_ours() {
+        assert_eq!(words("--bootstrap-server a:1"), ["--brokers", "a:1"]);
+        assert_eq!(words("--bootstrap-servers=a:1"), ["--brokers", "a:1"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use backpressure_lab::chaos::Chaos;
 use backpressure_lab::failure::Failure;
 use backpressure_lab::http::access;
@@ -14,7 +14,7 @@ use backpressure_lab::{cli, units};
 
 /// Makes the sink slow (stall), deaf (pause) or faulty (fail) for a time, and restores it. The sink
 /// ends the fault by itself, whatever becomes of this command.
-#[derive(FromArgs)]
+#[derive(FromArgs, ArgsInfo)]
 #[argh(example = "chaos stall --rate 200 --for 90s\nchaos pause --for 30s\n\
                   chaos fail --how cut --for 10s\nchaos restore\nchaos status")]
 struct Flags {
@@ -62,7 +62,7 @@ impl std::str::FromStr for Action {
 }
 
 fn main() -> ExitCode {
-    cli::main(run)
+    cli::main(option_env!("LAB_REVISION"), run)
 }
 
 fn run(flags: Flags) -> Result<(), Failure> {

@@ -2,20 +2,20 @@
 
 use std::process::ExitCode;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use backpressure_lab::cli;
 use backpressure_lab::lab::{
     audit, autopsy, bench, cluster, plan, predict, probe, report, run, watch,
 };
 
 /// Instruments of the backpressure lab.
-#[derive(FromArgs)]
+#[derive(FromArgs, ArgsInfo)]
 struct Lab {
     #[argh(subcommand)]
     command: Command,
 }
 
-#[derive(FromArgs)]
+#[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand)]
 enum Command {
     Run(run::Settings),
@@ -31,7 +31,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    cli::main(|lab: Lab| match lab.command {
+    cli::main(option_env!("LAB_REVISION"), |lab: Lab| match lab.command {
         Command::Run(settings) => run::run(&settings),
         Command::Cluster(flags) => cluster::run(&flags),
         Command::Bench(settings) => bench::run(&settings),

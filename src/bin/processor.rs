@@ -6,7 +6,7 @@ use backpressure_lab::cli;
 use backpressure_lab::pipeline::{self, flags::Flags};
 
 fn main() -> ExitCode {
-    cli::main(|flags: Flags| {
+    cli::main(option_env!("LAB_REVISION"), |flags: Flags| {
         let summary = pipeline::run(flags.settings()?)?;
         cli::say_json(&summary)
     })

@@ -7,5 +7,5 @@ use backpressure_lab::load::producer;
 use backpressure_lab::load::settings::Flags;
 
 fn main() -> ExitCode {
-    cli::main(|flags: Flags| producer::run(flags.settings()?))
+    cli::main(option_env!("LAB_REVISION"), |flags: Flags| producer::run(flags.settings()?))
 }

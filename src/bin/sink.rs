@@ -7,5 +7,5 @@ use backpressure_lab::sink::server;
 use backpressure_lab::sink::settings::Flags;
 
 fn main() -> ExitCode {
-    cli::main(|flags: Flags| server::run(flags.settings()?))
+    cli::main(option_env!("LAB_REVISION"), |flags: Flags| server::run(flags.settings()?))
 }

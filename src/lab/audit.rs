@@ -17,7 +17,7 @@ mod tail;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use roaring::RoaringTreemap;
 use serde::Deserialize;
 
@@ -51,7 +51,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Account for every id, after the processor has stopped; exit 3 when one has no
 /// fate or two.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "audit")]
 pub struct Settings {
     /// bootstrap list (LAB_BROKERS, else where run/cluster.sh listens)

@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use serde::{Deserialize, Serialize};
 
 use self::names::{Frame, Names};
@@ -31,7 +31,7 @@ use crate::telemetry::profile::{INUSE, RESIDENT};
 pub const FILE: &str = "autopsy.json";
 
 /// Name the call sites that hold the bytes of a heap profile.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "autopsy")]
 pub struct Settings {
     /// gzipped profile, as from /debug/pprof/heap

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub const FILE: &str = "plan.json";
 pub const HOST_FILE: &str = "host.json";
 
 /// Before a run: write down the prediction and the host.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "plan")]
 pub struct Settings {
     /// which experiment: ceiling, exp1 to exp7, faults, longlife

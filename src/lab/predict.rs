@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::cli;
 use crate::failure::Failure;
@@ -35,7 +35,7 @@ use forecast::{Forecast, Row};
 use scenario::Scenario;
 
 /// Say what the fluid model predicts for a load, a sink, a queue and a memory limit.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "predict")]
 pub struct Settings {
     /// offered load, RATE:TIME[,RATE:TIME…]

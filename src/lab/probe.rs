@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::failure::Failure;
 use crate::http::client;
@@ -11,7 +11,7 @@ use crate::logging::said;
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Ask a page such as http://127.0.0.1:9902/readyz; exit 0 when it answers 200 in 3 s, else 1 with its words.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "probe")]
 pub struct Settings {
     /// the page's address

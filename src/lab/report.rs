@@ -13,7 +13,7 @@ pub mod spread;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::failure::Failure;
 use crate::lab::audit::Ledger;
@@ -34,7 +34,7 @@ const RESULTS: &str = "results";
 
 /// Write a run's report, or join those of all: give one of --experiment, --slo, --index. Exit 3
 /// when a check or a target falls short.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "report")]
 pub struct Settings {
     /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7, faults, longlife

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use prometheus::IntGaugeVec;
@@ -41,7 +41,7 @@ use crate::threads::{Crew, Stop};
 use crate::units;
 
 /// Sample lag, memory and every /metrics on a fixed cadence until SIGTERM.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "watch")]
 pub struct Settings {
     /// bootstrap list (LAB_BROKERS, else where run/cluster.sh listens)

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use super::keys::Keys;
 use super::schedule::Schedule;
@@ -33,7 +33,7 @@ const FIRST_ID_MAX: u64 = 1 << 63;
 
 /// Offers events to a Kafka topic at the rate of a schedule, whatever the brokers do: what cannot
 /// be sent now is sent later. The same seed gives the same ids, keys and payloads.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 pub struct Flags {
     /// rate in events/s; or give --schedule
     #[argh(option, from_str_fn(units::rate))]
@@ -71,21 +71,21 @@ pub struct Flags {
     #[argh(option, default = "0.0", from_str_fn(skew))]
     pub key_skew: f64,
 
-    /// time between two requests to a broker (20ms)
+    /// time between two requests to a broker (20ms): linger.ms
     #[argh(option, default = "Duration::from_millis(20)", from_str_fn(linger))]
     pub linger: Duration,
 
     /// replicas that must have an event: all, 1 or 0 (all); below all, events that count as sent
-    /// can be lost with a broker or a connection
+    /// can be lost with a broker or a connection: acks
     #[argh(option, default = "Acks::All", from_str_fn(Acks::parse))]
     pub acks: Acks,
 
-    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x; idempotent with --acks all), kafka
-    /// (crate kafka, up to 3.9) (wire)
+    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x; idempotent with --acks all:
+    /// enable.idempotence), kafka (crate kafka, up to 3.9) (wire)
     #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
     pub client: Client,
 
-    /// how batches are packed: none, gzip, snappy, lz4, zstd (none); --client wire only
+    /// how batches are packed: none, gzip, snappy, lz4, zstd (none); --client wire only: compression.type
     #[argh(option, default = "Codec::None", from_str_fn(Codec::parse))]
     pub compression: Codec,
 
@@ -93,7 +93,7 @@ pub struct Flags {
     #[argh(option, default = "String::from(\"events\")")]
     pub topic: String,
 
-    /// bootstrap list host:port[,host:port...] (LAB_BROKERS, else where run/cluster.sh listens)
+    /// bootstrap list host:port[,host:port...] (LAB_BROKERS, else where run/cluster.sh listens): bootstrap.servers
     #[argh(option)]
     pub brokers: Option<String>,
 

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use super::{Settings, Sharding};
 use crate::brokers::Brokers;
@@ -23,9 +23,9 @@ use crate::transform::Transform;
 use crate::{cli, units};
 
 /// Take events from the log, hand them to the sink, commit what was acked.
-#[derive(FromArgs)]
+#[derive(FromArgs, ArgsInfo)]
 pub struct Flags {
-    /// bootstrap brokers, host:port[,…] (else LAB_BROKERS, else run/cluster.sh's)
+    /// bootstrap brokers, host:port[,…] (else LAB_BROKERS, else run/cluster.sh's): bootstrap.servers
     #[argh(option)]
     brokers: Option<String>,
     /// properties file of a Kafka client: TLS and SASL (else LAB_COMMAND_CONFIG)
@@ -34,23 +34,26 @@ pub struct Flags {
     /// topic to read (events)
     #[argh(option, default = "\"events\".into()")]
     topic: String,
-    /// consumer group (lab)
+    /// consumer group (lab): group.id
     #[argh(option, default = "\"lab\".into()")]
     group: String,
-    /// where a partition without a committed offset starts: earliest, latest
+    /// where a partition without a committed offset starts: earliest, latest (earliest); one that is
+    /// added during the run is read from its start: auto.offset.reset
     #[argh(option, default = "Reset::Earliest", from_str_fn(reset))]
     from: Reset,
-    /// kafka's group.instance.id: a static member, which keeps its partitions when it is restarted
-    /// within the session timeout
+    /// a static member, which keeps its partitions when it is restarted within the session timeout;
+    /// the older of two of one name ends with exit 1: group.instance.id
     #[argh(option)]
     instance_id: Option<String>,
     /// data plane: wire (today's protocol, Kafka 2.1 to 4.x), kafka (crate kafka, up to 3.9) (wire)
     #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
     client: Client,
-    /// records of transactions: read-uncommitted, read-committed (read-uncommitted)
+    /// records of transactions: read-uncommitted, read-committed (leaves out those of aborted ones, and
+    /// what is behind an open one) (read-uncommitted): isolation.level
     #[argh(option, default = "Isolation::ReadUncommitted", from_str_fn(Isolation::parse))]
     isolation: Isolation,
-    /// count what cannot be read (a corrupt batch, an unknown codec) and go on, instead of ending
+    /// count what cannot be read (a corrupt batch, an unknown codec, one above --fetch-bytes-max) and
+    /// go on behind it; else the run ends with the partition and the offset
     #[argh(switch)]
     skip_unreadable: bool,
     /// what is between fetch and workers: bounded, unbounded, pull (bounded)
@@ -72,14 +75,14 @@ pub struct Flags {
     /// threads that call the sink (4)
     #[argh(option, default = "at_least_1(4)", from_str_fn(workers))]
     sink_workers: NonZeroUsize,
-    /// which worker gets an event: round-robin, key (round-robin)
+    /// which worker gets an event: round-robin, key (keeps the order of a key) (round-robin)
     #[argh(option, default = "Sharding::Shared", from_str_fn(sharding))]
     worker_assignment: Sharding,
     /// what workers do to an event: digest (append the xxHash64 of its payload, which the sink
     /// checks), none (digest)
     #[argh(option, default = "Transform::Digest")]
     transform: Transform,
-    /// what to do about a full queue: buffer, shed, slow-source (buffer)
+    /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer) (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(policy))]
     policy: Policy,
     /// the sink (else LAB_SINK, else http://127.0.0.1:9900)
@@ -92,16 +95,19 @@ pub struct Flags {
     /// token, so where there is one it must be named
     #[argh(option)]
     producer: Option<String>,
-    /// kafka's max.poll.interval.ms (300s)
+    /// time without a poll after which the group takes the partitions away (300s):
+    /// max.poll.interval.ms
     #[argh(option, default = "secs(300)", from_str_fn(units::duration_above_zero))]
     max_poll_interval: Duration,
-    /// kafka's session.timeout.ms (45s)
+    /// time without a heartbeat after which it does; at most --max-poll-interval (45s):
+    /// session.timeout.ms
     #[argh(option, default = "secs(45)", from_str_fn(units::duration_above_zero))]
     session_timeout: Duration,
-    /// on: the member polls on its own thread; off: on the thread that fetches and pushes (on)
+    /// on: the member polls on its own thread; off: polling waits while the queue is full, as in a
+    /// naive consumer (on)
     #[argh(option, default = "true", from_str_fn(on_off))]
     keepalive: bool,
-    /// how often the acked prefix is committed (1s)
+    /// how often the acked prefix is committed (1s): auto.commit.interval.ms
     #[argh(option, default = "secs(1)", from_str_fn(units::duration_above_zero))]
     commit_interval: Duration,
     /// how long a revocation waits for what workers have in flight (5s)
@@ -110,20 +116,23 @@ pub struct Flags {
     /// a worker that has not moved for so long stops the poll clock (120s)
     #[argh(option, default = "secs(120)", from_str_fn(units::duration_above_zero))]
     stuck_after: Duration,
-    /// how long queued events may still be delivered after SIGTERM (10s)
+    /// how long queued events may still be delivered after SIGTERM (10s); its last third, at most 2 s,
+    /// is for those that workers hold by then; the run ends within 5 s more, whatever the sink does
     #[argh(option, default = "secs(10)", from_str_fn(units::duration))]
     drain_timeout: Duration,
     /// bytes that a fetch asks for, each partition: max.partition.fetch.bytes (1MiB)
     #[argh(option, default = "1 << 20", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes: i32,
-    /// bytes of a whole answer, at most (a batch larger than it comes alone): fetch.max.bytes (4MiB);
-    /// crate kafka cannot ask for that
+    /// bytes of a whole answer, at most: what is taken in 250 ms, and no less than 64KiB (a batch that
+    /// is larger comes alone) (4MiB): fetch.max.bytes; not with --client kafka
     #[argh(option, default = "4 << 20", from_str_fn(bytes_of_a_fetch))]
     answer_bytes: i32,
-    /// largest record batch that is fetched; a larger one ends the run (64MiB)
+    /// largest record batch that is fetched, and largest that one may unpack to; a larger one ends the
+    /// run (64MiB, which is the most)
     #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes_max: i32,
-    /// where /metrics and /debug/pprof/ are served (127.0.0.1:9902)
+    /// where /metrics, /healthz (its workers move and its member polls), /readyz (it has partitions and
+    /// the sink answers) and /debug/pprof/ are served (127.0.0.1:9902)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9902))")]
     listen: SocketAddr,
     /// file with the token that opens profiles off loopback, and is shown to the producer (else
@@ -133,11 +142,13 @@ pub struct Flags {
     /// file for the interval latency log
     #[argh(option)]
     hlog: Option<PathBuf>,
-    /// file for the ids that are shed, a line each, for lab audit
+    /// file for the ids that are shed, a line each, for lab audit; it goes on behind those of an earlier
+    /// run
     #[argh(option)]
     shed_ids: Option<PathBuf>,
-    /// FILE or topic:NAME for what will never be delivered, a JSON line or record each: partition,
-    /// offset, id, reason, value
+    /// FILE or topic:NAME (which must exist) for what will never be delivered, a JSON line or record
+    /// each: partition, offset, id, reason, value; it is there before its offset is committed, twice
+    /// where the answer was lost
     #[argh(option)]
     dead_letter: Option<String>,
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use super::control::fault_time;
 use super::gate::OnLimit;
@@ -22,9 +22,9 @@ pub const HANDLERS_DEFAULT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 pub const HANDLERS_MAX: usize = 256;
 
 /// The sink of the lab: POST /write and /batch are acked no faster than a token bucket allows.
-#[derive(FromArgs)]
+#[derive(FromArgs, ArgsInfo)]
 pub struct Flags {
-    /// address to listen on; port 0 picks one (127.0.0.1:9900)
+    /// where /write, /batch, /ledger, /control, /metrics, … are served; port 0 picks one (127.0.0.1:9900)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9900))")]
     pub listen: SocketAddr,
     /// tokens per second (2000)

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::failure::Failure;
 use crate::lab::run::flags;
@@ -35,7 +35,7 @@ pub type Clients = Vec<Client>;
 
 /// Race the processor and the producer against a franz-go program of the same job, on the same brokers, topic,
 /// sink and bodies, in turn. Exit 1 when a contestant loses, or does not commit, something.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "bench")]
 pub struct Settings {
     /// race: bounded, pull and unbounded; producer: flat out; curve: by partitions, payload, workers, batch

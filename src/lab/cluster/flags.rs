@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use super::folder::{self, Mode};
 use crate::cli;
@@ -16,7 +16,7 @@ const PORTS: std::ops::RangeInclusive<u16> = 1024..=65335;
 const PARTITIONS_MAX: i32 = 1000;
 
 /// Three Kafka brokers on this machine: Docker where an engine answers, else JVMs.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(
     subcommand,
     name = "cluster",

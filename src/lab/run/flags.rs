@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::failure::Failure;
 use crate::lab::cluster::real;
@@ -15,7 +15,7 @@ const REPEAT_MAX: usize = 20;
 
 /// Run an experiment: its arms one after the other on a real cluster, then its report. Exit 3 when a check
 /// falls short.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "run")]
 pub struct Settings {
     /// ceiling, exp1 to exp7, exp3-time, longlife; all: exp1 to exp7 and exp3-time, and a page that joins them; or

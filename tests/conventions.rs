@@ -1,0 +1,66 @@
+//! What every program says of itself, asked as a user asks.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+use std::process::{Command, Output, Stdio};
+
+const PROGRAMS: [(&str, &str); 5] = [
+    ("producer", env!("CARGO_BIN_EXE_producer")),
+    ("processor", env!("CARGO_BIN_EXE_processor")),
+    ("sink", env!("CARGO_BIN_EXE_sink")),
+    ("chaos", env!("CARGO_BIN_EXE_chaos")),
+    ("lab", env!("CARGO_BIN_EXE_lab")),
+];
+
+fn asked(binary: &str, args: &[&str]) -> Output {
+    Command::new(binary).args(args).stdin(Stdio::null()).output().expect("it runs")
+}
+
+fn said(binary: &str, args: &[&str]) -> String {
+    let output = asked(binary, args);
+    assert_eq!(output.status.code(), Some(0), "{binary} {args:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn each_program_says_its_version_its_man_page_and_completions_that_bash_takes() {
+    let dir = tempfile::tempdir().expect("dir");
+    for (name, binary) in PROGRAMS {
+        assert!(said(binary, &["--version"]).starts_with(&format!("{name} 0.")));
+        assert!(said(binary, &["--help"]).contains("--completions"), "{name}");
+        let man = said(binary, &["--man"]);
+        assert!(man.contains(&format!(".TH {} 1", name.to_uppercase())), "{man}");
+        assert!(man.contains("a verdict fell short"), "{man}");
+        let script = dir.path().join(name);
+        std::fs::write(&script, said(binary, &["--completions", "bash"])).expect("written");
+        let taken = Command::new("bash").arg("-n").arg(&script).output().expect("bash");
+        assert!(taken.status.success() && taken.stderr.is_empty(), "{name}: {taken:?}");
+        assert_eq!(asked(binary, &["--completions", "csh"]).status.code(), Some(2), "{name}");
+    }
+}
+
+#[test]
+fn a_flag_that_is_none_is_answered_by_the_nearest() {
+    for (binary, flag, nearest) in
+        [(PROGRAMS[1].1, "--queu", "--queue"), (PROGRAMS[0].1, "--schedul", "--schedule")]
+    {
+        let output = asked(binary, &[flag, "x"]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(flag) && said.contains(&format!("\"{nearest}\"")), "{said}");
+    }
+}
+
+/// Prevents: a page of flags that says what the programs did once.
+#[test]
+fn the_page_of_flags_is_made_from_the_definitions() {
+    let make = "for program in producer processor sink chaos lab; do target/release/$program --flags; done";
+    let head = format!("# Flags\n\nMade from the definitions: `{make}`.\n\n");
+    let tables: String = PROGRAMS.iter().map(|(_, binary)| said(binary, &["--flags"])).collect();
+    let expected = head + &tables;
+    let there = include_str!("../docs/flags.md");
+    if there != expected {
+        let path = std::env::temp_dir().join("flags.md");
+        std::fs::write(&path, expected).expect("written");
+        panic!("docs/flags.md is not what the programs say; they say {}", path.display());
+    }
+}
