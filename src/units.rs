@@ -39,19 +39,29 @@ pub fn size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// A rate in events/s, finite, above 0 and at most 1e9.
+/// A rate in events/s, finite, above 0 and at most 1e9; `8k` is 8000, `1.5M` 1500000.
 pub fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(rate),
-        _ => Err("expected a rate in events/s above 0 and at most 1000000000".into()),
+    match scaled(text) {
+        Some(rate) if rate > 0.0 && rate <= 1e9 => Ok(rate),
+        _ => Err("expected a rate in events/s such as 1500 or 8k, above 0 and at most 1000000000".into()),
     }
+}
+
+fn scaled(text: &str) -> Option<f64> {
+    let (number, factor) = match text.strip_suffix('k') {
+        Some(number) => (number, 1e3),
+        None => text.strip_suffix('M').map_or((text, 1.0), |number| (number, 1e6)),
+    };
+    number.parse::<f64>().ok().map(|number| number * factor)
 }
 
 /// A rate as `rate` takes it, or 0: nothing is let through.
 pub fn rate_or_zero(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(0.0) => Ok(0.0),
-        _ => rate(text).map_err(|_| "expected a rate in events/s from 0 to 1000000000".to_owned()),
+        _ => rate(text).map_err(|_| {
+            "expected a rate in events/s such as 1500 or 8k, from 0 to 1000000000".to_owned()
+        }),
     }
 }
 

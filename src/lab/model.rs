@@ -46,6 +46,34 @@ impl Rates {
         self
     }
 
+    /// What of it gets in where a place of `room` events before `ceiling` is full now and then, and what comes
+    /// meanwhile is dropped: its own rate, and the ceiling's while the place is full.
+    #[must_use]
+    pub fn admitted(&self, ceiling: &Self, room: f64) -> Self {
+        let mut edges: Vec<f64> = self.edges().chain(ceiling.edges()).collect();
+        edges.sort_by(f64::total_cmp);
+        edges.dedup();
+        let (mut steps, mut held) = (Vec::new(), 0.0_f64);
+        let ends = edges.iter().skip(1).copied().chain([f64::INFINITY]);
+        for (from, to) in edges.iter().copied().zip(ends) {
+            let (rate, served) = (self.at(from), ceiling.at(from));
+            let slope = rate - served;
+            let full = from + (room - held) / slope;
+            if slope > 0.0 && full < to {
+                if full > from {
+                    steps.push((from, rate));
+                }
+                steps.push((full, served));
+                held = room;
+            } else {
+                steps.push((from, rate));
+                // The last one has no end, and nobody asks what is held then.
+                held = (held + slope * (to - from)).max(0.0);
+            }
+        }
+        Self { steps, end_s: self.end_s }
+    }
+
     /// When the rate changes, s; from 0 on, ascending.
     pub fn edges(&self) -> impl Iterator<Item = f64> + '_ {
         self.steps.iter().map(|step| step.0)
@@ -341,6 +369,24 @@ mod tests {
         assert_eq!(course.rises_to(117_001.0), None);
         assert_eq!(course.falls_to(0.0, 150.0), Some(384.0));
         assert_eq!(course.falls_to(0.0, 384.0), None, "it has been there before");
+    }
+
+    #[test]
+    fn what_a_full_place_does_not_take_is_dropped() {
+        let offered = Rates::schedule([(1500.0, S(20)), (8000.0, S(60)), (1000.0, S(20))]);
+        let ceiling = Rates::constant(2000.0);
+        let admitted = offered.admitted(&ceiling, 12_000.0);
+        // 12,000 events of room are full after 2 s at 6,000/s.
+        let at = [0.0, 21.0, 22.0, 79.9, 80.0, 100.0].map(|t| admitted.at(t));
+        assert_eq!(at, [1500.0, 8000.0, 2000.0, 2000.0, 1000.0, 0.0]);
+        assert_eq!(Course::of(&admitted, &ceiling, 200.0).peak(), (22.0, 12_000.0));
+        assert_eq!(offered.total(100.0) - admitted.total(100.0), 6000.0 * 58.0);
+        // While it stays full a stall drops more, and after it there is room again only by what is served.
+        let stalled = ceiling.but(0.0, 40.0, 50.0);
+        let admitted = offered.admitted(&stalled, 12_000.0);
+        assert_eq!(admitted.at(45.0), 0.0);
+        assert_eq!(Course::of(&admitted, &stalled, 200.0).peak().1, 12_000.0);
+        assert_eq!(offered.admitted(&ceiling, f64::INFINITY), offered);
     }
 
     #[test]

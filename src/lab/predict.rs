@@ -27,6 +27,7 @@ use crate::failure::Failure;
 use crate::lab::model::Phase;
 use crate::lab::text::{aligned, figure, scaled};
 use crate::load::schedule::Schedule;
+use crate::policy::Policy;
 use crate::queue;
 use crate::sink::settings::cost;
 use crate::units;
@@ -62,6 +63,12 @@ pub struct Settings {
     /// events that a bounded queue holds (10000)
     #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
     queue_cap: NonZeroUsize,
+    /// at a full queue: buffer, shed (with --queue bounded), slow-source (buffer)
+    #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
+    policy: Policy,
+    /// threads that call the sink: each has a batch in flight (4)
+    #[argh(option, default = "at_least_1(4)", from_str_fn(units::count))]
+    sink_workers: NonZeroUsize,
     /// memory at which the processor is killed, such as 512MiB (none)
     #[argh(option, from_str_fn(units::size))]
     memory_limit: Option<u64>,
@@ -95,7 +102,7 @@ pub struct Settings {
     /// print JSON instead of a table
     #[argh(switch)]
     json: bool,
-    /// folder for charts, SVG and PNG
+    /// folder for charts (SVG)
     #[argh(option)]
     chart: Option<PathBuf>,
 }

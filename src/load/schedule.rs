@@ -95,7 +95,10 @@ impl std::str::FromStr for Schedule {
         for part in text.split(',') {
             let why = |e: String| format!("step {} ({part:?}): {e}", steps.len() + 1);
             let Some(before) = total_us else {
-                return Err(format!("step {}: only the last step may omit its time", steps.len()));
+                return Err(format!(
+                    "step {}: only the last step may omit its time (a comma parts steps: three thousand is 3000)",
+                    steps.len()
+                ));
             };
             let (rate, length) = match part.trim().split_once(':') {
                 Some((rate, time)) => (rate, Some(units::duration_above_zero(time).map_err(why)?)),

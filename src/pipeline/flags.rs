@@ -83,7 +83,7 @@ pub struct Flags {
     #[argh(option, default = "Transform::Digest")]
     transform: Transform,
     /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer) (buffer)
-    #[argh(option, default = "Policy::Buffer", from_str_fn(policy))]
+    #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
     /// the sink (else LAB_SINK, else http://127.0.0.1:9900)
     #[argh(option)]
@@ -305,12 +305,6 @@ fn mode(text: &str) -> Result<ModeName, String> {
 
 fn sharding(text: &str) -> Result<Sharding, String> {
     units::one_of(text, &[("round-robin", Sharding::Shared), ("key", Sharding::Key)])
-}
-
-fn policy(text: &str) -> Result<Policy, String> {
-    let policies =
-        [("buffer", Policy::Buffer), ("shed", Policy::Shed), ("slow-source", Policy::SlowSource)];
-    units::one_of(text, &policies)
 }
 
 fn on_off(text: &str) -> Result<bool, String> {

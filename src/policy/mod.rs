@@ -19,6 +19,7 @@ use crate::queue::{self, Intake, Kind, Load as _, Offer};
 use crate::source::{Assigned, Downstream, Enqueued, Rejected, Run};
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
+use crate::units;
 use dead_letters::DeadLetters;
 use shed_ids::ShedIds;
 
@@ -32,6 +33,17 @@ pub enum Policy {
     /// Wait as `Buffer` does, and tell the producer to send no more than the sink takes. Costs the
     /// source: nothing is lost or late, less is produced.
     SlowSource,
+}
+
+impl Policy {
+    /// By its name in flags.
+    ///
+    /// # Errors
+    /// Says which there are.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let all = [("buffer", Self::Buffer), ("shed", Self::Shed), ("slow-source", Self::SlowSource)];
+        units::one_of(text, &all)
+    }
 }
 
 /// How long a blocked enqueue waits before it looks whether it is still wanted.

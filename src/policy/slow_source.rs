@@ -28,7 +28,7 @@ const LEASE: Duration = Duration::from_secs(2);
 
 /// The backlog that is aimed at, as time to serve it: enough that the sink never starves between
 /// two renewals, little enough that latency stays near it.
-const TARGET: Duration = Duration::from_secs(1);
+pub const TARGET: Duration = Duration::from_secs(1);
 
 /// Smallest set point, events: below it, batches in flight alone would look like congestion.
 const SET_POINT_MIN: f64 = 1000.0;

@@ -11,6 +11,7 @@ use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
 use crate::lab::text::figure;
+use crate::policy::slow_source;
 use crate::telemetry::latency::Stage;
 
 /// The sink's ceiling, events/s, and what the queue holds where nothing else is said.
@@ -23,7 +24,6 @@ const TIMELY_REST: f64 = 0.05;
 /// Seconds in which a queue fills or a source slows, left out of what is steady afterwards.
 const POLICY_SETTLE_S: f64 = 15.0;
 /// The backlog that slow-source aims at, as time to serve it (`policy::slow_source`), s.
-const SLOW_SOURCE_TARGET_S: f64 = 1.0;
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -120,7 +120,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             ),
         ),
         p("slow_source_sent", ceiling, "events/s", "μ: the lease follows the sink".into()),
-        p("slow_source_sojourn", SLOW_SOURCE_TARGET_S, "s", "the backlog that it aims at".into()),
+        p("slow_source_sojourn", slow_source::TARGET.as_secs_f64(), "s", "the backlog that it aims at".into()),
     ]
 }
 

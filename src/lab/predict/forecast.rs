@@ -6,7 +6,12 @@ use crate::lab::model::{self, Course, Rates};
 use crate::lab::text::{figure, scaled, with_unit};
 
 use super::scenario::Scenario;
+use crate::policy::{Policy, slow_source};
 
+/// The promise that a capacity is sized by: p99 from produced to acked, s.
+const PROMISE_S: f64 = 2.0;
+/// Most moments of catching up that are listed.
+const CAUGHT_UP_MAX: usize = 5;
 /// Moments at which the longest wait is looked for, beside the corners of the backlog.
 const LOOKS: u32 = 1000;
 
@@ -164,30 +169,72 @@ impl Forecast {
         if self.lag(end_s) <= 0.0 { Some(end_s) } else { self.course.falls_to(0.0, end_s) }
     }
 
+    /// The moments at which a backlog is gone, s.
+    fn caught_up(&self) -> impl Iterator<Item = f64> + '_ {
+        let corners = self.course.corners();
+        corners.iter().zip(corners.iter().skip(1)).filter(|(a, b)| a.1 > 0.0 && b.1 <= 0.0).map(|(_, b)| b.0)
+    }
+
+    /// What the policy costs.
+    fn say_policy(
+        &self,
+        s: &Scenario,
+        peak: f64,
+        say: &mut impl FnMut(&str, Option<f64>, &'static str, String),
+    ) {
+        let (until, steady) = (s.end_s(), s.steady);
+        match s.policy {
+            Policy::Buffer => {}
+            Policy::Shed => {
+                let (due, taken) = (s.due.total(until), s.offered.total(until));
+                let because = format!(
+                    "λ − μ while the queue and the batches, {} + {}, are full: {} due − {} taken",
+                    figure(s.capacity),
+                    figure(s.in_flight),
+                    figure(due),
+                    figure(taken)
+                );
+                say("shed_total", Some((due - taken).max(0.0)), "events", because);
+            }
+            Policy::SlowSource => {
+                let aimed = steady * slow_source::TARGET.as_secs_f64();
+                let because = format!(
+                    "the backlog less the {} that the lease aims at in the log: due, and not sent",
+                    figure(aimed)
+                );
+                say("source_backlog_peak", Some((peak - aimed).max(0.0)), "events", because);
+            }
+        }
+    }
+
     fn rows(&self, scenario: &Scenario) -> Vec<Row> {
         let until = self.until();
-        let edges = scenario.offered.edges().chain(self.ceiling.edges());
+        let edges = scenario.due.edges().chain(scenario.offered.edges()).chain(self.ceiling.edges());
         let mut edges: Vec<f64> = edges.filter(|edge| *edge < until).chain([until]).collect();
         edges.sort_by(f64::total_cmp);
         edges.dedup();
         let mut disk_bytes = 0.0;
-        let in_log = |t: f64| self.lag(t) > model::queued(self.lag(t), scenario.capacity);
+        let in_log = |t: f64| {
+            let held = self.lag(t);
+            scenario.policy != Policy::Shed && held > model::queued(held, scenario.capacity)
+        };
         let pairs = edges.iter().zip(edges.iter().skip(1));
         let row = |(&from, &to): (&f64, &f64)| {
-            let (offered, ceiling) = (scenario.offered.at(from), self.ceiling.at(from));
+            let (offered, ceiling) = (scenario.due.at(from), self.ceiling.at(from));
+            let admitted = scenario.offered.at(from);
             let lag = self.lag(to);
             let wire = scenario.wire;
             disk_bytes += offered * (to - from) * wire.log_bytes(offered) * wire.replication;
             // The log holds some: it is read as fast as the sink serves, else as it comes.
             let behind = in_log(from) || in_log(to) || ceiling == 0.0;
             let network = wire.network(offered, if behind { ceiling } else { offered });
-            let idle = self.lag(from) <= 0.0 && offered <= ceiling;
+            let idle = self.lag(from) <= 0.0 && admitted <= ceiling;
             Row {
                 from_s: from,
                 to_s: to,
                 offered,
                 ceiling,
-                lag_slope: if idle { 0.0 } else { offered - ceiling },
+                lag_slope: if idle { 0.0 } else { admitted - ceiling },
                 lag,
                 lag_per_partition: lag / scenario.partitions,
                 queue: self.queue(scenario, to),
@@ -261,15 +308,39 @@ impl Forecast {
                 None => format!("a full queue stays below the limit of {}", bytes(limit)),
             };
             say("killed_at", self.killed_s, "s", because);
+            let fits = (limit - s.empty_bytes()) / s.event_bytes;
+            let because = format!(
+                "the queue that fits the memory: ({} − {}) / {}",
+                bytes(limit),
+                bytes(s.empty_bytes()),
+                bytes(s.event_bytes)
+            );
+            say("capacity_by_memory", Some(fits.floor()), "events", because);
         }
+        let because = format!(
+            "what is inside the processor is served in {PROMISE_S} s: μ × {PROMISE_S} s − W B = {} − {}",
+            figure(s.steady * PROMISE_S),
+            figure(s.in_flight)
+        );
+        say("capacity_by_wait", Some((s.steady * PROMISE_S - s.in_flight).floor().max(0.0)), "events", because);
 
         let waits = self.moments().into_iter().filter_map(|t| Some((t, self.wait(s, t)?)));
         let (wait_s, wait) = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });
-        let fifo =
-            format!("first in, first out: t − A⁻¹(D(t)), largest at t = {} s", figure(wait_s));
+        let fifo = format!(
+            "what a user feels, from due to acked, log included: t − A⁻¹(D(t)), largest at t = {} s",
+            figure(wait_s)
+        );
         say("wait_peak", Some(wait), "s", fifo);
-        let queued = format!("queue / μ = {} / {}", figure(queue), figure(s.steady));
-        say("queue_sojourn", Some(model::sojourn_s(queue, s.steady)), "s", queued);
+        // Where nothing ever waits the batches are not full either.
+        let in_flight = if peak > 0.0 { s.in_flight } else { 0.0 };
+        let inside = format!(
+            "of that, inside the processor: (queue + W B in flight) / μ = ({} + {}) / {}",
+            figure(queue),
+            figure(in_flight),
+            figure(s.steady)
+        );
+        say("queue_sojourn", Some(model::sojourn_s(queue + in_flight, s.steady)), "s", inside);
+        self.say_policy(s, peak, &mut say);
 
         for (n, stall) in (1..).zip(&s.stalls) {
             let (before, after) = (self.lag(stall.from), self.lag(stall.to));
@@ -294,13 +365,20 @@ impl Forecast {
             say(&format!("stall_{n}_recovery"), again.map(|t| t - stall.to), "s", because);
         }
         let (end, left) = (s.end_s(), self.lag(s.end_s()));
+        for (n, at) in (1..).zip(self.caught_up().take(CAUGHT_UP_MAX)) {
+            say(&format!("caught_up_{n}"), Some(at), "s", "the lag is gone".into());
+        }
         let because = match self.killed_s {
-            Some(_) => "the processor is dead: what is left waits in the log".into(),
+            Some(at) => format!(
+                "the processor is dead at {} s, and what is left waits in the log; started again it reads the same \
+                 backlog from its last commit, and dies of it again: its queue has to be smaller than the lag",
+                figure(at)
+            ),
             None => format!("after the schedule's end at {} s: {} / μ", figure(end), figure(left)),
         };
         say("drain", empty_s.map(|t| t - end), "s", because);
 
-        let offered = s.offered.total(end);
+        let offered = s.due.total(end);
         say("offered_total", Some(offered), "events", "the sum of rate × time".into());
         let fastest = s.steps.iter().map(|step| step.rate).fold(0.0, f64::max);
         let layout = format!(

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::lab::model::{self, Phase, Rates};
 use crate::lab::text::{figure, scaled};
 use crate::planes::wire::debloat;
+use crate::policy::Policy;
 use crate::queue;
 use crate::units;
 
@@ -15,7 +16,13 @@ use crate::lab::layout;
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub steps: Vec<Phase>,
+    /// What the producer is to send.
+    pub due: Rates,
+    /// Of it, what is not dropped.
     pub offered: Rates,
+    pub policy: Policy,
+    /// Events in the workers' batches.
+    pub in_flight: f64,
     /// With its stalls.
     pub ceiling: Rates,
     /// Between stalls, and how it comes about.
@@ -82,6 +89,22 @@ impl Scenario {
             stall.rate *= per_token;
             ceiling = ceiling.but(stall.rate, stall.from, stall.to);
         }
+        if flags.policy == Policy::Shed && flags.queue != queue::Name::Bounded {
+            return Err(Failure::Usage(
+                "--policy shed drops at a full queue: it needs --queue bounded".into(),
+            ));
+        }
+        let in_flight = batch * flags.sink_workers.get() as f64;
+        let capacity = flags
+            .queue
+            .with_capacity(flags.queue_cap)
+            .capacity()
+            .map_or(f64::INFINITY, |c| c as f64);
+        let due = offered;
+        let offered = match flags.policy {
+            Policy::Shed => due.admitted(&ceiling, capacity + in_flight),
+            Policy::Buffer | Policy::SlowSource => due.clone(),
+        };
         let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
         let base_bytes = flags.base_rss as f64;
         let partitions = flags.partitions.get() as f64;
@@ -97,7 +120,10 @@ impl Scenario {
         // An answer holds what is taken in so long, and no more is taken than arrives.
         let drained = fastest * wire.record_bytes() * debloat::TARGET.as_secs_f64();
         let mut scenario = Self {
+            due,
             offered,
+            policy: flags.policy,
+            in_flight,
             ceiling,
             steady,
             steady_because: match call {
@@ -109,11 +135,7 @@ impl Scenario {
                     figure(batch)
                 ),
             },
-            capacity: flags
-                .queue
-                .with_capacity(flags.queue_cap)
-                .capacity()
-                .map_or(f64::INFINITY, |c| c as f64),
+            capacity,
             payload_bytes,
             event_bytes: layout::resident_event_bytes(
                 payload_bytes,
@@ -167,9 +189,14 @@ impl Scenario {
             queue::Name::Pull => "no queue (pull)".into(),
         };
         let limit =
-            flags.memory_limit.map(|bytes| format!(", killed at {}", scaled(bytes as f64, "B")));
+            flags.memory_limit.map(|bytes| format!(", memory up to {}", scaled(bytes as f64, "B")));
+        let policy = match flags.policy {
+            Policy::Buffer => "",
+            Policy::Shed => ", dropped when it is full",
+            Policy::SlowSource => ", the source told to send no more than is served",
+        };
         format!(
-            "Offered {}; served {}/s{stalls}; {queue}{}; events of {} B payload over {} partitions, \
+            "Offered {}; served {}/s{stalls}; {queue}{policy}{}; events of {} B payload over {} partitions, \
              {} copies on {} brokers.",
             steps.join(", then "),
             figure(self.steady),

@@ -87,6 +87,44 @@ fn only_a_queue_that_may_fill_the_limit_is_killed_and_then_nothing_is_served() {
     }
 }
 
+/// 12,000/s for 20 minutes after 3,000/s, to a sink of 5,000/s with 1.2 KB and 1 GiB: when does it die, when is
+/// it back, which capacity?
+#[test]
+fn a_plan_says_when_it_dies_when_it_is_back_and_which_capacity() {
+    let load = "--schedule 3k:1h,12k:20m,3k:4h --rate-limit 5k --msg-size 1200 --memory-limit 1GiB";
+    let bounded = forecast(load).expect("valid");
+    assert_eq!(says(&bounded, "killed_at"), None);
+    // 8,400,000 events more than are served, at 2,000/s.
+    about(says(&bounded, "caught_up_1"), 3600.0 + 1200.0 + 4200.0);
+    about(says(&bounded, "capacity_by_wait"), 5000.0 * 2.0 - 800.0);
+    about(says(&bounded, "queue_sojourn"), (10_000.0 + 800.0) / 5000.0);
+    let fits = says(&bounded, "capacity_by_memory").expect("a capacity");
+    assert!((500_000.0..1_000_000.0).contains(&fits), "{fits}");
+    let unbounded = forecast(&format!("{load} --queue unbounded")).expect("valid");
+    about(says(&unbounded, "killed_at"), 3600.0 + fits / 7000.0);
+    let why = unbounded.figures.iter().find(|f| f.name == "drain").expect("drain");
+    assert!(why.value.is_none() && why.because.contains("dies of it again"), "{why:?}");
+}
+
+#[test]
+fn each_policy_pays_in_its_own_coin() {
+    let load = "--schedule 1500:20s,8000:60s,1000:60s --drain";
+    let [buffer, shed, slow] = ["buffer", "shed", "slow-source"]
+        .map(|policy| forecast(&format!("{load} --policy {policy}")).expect("valid"));
+    about(says(&buffer, "wait_peak"), 180.0);
+    // Full after 10,800 events; what comes beyond is dropped, and who survives waits for those before it.
+    about(says(&shed, "shed_total"), 360_000.0 - 10_800.0);
+    about(says(&shed, "lag_peak"), 10_800.0);
+    about(says(&shed, "wait_peak"), 5.4);
+    about(says(&shed, "queue_peak"), 10_000.0);
+    // It is late all the same, and waits elsewhere.
+    about(says(&slow, "wait_peak"), 180.0);
+    about(says(&slow, "source_backlog_peak"), 360_000.0 - 2000.0);
+    assert_eq!(says(&shed, "disk"), says(&buffer, "disk"), "it is produced all the same");
+    let error = forecast(&format!("{load} --policy shed --queue pull")).expect_err("no queue");
+    assert!(error.contains("--queue bounded"), "{error}");
+}
+
 #[test]
 fn disk_and_network_follow_from_the_layouts() {
     let forecast = forecast("--schedule 8000:60s --queue unbounded").expect("valid");
@@ -122,6 +160,7 @@ fn flags_that_cannot_be_used_are_named_with_what_is_allowed() {
     for (line, parts) in [
         ("--schedule 1500", ["--schedule", "last step", "8000:10m"]),
         ("--schedule 0:5s", ["--schedule", "0:5s", "above 0"]),
+        ("--schedule 3,000:60m", ["--schedule", "3000", "comma"]),
         ("--schedule 5:5s --queue big", ["--queue", "big", "unbounded"]),
         ("--schedule 5:5s --stall 200@1s", ["--stall", "200@1s", "200@600s:90s"]),
         ("--schedule 5:5s --stall 0@5s:1s", ["--stall", "from 5 s", "schedule's end"]),
