@@ -9,13 +9,14 @@ use std::io;
 
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{
-    ApiKey, FindCoordinatorRequest, FindCoordinatorResponse, GroupId, OffsetFetchRequest,
-    OffsetFetchResponse, TopicName,
+    ApiKey, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DescribeGroupsRequest,
+    DescribeGroupsResponse, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
+    OffsetFetchRequest, OffsetFetchResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use super::Brokers;
-use super::connection::{Range, TIMEOUT, in_words, refused};
+use super::connection::{Connection, Range, TIMEOUT, in_words, refused};
 
 /// FindCoordinator up to the version that still asks for one group.
 const FIND_COORDINATOR: Range = Range { min: 1, max: 3 };
@@ -23,6 +24,13 @@ const FIND_COORDINATOR: Range = Range { min: 1, max: 3 };
 /// offsets which no open transaction may still take back.
 const OFFSET_FETCH: Range = Range { min: 1, max: 7 };
 const REQUIRE_STABLE_SINCE: i16 = 7;
+/// DescribeGroups, for groups whose members join by JoinGroup.
+const DESCRIBE_GROUPS: Range = Range { min: 0, max: 5 };
+/// ConsumerGroupDescribe, for those of KIP-848.
+const CONSUMER_GROUP_DESCRIBE: Range = Range { min: 0, max: 1 };
+/// What DescribeGroups says of a group that is not there, or is one of KIP-848.
+const DEAD: &str = "Dead";
+const GROUP_ID_NOT_FOUND: i16 = 69;
 
 /// What is committed of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +63,10 @@ pub fn commit_metadata(topic_id: u128) -> String {
     if topic_id == 0 { String::new() } else { format!("{TOPIC_ID}{topic_id:032x}") }
 }
 
-/// What `group` has committed of `partitions` of `topic`; the inner `Err` is one partition's trouble.
+/// By partition; an `Err` is that partition's trouble.
+pub type Commits = BTreeMap<i32, Result<Committed, String>>;
+
+/// What `group` has committed of `partitions` of `topic`.
 ///
 /// # Errors
 /// When no broker of the list, or not the coordinator, answers.
@@ -64,10 +75,58 @@ pub fn committed(
     group: &str,
     topic: &str,
     partitions: impl IntoIterator<Item = i32>,
-) -> io::Result<BTreeMap<i32, Result<Committed, String>>> {
-    let partitions: Vec<i32> = partitions.into_iter().collect();
+) -> io::Result<Commits> {
+    standing(brokers, group, topic, partitions, false).map(|(commits, _)| commits)
+}
+
+/// The same, and how many members the group has: `None` where the coordinator does not say, or is not asked.
+///
+/// # Errors
+/// As [`committed`].
+pub fn standing(
+    brokers: &Brokers,
+    group: &str,
+    topic: &str,
+    partitions: impl IntoIterator<Item = i32>,
+    with_members: bool,
+) -> io::Result<(Commits, Option<usize>)> {
     let (_, host) = coordinator(brokers, group)?;
     let mut connection = brokers.connect(&host)?;
+    let commits = commits(&mut connection, group, topic, partitions.into_iter().collect())?;
+    let members = if with_members { members(&mut connection, group) } else { None };
+    Ok((commits, members))
+}
+
+fn members(connection: &mut Connection, group: &str) -> Option<usize> {
+    let named = || vec![GroupId(StrBytes::from_string(group.to_owned()))];
+    let version = connection.version(ApiKey::DescribeGroups, DESCRIBE_GROUPS).ok()?;
+    let question = DescribeGroupsRequest::default().with_groups(named());
+    let answer: DescribeGroupsResponse =
+        connection.ask(ApiKey::DescribeGroups, version, &question, TIMEOUT).ok()?;
+    let group = answer.groups.first().filter(|group| group.error_code == 0)?;
+    if group.group_state.as_str() != DEAD {
+        return Some(group.members.len());
+    }
+    let Ok(version) = connection.version(ApiKey::ConsumerGroupDescribe, CONSUMER_GROUP_DESCRIBE)
+    else {
+        return Some(0);
+    };
+    let question = ConsumerGroupDescribeRequest::default().with_group_ids(named());
+    let answer: ConsumerGroupDescribeResponse =
+        connection.ask(ApiKey::ConsumerGroupDescribe, version, &question, TIMEOUT).ok()?;
+    match answer.groups.first()? {
+        group if group.error_code == 0 => Some(group.members.len()),
+        group if group.error_code == GROUP_ID_NOT_FOUND => Some(0),
+        _ => None,
+    }
+}
+
+fn commits(
+    connection: &mut Connection,
+    group: &str,
+    topic: &str,
+    partitions: Vec<i32>,
+) -> io::Result<Commits> {
     let version = connection.version(ApiKey::OffsetFetch, OFFSET_FETCH)?;
     let asked = OffsetFetchRequestTopic::default()
         .with_name(TopicName(StrBytes::from_string(topic.to_owned())))

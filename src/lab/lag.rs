@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::brokers::connection::{Connection, TIMEOUT};
-use crate::brokers::group::{self, Committed};
+use crate::brokers::group;
 use crate::brokers::offsets::{self, Mark};
 use crate::brokers::{Brokers, TopicView};
 use crate::clock;
@@ -39,7 +39,7 @@ pub struct LagReader {
 }
 
 /// What the coordinator said: all of it, or why nothing.
-type Commits = Result<BTreeMap<i32, Result<Committed, String>>, String>;
+type Commits = Result<group::Commits, String>;
 /// Start and end of each partition's log; why they are not known.
 type Ends = BTreeMap<i32, Result<Bounds, String>>;
 
@@ -107,10 +107,16 @@ impl LagReader {
         }
         let partitions = self.view.leaders.keys().copied();
         let brokers = self.known_brokers();
-        let commits = group::committed(&brokers, &self.group, &self.topic, partitions);
+        let standing = group::standing(&brokers, &self.group, &self.topic, partitions, true);
+        let (commits, members) = match standing {
+            Ok((commits, members)) => (Ok(commits), members),
+            Err(e) => (Err(e), None),
+        };
         let ends = self.ends();
         reading.read_us = clock::now_us();
         self.put_together(&mut reading, &commits.map_err(|e| e.to_string()), ends);
+        reading.members = members;
+        reading.notes.extend(self.odd(&reading));
         reading
     }
 
@@ -207,6 +213,21 @@ impl LagReader {
         if !reading.partitions.is_empty() {
             reading.lag = reading.partitions.values().map(|row| row.lag).sum();
         }
+    }
+
+    /// What somebody who asks for this group hardly means.
+    fn odd(&self, reading: &LogReading) -> Option<String> {
+        let rows = &reading.partitions;
+        if reading.members != Some(0) || rows.is_empty() || !reading.unread.is_empty() {
+            return None;
+        }
+        let (group, topic) = (&self.group, &self.topic);
+        Some(match rows.values().any(|row| row.committed.is_some()) {
+            true => format!("group {group} has no members: nobody reads {topic} on"),
+            false => format!(
+                "there is no group {group} that reads {topic}: no members, nothing committed; lag is the whole log"
+            ),
+        })
     }
 
     /// `committed`: `None` when it is not known, `Some(None)` when there is none. What retention took is

@@ -58,9 +58,15 @@ pub struct LogReading {
     /// Sum of the lags; absent when one partition's is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
+    /// Members of the group; absent when the coordinator did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<usize>,
     /// What could not be read, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<String>,
+    /// What was read and is hardly meant: a group that is not there, or that nobody reads for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One partition.
@@ -118,6 +124,20 @@ pub struct HostReading {
 }
 
 impl Sample {
+    /// What was seen and is hardly meant.
+    pub fn notes(&self) -> Vec<String> {
+        let gone = self.processes.iter().filter_map(|(name, reading)| match reading {
+            ProcessReading::Gone { pid } => Some(format!("process {name} ({pid}) has ended")),
+            ProcessReading::Alive { .. } => None,
+        });
+        gone.chain(self.log.iter().flat_map(|log| log.notes.iter().cloned())).collect()
+    }
+
+    /// Whether everything that was asked for was read.
+    pub fn is_complete(&self) -> bool {
+        self.unread.is_empty() && self.log.as_ref().is_some_and(|log| log.unread.is_empty())
+    }
+
     /// The metric `key` of `source`, such as `("sink", "sink_events_total")`.
     pub fn metric(&self, source: &str, key: &str) -> Option<f64> {
         self.metrics.get(source)?.get(key).copied()

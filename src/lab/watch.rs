@@ -5,9 +5,11 @@
 //! /proc, every /metrics ─────────┴─► sample ─► samples.jsonl, kafka_consumergroup_lag, live page
 //! ```
 //! Invariant: deadlines are absolute (start + n intervals), so a slow look delays itself and never
-//! the ones after it; a deadline that was passed over is counted in the next sample.
+//! the ones after it; a deadline that was passed over is counted in the next sample. What is exported and said of
+//! a look is `exported`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod exported;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +18,6 @@ use std::time::{Duration, Instant};
 use argh::{ArgsInfo, FromArgs};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
-use prometheus::IntGaugeVec;
 
 use crate::brokers::Brokers;
 use crate::brokers::connection::TIMEOUT;
@@ -36,9 +37,10 @@ use crate::lab::scrape::Target;
 use crate::lines::Lines;
 use crate::planes::Isolation;
 use crate::telemetry;
-use crate::telemetry::metrics::{Metrics, WatchMetrics};
+use crate::telemetry::metrics::Metrics;
 use crate::threads::{Crew, Stop};
 use crate::units;
+use exported::Exported;
 
 /// Sample lag, memory and every /metrics on a fixed cadence until SIGTERM.
 #[derive(Debug, FromArgs, ArgsInfo)]
@@ -183,7 +185,7 @@ pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
         pages.iter().map(|(name, url)| Target::new(name, url, timeout)).collect();
 
     let metrics = Metrics::new()?;
-    let exported = WatchMetrics::register(&metrics)?;
+    let exported = Exported::of(&metrics, &settings.group, &settings.topic)?;
     let sources = Sources::new(names(&processes), names(&pages));
     let (live, server) = serve(settings, sources, metrics, token)?;
     log::info!(addr = server.addr().to_string(); "listening");
@@ -207,7 +209,6 @@ pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
             Ok(())
         })?;
     }
-    let exported = Exported { lag: exported.lag, partitions: BTreeSet::new() };
     let mut watch = Watch { settings, processes, targets, latest, exported, live };
     let sampled = watch.sample_until(stop, &mut file);
     stop.set();
@@ -261,6 +262,7 @@ impl Watch<'_> {
             let is_taken = file.append(&sample)?;
             taken += u64::from(is_taken);
             left_out = if is_taken { 0 } else { left_out + 1 };
+            self.exported.show(&sample);
             line.set_message(self.live.add(&sample));
             if self.gone(&sample) {
                 break;
@@ -303,10 +305,7 @@ impl Watch<'_> {
         }
         let reading = self.latest.lock().clone();
         match reading {
-            Some(reading) => {
-                self.exported.show(&self.settings.group, &self.settings.topic, &reading);
-                sample.log = Some(LogReading::clone(&reading));
-            }
+            Some(reading) => sample.log = Some(LogReading::clone(&reading)),
             None => sample.unread.push("log: no reading yet".into()),
         }
         sample
@@ -316,28 +315,6 @@ impl Watch<'_> {
         let name = self.settings.until_gone.as_ref();
         name.and_then(|name| sample.processes.get(name))
             .is_some_and(|reading| matches!(reading, ProcessReading::Gone { .. }))
-    }
-}
-
-/// The lags that are exported now.
-struct Exported {
-    lag: IntGaugeVec,
-    partitions: BTreeSet<i32>,
-}
-
-impl Exported {
-    /// What is not known, or of a partition that is gone, is absent: not the last one known.
-    fn show(&mut self, group: &str, topic: &str, reading: &LogReading) {
-        let labels = |partition: i32| [group.to_owned(), topic.to_owned(), partition.to_string()];
-        let known = reading.partitions.iter().filter_map(|(p, row)| Some((*p, row.lag?)));
-        let known: BTreeMap<i32, i64> = known.collect();
-        for gone in self.partitions.iter().filter(|partition| !known.contains_key(partition)) {
-            let _was_there = self.lag.remove_label_values(&labels(*gone));
-        }
-        for (partition, lag) in &known {
-            self.lag.with_label_values(&labels(*partition)).set(*lag);
-        }
-        self.partitions = known.into_keys().collect();
     }
 }
 
@@ -370,29 +347,6 @@ impl SampleFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::samples::PartitionReading;
-
-    /// Prevents: a lag that stays when its partition is gone, or its lag is not known any more.
-    #[test]
-    fn only_what_the_last_reading_knows_is_exported() {
-        let metrics = Metrics::default();
-        let exported = WatchMetrics::register(&metrics).expect("names");
-        let mut exported = Exported { lag: exported.lag, partitions: BTreeSet::new() };
-        let mut shown = |lags: &[(i32, Option<i64>)]| {
-            let row = |(p, lag): &(i32, Option<i64>)| {
-                (*p, PartitionReading { lag: *lag, ..PartitionReading::default() })
-            };
-            let partitions = lags.iter().map(row).collect();
-            exported.show("g", "t", &LogReading { partitions, ..LogReading::default() });
-            let text = String::from_utf8(metrics.text().expect("text")).expect("utf-8");
-            text.lines().filter(|line| line.starts_with("kafka_consumergroup_lag{")).count()
-        };
-        let twelve: Vec<_> = (0..12).map(|p| (p, Some(5))).collect();
-        assert_eq!(shown(&twelve), 12);
-        assert_eq!(shown(&[(0, Some(5)), (1, None), (2, Some(5)), (3, Some(0))]), 3);
-        assert_eq!(shown(&twelve[..4]), 4);
-        assert_eq!(shown(&[]), 0);
-    }
 
     #[test]
     fn lists_are_read_and_bad_ones_name_the_part() {

@@ -3,7 +3,7 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
@@ -330,11 +330,23 @@ impl SinkMetrics {
     }
 }
 
-/// What the watch exports.
+/// What the watch exports. Names as of kafka_exporter, where it has them.
 #[derive(Clone)]
 pub struct WatchMetrics {
     /// Log end offset less committed offset.
     pub lag: IntGaugeVec,
+    /// Committed offset.
+    pub committed: IntGaugeVec,
+    /// Log end offset.
+    pub end: IntGaugeVec,
+    /// Members of the group.
+    pub members: IntGaugeVec,
+    /// Resident memory of each process that is watched, B.
+    pub rss: IntGaugeVec,
+    /// CPU time that it has used, s.
+    pub cpu: CounterVec,
+    /// Whether the last look read everything that it was asked for.
+    pub complete: IntGauge,
 }
 
 impl WatchMetrics {
@@ -345,6 +357,37 @@ impl WatchMetrics {
                 "kafka_consumergroup_lag",
                 "Log end offset less committed offset",
                 &["consumergroup", "topic", "partition"],
+            )?,
+            committed: m.int_gauges(
+                "kafka_consumergroup_current_offset",
+                "Committed offset",
+                &["consumergroup", "topic", "partition"],
+            )?,
+            end: m.int_gauges(
+                "kafka_topic_partition_current_offset",
+                "Log end offset",
+                &["topic", "partition"],
+            )?,
+            members: m.int_gauges(
+                "kafka_consumergroup_members",
+                "Members of the group",
+                &["consumergroup"],
+            )?,
+            rss: m.int_gauges(
+                "watch_process_resident_memory_bytes",
+                "Resident memory of a process that is watched",
+                &["process"],
+            )?,
+            cpu: m.add(
+                CounterVec::new(
+                    Opts::new("watch_process_cpu_seconds_total", "CPU time that it has used"),
+                    &["process"],
+                )
+                .map_err(Failure::failed)?,
+            )?,
+            complete: m.int_gauge(
+                "watch_last_look_complete",
+                "Whether the last look read everything that it was asked for",
             )?,
         })
     }

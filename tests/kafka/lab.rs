@@ -259,6 +259,33 @@ fn every_shed_id_is_accounted_for_by_itself() {
     assert_eq!((again.delivered, again.missing), (ledger.delivered, ledger.shed + 1));
 }
 
+/// Prevents: a lag that climbs under a green "live" for a group that nobody has, and a consumer's death that is
+/// seen by nobody.
+#[test]
+fn a_group_that_is_not_there_and_one_that_nobody_reads_for_are_named() {
+    let (topic, sink, dir) = (Topic::create("mien", 3), lab::sink(&[]), tempfile::tempdir().expect("dir"));
+    lab::produce(&topic, &["--rate", "1000", "--count", "300"]);
+    let mut watch = lab::watch(&topic, &[("sink", &sink)], &dir.path().join("a"), &[]);
+    let said = |watch: &lab::Served, what: &str| watch.get("/live").contains(what);
+    let none = format!("there is no group {0} that reads {0}", topic.name);
+    watch.until("no such group", |it| said(it, &none));
+    watch.process.await_log(&none);
+    assert_eq!(watch.metric("kafka_consumergroup_members", ""), 0.0);
+
+    let processor = lab::processor(&topic, &sink, &["--commit-interval", "100ms"]);
+    watch.until("nothing is amiss", |it| said(it, "\"notes\":[]"));
+    watch.until("its member", |it| it.metric("kafka_consumergroup_members", "") == 1.0);
+    watch.until("its offsets", |it| {
+        it.metric("kafka_consumergroup_current_offset", "") == 300.0
+            && it.metric("kafka_topic_partition_current_offset", "") == 300.0
+    });
+    assert_eq!(watch.metric("watch_last_look_complete", ""), 1.0);
+    processor.stop();
+    let left = format!("group {} has no members", topic.name);
+    watch.until("it left", |it| said(it, &left));
+    watch.process.await_log(&left);
+}
+
 /// Prevents: a wrong flag that starts anything, or that is not named.
 #[test]
 fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {

@@ -50,6 +50,8 @@ struct State {
     before: Option<Sample>,
     /// What the last look could not read.
     unread: Vec<String>,
+    /// What it saw and nobody means.
+    notes: Vec<String>,
     /// The checks as of the point of this number: made when a page asks, once a look.
     checks: Option<(u64, Vec<SoFar>)>,
 }
@@ -76,6 +78,7 @@ impl Live {
             story,
             before: None,
             unread: Vec::new(),
+            notes: Vec::new(),
             checks: None,
         };
         let (began_us, state) = (clock::now_us(), Mutex::new(state));
@@ -97,6 +100,7 @@ impl Live {
         state.history.push(point);
         state.unread = sample.unread.clone();
         state.unread.extend(sample.log.iter().flat_map(|log| log.unread.iter().cloned()));
+        state.notes = sample.notes();
         state.before = Some(sample.clone());
         line
     }

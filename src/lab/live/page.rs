@@ -49,6 +49,7 @@ struct Answer<'a> {
     token: bool,
     points: Vec<&'a Point>,
     unread: &'a [String],
+    notes: &'a [String],
     /// Absent without a plan.
     verdicts: Option<&'a [SoFar]>,
 }
@@ -96,6 +97,7 @@ impl Live {
                 token: self.access.wants_token(),
                 points: state.history.since(since),
                 unread: &state.unread,
+                notes: &state.notes,
                 verdicts: state.checks.as_ref().map(|(_, checks)| checks.as_slice()),
             },
         )

@@ -11,7 +11,7 @@ const STATES = { holds: '✓ holds', off: '✗ off', open: '… not yet' };
 // Looks that may be missing before the page says that it is stale.
 const LATE = 3;
 
-let busy = false, watch = null, last = 0, interval = 1, newest = null, answered = performance.now(), behind = 0;
+let busy = false, watch = null, last = 0, interval = 1, newest = null, answered = performance.now(), behind = 0, troubled = false;
 const tiles = new Map(TILES.map(([field, label, unit]) => {
   const box = element('div'), value = element('dd', 'absent', '–');
   value.id = 'now-' + field;
@@ -36,9 +36,10 @@ function take(answer) {
   at('phase').textContent = (answer.phase ?? '') + left;
   at('chaos').hidden = !answer.chaos;
   at('token-label').hidden = !answer.token;
-  at('unread').hidden = answer.unread.length === 0;
-  const unread = 'unread: ' + answer.unread.join('; ');
-  if (at('unread').textContent !== unread) at('unread').textContent = unread;
+  const amiss = answer.unread.map((what) => 'unread: ' + what).concat(answer.notes).join('; ');
+  troubled = amiss !== '';
+  at('unread').hidden = !troubled;
+  if (at('unread').textContent !== amiss) at('unread').textContent = amiss;
   if (answer.points.length > 0) {
     newest = answer.points[answer.points.length - 1];
     last = newest.seq;
@@ -82,6 +83,9 @@ function freshness(failure) {
     kind = 'bad';
   } else if (newest === null) {
     text = 'waiting for the first look';
+    kind = 'wait';
+  } else if (troubled) {
+    text = 'live, but for what is said below';
     kind = 'wait';
   }
   document.body.classList.toggle('stale', kind === 'bad');
