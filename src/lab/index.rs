@@ -117,6 +117,7 @@ fn page(rows: &[Row], results: &[Result]) -> Markup {
                     }
                     nav aria-label="Experiments" {
                         ul {
+                            li { a href="#conclusions" { "What came of it" } }
                             li { a href="#targets" { "Targets" } }
                             @for result in results {
                                 li { a href={ "#" (result.folder) } { (result.folder) } }
@@ -125,9 +126,44 @@ fn page(rows: &[Row], results: &[Result]) -> Markup {
                     }
                 }
                 main {
+                    (conclusions(results))
                     (targets(rows))
                     @for result in results { (experiment(result)) }
                 }
+            }
+        }
+    }
+}
+
+/// What fell short, what is void, and what follows for who chooses a policy.
+fn conclusions(results: &[Result]) -> Markup {
+    let of = |outcome: Outcome| results.iter().filter(move |it| it.verdict.outcome == outcome);
+    let failed = html! {
+        @for result in of(Outcome::Fail).chain(of(Outcome::Void)) {
+            @for check in result.verdict.checks.iter().filter(|check| !check.pass) {
+                tr {
+                    td { a href={ "#" (result.folder) } { (result.folder) } }
+                    td { (mark(false, result.verdict.outcome.says())) }
+                    td.prose { (check.question) }
+                    td.figure { (wanted(check)) }
+                    td.figure { (measured(check)) }
+                }
+            }
+        }
+    };
+    let promises = results.iter().filter(|it| it.verdict.experiment == "exp7");
+    let promises = promises.filter_map(|it| it.verdict.tables.first());
+    html! {
+        section id="conclusions" aria-labelledby="conclusions-title" {
+            h2 id="conclusions-title" { "What came of it" }
+            @if results.iter().all(|it| it.verdict.outcome == Outcome::Pass) {
+                p { "No check fell short." }
+            } @else {
+                (wide("What fell short", &["experiment", "", "question", "wanted", "measured"], &failed))
+            }
+            @for table in promises {
+                p { "So, for who chooses an overload policy: " (table.title.to_lowercase()) "." }
+                (listed(table))
             }
         }
     }
@@ -175,9 +211,9 @@ fn experiment(result: &Result) -> Markup {
                 figure {
                     // Focusable, so that a keyboard can scroll it where it is wider than the page.
                     div.wide tabindex="0" role="group" aria-label={ "Chart: " (chart.title) } {
-                        img src=(picture) alt=(chart.title) width="900" height="520";
+                        // It holds its own title; this is for those who do not see it.
+                        img src=(picture) alt={ (chart.title) ". " (chart.subtitle) } width="900" height="520";
                     }
-                    figcaption { (chart.title) ". " (chart.subtitle) }
                 }
             }
             @for table in &verdict.tables {

@@ -18,14 +18,27 @@ pub enum Ink {
     Purple,
     /// Predicted by the model: black dashes.
     Predicted,
+    /// The same of one of several that are measured beside it: dashes of its colour. See [`Ink::predicted`].
+    PredictedOf(&'static Ink),
     /// A limit or a target: grey dots.
     Limit,
 }
 
 impl Ink {
+    /// How the prediction of what is drawn in this ink is drawn.
+    pub fn predicted(self) -> Self {
+        match self {
+            Self::Blue => Self::PredictedOf(&Self::Blue),
+            Self::Vermilion => Self::PredictedOf(&Self::Vermilion),
+            Self::Green => Self::PredictedOf(&Self::Green),
+            Self::Purple => Self::PredictedOf(&Self::Purple),
+            Self::Predicted | Self::PredictedOf(_) | Self::Limit => Self::Predicted,
+        }
+    }
+
     /// Whether it is a prediction or a limit, which hold between the points as well.
     pub(super) fn is_of_a_model(self) -> bool {
-        matches!(self, Self::Predicted | Self::Limit)
+        matches!(self, Self::Predicted | Self::PredictedOf(_) | Self::Limit)
     }
 
     fn colour(self) -> RGBColor {
@@ -35,19 +48,20 @@ impl Ink {
             Self::Green => RGBColor(0x00, 0x9E, 0x73),
             Self::Purple => RGBColor(0xCC, 0x79, 0xA7),
             Self::Predicted => RGBColor(0, 0, 0),
+            Self::PredictedOf(ink) => ink.colour(),
             Self::Limit => RGBColor(0x77, 0x77, 0x77),
         }
     }
 
     fn stroke(self) -> ShapeStyle {
-        let width = if self == Self::Limit || self == Self::Predicted { 2 } else { 3 };
+        let width = if self.is_of_a_model() { 2 } else { 3 };
         self.colour().stroke_width(width)
     }
 
     /// (dash, gap) in pixels; a gap of 0 is a full line.
     fn dash(self) -> (i32, i32) {
         match self {
-            Self::Predicted => (9, 6),
+            Self::Predicted | Self::PredictedOf(_) => (9, 6),
             Self::Limit => (2, 4),
             _ => (0, 0),
         }
@@ -79,7 +93,7 @@ impl Ink {
                 area.draw(&Rectangle::new(corners, fill))
             }
             Self::Purple => area.draw(&Cross::new(at, 5, self.colour().stroke_width(3))),
-            Self::Predicted | Self::Limit => Ok(()),
+            Self::Predicted | Self::PredictedOf(_) | Self::Limit => Ok(()),
         }
     }
 }

@@ -242,13 +242,13 @@ fn measured((label, ink, by_key, skew): Kind, of: impl Fn(Case) -> Option<f64>) 
 }
 
 /// The model, for every number of workers up to the most.
-fn predicted((label, _, by_key, skew): Kind, of: impl Fn(Case) -> f64) -> Line {
+fn predicted((label, ink, by_key, skew): Kind, of: impl Fn(Case) -> f64) -> Line {
     let points = (1..=16).map(|workers| {
         let case = Case { arm: "", workers, by_key, skew };
         (f64::from(workers), of(case))
     });
     let label = format!("{label}, predicted");
-    Line { label, ink: Ink::Predicted, points: points.collect() }
+    Line { label, ink: ink.predicted(), points: points.collect() }
 }
 
 fn by_workers(words: Words, lines: Vec<Line>) -> Chart {

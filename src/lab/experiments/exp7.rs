@@ -6,7 +6,7 @@ use super::asking::{
 };
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
-use crate::lab::charts::{Chart, Ink};
+use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
@@ -306,6 +306,11 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let mut lines = drawing.arms("'s source sends", |arm| {
         stats::rates(&arm.metric("producer", "producer_events_sent_total"))
     });
+    for arm in run.arms.iter().filter(|arm| arm.spec.name == "shed") {
+        let shed = arm.series(|s| s.metric_sum("processor", "processor_events_shed_total"));
+        let dropped = drawing.arm(arm, " drops", &stats::rates(&shed));
+        lines.push(Line { ink: arm.spec.ink.predicted(), ..dropped });
+    }
     lines.push(drawing.model("buffer and shed, predicted", |t| Some(setup.offered().at(t))));
     lines
         .push(drawing.limit(format!("sink's ceiling, {}/s", figure(setup.ceiling)), setup.ceiling));
@@ -314,7 +319,7 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "rates",
         format!("A source that is told sends {slowed}/s; shed drops {dropped}/s"),
-        "Events sent by the producer, per second.",
+        "Events sent by the producer per second; thin dashes: what shed drops of them.",
         "events/s",
         lines,
     )
