@@ -34,6 +34,15 @@ impl Schedule {
         Self { steps: vec![Step { rate, length_us: None }], length_us: None, count_max: None }
     }
 
+    /// An `n`th of each rate, at the same times.
+    #[must_use]
+    pub fn shared_by(mut self, n: u64) -> Self {
+        for step in &mut self.steps {
+            step.rate /= n as f64;
+        }
+        self
+    }
+
     /// Ends the schedule after `length`, if it does not end before.
     #[must_use]
     pub fn lasting(mut self, length: Duration) -> Self {

@@ -63,6 +63,11 @@ pub struct Flags {
     #[argh(option, default = "0", from_str_fn(first_id))]
     pub first_id: u64,
 
+    /// K/N: the Kth of N producers of one load, such as 2/8: an Nth of the rate and of the count, and
+    /// ids of its own, so that one audit joins what all of them print
+    #[argh(option, default = "Share::WHOLE", from_str_fn(Share::parse))]
+    pub share: Share,
+
     /// number of keys (10000)
     #[argh(option, default = "10_000", from_str_fn(keys))]
     pub keys: u64,
@@ -114,6 +119,31 @@ pub struct Flags {
     pub drain_timeout: Duration,
 }
 
+/// Ids between the first ones of two shares: years of a million events a second.
+const SHARE_IDS: u64 = 1 << 40;
+/// Most producers of one load.
+const SHARES_MAX: u64 = 4096;
+
+/// One producer's place among those of one load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// From 1 on.
+    place: u64,
+    of: u64,
+}
+
+impl Share {
+    const WHOLE: Self = Self { place: 1, of: 1 };
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().ok().filter(|n| (1..=SHARES_MAX).contains(n));
+        let read = text.split_once('/').and_then(|(k, n)| {
+            Some(Self { place: number(k)?, of: number(n)? }).filter(|share| share.place <= share.of)
+        });
+        read.ok_or_else(|| format!("expected K/N such as 2/8, K from 1 to N, N at most {SHARES_MAX}"))
+    }
+}
+
 /// What the producer runs with.
 #[derive(Debug)]
 pub struct Settings {
@@ -159,9 +189,14 @@ impl Flags {
                 return Err(Failure::Usage("--rate or --schedule is needed: how fast?".into()));
             }
         };
+        let Share { place, of } = self.share;
+        let schedule = schedule.shared_by(of);
         let schedule = match (self.duration, self.count) {
             (Some(duration), None) => schedule.lasting(duration),
-            (None, Some(count)) => schedule.counting(count.get() as u64),
+            (None, Some(count)) => {
+                let count = count.get() as u64;
+                schedule.counting(count / of + u64::from(place <= count % of))
+            }
             (None, None) => schedule,
             (Some(_), Some(count)) => {
                 return Err(Failure::flag("--count", count, "give either --count or --duration"));
@@ -178,7 +213,7 @@ impl Flags {
             schedule,
             payload_bytes: self.msg_size,
             seed: self.seed,
-            first_id: self.first_id,
+            first_id: self.first_id + (place - 1) * SHARE_IDS,
             keys: Keys::new(self.keys, self.key_skew)
                 .map_err(|e| Failure::flag("--key-skew", self.key_skew, &e))?,
             linger: self.linger,
@@ -249,6 +284,19 @@ mod tests {
         assert_eq!(settings.schedule, Schedule::constant(8000.0));
     }
 
+    /// Prevents: ids that two producers of one load both send, and a load that is not the sum of its shares.
+    #[test]
+    fn shares_make_the_whole_and_have_ids_of_their_own() {
+        let share = |k| settings(&format!("--schedule 900:10s,90:10s --count 10 --share {k}/4"));
+        let all: Vec<Settings> = (1..=4).map(|k| share(k).expect("valid")).collect();
+        let counts = [3, 3, 2, 2];
+        for (n, (one, count)) in all.iter().zip(counts).enumerate() {
+            let whole = "225:10s,22.5:10s".parse::<Schedule>().expect("valid").counting(count);
+            assert_eq!((one.first_id, &one.schedule), (n as u64 * SHARE_IDS, &whole));
+        }
+        assert_eq!(settings("--rate 8 --share 1/1").expect("valid").first_id, 0);
+    }
+
     /// A wrong value must end in a message with the flag, the value and what it may be.
     #[test]
     fn wrong_values_are_named_with_their_range() {
@@ -265,6 +313,8 @@ mod tests {
             ("--rate 1 --brokers nowhere", ["--brokers", "nowhere", "host:port"]),
             ("--rate 1 --listen here", ["--listen", "here", "address"]),
             ("--rate 1 --schedule 5:1s", ["--rate", "1", "--schedule"]),
+            ("--rate 1 --share 9/8", ["--share", "9/8", "2/8"]),
+            ("--rate 1 --share 0/8", ["--share", "0/8", "K from 1"]),
             ("--rate 1 --count 5 --duration 1s", ["--count", "5", "--duration"]),
             ("--schedule 5:1s,x", ["--schedule", "step 2", "rate"]),
             ("--seed 1", ["--rate", "--schedule", "needed"]),
