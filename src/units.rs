@@ -43,7 +43,10 @@ pub fn size(text: &str) -> Result<u64, String> {
 pub fn rate(text: &str) -> Result<f64, String> {
     match scaled(text) {
         Some(rate) if rate > 0.0 && rate <= 1e9 => Ok(rate),
-        _ => Err("expected a rate in events/s such as 1500 or 8k, above 0 and at most 1000000000".into()),
+        _ => {
+            Err("expected a rate in events/s such as 1500 or 8k, above 0 and at most 1000000000"
+                .into())
+        }
     }
 }
 

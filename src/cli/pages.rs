@@ -51,26 +51,27 @@ fn spelled(flag: &FlagInfo<'_>) -> String {
 /// What is to be typed: the flags, the words, and for a program with commands, those.
 struct Parts<'a> {
     name: String,
-    info: &'a CommandInfoWithArgs<'a>,
+    info: &'a CommandInfoWithArgs,
 }
 
 impl<'a> Parts<'a> {
-    fn all(program: &str, info: &'a CommandInfoWithArgs<'a>) -> Vec<Self> {
+    fn all(program: &str, info: &'a CommandInfoWithArgs) -> Vec<Self> {
         let itself = Self { name: program.to_owned(), info };
         let commands = info.commands.iter();
-        let commands =
-            commands.map(|sub| Self { name: format!("{program} {}", sub.name), info: &sub.command });
+        let commands = commands
+            .map(|sub| Self { name: format!("{program} {}", sub.name), info: &sub.command });
         std::iter::once(itself).chain(commands).collect()
     }
 
     fn rows(&self) -> Vec<(String, &'a str)> {
-        let words = self.info.positionals.iter().map(|word| (format!("<{}>", word.name), word.description));
+        let words =
+            self.info.positionals.iter().map(|word| (format!("<{}>", word.name), word.description));
         let flags = self.info.flags.iter().filter(|flag| flag.long != "--help");
         words.chain(flags.map(|flag| (spelled(flag), flag.description))).collect()
     }
 }
 
-fn man(program: &str, info: &CommandInfoWithArgs<'_>) -> Roff {
+fn man(program: &str, info: &CommandInfoWithArgs) -> Roff {
     let mut page = Roff::new();
     let source = format!("backpressure-lab {}", env!("CARGO_PKG_VERSION"));
     page.control("TH", [program.to_uppercase().as_str(), "1", "", source.as_str()]);
@@ -102,7 +103,7 @@ fn tagged(page: &mut Roff, tag: Inline, what: &str) {
     page.control("TP", []).text([tag]).text([roman(what)]);
 }
 
-fn table(program: &str, info: &CommandInfoWithArgs<'_>) -> String {
+fn table(program: &str, info: &CommandInfoWithArgs) -> String {
     let mut out = String::new();
     for parts in Parts::all(program, info) {
         let rows = parts.rows();
@@ -155,7 +156,10 @@ mod tests {
         for shell in ["bash", "zsh", "fish"] {
             assert!(page(&["--completions", shell]).contains("times"), "{shell}");
         }
-        assert!(asked::<Counts>("counts", None, &["--completions", "csh"]).is_some_and(|it| it.is_err()));
+        assert!(
+            asked::<Counts>("counts", None, &["--completions", "csh"])
+                .is_some_and(|it| it.is_err())
+        );
         assert!(asked::<Counts>("counts", None, &["--times", "3", "--version"]).is_none());
     }
 }

@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(Course::of(&admitted, &ceiling, 200.0).peak(), (22.0, 12_000.0));
         assert_eq!(offered.total(100.0) - admitted.total(100.0), 6000.0 * 58.0);
         // While it stays full a stall drops more, and after it there is room again only by what is served.
-        let stalled = ceiling.but(0.0, 40.0, 50.0);
+        let stalled = ceiling.clone().but(0.0, 40.0, 50.0);
         let admitted = offered.admitted(&stalled, 12_000.0);
         assert_eq!(admitted.at(45.0), 0.0);
         assert_eq!(Course::of(&admitted, &stalled, 200.0).peak().1, 12_000.0);

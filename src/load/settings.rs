@@ -63,8 +63,8 @@ pub struct Flags {
     #[argh(option, default = "0", from_str_fn(first_id))]
     pub first_id: u64,
 
-    /// K/N: the Kth of N producers of one load, such as 2/8: an Nth of the rate and of the count, and
-    /// ids of its own, so that one audit joins what all of them print
+    /// which of several producers of one load this is: 2/8 is the second of eight, with an eighth of the
+    /// rate and of the count, and ids of its own, so that one audit joins what all of them print
     #[argh(option, default = "Share::WHOLE", from_str_fn(Share::parse))]
     pub share: Share,
 
@@ -140,7 +140,9 @@ impl Share {
         let read = text.split_once('/').and_then(|(k, n)| {
             Some(Self { place: number(k)?, of: number(n)? }).filter(|share| share.place <= share.of)
         });
-        read.ok_or_else(|| format!("expected K/N such as 2/8, K from 1 to N, N at most {SHARES_MAX}"))
+        read.ok_or_else(|| {
+            format!("expected K/N such as 2/8, K from 1 to N, N at most {SHARES_MAX}")
+        })
     }
 }
 

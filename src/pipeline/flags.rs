@@ -13,7 +13,7 @@ use crate::brokers::Brokers;
 use crate::failure::Failure;
 use crate::http::access;
 use crate::http::client::base_url;
-use crate::planes::{Client, FetchSettings, Isolation};
+use crate::planes::{Answers, Client, FetchSettings, Isolation};
 use crate::policy::Policy;
 use crate::policy::dead_letters::Destination;
 use crate::queue;
@@ -206,6 +206,8 @@ impl Flags {
                 client: self.client,
                 bytes: self.fetch_bytes,
                 answer_bytes: self.answer_bytes,
+                // A naive consumer asks for as much as ever, however slowly it is taken.
+                answers: if self.keepalive { Answers::AsTaken } else { Answers::Largest },
                 bytes_max: self.fetch_bytes_max,
                 wait: Duration::from_millis(100),
                 isolation: self.isolation,

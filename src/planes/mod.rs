@@ -72,6 +72,15 @@ impl Isolation {
     }
 }
 
+/// How large an answer is asked for, within the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// Always as large as it may be.
+    Largest,
+    /// As large as what is taken in a quarter of a second ([`wire::debloat`]).
+    AsTaken,
+}
+
 /// How much a fetch asks for, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchSettings {
@@ -81,6 +90,8 @@ pub struct FetchSettings {
     pub bytes: i32,
     /// Bytes of a whole answer (`fetch.max.bytes`); crate `kafka` cannot ask for that.
     pub answer_bytes: i32,
+    /// How much of that is asked for.
+    pub answers: Answers,
     /// Largest batch that is fetched, and largest that one may unpack to; a larger one ends the run with
     /// its name.
     pub bytes_max: i32,

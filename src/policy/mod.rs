@@ -41,7 +41,8 @@ impl Policy {
     /// # Errors
     /// Says which there are.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let all = [("buffer", Self::Buffer), ("shed", Self::Shed), ("slow-source", Self::SlowSource)];
+        let all =
+            [("buffer", Self::Buffer), ("shed", Self::Shed), ("slow-source", Self::SlowSource)];
         units::one_of(text, &all)
     }
 }

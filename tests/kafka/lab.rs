@@ -263,7 +263,8 @@ fn every_shed_id_is_accounted_for_by_itself() {
 /// seen by nobody.
 #[test]
 fn a_group_that_is_not_there_and_one_that_nobody_reads_for_are_named() {
-    let (topic, sink, dir) = (Topic::create("mien", 3), lab::sink(&[]), tempfile::tempdir().expect("dir"));
+    let (topic, sink, dir) =
+        (Topic::create("mien", 3), lab::sink(&[]), tempfile::tempdir().expect("dir"));
     lab::produce(&topic, &["--rate", "1000", "--count", "300"]);
     let mut watch = lab::watch(&topic, &[("sink", &sink)], &dir.path().join("a"), &[]);
     let said = |watch: &lab::Served, what: &str| watch.get("/live").contains(what);

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::lab::lag::LagReader;
 use crate::lab::samples::LogReading;
 use crate::planes::{
-    Ask, Client, Entry, FetchSettings, Fetches, Isolation, Lost, Part, Refusal, fetches,
+    Answers, Ask, Client, Entry, FetchSettings, Fetches, Isolation, Lost, Part, Refusal, fetches,
 };
 
 /// How long the log may stand still while it is read.
@@ -204,6 +204,7 @@ impl Reading<'_> {
             client: Client::Wire,
             bytes: 1 << 20,
             answer_bytes: 8 << 20,
+            answers: Answers::Largest,
             bytes_max: 64 << 20,
             wait: Duration::from_millis(100),
             isolation: self.isolation,

@@ -23,8 +23,6 @@ const P99_MAX_S: f64 = 2.0;
 const TIMELY_REST: f64 = 0.05;
 /// Seconds in which a queue fills or a source slows, left out of what is steady afterwards.
 const POLICY_SETTLE_S: f64 = 15.0;
-/// The backlog that slow-source aims at, as time to serve it (`policy::slow_source`), s.
-
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
     name: "exp7",
@@ -120,7 +118,12 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             ),
         ),
         p("slow_source_sent", ceiling, "events/s", "μ: the lease follows the sink".into()),
-        p("slow_source_sojourn", slow_source::TARGET.as_secs_f64(), "s", "the backlog that it aims at".into()),
+        p(
+            "slow_source_sojourn",
+            slow_source::TARGET.as_secs_f64(),
+            "s",
+            "the backlog that it aims at".into(),
+        ),
     ]
 }
 

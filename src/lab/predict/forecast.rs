@@ -172,7 +172,11 @@ impl Forecast {
     /// The moments at which a backlog is gone, s.
     fn caught_up(&self) -> impl Iterator<Item = f64> + '_ {
         let corners = self.course.corners();
-        corners.iter().zip(corners.iter().skip(1)).filter(|(a, b)| a.1 > 0.0 && b.1 <= 0.0).map(|(_, b)| b.0)
+        corners
+            .iter()
+            .zip(corners.iter().skip(1))
+            .filter(|(a, b)| a.1 > 0.0 && b.1 <= 0.0)
+            .map(|(_, b)| b.0)
     }
 
     /// What the policy costs.
@@ -209,7 +213,8 @@ impl Forecast {
 
     fn rows(&self, scenario: &Scenario) -> Vec<Row> {
         let until = self.until();
-        let edges = scenario.due.edges().chain(scenario.offered.edges()).chain(self.ceiling.edges());
+        let edges =
+            scenario.due.edges().chain(scenario.offered.edges()).chain(self.ceiling.edges());
         let mut edges: Vec<f64> = edges.filter(|edge| *edge < until).chain([until]).collect();
         edges.sort_by(f64::total_cmp);
         edges.dedup();
@@ -322,7 +327,12 @@ impl Forecast {
             figure(s.steady * PROMISE_S),
             figure(s.in_flight)
         );
-        say("capacity_by_wait", Some((s.steady * PROMISE_S - s.in_flight).floor().max(0.0)), "events", because);
+        say(
+            "capacity_by_wait",
+            Some((s.steady * PROMISE_S - s.in_flight).floor().max(0.0)),
+            "events",
+            because,
+        );
 
         let waits = self.moments().into_iter().filter_map(|t| Some((t, self.wait(s, t)?)));
         let (wait_s, wait) = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });

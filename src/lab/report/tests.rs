@@ -268,7 +268,8 @@ fn the_page_joins_all_runs_and_needs_nothing_but_itself() {
 
     assert_eq!(select("main > section").len(), 4, "conclusions, targets and two runs");
     let short = select("#conclusions tbody tr").len();
-    let bent_short = verdict(&dir.path().join("exp2-bent")).checks.iter().filter(|c| !c.pass).count();
+    let bent_short =
+        verdict(&dir.path().join("exp2-bent")).checks.iter().filter(|c| !c.pass).count();
     assert!(short == bent_short && short > 0, "what fell short comes first: {short}");
     for link in select("nav a") {
         assert_eq!(select(link.value().attr("href").expect("a place")).len(), 1);

@@ -66,7 +66,8 @@ impl Exported {
                 Some(((told, *partition), value?))
             })
         };
-        let known: Vec<_> = [Told::Lag, Told::Committed, Told::End].into_iter().flat_map(known).collect();
+        let known: Vec<_> =
+            [Told::Lag, Told::Committed, Told::End].into_iter().flat_map(known).collect();
         let now: BTreeSet<_> = known.iter().map(|(what, _)| *what).collect();
         for (told, partition) in self.told.difference(&now) {
             let (gauge, labels) = self.series(*told, *partition);
@@ -112,7 +113,8 @@ impl Exported {
     /// One line when it has been the same for a while.
     fn say(&mut self, sample: &Sample) {
         let unread = sample.unread.iter().chain(sample.log.iter().flat_map(|log| &log.unread));
-        let all: Vec<String> = unread.map(|why| format!("unread: {why}")).chain(sample.notes()).collect();
+        let all: Vec<String> =
+            unread.map(|why| format!("unread: {why}")).chain(sample.notes()).collect();
         let (before, looks) = std::mem::take(&mut self.amiss);
         let now = all.join("; ");
         let looks = if now == before { looks.saturating_add(1) } else { 1 };
@@ -145,7 +147,10 @@ mod tests {
             let partitions = lags.iter().map(row).collect();
             let log = Some(LogReading { partitions, members: Some(2), ..LogReading::default() });
             exported.show(&Sample { log, ..Sample::default() });
-            (lines(&metrics, "kafka_consumergroup_lag"), lines(&metrics, "kafka_topic_partition_current_offset"))
+            (
+                lines(&metrics, "kafka_consumergroup_lag"),
+                lines(&metrics, "kafka_topic_partition_current_offset"),
+            )
         };
         let twelve: Vec<_> = (0..12).map(|p| (p, Some(5))).collect();
         assert_eq!(shown(&twelve), (12, 12));
@@ -165,7 +170,8 @@ mod tests {
             let value = exported.metrics.cpu.with_label_values(&["processor"]).get();
             (lines(&metrics, "watch_process_resident_memory_bytes"), value)
         };
-        let alive = |cpu_s| ProcessReading::Alive { pid: 7, rss_bytes: 1, threads: 1, fds: None, cpu_s };
+        let alive =
+            |cpu_s| ProcessReading::Alive { pid: 7, rss_bytes: 1, threads: 1, fds: None, cpu_s };
         assert_eq!(show(alive(1.5)), (1, 1.5));
         assert_eq!(show(alive(2.5)), (1, 2.5));
         assert_eq!(show(ProcessReading::Gone { pid: 7 }), (0, 2.5));

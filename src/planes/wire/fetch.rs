@@ -21,7 +21,7 @@ use crate::brokers::Brokers;
 use crate::brokers::connection::{self, ANSWER_BYTES_MAX, Range};
 use crate::brokers::fetch_answer::{self, Answered, FetchAnswer, TOPIC_ID_SINCE};
 use crate::planes::{
-    Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, Refusal,
+    Answers, Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, Refusal,
 };
 use crate::records::{Batch, BatchHeader, Control, Scratch, Unreadable, announced, batches};
 
@@ -37,7 +37,8 @@ pub struct Fetcher {
     topic: String,
     settings: FetchSettings,
     link: Link,
-    debloat: Debloat,
+    /// Where answers are as large as what is taken.
+    debloat: Option<Debloat>,
     /// The last answer, and where its parts are.
     answer: Vec<u8>,
     parsed: FetchAnswer,
@@ -59,7 +60,8 @@ impl Fetcher {
             topic: topic.to_owned(),
             settings,
             link: Link::new(brokers, address, ApiKey::Fetch, VERSIONS),
-            debloat: Debloat::new(settings.answer_bytes),
+            debloat: (settings.answers == Answers::AsTaken)
+                .then(|| Debloat::new(settings.answer_bytes)),
             answer: Vec::new(),
             parsed: FetchAnswer::default(),
             scratch: Scratch::new(usize::try_from(settings.bytes_max).unwrap_or(0)),
@@ -102,7 +104,8 @@ impl Fetcher {
         } else {
             topic.topic = TopicName(StrBytes::from_string(self.topic.clone()));
         }
-        let answer_bytes = self.debloat.next(Instant::now());
+        let sized = self.debloat.as_mut().map(|debloat| debloat.next(Instant::now()));
+        let answer_bytes = sized.unwrap_or(self.settings.answer_bytes);
         let question = FetchRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_max_wait_ms(millis(self.settings.wait))
@@ -117,7 +120,9 @@ impl Fetcher {
             self.answer = Vec::new();
         }
         connection.receive(&mut self.answer, ANSWER_BYTES_MAX)?;
-        self.debloat.came(self.answer.len(), Instant::now());
+        if let Some(debloat) = &mut self.debloat {
+            debloat.came(self.answer.len(), Instant::now());
+        }
         self.parsed = fetch_answer::read(&self.answer, version)
             .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         Ok(())
