@@ -121,11 +121,16 @@ impl Forecast {
         self.course.corners().last().map_or(0.0, |corner| corner.0)
     }
 
-    /// The backlog's corners and every step between at which something else may bend.
+    /// The backlog's corners, when the events that were due at them are served, and every step between at which
+    /// something else may bend.
     pub fn moments(&self) -> Vec<f64> {
         let until = self.until();
         let even = (0..=LOOKS).map(|n| until * f64::from(n) / f64::from(LOOKS));
-        let mut all: Vec<f64> = self.course.corners().iter().map(|c| c.0).chain(even).collect();
+        let corners = || self.course.corners().iter();
+        let served =
+            corners().filter_map(|(t, lag)| self.ceiling.when(self.ceiling.total(*t) + lag));
+        let served = served.filter(|t| *t <= until);
+        let mut all: Vec<f64> = corners().map(|c| c.0).chain(served).chain(even).collect();
         all.sort_by(f64::total_cmp);
         all
     }
