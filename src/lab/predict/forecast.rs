@@ -342,14 +342,14 @@ impl Forecast {
         let waits = self.moments().into_iter().filter_map(|t| Some((t, self.wait(s, t)?)));
         let (wait_s, wait) = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });
         let fifo = format!(
-            "what a user feels, from due to acked, log included: t − A⁻¹(D(t)), largest at t = {} s",
+            "what a user feels, from due to acked, log included, of those that are served: t − A⁻¹(D(t)), largest at t = {} s",
             figure(wait_s)
         );
         say("wait_peak", Some(wait), "s", fifo);
         // Where nothing ever waits the batches are not full either.
         let in_flight = if peak > 0.0 { s.in_flight } else { 0.0 };
         let inside = format!(
-            "of that, inside the processor: (queue + W B in flight) / μ = ({} + {}) / {}",
+            "inside the processor alone, for the last that is queued: (queue + W B in flight) / μ = ({} + {}) / {}",
             figure(queue),
             figure(in_flight),
             figure(s.steady)

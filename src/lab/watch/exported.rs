@@ -22,6 +22,8 @@ pub struct Exported {
     processes: BTreeSet<String>,
     /// What is amiss, and for how many looks it has been the same.
     amiss: (String, u32),
+    /// Whether something amiss was said since all was well.
+    is_said: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +46,7 @@ impl Exported {
             told: BTreeSet::new(),
             processes: BTreeSet::new(),
             amiss: Default::default(),
+            is_said: false,
         })
     }
 
@@ -110,7 +113,7 @@ impl Exported {
         self.processes = now;
     }
 
-    /// One line when it has been the same for a while.
+    /// One line when it has been the same for a while, and one when it is over.
     fn say(&mut self, sample: &Sample) {
         let unread = sample.unread.iter().chain(sample.log.iter().flat_map(|log| &log.unread));
         let all: Vec<String> =
@@ -120,6 +123,10 @@ impl Exported {
         let looks = if now == before { looks.saturating_add(1) } else { 1 };
         if looks == PATIENT_LOOKS && !now.is_empty() {
             log::warn!(what = now.as_str(); "not all is as asked for");
+            self.is_said = true;
+        }
+        if now.is_empty() && std::mem::take(&mut self.is_said) {
+            log::info!("all is as asked for again");
         }
         self.amiss = (now, looks);
     }
