@@ -46,6 +46,9 @@ pub struct Settings {
     /// all experiments in one page, index.html in the folder
     #[argh(switch)]
     pub index: bool,
+    /// the targets as JSON instead
+    #[argh(switch)]
+    pub json: bool,
     /// the run's folder (results/EXPERIMENT), or the one of all (results)
     #[argh(positional)]
     pub dir: Option<PathBuf>,
@@ -60,9 +63,12 @@ pub struct Settings {
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let dir = |default: PathBuf| settings.dir.clone().unwrap_or(default);
     let results = Path::new(RESULTS);
+    if settings.json && !settings.slo {
+        return Err(Failure::Usage("report: --json is the form of --slo".into()));
+    }
     match (&settings.experiment, settings.slo, settings.index) {
         (Some(name), false, false) => experiment(named(name)?, &dir(results.join(name))),
-        (None, true, false) => slo::run(&dir(results.into())),
+        (None, true, false) => slo::run(&dir(results.into()), settings.json),
         (None, false, true) => index::run(&dir(results.into())),
         _ => Err(Failure::Usage("report: give one of --experiment NAME, --slo, --index".into())),
     }

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::cli;
 use crate::failure::Failure;
 use crate::lab::experiments::{Check, Form, Margin};
@@ -49,7 +51,7 @@ const TARGETS: &[Target] = &[
 ];
 
 /// One line of the table.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// What the lab is to show.
     pub target: &'static str,
@@ -66,7 +68,8 @@ pub struct Row {
 }
 
 /// What came of a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// Every check holds.
     Met,
@@ -93,12 +96,16 @@ impl Standing {
     }
 }
 
-/// Prints the table of the results in `dir`.
+/// Prints the table of the results in `dir`, or its rows as JSON.
 ///
 /// # Errors
 /// [`Failure::Verdict`] when a target falls short; [`Failure::Failed`] when results cannot be read.
-pub fn run(dir: &Path) -> Result<(), Failure> {
+pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
     let rows = rows(&verdict::all(dir)?);
+    if json {
+        cli::say_json(&rows)?;
+        return conclude(&rows);
+    }
     let head = ["target", "check", "wanted", "measured", "file", "verdict"].map(str::to_owned);
     let cells = |row: &Row| {
         let Row { target, check, wanted, measured, file, standing } = row.clone();

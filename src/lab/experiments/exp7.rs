@@ -265,14 +265,15 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "lag",
         format!(
-            "At the end {} events wait with buffer, {} with shed ({} with a queue of 2 s), {} behind a \
-             slowed source",
+            "Lag at the end: {} events with buffer, {} with shed and {} with a queue of 2 s, most of them dropped \
+             already, {} behind a slowed source",
             at_end("buffer"),
             at_end("shed"),
             at_end("shed-2s"),
             at_end("slow-source")
         ),
-        "Log end less committed offset, all partitions, wherever the events wait.",
+        "Log end less committed offset, all partitions. What is dropped is behind the commit until the events \
+         before it are acked.",
         "consumer lag, events",
         lines,
     )
