@@ -21,8 +21,8 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::{self, ProcessReading, Sample};
 
 /// Every experiment that is recorded.
-const RECORDED: [&str; 9] =
-    ["ceiling", "exp1", "exp2", "exp3", "exp3-time", "exp4", "exp5", "exp6", "exp7"];
+const RECORDED: [&str; 10] =
+    ["ceiling", "exp1", "exp2", "exp3", "exp3-time", "exp4", "exp5", "exp6", "exp7", "longlife"];
 /// The experiments that ask for latencies; the stages that they ask for, as the log tags them.
 const TIMED: [&str; 4] = ["ceiling", "exp3", "exp3-time", "exp7"];
 const STAGES: [&str; 2] = ["Tag=end_to_end", "Tag=batch"];
@@ -156,6 +156,10 @@ const CHANGES: &[Change] = &[
     ("memory grows by 1 MB/s", |arm| memory(arm, |t, bytes| bytes + 1e6 * t.max(0.0))),
     ("memory grows at half its rate", |arm| memory(arm, |_, bytes| bytes * 0.5)),
     ("memory is 600 MB more", |arm| memory(arm, |_, bytes| bytes + 6e8)),
+    ("a thread a minute stays", |arm| each_process(arm, |t, threads, _| *threads += t as i64 / 60)),
+    ("a descriptor a second stays", |arm| {
+        each_process(arm, |t, _, fds| *fds = fds.map(|fds| fds + t as usize));
+    }),
     ("the poll rate is steady", |arm| polls(arm, |t, _| 2_000.0 * t)),
     ("the poll rate is the sink's", |arm| polls(arm, |_, delivered| delivered)),
     ("every stage takes ten times as long", |arm| arm.change_latencies(|us| us * 10.0)),
@@ -246,6 +250,18 @@ fn memory(arm: &mut Arm, to: impl Fn(f64, f64) -> f64) {
         for page in sample.metrics.values_mut() {
             if let Some(bytes) = page.get_mut("heap_inuse_bytes") {
                 *bytes = to(t, *bytes);
+            }
+        }
+    }
+}
+
+/// Threads and file descriptors, by the time.
+fn each_process(arm: &mut Arm, change: impl Fn(f64, &mut i64, &mut Option<usize>)) {
+    let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
+    for (sample, t) in arm.samples.iter_mut().zip(times) {
+        for reading in sample.processes.values_mut() {
+            if let ProcessReading::Alive { threads, fds, .. } = reading {
+                change(t.max(0.0), threads, fds);
             }
         }
     }
