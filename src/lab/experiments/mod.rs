@@ -327,6 +327,9 @@ pub enum Margin {
     AtLeast,
 }
 
+/// What is run before the arms of an experiment on brokers that just started; it is judged by nobody.
+pub const WARM_UP: &str = "warm-up";
+
 /// Where a margin of nothing comes from: it was promised. A broken promise is a failure on any machine.
 pub const PROMISE: &str = "a promise";
 

@@ -100,12 +100,12 @@ impl Story {
         })
     }
 
-    /// The fault matrix has no arms whose course is predicted.
+    /// The fault matrix has no arms whose course is predicted, nor has a warm-up.
     fn open(path: &Path, out: &Path) -> Result<Option<Self>, Failure> {
         let arm = out.file_name().unwrap_or_default().to_string_lossy();
         let plan: Plan = read_json(path)?;
         let experiment = experiments::named(&plan.experiment)?;
-        if experiment.arms.is_empty() {
+        if experiment.arms.is_empty() || arm == experiments::WARM_UP {
             return Ok(None);
         }
         let spec = experiment.arms.iter().find(|spec| spec.name == arm).ok_or_else(|| {

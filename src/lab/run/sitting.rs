@@ -8,7 +8,7 @@ use super::claims::Claim;
 use super::cluster::Cluster;
 use super::flags::Settings;
 use crate::failure::Failure;
-use crate::lab::experiments::{Experiment, Form, Launch};
+use crate::lab::experiments::{Experiment, Form, Launch, WARM_UP};
 use crate::lab::interrupt::Interrupt;
 use crate::lab::plan::{self, Plan};
 use crate::lab::report::{self, spread};
@@ -153,7 +153,7 @@ fn undisturbed(
 /// measured: an arm is run for them alone, and no report reads it.
 fn warm_up() -> Launch {
     let load = "--schedule 4000:90s --msg-size 512 --seed 1";
-    Launch::new("warm-up", load, "--rate-limit 2000", "--queue pull --sink-mode single")
+    Launch::new(WARM_UP, load, "--rate-limit 2000", "--queue pull --sink-mode single")
 }
 
 /// The plan of the run that is gone on with: it was made before the first of its arms.
