@@ -98,7 +98,8 @@ fn now() -> String {
 /// What this is run on, with `source`'s revision.
 pub fn host(kafka: &str, source: &Path) -> Host {
     let cpu = CpuInfo::current().ok();
-    let status = says("git", source, &["status", "--porcelain"]);
+    // A run that is under way changes the committed results itself.
+    let status = says("git", source, &["status", "--porcelain", "--", ".", ":!results"]);
     Host {
         date: now(),
         cpu: cpu.as_ref().and_then(|c| c.model_name(0)).unwrap_or("unknown").to_owned(),
