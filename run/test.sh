@@ -95,7 +95,11 @@ in_go() {
     return
   fi
   check 'the peer of the race' bash -c 'cd benches/peers/franz-go && go vet ./... && go test ./...'
-  check 'the board is made by its program' bash -c 'go run -C docker/grafana/board . | diff - docker/grafana/board.json'
+  if timeout 120 go mod download -C docker/grafana/board >/dev/null 2>&1; then
+    check 'the board is made by its program' bash -c 'go run -C docker/grafana/board . | diff - docker/grafana/board.json'
+  else
+    log warn board_not_checked "why='its modules cannot be had from here'"
+  fi
 }
 
 # Prometheus' settings, by its own tools; and the board's queries, on a real one that scrapes a pipeline.
