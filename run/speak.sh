@@ -8,11 +8,11 @@
 # The script has said what `root` is.
 
 log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
-# shellcheck disable=SC2154 # root
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 misuse() { printf '%s: %s (see run/%s --help)\n' "${0##*/}" "$*" "${0##*/}" >&2; exit 2; }
 
 # What --version says: the commit, with a mark where files were changed since.
+# shellcheck disable=SC2154 # root
 revision() { git -C "$root" describe --always --dirty --abbrev=10 2>/dev/null || true; }
 
 # In a group of its own, so that a signal to the script ends it at once, and with it the compilers that it
