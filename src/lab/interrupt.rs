@@ -55,19 +55,12 @@ impl Interrupt {
     pub fn until<T>(
         &self,
         time: Duration,
-        mut ready: impl FnMut() -> Result<Option<T>, Failure>,
+        ready: impl FnMut() -> Result<Option<T>, Failure>,
     ) -> Result<Option<T>, Failure> {
-        let begun = Instant::now();
-        loop {
-            self.check()?;
-            if let Some(value) = ready()? {
-                return Ok(Some(value));
-            }
-            if begun.elapsed() >= time {
-                return Ok(None);
-            }
+        self.look(time, ready, |_| {
             std::thread::sleep(LOOK);
-        }
+            Ok(())
+        })
     }
 
     /// As [`Interrupt::until`] for what is dear to look at: it looks with backoff, and says now and then that
@@ -79,10 +72,26 @@ impl Interrupt {
         &self,
         what: &str,
         time: Duration,
-        mut ready: impl FnMut() -> Result<Option<T>, Failure>,
+        ready: impl FnMut() -> Result<Option<T>, Failure>,
     ) -> Result<Option<T>, Failure> {
-        let (begun, mut said) = (Instant::now(), Instant::now());
-        let mut backoff = Backoff::new(PATIENT.0, PATIENT.1);
+        let (mut backoff, mut said) = (Backoff::new(PATIENT.0, PATIENT.1), Instant::now());
+        self.look(time, ready, |begun| {
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                log::info!(what = what, seconds = begun.elapsed().as_secs(), at_most = time.as_secs(); "still waiting");
+            }
+            self.until(backoff.wait(), || Ok(None::<()>)).map(drop)
+        })
+    }
+
+    /// Looks, and waits by `wait` between two looks; that is told when the first one was.
+    fn look<T>(
+        &self,
+        time: Duration,
+        mut ready: impl FnMut() -> Result<Option<T>, Failure>,
+        mut wait: impl FnMut(Instant) -> Result<(), Failure>,
+    ) -> Result<Option<T>, Failure> {
+        let begun = Instant::now();
         loop {
             self.check()?;
             if let Some(value) = ready()? {
@@ -91,11 +100,7 @@ impl Interrupt {
             if begun.elapsed() >= time {
                 return Ok(None);
             }
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
-                log::info!(what = what, seconds = begun.elapsed().as_secs(), at_most = time.as_secs(); "still waiting");
-            }
-            self.until(backoff.wait(), || Ok(None::<()>))?;
+            wait(begun)?;
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::logging::said;
 
 /// For a child that is told to end, before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(5);
-const LAST_LINES: usize = 15;
+/// As many of a log as are shown when its process broke.
+pub const LAST_LINES: usize = 15;
 
 /// What `words` print.
 ///

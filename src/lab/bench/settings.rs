@@ -1,12 +1,11 @@
 //! The flags of `lab bench`.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use argh::{ArgsInfo, FromArgs};
 
 use crate::failure::Failure;
+use crate::lab::cluster;
 use crate::lab::run::flags;
 use crate::planes::Client;
 use crate::units;
@@ -52,7 +51,7 @@ pub struct Settings {
     #[argh(option, from_str_fn(events))]
     events: Option<u64>,
     /// kafka's release to start (the pinned one, see run/cluster.sh)
-    #[argh(option, from_str_fn(release))]
+    #[argh(option, from_str_fn(cluster::version))]
     pub kafka: Option<String>,
     /// which clients of ours run (wire,kafka)
     #[argh(option, default = "vec![Client::Wire, Client::Kafka]", from_str_fn(clients))]
@@ -67,7 +66,7 @@ pub struct Settings {
     #[argh(option)]
     data: Option<PathBuf>,
     /// the cluster's first port, where one is started (19092)
-    #[argh(option, from_str_fn(port))]
+    #[argh(option, from_str_fn(cluster::port))]
     pub port: Option<u16>,
     /// folder of the source: where run/cluster.sh and benches/peers are (.)
     #[argh(option, default = "PathBuf::from(\".\")")]
@@ -89,11 +88,7 @@ fn events(text: &str) -> Result<u64, String> {
     within(text, 1000, 99_999_999)
 }
 
-fn port(text: &str) -> Result<u16, String> {
-    within(text, 1024, 65_335)
-}
-
-fn within<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> Result<T, String> {
+fn within(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let value = text.parse().ok().filter(|value| (&least..=&most).contains(&value));
     value.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
 }
@@ -101,14 +96,6 @@ fn within<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> R
 fn clients(text: &str) -> Result<Clients, String> {
     let all = text.split(',').map(Client::parse).collect::<Result<_, _>>();
     all.map_err(|_| "expected wire, kafka, or both with a comma".into())
-}
-
-fn release(text: &str) -> Result<String, String> {
-    let parts: Vec<Option<u32>> = text.split('.').map(|part| part.parse().ok()).collect();
-    match parts[..] {
-        [Some(3), Some(9), Some(_)] | [Some(4), Some(_), Some(_)] => Ok(text.to_owned()),
-        _ => Err("expected 3.9.x or 4.x.y, such as 3.9.2".into()),
-    }
 }
 
 impl Settings {

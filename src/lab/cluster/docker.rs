@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{BROKERS, Cluster, Engine};
+use super::{BROKERS, Cluster, Engine, not_had};
 use crate::failure::Failure;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::tools;
@@ -13,7 +13,6 @@ use crate::lab::tools;
 /// Given by stdin: an installed program has no source beside it.
 const COMPOSE: &str = include_str!("../../../docker/compose.yaml");
 const PULL_WITHIN: Duration = Duration::from_secs(900);
-const LAST_LINES: &str = "15";
 
 /// See the module.
 pub struct Docker;
@@ -39,13 +38,11 @@ impl Engine for Docker {
         if tools::run(&["docker", "image", "inspect", &image]).is_ok() {
             return Ok(());
         }
-        tools::attend(&["docker", "pull", &image], PULL_WITHIN, interrupt).map_err(|why| match why {
-            Failure::Failed(why) => Failure::Failed(format!(
-                "docker could not pull Kafka {version} (its own words are above; {why}): try another --version, or \
-                 --mode jvm"
-            )),
-            interrupted => interrupted,
-        })
+        tools::attend(&["docker", "pull", &image], PULL_WITHIN, interrupt).map_err(not_had(
+            "docker could not pull",
+            version,
+            "--mode jvm",
+        ))
     }
 
     fn pids(&self, cluster: &Cluster, n: u32) -> Vec<u32> {
@@ -76,9 +73,8 @@ impl Engine for Docker {
     }
 
     fn last_words(&self, cluster: &Cluster, n: u32) -> String {
-        let name = format!("broker-{n}");
-        compose(cluster, &["logs", "--no-log-prefix", "--tail", LAST_LINES, &name])
-            .unwrap_or_default()
+        let (name, tail) = (format!("broker-{n}"), tools::LAST_LINES.to_string());
+        compose(cluster, &["logs", "--no-log-prefix", "--tail", &tail, &name]).unwrap_or_default()
     }
 }
 

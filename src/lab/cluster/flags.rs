@@ -145,12 +145,21 @@ fn partitions(text: &str) -> Result<i32, String> {
     found.ok_or_else(|| format!("allowed: a whole number, 1 to {PARTITIONS_MAX}"))
 }
 
-fn port(text: &str) -> Result<u16, String> {
+/// A cluster's first port.
+///
+/// # Errors
+/// Says what is allowed.
+pub fn port(text: &str) -> Result<u16, String> {
     let found = text.parse().ok().filter(|port| PORTS.contains(port));
-    found.ok_or_else(|| format!("allowed: a whole number, {} to {}", PORTS.start(), PORTS.end()))
+    found
+        .ok_or_else(|| format!("allowed: a whole number from {} to {}", PORTS.start(), PORTS.end()))
 }
 
-fn version(text: &str) -> Result<String, String> {
+/// A release of Kafka that can be started.
+///
+/// # Errors
+/// Says what is allowed.
+pub fn version(text: &str) -> Result<String, String> {
     let parts: Option<Vec<u32>> = text.split('.').map(|part| part.parse().ok()).collect();
     match parts.as_deref() {
         Some([3, 9, _] | [4, _, _]) if !text.contains('+') => Ok(text.to_owned()),

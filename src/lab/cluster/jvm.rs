@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::folder::failed;
-use super::{Cluster, Engine, UP_WITHIN, host, properties, secure};
+use super::{Cluster, Engine, UP_WITHIN, host, not_had, properties, secure};
 use crate::failure::Failure;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::tools;
@@ -148,13 +148,11 @@ fn fill(filling: &Path, version: &str, interrupt: &Interrupt) -> Result<(), Fail
         FETCH_WITHIN,
         interrupt,
     );
-    fetched.map_err(|why| match why {
-        Failure::Failed(why) => Failure::Failed(format!(
-            "Maven could not supply Kafka {version} (its own words are above; {why}): try another --version, or \
-             'run/cluster.sh up' without one"
-        )),
-        interrupted => interrupted,
-    })?;
+    fetched.map_err(not_had(
+        "Maven could not supply",
+        version,
+        "'run/cluster.sh up' without one",
+    ))?;
     fs::remove_file(&pom).map_err(|e| failed(&pom, &e))
 }
 

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use argh::FromArgs as _;
 use rustix::process::Signal;
 
-pub use flags::Flags;
+pub use flags::{Flags, port, version};
 use folder::Mode;
 pub use folder::real;
 pub use topics::create as create_topic;
@@ -259,6 +259,16 @@ impl Cluster {
         let what = format!("the end of broker {n}");
         let gone = interrupt.patiently(&what, time, || Ok(self.pid(n).is_none().then_some(())))?;
         Ok(gone.is_some())
+    }
+}
+
+/// What it means that a release could not be had: `who` could not get it, whose words went to stderr.
+fn not_had(who: &str, version: &str, or: &str) -> impl FnOnce(Failure) -> Failure {
+    move |why| match why {
+        Failure::Failed(why) => Failure::Failed(format!(
+            "{who} Kafka {version} (its own words are above; {why}): try another --version, or {or}"
+        )),
+        interrupted => interrupted,
     }
 }
 
