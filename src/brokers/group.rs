@@ -76,10 +76,10 @@ pub fn committed(
     topic: &str,
     partitions: impl IntoIterator<Item = i32>,
 ) -> io::Result<Commits> {
-    standing(brokers, group, topic, partitions, false).map(|(commits, _)| commits)
+    commits(&mut to_coordinator(brokers, group)?, group, topic, partitions.into_iter().collect())
 }
 
-/// The same, and how many members the group has: `None` where the coordinator does not say, or is not asked.
+/// The same, and how many members the group has: `None` where the coordinator does not say.
 ///
 /// # Errors
 /// As [`committed`].
@@ -88,13 +88,14 @@ pub fn standing(
     group: &str,
     topic: &str,
     partitions: impl IntoIterator<Item = i32>,
-    with_members: bool,
 ) -> io::Result<(Commits, Option<usize>)> {
-    let (_, host) = coordinator(brokers, group)?;
-    let mut connection = brokers.connect(&host)?;
+    let mut connection = to_coordinator(brokers, group)?;
     let commits = commits(&mut connection, group, topic, partitions.into_iter().collect())?;
-    let members = if with_members { members(&mut connection, group) } else { None };
-    Ok((commits, members))
+    Ok((commits, members(&mut connection, group)))
+}
+
+fn to_coordinator(brokers: &Brokers, group: &str) -> io::Result<Connection> {
+    brokers.connect(&coordinator(brokers, group)?.1)
 }
 
 fn members(connection: &mut Connection, group: &str) -> Option<usize> {

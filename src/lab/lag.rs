@@ -107,7 +107,7 @@ impl LagReader {
         }
         let partitions = self.view.leaders.keys().copied();
         let brokers = self.known_brokers();
-        let standing = group::standing(&brokers, &self.group, &self.topic, partitions, true);
+        let standing = group::standing(&brokers, &self.group, &self.topic, partitions);
         let (commits, members) = match standing {
             Ok((commits, members)) => (Ok(commits), members),
             Err(e) => (Err(e), None),

@@ -133,9 +133,14 @@ impl Sample {
         gone.chain(self.log.iter().flat_map(|log| log.notes.iter().cloned())).collect()
     }
 
+    /// What could not be read, of the log too.
+    pub fn all_unread(&self) -> impl Iterator<Item = &String> {
+        self.unread.iter().chain(self.log.iter().flat_map(|log| &log.unread))
+    }
+
     /// Whether everything that was asked for was read.
     pub fn is_complete(&self) -> bool {
-        self.unread.is_empty() && self.log.as_ref().is_some_and(|log| log.unread.is_empty())
+        self.log.is_some() && self.all_unread().next().is_none()
     }
 
     /// The metric `key` of `source`, such as `("sink", "sink_events_total")`.

@@ -98,8 +98,7 @@ impl Live {
         let standing = state.story.as_ref().map(|story| story.standing(sample.due_us));
         let line = progress::line(&self.name, standing.as_ref(), &point);
         state.history.push(point);
-        state.unread = sample.unread.clone();
-        state.unread.extend(sample.log.iter().flat_map(|log| log.unread.iter().cloned()));
+        state.unread = sample.all_unread().cloned().collect();
         state.notes = sample.notes();
         state.before = Some(sample.clone());
         line

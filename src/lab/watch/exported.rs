@@ -1,6 +1,6 @@
 //! What the watch exports of the last look, and what it says of it on stderr.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus::IntGaugeVec;
 
@@ -53,7 +53,7 @@ impl Exported {
     /// Shows a look. What is not known, or is gone, is absent: not the last one known.
     pub fn show(&mut self, sample: &Sample) {
         self.metrics.complete.set(i64::from(sample.is_complete()));
-        self.show_log(&sample.log.clone().unwrap_or_default());
+        self.show_log(sample.log.as_ref().unwrap_or(&LogReading::default()));
         self.show_processes(sample);
         self.say(sample);
     }
@@ -69,18 +69,17 @@ impl Exported {
                 Some(((told, *partition), value?))
             })
         };
-        let known: Vec<_> =
+        let known: BTreeMap<_, _> =
             [Told::Lag, Told::Committed, Told::End].into_iter().flat_map(known).collect();
-        let now: BTreeSet<_> = known.iter().map(|(what, _)| *what).collect();
-        for (told, partition) in self.told.difference(&now) {
+        for (told, partition) in self.told.iter().filter(|what| !known.contains_key(what)) {
             let (gauge, labels) = self.series(*told, *partition);
             let _was_there = gauge.remove_label_values(&labels);
         }
-        for ((told, partition), value) in known {
-            let (gauge, labels) = self.series(told, partition);
-            gauge.with_label_values(&labels).set(value);
+        for ((told, partition), value) in &known {
+            let (gauge, labels) = self.series(*told, *partition);
+            gauge.with_label_values(&labels).set(*value);
         }
-        self.told = now;
+        self.told = known.into_keys().collect();
         let group = [self.group.as_str()];
         match log.members {
             Some(members) => self.metrics.members.with_label_values(&group).set(members as i64),
@@ -115,9 +114,8 @@ impl Exported {
 
     /// One line when it has been the same for a while, and one when it is over.
     fn say(&mut self, sample: &Sample) {
-        let unread = sample.unread.iter().chain(sample.log.iter().flat_map(|log| &log.unread));
-        let all: Vec<String> =
-            unread.map(|why| format!("unread: {why}")).chain(sample.notes()).collect();
+        let unread = sample.all_unread().map(|why| format!("unread: {why}"));
+        let all: Vec<String> = unread.chain(sample.notes()).collect();
         let (before, looks) = std::mem::take(&mut self.amiss);
         let now = all.join("; ");
         let looks = if now == before { looks.saturating_add(1) } else { 1 };
