@@ -255,11 +255,7 @@ impl Flags {
                     .into(),
             ));
         }
-        if self.policy == Policy::Shed && self.queue != queue::Name::Bounded {
-            return Err(Failure::Usage(
-                "--policy shed drops at a full queue: it needs --queue bounded".into(),
-            ));
-        }
+        self.policy.check(self.queue)?;
         if self.session_timeout < secs(1) || self.session_timeout > self.max_poll_interval {
             return Err(Failure::flag(
                 "--session-timeout",

@@ -15,6 +15,7 @@ pub mod slow_source;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::failure::Failure;
 use crate::queue::{self, Intake, Kind, Load as _, Offer};
 use crate::source::{Assigned, Downstream, Enqueued, Rejected, Run};
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -44,6 +45,18 @@ impl Policy {
         let all =
             [("buffer", Self::Buffer), ("shed", Self::Shed), ("slow-source", Self::SlowSource)];
         units::one_of(text, &all)
+    }
+
+    /// Whether it goes with `queue`.
+    ///
+    /// # Errors
+    /// Usage: says which it needs.
+    pub fn check(self, queue: queue::Name) -> Result<(), Failure> {
+        if self == Self::Shed && queue != queue::Name::Bounded {
+            let why = "--policy shed drops at a full queue: it needs --queue bounded";
+            return Err(Failure::Usage(why.into()));
+        }
+        Ok(())
     }
 }
 

@@ -89,10 +89,7 @@ impl Forecast {
     pub fn of(scenario: &Scenario) -> Self {
         let end_s = scenario.end_s();
         // The queue at which the limit is reached; only a queue that may grow so far reaches it.
-        let fatal = scenario
-            .limit_bytes
-            .map(|limit| (limit - scenario.empty_bytes()) / scenario.event_bytes)
-            .filter(|fatal| *fatal < scenario.capacity);
+        let fatal = scenario.fits().filter(|fatal| *fatal < scenario.capacity);
         let alive = Course::of(&scenario.offered, &scenario.ceiling, end_s);
         let killed_s = fatal.and_then(|fatal| alive.rises_to(fatal));
         let ceiling = match killed_s {
@@ -306,7 +303,7 @@ impl Forecast {
             figure(queue)
         );
         say("rss_peak", Some(model::rss_bytes(s.empty_bytes(), s.event_bytes, queue)), "B", sum);
-        if let Some(limit) = s.limit_bytes {
+        if let (Some(limit), Some(fits)) = (s.limit_bytes, s.fits()) {
             let because = match fatal {
                 Some(fatal) => format!(
                     "the queue that fills the limit: ({} − {}) / {} = {} events",
@@ -318,7 +315,6 @@ impl Forecast {
                 None => format!("a full queue stays below the limit of {}", bytes(limit)),
             };
             say("killed_at", self.killed_s, "s", because);
-            let fits = (limit - s.empty_bytes()) / s.event_bytes;
             let because = format!(
                 "the queue that fits the memory: ({} − {}) / {}",
                 bytes(limit),

@@ -89,11 +89,7 @@ impl Scenario {
             stall.rate *= per_token;
             ceiling = ceiling.but(stall.rate, stall.from, stall.to);
         }
-        if flags.policy == Policy::Shed && flags.queue != queue::Name::Bounded {
-            return Err(Failure::Usage(
-                "--policy shed drops at a full queue: it needs --queue bounded".into(),
-            ));
-        }
+        flags.policy.check(flags.queue)?;
         let in_flight = batch * flags.sink_workers.get() as f64;
         let capacity = flags
             .queue
@@ -173,6 +169,11 @@ impl Scenario {
     /// Resident bytes with an empty queue.
     pub fn empty_bytes(&self) -> f64 {
         self.base_bytes + self.fetch_bytes
+    }
+
+    /// Events whose queue fills the memory limit, where there is one.
+    pub fn fits(&self) -> Option<f64> {
+        self.limit_bytes.map(|limit| (limit - self.empty_bytes()) / self.event_bytes)
     }
 
     fn sentence(&self, flags: &Settings) -> String {
