@@ -74,8 +74,6 @@ pub struct Member {
     consumer: BaseConsumer<Callbacks>,
     settings: MemberSettings,
     stop: Stop,
-    last_poll: Option<Instant>,
-    /// The same for others.
     polls: Pulse,
     /// When librdkafka's main thread was last woken.
     woken: Option<Instant>,
@@ -128,11 +126,12 @@ impl Member {
             Ok(())
         })?;
         let next_commit = Instant::now() + settings.commit_interval;
+        // Gaps are counted from here on.
+        polls.beat();
         Ok(Self {
             consumer,
             settings,
             stop,
-            last_poll: None,
             polls,
             woken: None,
             next_commit,
@@ -147,18 +146,15 @@ impl Member {
     /// The commit comes first: a member that was away for longer than the interval offers it late,
     /// and hears that it was refused, before it learns of its eviction.
     pub fn turn(&mut self, time: Duration) {
-        let now = Instant::now();
+        let (now, gap) = (Instant::now(), self.polls.age().as_secs_f64());
+        self.polls.beat();
         if now >= self.next_commit {
             self.commit_acked();
             self.next_commit = now + self.settings.commit_interval;
         }
-        self.polls.beat();
         let context = self.consumer.context();
-        if let Some(before) = self.last_poll.replace(now) {
-            let gap = now.duration_since(before).as_secs_f64();
-            if gap > context.metrics.poll_gap.get() {
-                context.metrics.poll_gap.set(gap);
-            }
+        if gap > context.metrics.poll_gap.get() {
+            context.metrics.poll_gap.set(gap);
         }
         self.poll(time);
         self.consumer.context().leave_logs_that_are_gone();

@@ -9,7 +9,7 @@ use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction,
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
-use crate::lab::stats;
+use crate::lab::stats::{self, Series};
 use crate::lab::text::figure;
 use crate::policy::slow_source;
 use crate::telemetry::latency::Stage;
@@ -189,9 +189,12 @@ fn p99_s(arm: &Arm, phase: Phase) -> Option<f64> {
     arm.latency_in(Stage::EndToEnd, 0.99, phase)
 }
 
+fn shed(arm: &Arm) -> Series {
+    arm.series(|s| s.metric_sum("processor", "processor_events_shed_total"))
+}
+
 fn shed_rate(arm: &Arm, phase: Phase) -> Option<f64> {
-    let shed = arm.series(|s| s.metric_sum("processor", "processor_events_shed_total"));
-    stats::overall_rate(&stats::between(&shed, phase.from, phase.to))
+    stats::overall_rate(&stats::between(&shed(arm), phase.from, phase.to))
 }
 
 /// Which promise each policy keeps under overload, from the same measurements as the checks.
@@ -310,11 +313,10 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let mut lines = drawing.arms("'s source sends", |arm| {
         stats::rates(&arm.metric("producer", "producer_events_sent_total"))
     });
-    for arm in run.arms.iter().filter(|arm| arm.spec.name == "shed") {
-        let shed = arm.series(|s| s.metric_sum("processor", "processor_events_shed_total"));
-        let dropped = drawing.arm(arm, " drops", &stats::rates(&shed));
-        lines.push(Line { ink: arm.spec.ink.predicted(), ..dropped });
-    }
+    lines.extend(run.arm("shed").map(|arm| Line {
+        ink: arm.spec.ink.predicted(),
+        ..drawing.arm(arm, " drops", &stats::rates(&shed(arm)))
+    }));
     lines.push(drawing.model("buffer and shed, predicted", |t| Some(setup.offered().at(t))));
     lines
         .push(drawing.limit(format!("sink's ceiling, {}/s", figure(setup.ceiling)), setup.ceiling));

@@ -229,19 +229,25 @@ fn every_member(arm: &mut Arm, key: &str, to: f64) {
     }
 }
 
-fn lag(arm: &mut Arm, mut to: impl FnMut(f64, i64) -> i64) {
+/// Changes each sample, by its time.
+fn each_sample(arm: &mut Arm, mut change: impl FnMut(f64, &mut Sample)) {
     let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
     for (sample, t) in arm.samples.iter_mut().zip(times) {
+        change(t, sample);
+    }
+}
+
+fn lag(arm: &mut Arm, mut to: impl FnMut(f64, i64) -> i64) {
+    each_sample(arm, |t, sample| {
         if let Some(log) = &mut sample.log {
             log.lag = log.lag.map(|lag| to(t.max(0.0), lag));
         }
-    }
+    });
 }
 
 /// Resident, and in the heap.
 fn memory(arm: &mut Arm, to: impl Fn(f64, f64) -> f64) {
-    let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
-    for (sample, t) in arm.samples.iter_mut().zip(times) {
+    each_sample(arm, |t, sample| {
         for reading in sample.processes.values_mut() {
             if let ProcessReading::Alive { rss_bytes, .. } = reading {
                 *rss_bytes = to(t, *rss_bytes as f64) as u64;
@@ -252,30 +258,28 @@ fn memory(arm: &mut Arm, to: impl Fn(f64, f64) -> f64) {
                 *bytes = to(t, *bytes);
             }
         }
-    }
+    });
 }
 
 /// Threads and file descriptors, by the time.
 fn each_process(arm: &mut Arm, change: impl Fn(f64, &mut i64, &mut Option<usize>)) {
-    let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
-    for (sample, t) in arm.samples.iter_mut().zip(times) {
+    each_sample(arm, |t, sample| {
         for reading in sample.processes.values_mut() {
             if let ProcessReading::Alive { threads, fds, .. } = reading {
                 change(t.max(0.0), threads, fds);
             }
         }
-    }
+    });
 }
 
 /// What was polled, by the time and by what the sink took.
 fn polls(arm: &mut Arm, of: impl Fn(f64, f64) -> f64) {
-    let times: Vec<f64> = arm.samples.iter().map(|sample| arm.at(sample.due_us)).collect();
-    for (sample, t) in arm.samples.iter_mut().zip(times) {
+    each_sample(arm, |t, sample| {
         let delivered = sample.delivered().unwrap_or(0.0);
         if let Some(page) = sample.metrics.get_mut("processor") {
             page.insert("processor_events_fetched_total".into(), of(t.max(0.0), delivered));
         }
-    }
+    });
 }
 
 fn ledger(arm: &mut Arm, change: impl Fn(&mut Ledger)) {

@@ -236,6 +236,10 @@ fn results() -> tempfile::TempDir {
     dir
 }
 
+fn index_of(dir: &Path) -> Settings {
+    Settings { experiment: None, slo: false, index: true, json: false, dir: Some(dir.into()) }
+}
+
 /// Prevents: a page that needs the network or a script; one that lets a file's text become markup;
 /// a chart without words; a table that a keyboard cannot scroll; a target that is not in it.
 #[test]
@@ -246,13 +250,7 @@ fn the_page_joins_all_runs_and_needs_nothing_but_itself() {
     bent.checks[0].question = "<script>alert(1)</script> & more".into();
     crate::lab::write_json(&path, &bent).expect("written");
 
-    let asked = Settings {
-        experiment: None,
-        slo: false,
-        index: true,
-        json: false,
-        dir: Some(dir.path().into()),
-    };
+    let asked = index_of(dir.path());
     let why = run(&asked).expect_err("targets that nobody measured");
     assert!(matches!(&why, Failure::Verdict(_)) && why.to_string().contains("recovery"), "{why}");
     let text = std::fs::read_to_string(dir.path().join("index.html")).expect("the page");
@@ -314,13 +312,7 @@ fn flags_that_do_not_go_together_and_an_empty_folder_say_what_to_do() {
 #[ignore = "for eyes"]
 fn look() {
     let dir = results();
-    let all = Settings {
-        experiment: None,
-        slo: false,
-        index: true,
-        json: false,
-        dir: Some(dir.path().into()),
-    };
+    let all = index_of(dir.path());
     let _targets_are_missing = run(&all);
     let to = std::env::var("LOOK").expect("LOOK names a folder");
     std::fs::create_dir_all(&to).expect("made");
