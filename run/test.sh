@@ -102,13 +102,6 @@ in_go() {
   fi
 }
 
-# Prometheus' settings, by its own tools; and the board's queries, on a real one that scrapes a pipeline.
-has_prometheus() {
-  command -v prometheus >/dev/null && command -v promtool >/dev/null && return
-  log warn prometheus_not_checked "why='no prometheus' get='apt-get install prometheus'"
-  return 1
-}
-
 clean_up() {
   local code=$?
   trap '' INT TERM HUP PIPE # a second Ctrl-C must not leave half of it
@@ -159,8 +152,13 @@ check scripts shellcheck --external-sources "${scripts[@]}"
 check 'sabotage applies' bash -c 'for patch; do git apply --check "$patch" || exit; done' - tests/sabotage/*.patch
 supply_chain
 in_go
-if has_prometheus; then
+# Prometheus' settings, by its own tools; and the board's queries, on a real one that scrapes a pipeline.
+prometheus=''
+if command -v prometheus >/dev/null && command -v promtool >/dev/null; then
+  prometheus=yes
   check 'scraping and rules' bash -c 'promtool check config docker/prometheus/prometheus.yml && promtool test rules docker/prometheus/rules.test.yml'
+else
+  log warn prometheus_not_checked "why='no prometheus' get='apt-get install prometheus'"
 fi
 check clippy cargo clippy "${CARGO[@]}" --all-targets -- -D warnings
 check 'clippy, without tls' cargo clippy --release --locked --features librdkafka-ssl -- -D warnings
@@ -183,7 +181,7 @@ start_cluster --secure
 tests 'tests with brokers' --test kafka
 LAB_BROKERS=$secured LAB_COMMAND_CONFIG=$tmp/cluster/secure/client.properties \
   tests 'TLS and SASL' --test secured
-if has_prometheus; then tests 'board' --test board; fi
+if [[ $prometheus ]]; then tests 'board' --test board; fi
 tests 'data planes, newest Kafka' --test planes -- --test-threads=1
 cluster up >/dev/null # brings back a broker that a failed test left down
 tests 'broken brokers' --test faults -- --test-threads=1

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backpressure_lab::http::client;
 use common::lab::{Served, processor, producer, sink};
-use common::{PATIENCE, Running, Topic};
+use common::{Running, Topic};
 use serde_json::Value;
 
 /// The committed file, with the addresses of these programs in place of the stack's names.
@@ -79,11 +79,9 @@ fn every_panel_has_data_and_no_alert_fires_below_the_ceiling() {
     // Of the target that this test has not: the watch.
     let firing = values(&base, r#"ALERTS{alertstate="firing",job!="watch"}"#);
     assert!(firing.is_empty(), "{firing:?}");
-    let end = std::time::Instant::now() + PATIENCE;
-    while values(&base, "sum(rate(sink_events_total[10s]))").first().is_none_or(|v| *v < 400.0) {
-        assert!(std::time::Instant::now() < end, "the sink's rate is not seen");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    producer.until("the sink's rate is seen", |_| {
+        values(&base, "sum(rate(sink_events_total[10s]))").first().is_some_and(|v| *v >= 400.0)
+    });
     producer.stop();
     processor.stop();
 }

@@ -31,13 +31,19 @@ impl Served {
         Self { url: format!("http://{}", address.expect("an address")), process }
     }
 
-    /// `GET` of `path`.
-    pub fn get(&self, path: &str) -> String {
+    /// What `GET` of `path` is answered: status and body.
+    pub fn ask(&self, path: &str) -> (u16, String) {
         let agent = client::agent(Duration::from_secs(10));
         let answer = agent.get(format!("{}{path}", self.url)).call();
         let mut answer = answer.unwrap_or_else(|e| panic!("{path}: {e}"));
-        assert_eq!(answer.status(), 200, "{path}");
-        answer.body_mut().read_to_string().expect("a body")
+        (answer.status().as_u16(), answer.body_mut().read_to_string().expect("a body"))
+    }
+
+    /// The body of `path`, which must be there.
+    pub fn get(&self, path: &str) -> String {
+        let (status, body) = self.ask(path);
+        assert_eq!(status, 200, "{path}");
+        body
     }
 
     /// A metric's value, summed over the label sets that contain `labels`.
