@@ -15,11 +15,11 @@ use serde::Serialize;
 use super::batch::Recipe;
 use super::control;
 use super::cursors::Cursors;
-use super::fleet::Fleet;
 use super::logs::{GoneLog, Logs};
 use super::rate::RATE;
 use super::schedule::Pacer;
 use super::sender::{Shared, Tally};
+use super::senders::Senders;
 use super::settings::Settings;
 use crate::brokers::View;
 use crate::failure::Failure;
@@ -136,8 +136,8 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     let started_us = clock::now_us();
     log::info!(partitions = partitions, rate = shared.pacer.lock().rate(started_us); "schedule begins");
 
-    let fleet = Fleet::start(Arc::clone(&shared), stop.clone())?;
-    follow(&shared, fleet, &stop, settings.drain_timeout)?;
+    let senders = Senders::start(Arc::clone(&shared), stop.clone())?;
+    follow(&shared, senders, &stop, settings.drain_timeout)?;
     shared.done.set();
 
     let summary = summary(&shared, started_us);
@@ -169,11 +169,16 @@ fn handler(metrics: Metrics, access: Access, run: &Arc<OnceLock<Arc<Shared>>>) -
 }
 
 /// Looks after the run until everything due is sent or the drain takes too long.
-fn follow(shared: &Shared, mut fleet: Fleet, stop: &Stop, drain: Duration) -> Result<(), Failure> {
+fn follow(
+    shared: &Shared,
+    mut senders: Senders,
+    stop: &Stop,
+    drain: Duration,
+) -> Result<(), Failure> {
     let mut gauges = Gauges::new();
     let mut draining: Option<Instant> = None;
     loop {
-        fleet.look_after()?;
+        senders.look_after()?;
         let now_us = clock::now_us();
         let backlog = gauges.update(shared, now_us);
         if stop.outcome().is_err() {
@@ -218,7 +223,7 @@ impl Gauges {
     fn update(&mut self, shared: &Shared, now_us: i64) -> u64 {
         let (due, rate, lease) = {
             let pacer = shared.pacer.lock();
-            (pacer.curve().due_count(now_us), pacer.rate(now_us), pacer.lease(now_us))
+            (pacer.curve().due_count(now_us), pacer.rate(now_us), pacer.leases().ceiling(now_us))
         };
         if self.leased && lease.is_none() {
             log::info!(rate = rate; "lease ended");
@@ -230,7 +235,7 @@ impl Gauges {
         metrics.due.set(i64::try_from(due).unwrap_or(i64::MAX));
         metrics.target_rate.set(rate);
         metrics.backlog.set(i64::try_from(backlog).unwrap_or(i64::MAX));
-        metrics.lease_rate.set(lease.map_or(-1.0, |lease| lease.rate));
+        metrics.lease_rate.set(lease.unwrap_or(-1.0));
         let (since, before) = self.since;
         if since.elapsed() >= RATE_WINDOW {
             let achieved = (sent - before) as f64 / since.elapsed().as_secs_f64();

@@ -1,8 +1,8 @@
 //! The producer's rate control, as it travels: the body of `POST /rate` and the answer to
-//! `GET /rate`. `DELETE /rate` ends a lease.
+//! `GET /rate`. `DELETE /rate?holder=NAME` ends that holder's lease.
 //!
-//! Invariant: a lease can only lower the offered rate, and it ends by itself, so a processor
-//! that dies cannot slow the source for ever. The last lease posted wins.
+//! Invariant: leases can only lower the offered rate, and each ends by itself, so a processor
+//! that dies cannot slow the source for ever. How several add up: [`super::leases`].
 
 use std::time::Duration;
 
@@ -17,14 +17,34 @@ pub const LEASE_MAX: Duration = Duration::from_secs(600);
 /// Highest rate a lease may name, events/s, as for `--rate`.
 const RATE_MAX: f64 = 1e9;
 
-/// Body of `POST /rate`: offer at most `rate` until the lease runs out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Longest name of a holder.
+const HOLDER_BYTES_MAX: usize = 64;
+
+/// Body of `POST /rate`: offer at most `rate` for this holder until the lease runs out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLease {
     /// Ceiling of the offered rate, events/s; 0 pauses the source.
     pub rate: f64,
     /// How long it holds, ms from its arrival.
     pub lease_ms: u64,
+    /// Whose it is; nobody's in particular without a name.
+    #[serde(default)]
+    pub holder: String,
+    /// It counts only while another's, which does not follow, is in force.
+    #[serde(default)]
+    pub follows: bool,
+}
+
+/// Checks the name of a holder; `Err` says what it may be. It needs no escapes in a query.
+pub fn check_holder(holder: &str) -> Result<&str, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if holder.len() <= HOLDER_BYTES_MAX && holder.chars().all(plain) {
+        return Ok(holder);
+    }
+    Err(format!(
+        "holder {holder:?}: expected at most {HOLDER_BYTES_MAX} letters, digits, '.', '_' or '-'"
+    ))
 }
 
 impl RateLease {
@@ -37,8 +57,20 @@ impl RateLease {
             let most = LEASE_MAX.as_millis();
             return Err(format!("lease_ms {}: expected 1 to {most}", self.lease_ms));
         }
+        check_holder(&self.holder)?;
         Ok(self)
     }
+}
+
+/// What all leases in force come to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// Their sum, events/s.
+    pub rate: f64,
+    /// What is left of the longest that leads, ms.
+    pub lease_ms: u64,
+    /// How many lead.
+    pub leading: usize,
 }
 
 /// Answer to `GET /rate`, and to `POST` and `DELETE` once they are in force.
@@ -46,8 +78,8 @@ impl RateLease {
 pub struct RateState {
     /// What the schedule asks for now, events/s.
     pub schedule_rate: f64,
-    /// The lease in force and what is left of it, if there is one.
-    pub lease: Option<RateLease>,
+    /// What leases allow, while one leads.
+    pub lease: Option<Held>,
     /// The lower of the two: what the producer offers, events/s.
     pub effective_rate: f64,
 }
@@ -58,10 +90,17 @@ mod tests {
 
     #[test]
     fn a_lease_out_of_range_is_refused_and_named() {
-        let check = |rate, lease_ms| RateLease { rate, lease_ms }.check();
+        let held = |rate, lease_ms, holder: &str| {
+            RateLease { rate, lease_ms, holder: holder.into(), follows: false }.check()
+        };
+        let check = |rate, lease_ms| held(rate, lease_ms, "");
         assert!(check(0.0, 1).is_ok() && check(1e9, 600_000).is_ok());
         for rate in [-1.0, f64::NAN, f64::INFINITY, 2e9] {
             assert!(check(rate, 1).is_err_and(|e| e.starts_with("rate ")), "{rate}");
+        }
+        assert!(held(1.0, 1, "host-1.lab_7").is_ok());
+        for holder in ["a b", "a&b", "ä", "x".repeat(65).as_str()] {
+            assert!(held(1.0, 1, holder).is_err_and(|e| e.starts_with("holder ")), "{holder}");
         }
         for lease_ms in [0, 600_001, u64::MAX] {
             assert!(check(1.0, lease_ms).is_err_and(|e| e.starts_with("lease_ms ")), "{lease_ms}");

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::leases::{Lease, Leases};
 use crate::units;
 
 /// Offered rate from one moment to another.
@@ -203,26 +204,17 @@ impl Knot {
     }
 }
 
-/// A ceiling on the rate for a while.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Lease {
-    /// Events/s.
-    pub rate: f64,
-    /// µs since the epoch.
-    pub expires_us: i64,
-}
-
-/// The schedule as it runs: it started at a moment, a slow-source lease may hold it down, and it
+/// The schedule as it runs: it started at a moment, slow-source leases may hold it down, and it
 /// may be stopped early.
 ///
-/// Under a lease the rate is the lower of schedule and lease. When the lease ends the schedule's
+/// Under leases the rate is the lower of schedule and their sum. When they end the schedule's
 /// rate is back; what it held back is not made up for, since the source was slowed, not queued.
 #[derive(Debug)]
 pub struct Pacer {
     schedule: Schedule,
     start_us: i64,
     stop_us: Option<i64>,
-    lease: Option<Lease>,
+    leases: Leases,
     curve: Arc<Curve>,
     /// The curve without any lease.
     unleased: Curve,
@@ -234,7 +226,8 @@ impl Pacer {
         let count_max = schedule.count_max.unwrap_or(u64::MAX);
         let curve = Curve { knots: Vec::new(), count_max };
         let (unleased, curve) = (curve.clone(), Arc::new(curve));
-        let mut pacer = Self { schedule, start_us, stop_us: None, lease: None, curve, unleased };
+        let leases = Leases::default();
+        let mut pacer = Self { schedule, start_us, stop_us: None, leases, curve, unleased };
         pacer.unleased.knots = pacer.knots_from(start_us, 0.0);
         pacer.curve = Arc::new(pacer.unleased.clone());
         pacer
@@ -245,15 +238,24 @@ impl Pacer {
         Arc::clone(&self.curve)
     }
 
-    /// Holds the rate down from `now_us` on; replaces an earlier lease. Events below `slowest`
-    /// will not be asked for again.
-    pub fn grant(&mut self, lease: Lease, now_us: i64, slowest: u64) {
-        self.change(now_us, slowest, |pacer| pacer.lease = Some(lease));
+    /// Holds the rate down from `now_us` on; replaces an earlier lease of this holder. Events below
+    /// `slowest` will not be asked for again.
+    ///
+    /// # Errors
+    /// As [`Leases::grant`].
+    pub fn grant(
+        &mut self,
+        holder: &str,
+        lease: Lease,
+        now_us: i64,
+        slowest: u64,
+    ) -> Result<(), String> {
+        self.change(now_us, slowest, |pacer| pacer.leases.grant(holder, lease, now_us))
     }
 
-    /// Ends the lease, if there is one.
-    pub fn end_lease(&mut self, now_us: i64, slowest: u64) {
-        self.change(now_us, slowest, |pacer| pacer.lease = None);
+    /// Ends the lease of `holder`, if it has one.
+    pub fn end_lease(&mut self, holder: &str, now_us: i64, slowest: u64) {
+        self.change(now_us, slowest, |pacer| pacer.leases.end(holder));
     }
 
     /// Ends the schedule at `now_us`: nothing more becomes due.
@@ -285,12 +287,12 @@ impl Pacer {
         if self.ended(now_us) { 0.0 } else { self.schedule.rate_at(now_us - self.start_us) }
     }
 
-    /// The lease in force at `now_us`.
-    pub fn lease(&self, now_us: i64) -> Option<Lease> {
-        self.lease.filter(|lease| now_us < lease.expires_us)
+    /// The leases.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
     }
 
-    /// What is offered at `now_us`, events/s: the lower of schedule and lease.
+    /// What is offered at `now_us`, events/s: the lower of schedule and leases.
     pub fn rate(&self, now_us: i64) -> f64 {
         if self.ended(now_us) { 0.0 } else { self.offered(now_us) }
     }
@@ -302,10 +304,10 @@ impl Pacer {
     }
 
     /// Redraws the curve after `now_us`; what is already due stays as it is.
-    fn change(&mut self, now_us: i64, slowest: u64, apply: impl FnOnce(&mut Self)) {
+    fn change<T>(&mut self, now_us: i64, slowest: u64, apply: impl FnOnce(&mut Self) -> T) -> T {
         let now_us = now_us.max(self.start_us);
         let count = self.curve.due_count(now_us) as f64;
-        apply(self);
+        let applied = apply(self);
         let mut past = self.curve.knots.clone();
         past.truncate(past.partition_point(|knot| knot.at_us <= now_us));
         let height = past.last().map_or(0.0, |knot| knot.due_by(now_us));
@@ -314,13 +316,14 @@ impl Pacer {
         past.drain(..past.partition_point(|knot| knot.due <= slowest as f64).saturating_sub(1));
         past.extend(self.knots_from(now_us, height));
         self.curve = Arc::new(Curve { knots: past, count_max: self.curve.count_max });
+        applied
     }
 
     /// The knots from `from_us` to the end, if `due` events are due there.
     fn knots_from(&self, from_us: i64, due: f64) -> Vec<Knot> {
-        let expires = self.lease.map(|lease| lease.expires_us);
         let edges = self.schedule.edges().map(|at| self.start_us + at);
-        let mut edges: Vec<i64> = edges.chain(expires).filter(|&at| at > from_us).collect();
+        let mut edges: Vec<i64> =
+            edges.chain(self.leases.edges()).filter(|&at| at > from_us).collect();
         edges.sort_unstable();
         edges.dedup();
         let mut knot = Knot { at_us: from_us, due, rate: self.offered(from_us) };
@@ -338,7 +341,7 @@ impl Pacer {
             return 0.0;
         }
         let rate = self.schedule.rate_at(at_us - self.start_us);
-        self.lease(at_us).map_or(rate, |lease| lease.rate.min(rate))
+        self.leases.ceiling(at_us).map_or(rate, |ceiling| ceiling.min(rate))
     }
 }
 

@@ -19,8 +19,8 @@ fn endless(steps: &[(f64, i64)], last: f64) -> Schedule {
 
 #[derive(Debug, Clone, Copy)]
 enum Act {
-    Grant { rate: f64, lasting_us: i64 },
-    EndLease,
+    Grant { holder: usize, rate: f64, lasting_us: i64, follows: bool },
+    EndLease(usize),
     Stop,
 }
 
@@ -30,8 +30,10 @@ fn rates() -> impl Strategy<Value = f64> {
 
 fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => (rates(), 1i64..3_000_000).prop_map(|(rate, lasting_us)| Act::Grant { rate, lasting_us }),
-        2 => Just(Act::EndLease),
+        6 => (0usize..3, rates(), 1i64..3_000_000, any::<bool>()).prop_map(
+            |(holder, rate, lasting_us, follows)| Act::Grant { holder, rate, lasting_us, follows }
+        ),
+        2 => (0usize..3).prop_map(Act::EndLease),
         1 => Just(Act::Stop),
     ]
 }
@@ -40,7 +42,8 @@ fn acts() -> impl Strategy<Value = Act> {
 struct Simulation {
     steps: Vec<(f64, i64)>,
     last: f64,
-    lease: Option<(f64, i64)>,
+    /// By holder: ceiling, end, whether it follows.
+    leases: [Option<(f64, i64, bool)>; 3],
     stopped: bool,
     at_us: i64,
     due: f64,
@@ -57,10 +60,11 @@ impl Simulation {
                 break;
             }
         }
-        match self.lease {
+        let live = || self.leases.iter().flatten().filter(|lease| self.at_us < lease.1);
+        match live().any(|lease| !lease.2) {
             _ if self.stopped => 0.0,
-            Some((ceiling, expires)) if self.at_us < expires => rate.min(ceiling),
-            _ => rate,
+            true => rate.min(live().map(|lease| lease.0).sum()),
+            false => rate,
         }
     }
 
@@ -74,8 +78,9 @@ impl Simulation {
                     next = next.min(from);
                 }
             }
-            if let Some((_, expires)) = self.lease.filter(|&(_, expires)| expires > self.at_us) {
-                next = next.min(expires);
+            for (_, expires, _) in self.leases.iter().flatten().filter(|lease| lease.1 > self.at_us)
+            {
+                next = next.min(*expires);
             }
             self.due += self.rate() * (next - self.at_us) as f64 / 1e6;
             self.at_us = next;
@@ -94,7 +99,7 @@ proptest! {
     ) {
         let mut pacer = Pacer::new(endless(&steps, last), START_US);
         let mut plain = Simulation {
-            steps, last, lease: None, stopped: false, at_us: START_US, due: 0.0,
+            steps, last, leases: [None; 3], stopped: false, at_us: START_US, due: 0.0,
         };
         let mut now = START_US;
         let mut due_at: Vec<i64> = Vec::new();
@@ -115,13 +120,14 @@ proptest! {
             // What was not acknowledged yet keeps its time, however often the rate changes.
             slowest = slowest.max(count * u64::from(trim) / 4);
             match act {
-                Act::Grant { rate, lasting_us } => {
-                    pacer.grant(Lease { rate, expires_us: now + lasting_us }, now, slowest);
-                    plain.lease = Some((rate, now + lasting_us));
+                Act::Grant { holder, rate, lasting_us, follows } => {
+                    let lease = Lease { rate, expires_us: now + lasting_us, follows };
+                    pacer.grant(&holder.to_string(), lease, now, slowest).expect("three holders");
+                    plain.leases[holder] = Some((rate, now + lasting_us, follows));
                 }
-                Act::EndLease => {
-                    pacer.end_lease(now, slowest);
-                    plain.lease = None;
+                Act::EndLease(holder) => {
+                    pacer.end_lease(&holder.to_string(), now, slowest);
+                    plain.leases[holder] = None;
                 }
                 Act::Stop => {
                     pacer.stop(now, slowest);
@@ -203,16 +209,20 @@ fn a_duration_cuts_the_steps_short() {
     assert_eq!(pacer.curve().due_count(i64::MAX / 2), 300);
 }
 
+fn leads(rate: f64, expires_us: i64) -> Lease {
+    Lease { rate, expires_us, follows: false }
+}
+
 /// The lease ends by itself, and what it held back is reported, not sent in a burst.
 #[test]
 fn an_expired_lease_gives_the_schedules_rate_back_without_a_burst() {
     let second = 1_000_000;
     let mut pacer = Pacer::new(schedule("1000:10s"), START_US);
     let now = START_US + 2 * second;
-    pacer.grant(Lease { rate: 100.0, expires_us: now + 3 * second }, now, 0);
+    pacer.grant("", leads(100.0, now + 3 * second), now, 0).expect("one holder");
     assert_eq!(pacer.rate(now), 100.0);
     assert_eq!(pacer.rate(now + 3 * second), 1000.0);
-    assert_eq!(pacer.lease(now + 3 * second), None);
+    assert_eq!(pacer.leases().ceiling(now + 3 * second), None);
     let curve = pacer.curve();
     // A fraction of an event may be left over at each change of rate.
     let close = |count: u64, wanted: u64| assert!(count.abs_diff(wanted) <= 1, "{count}");
@@ -232,7 +242,7 @@ fn renewed_leases_do_not_grow_the_curve() {
         let now = START_US + second * 1_000_000;
         let slowest = pacer.curve().due_count(now).saturating_sub(100);
         let rate = 500.0 + (second % 7) as f64;
-        pacer.grant(Lease { rate, expires_us: now + 5_000_000 }, now, slowest);
+        pacer.grant("", leads(rate, now + 5_000_000), now, slowest).expect("one holder");
         assert!(pacer.curve().knots.len() <= 5, "{:?}", pacer.curve().knots);
     }
 }

@@ -31,9 +31,18 @@ const SKEW_MAX: f64 = 20.0;
 /// Ids up to 2^63 leave room for the longest run.
 const FIRST_ID_MAX: u64 = 1 << 63;
 
+/// Where the groups of [`Flags`] begin.
+pub const GROUPS: cli::Groups =
+    &[("--rate", "Load"), ("--brokers", "Kafka"), ("--listen", "Observability and control")];
+
 /// Offers events to a Kafka topic at the rate of a schedule, whatever the brokers do: what cannot
 /// be sent now is sent later. The same seed gives the same ids, keys and payloads.
 #[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    usage = "[flags]",
+    example = "{command_name} --rate 1500\n\
+               {command_name} --schedule 1500:60s,8000:10m --msg-size 512"
+)]
 pub struct Flags {
     /// rate in events/s; or give --schedule
     #[argh(option, from_str_fn(units::rate))]
@@ -76,28 +85,6 @@ pub struct Flags {
     #[argh(option, default = "0.0", from_str_fn(skew))]
     pub key_skew: f64,
 
-    /// time between two requests to a broker (20ms): linger.ms
-    #[argh(option, default = "Duration::from_millis(20)", from_str_fn(linger))]
-    pub linger: Duration,
-
-    /// replicas that must have an event: all, 1 or 0 (all); below all, events that count as sent
-    /// can be lost with a broker or a connection: acks
-    #[argh(option, default = "Acks::All", from_str_fn(Acks::parse))]
-    pub acks: Acks,
-
-    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x; idempotent with --acks all:
-    /// enable.idempotence), kafka (crate kafka, up to 3.9) (wire)
-    #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
-    pub client: Client,
-
-    /// how batches are packed: none, gzip, snappy, lz4, zstd (none); --client wire only: compression.type
-    #[argh(option, default = "Codec::None", from_str_fn(Codec::parse))]
-    pub compression: Codec,
-
-    /// topic to send to (events)
-    #[argh(option, default = "String::from(\"events\")")]
-    pub topic: String,
-
     /// bootstrap list host:port[,host:port...] (LAB_BROKERS, else where run/cluster.sh listens): bootstrap.servers
     #[argh(option)]
     pub brokers: Option<String>,
@@ -106,6 +93,32 @@ pub struct Flags {
     #[argh(option)]
     pub command_config: Option<String>,
 
+    /// topic to send to (events)
+    #[argh(option, default = "String::from(\"events\")")]
+    pub topic: String,
+
+    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x; idempotent with --acks all:
+    /// enable.idempotence), kafka (crate kafka, up to 3.9) (wire)
+    #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
+    pub client: Client,
+
+    /// replicas that must have an event: all, 1 or 0 (all); below all, events that count as sent
+    /// can be lost with a broker or a connection: acks
+    #[argh(option, default = "Acks::All", from_str_fn(Acks::parse))]
+    pub acks: Acks,
+
+    /// time between two requests to a broker (20ms): linger.ms
+    #[argh(option, default = "Duration::from_millis(20)", from_str_fn(linger))]
+    pub linger: Duration,
+
+    /// how batches are packed: none, gzip, snappy, lz4, zstd (none); --client wire only: compression.type
+    #[argh(option, default = "Codec::None", from_str_fn(Codec::parse))]
+    pub compression: Codec,
+
+    /// how long to go on sending the backlog after the schedule's end or SIGTERM (30s)
+    #[argh(option, default = "Duration::from_secs(30)", from_str_fn(units::duration))]
+    pub drain_timeout: Duration,
+
     /// address of /metrics, /healthz, /readyz, /debug/pprof and /rate (127.0.0.1:9901; port 0 picks one)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9901))")]
     pub listen: SocketAddr,
@@ -113,10 +126,6 @@ pub struct Flags {
     /// file with the token that HTTP callers must show
     #[argh(option)]
     pub token_file: Option<PathBuf>,
-
-    /// how long to go on sending the backlog after the schedule's end or SIGTERM (30s)
-    #[argh(option, default = "Duration::from_secs(30)", from_str_fn(units::duration))]
-    pub drain_timeout: Duration,
 }
 
 /// Ids between the first ones of two shares: years of a million events a second.

@@ -15,6 +15,8 @@ pub mod slow_source;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::failure::Failure;
 use crate::queue::{self, Intake, Kind, Load as _, Offer};
 use crate::source::{Assigned, Downstream, Enqueued, Rejected, Run};
@@ -25,9 +27,11 @@ use dead_letters::DeadLetters;
 use shed_ids::ShedIds;
 
 /// What to do about a full queue, and what that costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Wait until there is room. Costs time: the log keeps the difference, latency grows with it.
+    #[default]
     Buffer,
     /// Drop the newest event, count it and go on. Costs loss: latency stays, goodput is the sink's.
     Shed,
@@ -37,14 +41,22 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// Its name in flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Buffer => "buffer",
+            Self::Shed => "shed",
+            Self::SlowSource => "slow-source",
+        }
+    }
+
     /// By its name in flags.
     ///
     /// # Errors
     /// Says which there are.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let all =
-            [("buffer", Self::Buffer), ("shed", Self::Shed), ("slow-source", Self::SlowSource)];
-        units::one_of(text, &all)
+        let all = [Self::Buffer, Self::Shed, Self::SlowSource];
+        units::one_of(text, &all.map(|policy| (policy.name(), policy)))
     }
 
     /// Whether it goes with `queue`.

@@ -18,8 +18,9 @@ use crate::event::{EVENT_BYTES_MAX, Event, HEADER_BYTES};
 use crate::http::client::value;
 use crate::http::{Limits, head};
 use crate::lab::{audit, scrape};
+use crate::load::leases::Lease;
 use crate::load::rate::{LEASE_MAX, RateLease};
-use crate::load::schedule::{Lease, Pacer, Schedule};
+use crate::load::schedule::{Pacer, Schedule};
 use crate::logging::SAID_CHARS_MAX;
 use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches, parse_header};
 use crate::sink::bucket::{Bucket, Due};
@@ -157,12 +158,12 @@ mod property {
     }
 
     /// Leases, one a line, each granted when a third of the last one has passed. None may raise
-    /// the rate, make an event due again, or outlast its time.
+    /// the rate, make an event due again, or outlast its time; alone none is exceeded.
     pub fn rate_lease(bytes: &[u8]) {
         const RATE: f64 = 2_000.0;
         let mut now_us = 1_700_000_000_000_000;
         let mut pacer = Pacer::new(Schedule::constant(RATE), now_us);
-        let mut due = 0;
+        let (mut due, mut longest_us, mut holders) = (0, 0, std::collections::BTreeSet::new());
         for line in bytes.split(|byte| *byte == b'\n') {
             let lease = serde_json::from_slice::<RateLease>(line).map_err(|e| e.to_string());
             let Ok(lease) = lease.and_then(RateLease::check) else { continue };
@@ -170,13 +171,20 @@ mod property {
             let time = Duration::from_millis(lease.lease_ms);
             assert!(!time.is_zero() && time <= LEASE_MAX, "{lease:?}");
             let time_us = i64::try_from(time.as_micros()).expect("ten minutes");
-            pacer.grant(Lease { rate: lease.rate, expires_us: now_us + time_us }, now_us, due);
-            assert!(pacer.rate(now_us) <= RATE.min(lease.rate), "{lease:?}");
-            assert_eq!(pacer.rate(now_us + time_us), RATE, "{lease:?}");
+            let (expires_us, follows) = (now_us + time_us, lease.follows);
+            let granted = Lease { rate: lease.rate, expires_us, follows };
+            if pacer.grant(&lease.holder, granted, now_us, due).is_err() {
+                return;
+            }
+            holders.insert(lease.holder.clone());
+            longest_us = longest_us.max(expires_us);
+            let least = if holders.len() == 1 && !follows { RATE.min(lease.rate) } else { RATE };
+            assert!(pacer.rate(now_us) <= least, "{lease:?}");
+            assert_eq!(pacer.rate(longest_us), RATE, "{lease:?}");
             let passed_us = 1 + time_us / 3;
             now_us += passed_us;
             let then = pacer.curve().due_count(now_us);
-            let most = RATE.min(lease.rate) * passed_us as f64 / 1e6 + 1.0;
+            let most = least * passed_us as f64 / 1e6 + 1.0;
             assert!(then >= due && (then - due) as f64 <= most, "{lease:?}: {due} to {then}");
             due = then;
         }

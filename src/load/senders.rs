@@ -25,15 +25,15 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 const RENEW: Duration = Duration::from_secs(3);
 
 /// The senders at work.
-pub struct Fleet {
+pub struct Senders {
     shared: Arc<Shared>,
     stop: Stop,
     members: BTreeMap<i32, (SenderId, Arc<Busy>)>,
     next_id: SenderId,
 }
 
-impl Fleet {
-    /// A fleet without senders yet, whose failures stop the run; starts renewing the metadata.
+impl Senders {
+    /// None yet, whose failures stop the run; starts renewing the metadata.
     pub fn start(shared: Arc<Shared>, stop: Stop) -> Result<Self, Failure> {
         let asker = Arc::clone(&shared);
         threads::spawn_watched("metadata", stop.clone(), move || {
