@@ -4,6 +4,8 @@
 //! Invariant: chaos never holds the fault, the sink does, with its end; so nothing that happens
 //! to this process or to the network can leave the sink slow.
 
+pub mod flags;
+
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 

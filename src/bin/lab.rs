@@ -1,12 +1,14 @@
-//! `lab`: the instruments of a run, from the prediction before it to the report after it.
+//! `lab`: the instruments of a run, from the prediction before it to the report after it; and, called by their names,
+//! the four programs of the pipeline. They are linked once.
 
 use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
-use backpressure_lab::cli;
+use backpressure_lab::failure::Failure;
 use backpressure_lab::lab::{
     audit, autopsy, bench, cluster, plan, predict, probe, report, run, watch,
 };
+use backpressure_lab::{chaos, cli, load, pipeline, sink, threads};
 
 /// Instruments of the backpressure lab.
 #[derive(FromArgs, ArgsInfo)]
@@ -31,7 +33,30 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    cli::main(option_env!("LAB_REVISION"), |lab: Lab| match lab.command {
+    let revision = option_env!("LAB_REVISION");
+    let name = cli::program();
+    threads::name_process(&name);
+    match name.as_str() {
+        "producer" => {
+            cli::main(revision, load::settings::GROUPS, |flags: load::settings::Flags| {
+                load::producer::run(flags.settings()?)
+            })
+        }
+        "processor" => {
+            cli::main(revision, pipeline::flags::GROUPS, |flags: pipeline::flags::Flags| {
+                cli::say_json(&pipeline::run(flags.settings()?)?)
+            })
+        }
+        "sink" => cli::main(revision, sink::settings::GROUPS, |flags: sink::settings::Flags| {
+            sink::server::run(flags.settings()?)
+        }),
+        "chaos" => cli::main(revision, &[], chaos::flags::run),
+        _ => cli::main(revision, &[], instruments),
+    }
+}
+
+fn instruments(lab: Lab) -> Result<(), Failure> {
+    match lab.command {
         Command::Run(settings) => run::run(&settings),
         Command::Cluster(flags) => cluster::run(&flags),
         Command::Bench(settings) => bench::run(&settings),
@@ -42,5 +67,5 @@ fn main() -> ExitCode {
         Command::Audit(settings) => audit::run(&settings).map(drop),
         Command::Autopsy(settings) => autopsy::run(&settings),
         Command::Report(settings) => report::run(&settings),
-    })
+    }
 }

@@ -1,11 +1,8 @@
 //! `sink`: acks events at a limited rate, and remembers what it acked.
 
-use std::process::ExitCode;
+#[path = "../program.rs"]
+mod program;
 
-use backpressure_lab::cli;
-use backpressure_lab::sink::server;
-use backpressure_lab::sink::settings::Flags;
-
-fn main() -> ExitCode {
-    cli::main(option_env!("LAB_REVISION"), |flags: Flags| server::run(flags.settings()?))
+fn main() -> std::process::ExitCode {
+    program::run("sink")
 }

@@ -37,7 +37,7 @@ pub struct Settings {
     /// gzipped profile, as from /debug/pprof/heap
     #[argh(positional)]
     pub profile: PathBuf,
-    /// the binary that ran (the file that the profile names)
+    /// the binary that ran, which is `lab` for each of the five programs (the file that the profile names)
     #[argh(option)]
     pub binary: Option<PathBuf>,
     /// call sites in the table, those with most bytes (10)

@@ -60,7 +60,7 @@ impl<'data> Names<'data> {
         if !build_id.is_empty() && own != build_id {
             return Err(Failure::Failed(format!(
                 "{path} has build id '{own}', the profile is of '{build_id}': give the binary that \
-                 ran with --binary"
+                 ran with --binary; the five programs all run as `lab`"
             )));
         }
         let endian =

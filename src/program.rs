@@ -1,0 +1,20 @@
+//! Becomes the program `lab` beside this one, under this one's name. `lab` is all five programs, linked once; the other
+//! four are their names (`src/bin/lab.rs` goes by the name that it is called by).
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+/// Runs `name` with this process's arguments; comes back only when there is no `lab`.
+pub fn run(name: &str) -> ExitCode {
+    let lab = std::env::current_exe().map(|own| own.with_file_name("lab"));
+    let why = match &lab {
+        Ok(lab) => Command::new(lab).arg0(name).args(std::env::args_os().skip(1)).exec(),
+        Err(why) => std::io::Error::new(why.kind(), why.to_string()),
+    };
+    let lab = lab.unwrap_or_else(|_| "lab".into());
+    eprintln!(
+        "error: {name} is a part of {}: {why}; install the five programs side by side",
+        lab.display()
+    );
+    ExitCode::from(1)
+}
