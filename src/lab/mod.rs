@@ -6,7 +6,8 @@
 //! - `live`        the page that the watch serves, and its line in a terminal
 //! - `samples`     a sample and its file
 //! - `model`, `layout`  the fluid model, and the bytes that one queued event costs
-//! - `predict`     what the model says about any load, without a run
+//! - `web`         what the pages have in common: look, charts, headers
+//! - `predict`     what the model says about any load, without a run, as text or as a page
 //! - `audit`       the ledger, id by id
 //! - `heaps`, `autopsy`  the last heap profile of a process, and the call sites that it names
 //! - `stats`, `text`  lines, rates, means; how a figure is written
@@ -47,6 +48,7 @@ pub mod text;
 mod tools;
 pub mod verdict;
 pub mod watch;
+mod web;
 
 use std::path::Path;
 

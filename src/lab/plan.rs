@@ -10,7 +10,8 @@ use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{self, Experiment, Form, Prediction, Setup};
+use crate::lab::experiments::{self, Experiment, Form, Launch, Prediction, Setup, own};
+use crate::lab::predict;
 use crate::units;
 
 /// File name inside a run's folder.
@@ -18,16 +19,30 @@ pub const FILE: &str = "plan.json";
 /// File name of the host facts.
 pub const HOST_FILE: &str = "host.json";
 
-/// Before a run: write down the prediction and the host.
+/// Before a run: write down the prediction and the host, of an experiment or of a load of your own.
 #[derive(Debug, FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "plan")]
+#[argh(
+    subcommand,
+    name = "plan",
+    example = "{command_name} --experiment exp2 --form quick runs/exp2\n\
+               {command_name} --producer '--schedule 3k:1h,12k:20m' --sink '--rate-limit 5k' --processor '--queue-cap 9200' runs/mine"
+)]
 pub struct Settings {
     /// which experiment: ceiling, exp1 to exp7, faults, longlife
     #[argh(option)]
-    pub experiment: String,
-    /// quick or full
-    #[argh(option, from_str_fn(form))]
+    pub experiment: Option<String>,
+    /// quick or full (full)
+    #[argh(option, default = "Form::Full", from_str_fn(form))]
     pub form: Form,
+    /// a load of your own instead: the producer's flags, with a --schedule
+    #[argh(option)]
+    pub producer: Option<String>,
+    /// the flags of your sink, where it is the lab's; else its ceiling as --rate-limit (2000)
+    #[argh(option, default = "String::new()")]
+    pub sink: String,
+    /// the flags of your processor: queue, policy, batches, workers
+    #[argh(option, default = "String::new()")]
+    pub processor: String,
     /// kafka's release, for the record
     #[argh(option, default = "String::from(\"unknown\")")]
     pub kafka: String,
@@ -84,10 +99,18 @@ fn form(text: &str) -> Result<Form, String> {
 /// Writes `plan.json` and `host.json`.
 ///
 /// # Errors
-/// As [`Plan::write`].
+/// `Usage` for flags that a program would not take, and as [`Plan::write`].
 pub fn run(settings: &Settings) -> Result<(), Failure> {
-    let experiment = experiments::named(&settings.experiment)?;
-    let plan = Plan::of(experiment, settings.form)?;
+    let plan = match (&settings.experiment, &settings.producer) {
+        (Some(name), None) if settings.sink.is_empty() && settings.processor.is_empty() => {
+            Plan::of(experiments::named(name)?, settings.form)?
+        }
+        (None, Some(producer)) => Plan::own(producer, &settings.sink, &settings.processor)?,
+        _ => {
+            let why = "expected --experiment, or your own --producer with --sink and --processor";
+            return Err(Failure::Usage(why.into()));
+        }
+    };
     plan.write(&host(&settings.kafka, &settings.source), &settings.dir)
 }
 
@@ -146,6 +169,19 @@ impl Plan {
         })
     }
 
+    /// The prediction of a load of one's own, from the flags of its programs.
+    ///
+    /// # Errors
+    /// When a program would not take them.
+    pub fn own(producer: &str, sink: &str, processor: &str) -> Result<Self, Failure> {
+        let name = own::EXPERIMENT.name;
+        let launch = Launch::new(name, producer, sink, processor);
+        let setup =
+            Setup::of(Form::Full, &[launch]).map_err(|why| Failure::Usage(why.to_string()))?;
+        let predictions = predict::of(&setup, name)?;
+        Ok(Self { experiment: name.into(), written_at: now(), setup, predictions })
+    }
+
     /// Writes it, and what the run runs on, into the run's folder.
     ///
     /// # Errors
@@ -165,5 +201,38 @@ impl Plan {
     /// The predicted figure `name`; NaN, which no check passes, when the plan has none.
     pub fn predicted(&self, name: &str) -> f64 {
         self.predictions.iter().find(|p| p.name == name).map_or(f64::NAN, |p| p.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prevents: a plan of one's own that predicts another load, or that takes a flag which its program does not.
+    #[test]
+    fn a_load_of_ones_own_is_planned_from_the_flags_of_its_programs() {
+        let plan =
+            Plan::own("--schedule 3k:1h,12k:20m,3k:4h --msg-size 1200", "--rate-limit 5k", "")
+                .expect("flags");
+        assert_eq!(plan.experiment, "own");
+        assert_eq!(plan.predicted("lag_slope"), 7000.0);
+        assert!((plan.predicted("wait_peak") - 1680.0).abs() < 1e-6);
+        assert_eq!(plan.predicted("caught_up_1"), 9000.0);
+        for (producer, sink, processor) in [
+            ("--rate 5", "", ""),
+            ("--schedule 5:5s", "--limit 5", ""),
+            ("--schedule 5:5s", "", "--queue pulled"),
+        ] {
+            let why = Plan::own(producer, sink, processor).expect_err("no plan");
+            assert!(matches!(why, Failure::Usage(_)), "{why}");
+        }
+        let asked = |words: &[&str]| run(&Settings::from_args(&["plan"], words).expect("flags"));
+        for words in [
+            &["/nowhere"][..],
+            &["--experiment", "exp2", "--producer", "", "/nowhere"],
+            &["--experiment", "exp2", "--sink", "--rate-limit 5", "/nowhere"],
+        ] {
+            assert!(matches!(asked(words), Err(Failure::Usage(_))), "{words:?}");
+        }
     }
 }

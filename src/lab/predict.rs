@@ -1,21 +1,28 @@
 //! `lab predict`: what the fluid model says about any load, sink, queue and memory limit, without
 //! running anything, also at sizes that no machine here has.
 //!
-//! - here        flags, and the three ways to print a forecast: table, JSON, charts
+//! - here        flags, and the ways to show a forecast: table, JSON, charts, page
 //! - `scenario`  the flags checked: what is given
 //! - `forecast`  what follows: phase by phase, and figure by figure with its formula
 //! - `wire`      bytes of an event in a request, in the log, between brokers
 //! - `drawing`   the charts
+//! - `page`      sliders that ask the model, in a browser
+//! - `words`     the flags by name, which the page changes
+//! - `recorded`  an arm of a run beside it
 //!
 //! Invariant: a figure is finite, or absent where the thing never happens.
 
 mod drawing;
 mod forecast;
+mod page;
+mod recorded;
 mod scenario;
 #[cfg(test)]
 mod tests;
 pub(super) mod wire;
+mod words;
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +31,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use crate::cli;
 use crate::failure::Failure;
+use crate::lab::experiments::{Prediction, Setup};
 use crate::lab::model::Phase;
 use crate::lab::text::{aligned, figure, scaled};
 use crate::load::schedule::Schedule;
@@ -32,16 +40,18 @@ use crate::queue;
 use crate::sink::settings::cost;
 use crate::units;
 
-use forecast::{Forecast, Row};
+use forecast::{Figure, Forecast, Row};
+use recorded::Recorded;
 use scenario::Scenario;
+use words::Words;
 
 /// Say what the fluid model predicts for a load, a sink, a queue and a memory limit.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "predict")]
 pub struct Settings {
-    /// offered load, RATE:TIME[,RATE:TIME…]
+    /// offered load, RATE:TIME[,RATE:TIME…]; needed unless --beside has one
     #[argh(option)]
-    schedule: Schedule,
+    schedule: Option<Schedule>,
     /// tokens/s of the sink (2000)
     #[argh(option, default = "2000.0", from_str_fn(units::rate))]
     rate_limit: f64,
@@ -66,10 +76,14 @@ pub struct Settings {
     /// at a full queue: buffer, shed (with --queue bounded), slow-source (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
-    /// threads that call the sink: each has a batch in flight (4)
+    /// members of the group: each has the queue, the workers and the memory that are given here, and an equal share of the
+    /// load (1)
+    #[argh(option, default = "at_least_1(1)", from_str_fn(units::count))]
+    members: NonZeroUsize,
+    /// threads of a member that call the sink: each has a batch in flight (4)
     #[argh(option, default = "at_least_1(4)", from_str_fn(units::count))]
     sink_workers: NonZeroUsize,
-    /// memory at which the processor is killed, such as 512MiB (none)
+    /// memory at which a processor is killed, such as 512MiB (none)
     #[argh(option, from_str_fn(units::size))]
     memory_limit: Option<u64>,
     /// resident memory of a processor with an empty queue (20MiB)
@@ -105,20 +119,51 @@ pub struct Settings {
     /// folder for charts (SVG)
     #[argh(option)]
     chart: Option<PathBuf>,
+    /// folder of a recorded arm, such as results/exp1/bounded: it is predicted, and drawn beside the prediction; other
+    /// flags change what it was given
+    #[argh(option)]
+    beside: Option<PathBuf>,
+    /// serve a page whose sliders ask the model, such as 127.0.0.1:9904
+    #[argh(option)]
+    listen: Option<SocketAddr>,
 }
 
 fn at_least_1(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Predicts; prints to stdout.
+/// Predicts; prints to stdout, or serves a page until a signal comes.
 ///
 /// # Errors
 /// [`Failure::Usage`] for flags that contradict each other; [`Failure::Failed`] when a chart cannot
-/// be written.
+/// be written, or the page's address cannot be had.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
-    let scenario = Scenario::new(settings)?;
-    let forecast = Forecast::of(&scenario);
+    let beside = settings.beside.as_deref().map(Recorded::read).transpose()?;
+    let typed = Words::typed();
+    let words = match &beside {
+        Some(recorded) => typed.over(&recorded.words),
+        None => typed,
+    };
+    match settings.listen {
+        Some(listen) => page::serve(listen, words, beside),
+        None => show(settings, &Scenario::new(&words.settings()?)?),
+    }
+}
+
+/// What the model says of arm `name` of a setup.
+///
+/// # Errors
+/// When the model does not cover it.
+pub fn of(setup: &Setup, name: &str) -> Result<Vec<Prediction>, Failure> {
+    let words = recorded::words(setup, name)
+        .ok_or_else(|| Failure::Failed(format!("the setup has no arm {name}")))?;
+    let forecast = Forecast::of(&Scenario::new(&words.settings()?)?);
+    let known = |f: Figure| Some(Prediction::new(&f.name, f.value?, f.unit, f.because));
+    Ok(forecast.figures.into_iter().filter_map(known).collect())
+}
+
+fn show(settings: &Settings, scenario: &Scenario) -> Result<(), Failure> {
+    let forecast = Forecast::of(scenario);
     if settings.json {
         cli::say(serde_json::to_string_pretty(&forecast).map_err(Failure::failed)?)?;
     } else {
@@ -127,7 +172,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let Some(dir) = &settings.chart else { return Ok(()) };
     std::fs::create_dir_all(dir)
         .map_err(|e| Failure::Failed(format!("--chart {}: {e}", dir.display())))?;
-    drawing::charts(&scenario, &forecast).iter().try_for_each(|chart| chart.write(dir))
+    drawing::charts(scenario, &forecast).iter().try_for_each(|chart| chart.write(dir))
 }
 
 /// A column of the table: its head and its cell.

@@ -144,10 +144,14 @@ impl Browser {
 
     /// Presses a key that types `text`, such as `("Enter", "\r")`.
     pub fn key(&mut self, key: &str, text: &str) {
+        let code = match key {
+            "Tab" => 9,
+            "ArrowRight" => 39,
+            _ => 13,
+        };
         self.call(
             "Input.dispatchKeyEvent",
-            json!({"type": "keyDown", "key": key, "code": key,
-            "windowsVirtualKeyCode": if key == "Tab" { 9 } else { 13 }, "text": text}),
+            json!({"type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text}),
         );
         self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key, "code": key}));
     }

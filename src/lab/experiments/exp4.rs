@@ -1,9 +1,9 @@
 //! Experiment 4: how many workers, and what does order cost? A call takes 5 ms, so W workers that
 //! take whatever is next carry W calls in that time, and overtake each other. Workers by key keep a
-//! key's order: the hottest lane then bounds them all, because its queue fills and the one stream
-//! that feeds every lane waits for it.
+//! key's order: the hottest shard then bounds them all, because its queue fills and the one stream
+//! that feeds every shard waits for it.
 //!
-//! The share of that lane is known before the run (`worker_cases`).
+//! The share of that shard is known before the run (`worker_cases`).
 
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::{Words, over_ratios};
@@ -32,7 +32,7 @@ pub const EXPERIMENT: Experiment = Experiment {
                order of a key, and what does it cost to keep it?",
     held: "offered load, seed, 100 keys, payload, sink (5 ms a call, no limit in reach), one event a \
            call, a bounded queue of 1,600 events, a topic of one partition (so that the log itself \
-           has one order, and one stream feeds every lane), machine",
+           has one order, and one stream feeds every shard), machine",
     varied: "workers (1, 4, 16); who takes an event: whoever is free (`rr`) or its key's worker \
              (`key`); keys uniform or by Zipf's law with exponent 1. A single worker is both",
     arms: &[
@@ -54,7 +54,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     tables: |run| vec![cases_table(run)],
     limits: "One machine and one run an arm. How often order breaks depends on how evenly threads \
              are woken: it is counted, not predicted, and a quieter machine breaks it less often. \
-             100 keys are few: a hash spreads them unevenly over 16 lanes (13 % in the fullest \
+             100 keys are few: a hash spreads them unevenly over 16 shards (13 % in the fullest \
              instead of 6 %), and 10,000 uniform keys would pay a tax of 7 % instead. With several \
              partitions the streams without the hottest key would run ahead for as long as they \
              have a backlog.",
@@ -74,7 +74,7 @@ fn launches(form: Form) -> Vec<Launch> {
             case.workers
         );
         let sink = "--rate-limit 100000 --latency 5ms";
-        // One partition: one order in the log, one stream to all lanes.
+        // One partition: one order in the log, one stream to all shards.
         Launch { partitions: 1, ..Launch::new(case.arm, &load, sink, &flags) }
     };
     CASES.map(arm).into()
@@ -109,7 +109,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     all
 }
 
-/// When every lane that will be full is full.
+/// When every shard that will be full is full.
 fn steady(run: &Run) -> Phase {
     run.plan.setup.overload().settled(SETTLE_S)
 }
@@ -283,8 +283,8 @@ fn throughput_chart(run: &Run) -> Chart {
             times(run, "key16-zipf")
         ),
         subtitle: "Events delivered per second, each call taking 5 ms and its way. Predicted from what the single \
-         worker carries. By key, the fullest lane bounds \
-         all; a hash fills lanes unevenly, so one worker more may carry less.",
+         worker carries. By key, the fullest shard bounds \
+         all; a hash fills shards unevenly, so one worker more may carry less.",
         y_label: "events/s",
     };
     by_workers(words, lines)

@@ -116,6 +116,7 @@ impl Launch {
             queue_cap: first.queue.capacity().map(|cap| cap as f64),
             workers: first.workers.get() as u32,
             by_key: first.sharding == Sharding::Key,
+            policy: first.policy,
             batch: batch as f64,
             linger_s,
             commit_interval_s: first.member.commit_interval.as_secs_f64(),

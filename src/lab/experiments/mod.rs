@@ -20,6 +20,7 @@ pub mod exp7;
 pub mod faults;
 pub mod launch;
 pub mod longlife;
+pub mod own;
 #[cfg(test)]
 mod recorded;
 mod worker_cases;
@@ -31,6 +32,7 @@ use crate::lab::charts::{Chart, Ink};
 pub use crate::lab::model::Phase;
 use crate::lab::model::Rates;
 use crate::lab::run_folder::Run;
+use crate::policy::Policy;
 pub use launch::{Form, Launch};
 
 /// Every experiment that can be reported.
@@ -76,6 +78,37 @@ pub struct Experiment {
     pub tables: fn(&Run) -> Vec<Table>,
     /// What these numbers cannot show.
     pub limits: &'static str,
+}
+
+/// The experiment of a plan, which may be of a load of one's own.
+///
+/// # Errors
+/// As [`named`].
+pub fn planned(name: &str) -> Result<&'static Experiment, Failure> {
+    if name == own::EXPERIMENT.name { Ok(&own::EXPERIMENT) } else { named(name) }
+}
+
+impl Experiment {
+    /// The arm whose folder is called so; a load of one's own has one arm, whatever its folder is called.
+    ///
+    /// # Errors
+    /// As [`Experiment::arm`].
+    pub fn arm_in(&self, folder: &str) -> Result<ArmSpec, Failure> {
+        let own = own::EXPERIMENT.name;
+        self.arm(if self.name == own { own } else { folder })
+    }
+
+    /// The arm of that name.
+    ///
+    /// # Errors
+    /// When it has none: says which it has.
+    pub fn arm(&self, name: &str) -> Result<ArmSpec, Failure> {
+        self.arms.iter().find(|arm| arm.name == name).copied().ok_or_else(|| {
+            let names: Vec<&str> = self.arms.iter().map(|arm| arm.name).collect();
+            let (own, names) = (self.name, names.join(", "));
+            Failure::Failed(format!("{own} has no arm {name}: allowed: {names}"))
+        })
+    }
 }
 
 /// One arm's place in the report; its flags are a [`Launch`].
@@ -191,6 +224,9 @@ pub struct ArmSetup {
     pub workers: u32,
     /// Whether a key has its worker.
     pub by_key: bool,
+    /// At a full queue.
+    #[serde(default)]
+    pub policy: Policy,
     /// Events in a call at most.
     pub batch: f64,
     /// How long a call waits for more, s.

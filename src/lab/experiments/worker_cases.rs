@@ -1,7 +1,7 @@
 //! The arms of experiment 4 as cases: how many workers, how they share events, how keys are drawn,
-//! and what follows for the fullest lane.
+//! and what follows for the fullest shard.
 //!
-//! Nothing here is fitted: keys are drawn from the seed as the producer draws them, and go to lanes
+//! Nothing here is fitted: keys are drawn from the seed as the producer draws them, and go to shards
 //! as the queue sends them.
 
 use super::Setup;
@@ -53,14 +53,14 @@ pub fn busiest_share(setup: &Setup, case: Case) -> f64 {
     let seed = setup.arms.first().map_or(0, |arm| arm.seed);
     let Ok(keys) = Keys::new(KEYS, case.skew) else { return f64::NAN };
     let ids = setup.offered().total(setup.end_s()) as u64;
-    let mut lanes = vec![0u64; case.workers as usize];
+    let mut shards = vec![0u64; case.workers as usize];
     for id in 0..ids {
-        let lane = queue::shard(keys.draw(&mut event::stream(seed, id)), lanes.len());
-        if let Some(events) = lanes.get_mut(lane) {
+        let shard = queue::shard(keys.draw(&mut event::stream(seed, id)), shards.len());
+        if let Some(events) = shards.get_mut(shard) {
             *events += 1;
         }
     }
-    lanes.into_iter().max().unwrap_or(0) as f64 / ids as f64
+    shards.into_iter().max().unwrap_or(0) as f64 / ids as f64
 }
 
 /// The arm with as many workers on the same keys that does not keep order.
@@ -74,7 +74,7 @@ mod tests {
     use super::super::exp4;
     use super::*;
 
-    // 100 uniform keys: the hash puts 13 of them into one of 16 lanes, 30 into one of 4.
+    // 100 uniform keys: the hash puts 13 of them into one of 16 shards, 30 into one of 4.
     #[test]
     fn the_busiest_worker_is_known_from_the_seed_and_the_hash() {
         let setup = Setup::quick(&exp4::EXPERIMENT);

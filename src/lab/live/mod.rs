@@ -5,7 +5,7 @@
 //! - `history`  the points that a page can ask for
 //! - `story`    the plan of the run that is watched: its phases, its model, its checks so far
 //! - `progress` the same in one line of a terminal
-//! - `page`     what a browser is answered; `page/` its files, `uplot/` the chart library
+//! - `page`     what a browser is answered; `page/` its files
 //!
 //! Invariant: what was not read is absent here and on the page, never 0; memory has a bound that
 //! does not grow with the run. It deliberately measures nothing: `watch` hands it what it saw.
@@ -29,7 +29,7 @@ use crate::failure::Failure;
 use crate::http::Access;
 use crate::lab::samples::Sample;
 use history::History;
-pub use point::Sources;
+pub use point::{Point, Sources};
 use story::{SoFar, Story};
 
 /// What the page and the terminal's line are made from.

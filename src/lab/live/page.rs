@@ -1,8 +1,6 @@
 //! What a browser is answered: the page and its files, `GET /live`, `POST /chaos`.
 //!
-//! Everything comes from this binary and the page may load nothing else (its Content-Security-
-//! Policy says so). Reading is as open as `/metrics`; chaos goes through [`crate::http::Access`] and takes
-//! JSON alone, which no page from elsewhere can send without being asked first.
+//! Reading is as open as `/metrics`; chaos goes through [`crate::http::Access`] and takes JSON alone.
 
 use serde::Serialize;
 
@@ -12,20 +10,12 @@ use super::story::{SoFar, Story};
 use super::{Live, State};
 use crate::clock;
 use crate::http::{Request, Response};
+use crate::lab::web::{self, File};
 use crate::sink::control::Command;
 
-/// No inline script or style, nothing from elsewhere, in nobody's frame.
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// (path, content type, bytes)
-const FILES: &[(&str, &str, &str)] = &[
-    ("/", "text/html; charset=utf-8", include_str!("page/live.html")),
-    ("/live.css", "text/css; charset=utf-8", include_str!("page/live.css")),
-    ("/live.js", "text/javascript; charset=utf-8", include_str!("page/live.js")),
-    ("/charts.js", "text/javascript; charset=utf-8", include_str!("page/charts.js")),
-    ("/uplot.css", "text/css; charset=utf-8", include_str!("uplot/uPlot.min.css")),
-    ("/uplot.js", "text/javascript; charset=utf-8", include_str!("uplot/uPlot.iife.min.js")),
+const FILES: [File; 2] = [
+    File::html("/", include_str!("page/live.html")),
+    File::script("/live.js", include_str!("page/live.js")),
 ];
 
 /// `GET /live`.
@@ -57,21 +47,14 @@ struct Answer<'a> {
 impl Live {
     /// Answers whatever is not an instrument's.
     pub fn answer(&self, request: &Request) -> Response {
-        let reads = matches!(request.method.as_str(), "GET" | "HEAD");
-        let file = FILES.iter().find(|(path, ..)| *path == request.path);
-        let answer = match (request.path.as_str(), file) {
-            (_, Some((_, kind, text))) if reads => Response::bytes(200, kind, (*text).into()),
-            ("/live", _) if reads => self.points(&request.query),
-            ("/chaos", _) if request.method == "POST" => self.disturb(request),
-            ("/chaos", _) => refuse_method("POST"),
-            ("/live", _) | (_, Some(_)) => refuse_method("GET, HEAD"),
+        let own = || match request.path.as_str() {
+            "/live" if web::reads(request) => self.points(&request.query),
+            "/live" => web::refuse_method(web::READ),
+            "/chaos" if request.method == "POST" => self.disturb(request),
+            "/chaos" => web::refuse_method("POST"),
             _ => Response::text(404, "try / or /metrics"),
         };
-        answer
-            .with_header("Content-Security-Policy", POLICY)
-            .with_header("X-Content-Type-Options", "nosniff")
-            .with_header("Referrer-Policy", "no-referrer")
-            .with_header("Cache-Control", "no-store")
+        web::guarded(web::file(&FILES, request).unwrap_or_else(own))
     }
 
     fn points(&self, query: &str) -> Response {
@@ -110,9 +93,8 @@ impl Live {
         if let Err(refusal) = self.access.check(request) {
             return refusal;
         }
-        let kind = request.headers.get("content-type").unwrap_or_default();
-        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(JSON) {
-            return Response::text(415, format_args!("content type '{kind}': expected {JSON}"));
+        if let Err(refusal) = web::only_json(request) {
+            return refusal;
         }
         let command = match serde_json::from_slice::<Command>(&request.body) {
             Ok(Command::Rate { .. }) => {
@@ -128,12 +110,6 @@ impl Live {
             Err(why) => Response::text(502, why),
         }
     }
-}
-
-const JSON: &str = "application/json";
-
-fn refuse_method(allowed: &'static str) -> Response {
-    Response::text(405, format_args!("only {allowed}")).with_header("Allow", allowed)
 }
 
 impl State {

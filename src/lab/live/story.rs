@@ -104,15 +104,15 @@ impl Story {
     fn open(path: &Path, out: &Path) -> Result<Option<Self>, Failure> {
         let arm = out.file_name().unwrap_or_default().to_string_lossy();
         let plan: Plan = read_json(path)?;
-        let experiment = experiments::named(&plan.experiment)?;
+        let experiment = experiments::planned(&plan.experiment)?;
         if experiment.arms.is_empty() || arm == experiments::WARM_UP {
             return Ok(None);
         }
-        let spec = experiment.arms.iter().find(|spec| spec.name == arm).ok_or_else(|| {
-            let (path, name) = (path.display(), experiment.name);
-            Failure::Failed(format!("{path} is of {name}, which has no arm {arm}"))
-        })?;
-        let run = Run::under_way(plan, *spec, out);
+        let spec = experiment
+            .arm_in(&arm)
+            .map_err(|why| Failure::Failed(format!("{}: {why}", path.display())))?;
+        log::info!(plan = path.display().to_string(), arm = spec.name; "the live page shows its prediction");
+        let run = Run::under_way(plan, spec, out);
         Ok(Some(Self { experiment, run, seen: 0, every: 1 }))
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let other = dir.path().join("other");
         assert!(Story::find(None, &other).expect("a page without a model").is_none());
         let why = Story::find(Some(&dir.path().join(plan::FILE)), &other).err().expect("refused");
-        assert!(why.to_string().contains("exp2, which has no arm other"), "{why}");
+        assert!(why.to_string().contains("exp2 has no arm other"), "{why}");
         assert!(Story::find(Some(Path::new("/nowhere/plan.json")), &other).is_err());
         assert!(Story::find(None, Path::new("/nowhere/arm")).expect("no plan").is_none());
     }

@@ -50,7 +50,7 @@ pub struct Row {
     pub lag_per_partition: f64,
     /// Of these, in the processor's memory.
     pub queue: f64,
-    /// Of the processor.
+    /// Of a processor.
     pub rss_bytes: f64,
     /// Since it was due, of the event that is served then; absent once the processor is killed.
     pub wait_s: Option<f64>,
@@ -89,7 +89,8 @@ impl Forecast {
     pub fn of(scenario: &Scenario) -> Self {
         let end_s = scenario.end_s();
         // The queue at which the limit is reached; only a queue that may grow so far reaches it.
-        let fatal = scenario.fits().filter(|fatal| *fatal < scenario.capacity);
+        let fatal = scenario.fits().map(|fits| fits * scenario.members);
+        let fatal = fatal.filter(|fatal| *fatal < scenario.capacity);
         let alive = Course::of(&scenario.offered, &scenario.ceiling, end_s);
         let killed_s = fatal.and_then(|fatal| alive.rises_to(fatal));
         let ceiling = match killed_s {
@@ -132,6 +133,11 @@ impl Forecast {
         all
     }
 
+    /// What is served at `t` s at most, events/s.
+    pub fn ceiling_at(&self, t: f64) -> f64 {
+        self.ceiling.at(t)
+    }
+
     /// Events offered and not served at `t` s.
     pub fn lag(&self, t: f64) -> f64 {
         self.course.at(t)
@@ -142,9 +148,9 @@ impl Forecast {
         if self.is_dead(t) { 0.0 } else { model::queued(self.lag(t), scenario.capacity) }
     }
 
-    /// The processor's resident memory at `t` s.
+    /// A processor's resident memory at `t` s.
     pub fn rss(&self, scenario: &Scenario, t: f64) -> f64 {
-        let queue = self.queue(scenario, t);
+        let queue = self.queue(scenario, t) / scenario.members;
         let alive = model::rss_bytes(scenario.empty_bytes(), scenario.event_bytes, queue);
         if self.is_dead(t) { 0.0 } else { alive }
     }
@@ -286,9 +292,14 @@ impl Forecast {
         say("lag_peak_per_partition", Some(peak / s.partitions), "events", even);
 
         let queue = self.moments().into_iter().map(|t| self.queue(s, t)).fold(0.0, f64::max);
+        let each = if s.members > 1.0 {
+            format!(" of {} members", figure(s.members))
+        } else {
+            String::new()
+        };
         let held = match s.capacity {
             0.0 => "no queue: the rest of the lag waits in the log".into(),
-            c if c.is_finite() => format!("lag, at most the capacity of {}", figure(c)),
+            c if c.is_finite() => format!("lag, at most the capacity of {}{each}", figure(c)),
             _ => "the lag while the processor lives: the queue has no limit".into(),
         };
         say("queue_peak", Some(queue), "events", held);
@@ -300,9 +311,10 @@ impl Forecast {
             bytes(s.base_bytes),
             bytes(s.fetch_bytes),
             bytes(s.event_bytes),
-            figure(queue)
+            figure(queue / s.members)
         );
-        say("rss_peak", Some(model::rss_bytes(s.empty_bytes(), s.event_bytes, queue)), "B", sum);
+        let rss = model::rss_bytes(s.empty_bytes(), s.event_bytes, queue / s.members);
+        say("rss_peak", Some(rss), "B", sum);
         if let (Some(limit), Some(fits)) = (s.limit_bytes, s.fits()) {
             let because = match fatal {
                 Some(fatal) => format!(
@@ -310,7 +322,7 @@ impl Forecast {
                     bytes(limit),
                     bytes(s.empty_bytes()),
                     bytes(s.event_bytes),
-                    figure(fatal)
+                    figure(fatal / s.members)
                 ),
                 None => format!("a full queue stays below the limit of {}", bytes(limit)),
             };
@@ -323,17 +335,13 @@ impl Forecast {
             );
             say("capacity_by_memory", Some(fits.floor()), "events", because);
         }
+        let (served, in_flight) = (s.steady * PROMISE_S / s.members, s.in_flight / s.members);
         let because = format!(
-            "what is inside the processor is served in {PROMISE_S} s: μ × {PROMISE_S} s − W B = {} − {}",
-            figure(s.steady * PROMISE_S),
-            figure(s.in_flight)
+            "what is inside a processor is served in {PROMISE_S} s: its μ × {PROMISE_S} s − W B = {} − {}",
+            figure(served),
+            figure(in_flight)
         );
-        say(
-            "capacity_by_wait",
-            Some((s.steady * PROMISE_S - s.in_flight).floor().max(0.0)),
-            "events",
-            because,
-        );
+        say("capacity_by_wait", Some((served - in_flight).floor().max(0.0)), "events", because);
 
         let waits = self.moments().into_iter().filter_map(|t| Some((t, self.wait(s, t)?)));
         let (wait_s, wait) = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });

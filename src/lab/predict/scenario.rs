@@ -21,6 +21,8 @@ pub struct Scenario {
     /// Of it, what is not dropped.
     pub offered: Rates,
     pub policy: Policy,
+    /// Of the group. Capacity and what is in flight are those of all of them, memory is each one's.
+    pub members: f64,
     /// Events in the workers' batches.
     pub in_flight: f64,
     /// With its stalls.
@@ -51,9 +53,14 @@ impl Scenario {
     /// # Errors
     /// `Usage`, naming the flags.
     pub fn new(flags: &Settings) -> Result<Self, Failure> {
+        let Some(schedule) = &flags.schedule else {
+            let why =
+                "--schedule is missing: expected RATE:TIME[,RATE:TIME…] such as 1500:60s,8000:10m";
+            return Err(Failure::Usage(why.into()));
+        };
         let mut steps = Vec::new();
         let mut from = 0.0;
-        for (rate, time) in flags.schedule.steps() {
+        for (rate, time) in schedule.steps() {
             let time = time.ok_or_else(|| {
                 Failure::Usage("--schedule: its last step needs a time, such as 8000:10m".into())
             })?;
@@ -61,11 +68,17 @@ impl Scenario {
             steps.push(Phase { rate, from, to });
             from = to;
         }
-        let offered =
-            Rates::schedule(flags.schedule.steps().map(|(r, t)| (r, t.unwrap_or_default())));
+        let offered = Rates::schedule(schedule.steps().map(|(r, t)| (r, t.unwrap_or_default())));
         if flags.replication > flags.broker_count {
             let limit = format!("expected at most --broker-count {}", flags.broker_count);
             return Err(Failure::flag("--replication", flags.replication, &limit));
+        }
+        if flags.members > flags.partitions {
+            let limit = format!(
+                "expected at most --partitions {}: a partition has one member",
+                flags.partitions
+            );
+            return Err(Failure::flag("--members", flags.members, &limit));
         }
         let (call, event) = (flags.call_cost, flags.event_cost);
         if call + event <= 0.0 {
@@ -90,12 +103,13 @@ impl Scenario {
             ceiling = ceiling.but(stall.rate, stall.from, stall.to);
         }
         flags.policy.check(flags.queue)?;
-        let in_flight = batch * flags.sink_workers.get() as f64;
+        let members = flags.members.get() as f64;
+        let in_flight = batch * flags.sink_workers.get() as f64 * members;
         let capacity = flags
             .queue
             .with_capacity(flags.queue_cap)
             .capacity()
-            .map_or(f64::INFINITY, |c| c as f64);
+            .map_or(f64::INFINITY, |c| c as f64 * members);
         let due = offered;
         let offered = match flags.policy {
             Policy::Shed => due.admitted(&ceiling, capacity + in_flight),
@@ -114,11 +128,12 @@ impl Scenario {
             brokers,
         };
         // An answer holds what is taken in so long, and no more is taken than arrives.
-        let drained = fastest * wire.record_bytes() * debloat::TARGET.as_secs_f64();
+        let drained = fastest / members * wire.record_bytes() * debloat::TARGET.as_secs_f64();
         let mut scenario = Self {
             due,
             offered,
             policy: flags.policy,
+            members,
             in_flight,
             ceiling,
             steady,
@@ -138,7 +153,7 @@ impl Scenario {
                 layout::run_events(fastest, flags.linger.as_secs_f64(), partitions),
             ),
             base_bytes,
-            fetch_bytes: (flags.fetch_bytes as f64 * partitions)
+            fetch_bytes: (flags.fetch_bytes as f64 * partitions / members)
                 .min(flags.answer_bytes as f64 * brokers)
                 .min(drained.max(f64::from(debloat::LEAST) * brokers)),
             limit_bytes: flags.memory_limit.map(|bytes| bytes as f64),
@@ -166,12 +181,12 @@ impl Scenario {
         self.offered.end_s()
     }
 
-    /// Resident bytes with an empty queue.
+    /// Resident bytes of a member with an empty queue.
     pub fn empty_bytes(&self) -> f64 {
         self.base_bytes + self.fetch_bytes
     }
 
-    /// Events whose queue fills the memory limit, where there is one.
+    /// Events whose queue fills a member's memory limit, where there is one.
     pub fn fits(&self) -> Option<f64> {
         self.limit_bytes.map(|limit| (limit - self.empty_bytes()) / self.event_bytes)
     }
@@ -185,9 +200,15 @@ impl Scenario {
         let stalls: String =
             self.stalls.iter().map(|s| format!(", stalled: {}", written(*s))).collect();
         let queue = match flags.queue {
-            queue::Name::Bounded => format!("a queue of {} events", figure(self.capacity)),
+            queue::Name::Bounded => {
+                format!("a queue of {} events", figure(self.capacity / self.members))
+            }
             queue::Name::Unbounded => "a queue without limit".into(),
             queue::Name::Pull => "no queue (pull)".into(),
+        };
+        let members = match flags.members.get() {
+            1 => String::new(),
+            n => format!("{n} members, each with "),
         };
         let limit =
             flags.memory_limit.map(|bytes| format!(", memory up to {}", scaled(bytes as f64, "B")));
@@ -197,7 +218,7 @@ impl Scenario {
             Policy::SlowSource => ", the source told to send no more than is served",
         };
         format!(
-            "Offered {}; served {}/s{stalls}; {queue}{policy}{}; events of {} B payload over {} partitions, \
+            "Offered {}; served {}/s{stalls}; {members}{queue}{policy}{}; events of {} B payload over {} partitions, \
              {} copies on {} brokers.",
             steps.join(", then "),
             figure(self.steady),

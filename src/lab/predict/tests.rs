@@ -173,7 +173,7 @@ fn flags_that_cannot_be_used_are_named_with_what_is_allowed() {
         ("--schedule 5:5s --memory-limit 20MiB", ["--memory-limit", "20.97 MB", "--base-rss"]),
         ("--schedule 5:5s --msg-size 2MB", ["--msg-size", "2MB", "999976"]),
         ("--schedule 5:5s --partitions 0", ["--partitions", "0", "at least 1"]),
-        ("--rate-limit 5", ["--schedule", "Required", ""]),
+        ("--rate-limit 5", ["--schedule", "--schedule is missing", ""]),
     ] {
         let error = forecast(line).expect_err(line);
         for part in parts {
@@ -224,4 +224,21 @@ proptest! {
             }
         }
     }
+}
+
+/// Prevents: a group whose members are taken for one process, with one memory and one queue.
+#[test]
+fn a_group_has_the_queues_of_its_members_and_each_its_own_memory() {
+    let line = "--schedule 8000:5m --rate-limit 2000 --queue unbounded --memory-limit 128MiB";
+    let alone = forecast(line).expect("valid");
+    let four = forecast(&format!("{line} --members 4 --drain")).expect("valid");
+    let (alone, four) = (|name| says(&alone, name).expect("a figure"), |name| says(&four, name));
+    // Each has a quarter of the lag and as much memory.
+    let ratio = four("killed_at").expect("a kill") / alone("killed_at");
+    assert!((3.9..4.2).contains(&ratio), "{ratio}");
+    let bounded = forecast("--schedule 8000:60s --members 4").expect("valid");
+    assert_eq!(says(&bounded, "queue_peak"), Some(40_000.0));
+    assert_eq!(says(&bounded, "capacity_by_wait"), Some(200.0));
+    let why = forecast("--schedule 8000:60s --members 13").expect_err("12 partitions");
+    assert!(why.contains("--members 13") && why.contains("--partitions 12"), "{why}");
 }

@@ -7,6 +7,20 @@ const TILES = [
   ['delivered', 'Delivered', '/s'], ['queue', 'Queue', ''], ['lag', 'Lag', ''], ['rss', 'Resident', 'B'],
   ['heap', 'Heap in use', 'B'], ['p50', 'Latency p50', 's'], ['p99', 'Latency p99', 's'],
 ];
+const CHARTS = [
+  { title: 'Rates', unit: '/s', lines: [
+    ['offered', 'offered', 'quiet', 'full'], ['produced', 'produced', 'blue', 'full'],
+    ['polled', 'polled', 'vermilion', 'full'], ['delivered', 'delivered', 'green', 'full'],
+    ['limit', 'sink’s limit', 'ink', 'dots']] },
+  { title: 'Consumer lag', unit: '', lines: [
+    ['lag', 'lag', 'blue', 'full'], ['lag_model', 'predicted', 'ink', 'dashes']] },
+  { title: 'Queue in the processor', unit: '', lines: [
+    ['queue', 'queued', 'blue', 'full'], ['queue_model', 'predicted', 'ink', 'dashes']] },
+  { title: 'Memory of the processor', unit: 'B', lines: [
+    ['rss', 'resident', 'blue', 'full'], ['heap', 'heap in use', 'vermilion', 'full']] },
+  { title: 'End-to-end latency, last 10 s', unit: 's', lines: [
+    ['p99', 'p99', 'blue', 'full'], ['p50', 'p50', 'vermilion', 'full'], ['wait_model', 'predicted', 'ink', 'dashes']] },
+];
 const STATES = { holds: '✓ holds', off: '✗ off', open: '… not yet' };
 // Looks that may be missing before the page says that it is stale.
 const LATE = 3;

@@ -8,6 +8,7 @@ use crate::chaos::Chaos;
 use crate::http::Access;
 use crate::lab::live::Sources;
 use crate::lab::live::example::{arm, look};
+use crate::lab::web::{JSON, SHARED};
 
 fn live(out: &Path, chaos: bool) -> Live {
     let names = || ["processor", "producer", "sink"].map(str::to_owned).to_vec();
@@ -123,8 +124,8 @@ fn chaos_takes_json_from_its_own_page_alone() {
 /// Prevents a page that may load something from elsewhere, or that names such a thing.
 #[test]
 fn every_answer_forbids_what_is_not_its_own() {
-    let live = live(Path::new("watched"), true);
-    for path in FILES.iter().map(|file| file.0).chain(["/live", "/nothing"]) {
+    let (live, files) = (live(Path::new("watched"), true), || FILES.iter().chain(&SHARED));
+    for path in files().map(|file| file.path).chain(["/live", "/nothing"]) {
         let answer = ask(&live, "GET", path, &[], "");
         assert_eq!(answer.status, if path == "/nothing" { 404 } else { 200 }, "{path}");
         let header = |name| answer.headers.iter().find(|h| h.0 == name).map(|h| h.1.as_str());
@@ -133,7 +134,7 @@ fn every_answer_forbids_what_is_not_its_own() {
         );
         assert_eq!(header("X-Content-Type-Options"), Some("nosniff"));
     }
-    for (path, _, text) in FILES.iter().filter(|(path, ..)| !path.contains("uplot")) {
+    for File { path, text, .. } in files().filter(|file| !file.path.contains("uplot")) {
         assert!(!text.contains("//cdn") && !text.contains("https://"), "{path} names another host");
         assert!(!text.contains(" style=") && !text.contains("<style"), "{path} has inline style");
     }

@@ -1,22 +1,6 @@
 // The charts: uPlot on the page's colours, a legend in text, arrow keys.
 'use strict';
 
-// [field of a point, label, colour, line]; lines: full, dashes (predicted), dots (a limit).
-const CHARTS = [
-  { title: 'Rates', unit: '/s', lines: [
-    ['offered', 'offered', 'quiet', 'full'], ['produced', 'produced', 'blue', 'full'],
-    ['polled', 'polled', 'vermilion', 'full'], ['delivered', 'delivered', 'green', 'full'],
-    ['limit', 'sink’s limit', 'ink', 'dots']] },
-  { title: 'Consumer lag', unit: '', lines: [
-    ['lag', 'lag', 'blue', 'full'], ['lag_model', 'predicted', 'ink', 'dashes']] },
-  { title: 'Queue in the processor', unit: '', lines: [
-    ['queue', 'queued', 'blue', 'full'], ['queue_model', 'predicted', 'ink', 'dashes']] },
-  { title: 'Memory of the processor', unit: 'B', lines: [
-    ['rss', 'resident', 'blue', 'full'], ['heap', 'heap in use', 'vermilion', 'full']] },
-  { title: 'End-to-end latency, last 10 s', unit: 's', lines: [
-    ['p99', 'p99', 'blue', 'full'], ['p50', 'p50', 'vermilion', 'full'], ['wait_model', 'predicted', 'ink', 'dashes']] },
-];
-
 // What is not there is a dash, never 0.
 function show(value, unit) {
   if (value === null || value === undefined) return '–';
@@ -37,10 +21,12 @@ function element(tag, classes, text) {
   return made;
 }
 
+// Lines: [field of a point, label, colour, line]; line: full, dashes (predicted), dots (a limit). `when` writes a time.
 class Chart {
-  constructor({ title, unit, lines }, parent) {
+  constructor({ title, unit, lines }, parent, when = clock) {
     this.unit = unit;
     this.lines = lines;
+    this.time = when;
     this.columns = [[], ...lines.map(() => [])];
     const figure = element('figure');
     figure.append(element('figcaption', '', title + (unit === '/s' ? ', events/s' : '')));
@@ -79,7 +65,7 @@ class Chart {
       cursor: { y: false, drag: { x: false, y: false } },
       scales: { y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
       axes: [
-        { ...axis((_, ticks) => ticks.map(clock)), space: 90, size: 32 },
+        { ...axis((_, ticks) => ticks.map(this.time)), space: 90, size: 32 },
         { ...axis((_, ticks) => ticks.map((tick) => show(tick, this.unit === '/s' ? '' : this.unit))), size: 72, ...steps },
       ],
       series: [{}, ...this.lines.map(([, , ink, line]) => ({
@@ -92,7 +78,7 @@ class Chart {
   legend() {
     const at = this.plot?.cursor.idx;
     const index = at ?? this.columns[0].length - 1;
-    this.when.textContent = at == null ? '' : 'at ' + clock(this.columns[0][at]);
+    this.when.textContent = at == null ? '' : 'at ' + this.time(this.columns[0][at]);
     this.values.forEach((value, n) => { value.textContent = show(this.columns[n + 1][index], this.unit); });
   }
 
@@ -110,7 +96,7 @@ class Chart {
   add(points, most) {
     for (const point of points) {
       this.columns[0].push(point.at);
-      this.lines.forEach(([field], n) => this.columns[n + 1].push(point[field]));
+      this.lines.forEach(([field], n) => this.columns[n + 1].push(point[field] ?? null));
     }
     if (this.columns[0].length > most) this.columns = this.columns.map((column) => column.slice(-most));
     this.plot.setData(this.columns);

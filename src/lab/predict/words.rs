@@ -1,0 +1,130 @@
+//! The flags of `lab predict` by name, as they are typed: a page changes one of them, a recorded run stands for
+//! some. They go through the command's own parser, so a page can ask for nothing that the command cannot.
+
+use std::collections::BTreeMap;
+
+use argh::FromArgs as _;
+use serde::{Deserialize, Serialize};
+
+use super::Settings;
+use crate::cli;
+use crate::failure::Failure;
+
+/// Name and values: none of a switch, several of a flag that was given more than once.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Words(BTreeMap<String, Vec<String>>);
+
+/// How an answer is shown, which is no part of the question.
+const SHOWN: [&str; 4] = ["beside", "chart", "json", "listen"];
+
+impl Words {
+    /// What this process was started with.
+    pub fn typed() -> Self {
+        let all = cli::normalise(std::env::args().skip(1));
+        Self::read(all.into_iter().skip_while(|word| word != "predict").skip(1))
+    }
+
+    fn read(words: impl IntoIterator<Item = String>) -> Self {
+        let mut found = Self::default();
+        let mut last = None;
+        for word in words {
+            match (word.strip_prefix("--"), last.take()) {
+                (Some(name), _) => {
+                    found.0.entry(name.into()).or_default();
+                    last = Some(name.to_owned());
+                }
+                (None, Some(name)) => found.0.entry(name).or_default().push(word),
+                (None, None) => {}
+            }
+        }
+        found.0.retain(|name, _| !SHOWN.contains(&name.as_str()));
+        found
+    }
+
+    /// Gives flag `name` this one value.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.0.insert(name.into(), vec![value.to_string()]);
+        self
+    }
+
+    /// These, and those of `base` that are not among them.
+    #[must_use]
+    pub fn over(mut self, base: &Self) -> Self {
+        for (name, values) in &base.0 {
+            self.0.entry(name.clone()).or_insert_with(|| values.clone());
+        }
+        self
+    }
+
+    /// What the command makes of them.
+    ///
+    /// # Errors
+    /// `Usage`, in the parser's words.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        if let Some(name) = self.0.keys().find(|name| SHOWN.contains(&name.as_str())) {
+            let why =
+                format!("--{name} says how an answer is shown, and is no part of the question");
+            return Err(Failure::Usage(why));
+        }
+        let words = self.flat();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Settings::from_args(&["lab predict"], &words)
+            .map_err(|early| Failure::Usage(early.output.trim_end().into()))
+    }
+
+    /// The command that asks the same.
+    pub fn command(&self) -> String {
+        ["lab".into(), "predict".into()]
+            .into_iter()
+            .chain(self.flat())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    fn flat(&self) -> Vec<String> {
+        let mut flat = Vec::new();
+        for (name, values) in &self.0 {
+            let name = format!("--{name}");
+            match &values[..] {
+                [] => flat.push(name),
+                values => flat.extend(values.iter().flat_map(|v| [name.clone(), v.clone()])),
+            }
+        }
+        flat
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Words {
+        Words::read(cli::normalise(line.split(' ').map(str::to_owned)))
+    }
+
+    /// Prevents: a page that loses a flag of its command, asks for files, or shows another command than it asked.
+    #[test]
+    fn words_are_the_command_less_how_it_is_shown() {
+        let line =
+            "--schedule=1500:9s --drain --stall 0@1s:2s -stall 5@4s:1s --listen 127.0.0.1:0 --json";
+        let words = read(line);
+        let command = "lab predict --drain --schedule 1500:9s --stall 0@1s:2s --stall 5@4s:1s";
+        assert_eq!(words.command(), command);
+        let settings = words.settings().expect("flags");
+        assert!(settings.drain && settings.stall.len() == 2 && settings.listen.is_none());
+        let other = read("--schedule 1:1s").over(&words.with("queue", "pull"));
+        assert!(
+            other
+                .command()
+                .ends_with("--queue pull --schedule 1:1s --stall 0@1s:2s --stall 5@4s:1s")
+        );
+        for bad in ["--nothing 1", "--queue pulled", "--chart /tmp", "--help"] {
+            let words = Words::default().over(&read("--schedule 1:1s"));
+            let (name, value) = bad.trim_start_matches('-').split_once(' ').unwrap_or((bad, "1"));
+            let why = words.with(name.trim_start_matches('-'), value).settings().expect_err(bad);
+            assert!(matches!(why, Failure::Usage(_)), "{bad}: {why}");
+        }
+    }
+}
