@@ -59,10 +59,21 @@ fn long_flag(arg: &str) -> Option<&str> {
     is_name.then_some(rest)
 }
 
+/// The name that this program was called by.
+pub fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let path = path.to_string_lossy();
+    path.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// The groups of a program's flags: each begins at the flag that is named, under the heading beside it.
+pub type Groups = &'static [(&'static str, &'static str)];
+
 /// Parses the process's arguments, starts logging, runs `run` and maps its end to an exit code. `revision` is of the
 /// source that the program was built from, where that is known (`LAB_REVISION` at the build).
 pub fn main<T: FromArgs + ArgsInfo>(
     revision: Option<&str>,
+    groups: Groups,
     run: impl FnOnce(T) -> Result<(), Failure>,
 ) -> ExitCode {
     logging::start();
@@ -72,12 +83,10 @@ pub fn main<T: FromArgs + ArgsInfo>(
         eprintln!("error: an argument is not UTF-8; flags and values must be");
         return ExitCode::from(2);
     };
-    let mut args = args.into_iter();
-    let program = args.next().unwrap_or_default();
-    let program = program.rsplit('/').next().unwrap_or_default().to_owned();
-    let args = normalise(args);
+    let program = program();
+    let args = normalise(args.into_iter().skip(1));
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    match pages::asked::<T>(&program, revision, &args) {
+    match pages::asked::<T>(&program, revision, groups, &args) {
         Some(Ok(page)) => {
             let _ = write!(std::io::stdout(), "{page}");
             return ExitCode::SUCCESS;
@@ -92,7 +101,7 @@ pub fn main<T: FromArgs + ArgsInfo>(
         Ok(parsed) => parsed,
         Err(EarlyExit { output, status: Ok(()) }) => {
             // `--help | head` closes the pipe before all is written.
-            let _ = writeln!(std::io::stdout(), "{output}\n{}", pages::HELP);
+            let _ = writeln!(std::io::stdout(), "{}", pages::help(&output, groups));
             return ExitCode::SUCCESS;
         }
         Err(EarlyExit { output, status: Err(()) }) => {

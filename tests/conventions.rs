@@ -38,6 +38,24 @@ fn each_program_says_its_version_its_man_page_and_completions_that_bash_takes() 
     }
 }
 
+/// Prevents: a heading whose flag is gone; a help that begins with two screens of usage.
+#[test]
+fn help_is_in_groups_and_its_usage_is_a_line() {
+    use backpressure_lab::{load, pipeline, sink};
+    for ((name, binary), groups) in PROGRAMS.into_iter().zip([
+        load::settings::GROUPS,
+        pipeline::flags::GROUPS,
+        sink::settings::GROUPS,
+    ]) {
+        let help = said(binary, &["--help"]);
+        assert!(help.starts_with(&format!("Usage: {name} [flags]\n")), "{help}");
+        assert!(help.contains("Examples:"), "{help}");
+        for (flag, heading) in groups {
+            assert!(help.contains(&format!("\n\n{heading}:\n  {flag} ")), "{heading}: {help}");
+        }
+    }
+}
+
 #[test]
 fn a_flag_that_is_none_is_answered_by_the_nearest() {
     for (binary, flag, nearest) in
