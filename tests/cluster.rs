@@ -1,7 +1,11 @@
 //! `lab cluster` as a user runs it: real brokers of its own on free ports, and what is left when it is ended.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
+#[path = "cluster/apart.rs"]
+mod apart;
 mod common;
+#[path = "cluster/wan.rs"]
+mod wan;
 
 use std::fs;
 use std::net::TcpListener;
@@ -263,7 +267,7 @@ fn containers_are_started_asked_and_deleted_by_compose() {
         let all = [path.as_str(), LAB, "cluster", "--data", &data];
         Running::start("env", all.into_iter().chain(words.split(' '))).end(PATIENCE)
     };
-    let up = format!("up --port {} --topic=", place.port);
+    let up = format!("up --mode docker --port {} --topic=", place.port);
     for _ in 0..2 {
         let ended = run(&up);
         let list = [0, 1, 2].map(|n| format!("127.0.0.1:{}", place.port + n)).join(",");
@@ -277,7 +281,7 @@ fn containers_are_started_asked_and_deleted_by_compose() {
     let status = run("status");
     assert!(status.stdout.contains("broker=1 state=up pid=41941 "), "{status:?}");
     assert!(status.stdout.contains("broker=2 state=down pid=- "), "{status:?}");
-    let elsewhere = run("up --host 127.0.0.2");
+    let elsewhere = run("up --mode docker --host 127.0.0.2");
     assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere:?}");
     let ended = run("down");
     assert!(ended.status.success() && !place.data.exists(), "{ended:?}");

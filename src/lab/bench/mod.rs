@@ -167,7 +167,13 @@ impl Race<'_> {
         let table = tools::run(&[&peer, "table", &lines.display().to_string()])?;
         let text = self.result("txt");
         fs::write(&text, &table).map_err(unwritable(&text))?;
-        cli::say(table.trim_end())?;
+        let said = if self.settings.json {
+            let unread = |e| Failure::Failed(format!("{}: cannot be read: {e}", lines.display()));
+            fs::read_to_string(&lines).map_err(unread)?
+        } else {
+            table
+        };
+        cli::say(said.trim_end())?;
         let (failed, laps) = (self.failed, self.laps);
         let why = format!("{failed} of {laps} laps have no figures: see {}", lines.display());
         if failed == 0 { Ok(()) } else { Err(Failure::Failed(why)) }

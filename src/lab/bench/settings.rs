@@ -71,6 +71,9 @@ pub struct Settings {
     /// folder of the source: where run/cluster.sh and benches/peers are (.)
     #[argh(option, default = "PathBuf::from(\".\")")]
     source: PathBuf,
+    /// print the figures of each lap, a JSON object a line, in place of the table
+    #[argh(switch)]
+    pub json: bool,
     /// print the commands, and run nothing
     #[argh(switch)]
     pub dry_run: bool,

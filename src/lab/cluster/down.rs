@@ -20,22 +20,32 @@ const DIE_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Names those that are not up.
-pub fn status(cluster: &Cluster) -> Result<(), Failure> {
+pub fn status(cluster: &Cluster, json: bool) -> Result<(), Failure> {
     let mut down = Vec::new();
     for n in BROKERS {
         let (port, pid) = (cluster.broker_port(n), cluster.pid(n));
-        let (state, rss) = match pid {
-            None => ("down", "0".to_owned()),
-            Some(pid) => {
-                let rss = rss_mib(pid).map_or("-".to_owned(), |mib| mib.to_string());
-                (if cluster.engine().is_ready(cluster, n) { "up" } else { "starting" }, rss)
-            }
+        let state = match pid {
+            None => "down",
+            Some(_) if cluster.engine().is_ready(cluster, n) => "up",
+            Some(_) => "starting",
+        };
+        let rss_mib = match pid {
+            None => Some(0),
+            Some(pid) => rss_mib(pid),
         };
         if state != "up" {
             down.push(format!("broker {n} is {state}"));
         }
-        let pid = pid.map_or("-".to_owned(), |pid| pid.to_string());
-        cli::say(format_args!("broker={n} state={state} pid={pid} port={port} rss_mib={rss}"))?;
+        if json {
+            let shown = serde_json::json!({
+                "broker": n, "state": state, "pid": pid, "port": port, "rss_mib": rss_mib
+            });
+            cli::say_json(&shown)?;
+        } else {
+            let or_dash = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
+            let (pid, rss) = (or_dash(pid.map(u64::from)), or_dash(rss_mib));
+            cli::say(format_args!("broker={n} state={state} pid={pid} port={port} rss_mib={rss}"))?;
+        }
     }
     if down.is_empty() { Ok(()) } else { Err(Failure::Failed(down.join(", "))) }
 }

@@ -15,7 +15,7 @@ use crate::units;
 const PORTS: std::ops::RangeInclusive<u16> = 1024..=65335;
 const PARTITIONS_MAX: i32 = 1000;
 
-/// Three Kafka brokers on this machine: Docker where an engine answers, else JVMs.
+/// Three Kafka brokers on this machine: JVMs where there is a Java, else Docker.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(
     subcommand,
@@ -72,9 +72,12 @@ pub struct Flags {
     /// and this program
     #[argh(switch)]
     pub(super) secure: bool,
-    /// of up and fetch: auto, docker or jvm (auto: docker where an engine answers)
+    /// of up and fetch: auto, docker or jvm (auto: jvm where there is Java 17 or later, else docker)
     #[argh(option, from_str_fn(mode))]
     pub(super) mode: Option<AutoMode>,
+    /// of status: a JSON object a line
+    #[argh(switch)]
+    pub(super) json: bool,
     /// of up: free space wanted under the data folder (2GiB); e.g. 512MiB
     #[argh(option, from_str_fn(min_disk))]
     pub(super) min_disk: Option<u64>,
@@ -121,6 +124,7 @@ impl Flags {
                 "'up', 'topic create', 'topic grow'",
             ),
             ("--config", !self.config.is_empty(), is_create, "'topic create'"),
+            ("--json", self.json, words == ["status"], "'status'"),
         ];
         let wrong = uses.iter().find(|(_, is_given, is_used, _)| *is_given && !is_used);
         wrong.map_or(Ok(()), |(flag, _, _, of)| {

@@ -29,7 +29,7 @@ pub fn require(programs: &[&str]) -> Result<(), Failure> {
     let missing: Vec<String> = programs
         .iter()
         .filter(|program| match **program {
-            "java" => java_release().is_none_or(|release| release < JAVA_MIN),
+            "java" => !has_java(),
             program => !is_there(program),
         })
         .map(|program| match *program {
@@ -47,6 +47,11 @@ pub fn require(programs: &[&str]) -> Result<(), Failure> {
             missing.join(", ")
         ))),
     }
+}
+
+/// Whether there is a Java that Kafka runs on.
+pub fn has_java() -> bool {
+    java_release().is_some_and(|release| release >= JAVA_MIN)
 }
 
 /// Of `version "17.0.2"` or `version "1.8.0"`.

@@ -134,7 +134,7 @@ fn carry_out(flags: &Flags, interrupt: &Interrupt) -> Result<String, Failure> {
         ["fetch"] => silent(up::fetch(flags, interrupt)),
         ["up"] => Ok(up::up(&data, flags, interrupt)?.bootstrap()),
         ["down"] => silent(down::down(&data)),
-        ["status"] => silent(down::status(&there()?)),
+        ["status"] => silent(down::status(&there()?, flags.json)),
         ["brokers"] => Ok(there()?.bootstrap()),
         [verb @ ("kill" | "stop" | "start"), rest @ ..] => {
             let given = rest.join(" ");

@@ -80,7 +80,7 @@ fn pinned_version() -> String {
     of(super::jvm::POM).map_or("", |(version, _)| version).to_owned()
 }
 
-/// Docker where an engine answers, and can do what is wanted.
+/// JVMs where there is a Java for them, else Docker where an engine answers.
 fn choose(flags: &Flags, host: Ipv4Addr) -> Result<Mode, Failure> {
     let mode = match flags.mode.flatten() {
         Some(Mode::Docker) if !docker::answers() => {
@@ -90,7 +90,8 @@ fn choose(flags: &Flags, host: Ipv4Addr) -> Result<Mode, Failure> {
             ));
         }
         Some(mode) => mode,
-        None if !flags.secure && docker::answers() => Mode::Docker,
+        None if flags.secure || super::host::has_java() => Mode::Jvm,
+        None if docker::answers() => Mode::Docker,
         None => Mode::Jvm,
     };
     if mode == Mode::Docker && host != Ipv4Addr::LOCALHOST {
