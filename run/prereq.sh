@@ -12,7 +12,7 @@ install_line() {
   if ((EUID == 0)); then sudo=''; fi
   local apt="${sudo}apt-get install -y"
   case $1 in
-    cargo)
+    cargo | rustc)
       echo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" ;;
     cargo-fmt) echo "rustup component add rustfmt" ;;
     cargo-clippy) echo "rustup component add clippy" ;;
@@ -21,6 +21,7 @@ install_line() {
     cc) echo "$apt gcc libc6-dev" ;;
     c++) echo "$apt g++" ;;
     ss | ip | tc) echo "$apt iproute2" ;;
+    docker) echo "$apt docker.io docker-compose-v2" ;;
     setsid | flock | setpriv | nsenter | unshare) echo "$apt util-linux" ;;
     pgrep) echo "$apt procps" ;;
     chromium) echo "$apt chromium   # Ubuntu: snap install chromium" ;;

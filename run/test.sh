@@ -39,7 +39,7 @@ case ${1-} in
   *) printf "test.sh: unknown argument '%s' (see run/test.sh --help)\n" "$1" >&2; exit 2 ;;
 esac
 
-require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git keytool shellcheck chromium pkg-config
+require cargo cargo-fmt cargo-clippy cc c++ make java mvn setsid ss pgrep git keytool shellcheck chromium pkg-config ip nsenter unshare
 unset "${!LAB_@}" # the caller's LAB_SINK or LAB_TOKEN is not what the tests expect
 tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/backpressure-lab-test.XXXXXX")
 running='' failed=()
@@ -166,17 +166,29 @@ RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo 
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 
 # In tests/, kafka/ needs brokers and leaves them alone, faults/ breaks them; planes, secured and cluster want
-# brokers of their own kind, board a Prometheus as well. A test file that is none of these needs none.
+# brokers of their own kind, board a Prometheus as well, stack a Docker engine with the images. A test file that is none of these needs none.
 no_brokers=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  [[ $name == @(planes|secured|cluster|board) ]] || no_brokers+=(--test "$name")
+  [[ $name == @(planes|secured|cluster|board|stack) ]] || no_brokers+=(--test "$name")
 done
 
 tests 'unit tests' --lib --bins
 tests 'doc tests' --doc
 tests 'tests without brokers' "${no_brokers[@]}"
-tests 'clusters of its own' --test cluster
+# Hosts of their own are network namespaces, which only root makes.
+apart=()
+if ((EUID != 0)); then
+  apart=(-- --skip hosts_of_their_own)
+  log warn hosts_not_checked "why='not root'"
+fi
+tests 'clusters of its own' --test cluster "${apart[@]}"
+if timeout 10 docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 && docker image inspect backpressure-lab >/dev/null 2>&1; then
+  check 'the image of the lab' docker build --quiet --file docker/Dockerfile --tag backpressure-lab .
+  tests 'the stack, in containers' --test stack -- --test-threads=1
+else
+  log warn stack_not_checked "why='no engine, or no image of the lab' get='docker compose -f docker/compose.yaml build'"
+fi
 start_cluster --secure
 tests 'tests with brokers' --test kafka
 LAB_BROKERS=$secured LAB_COMMAND_CONFIG=$tmp/cluster/secure/client.properties \
