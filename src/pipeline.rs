@@ -42,7 +42,7 @@ use crate::source::{Assignment, Downstream, LeftLog, Run, fetcher};
 use crate::telemetry::latency::Latency;
 use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
 use crate::telemetry::{self, latency};
-use crate::threads::{Crew, Pulse, Stop};
+use crate::threads::{Pulse, Stop, ThreadGroup};
 use crate::transform::Transform;
 use health::Health;
 
@@ -111,7 +111,7 @@ pub struct Summary {
     pub shed: u64,
     /// Records that are no event.
     pub invalid: u64,
-    /// Fetched events given back to the log.
+    /// Fetched events released, which the log still has.
     pub returned: u64,
     /// Offsets that were not there to be fetched; of `logs_left`, as many as it knew of.
     pub lost: u64,
@@ -201,7 +201,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     };
 
     let [mut workers, mut instruments, mut member, mut source] =
-        std::array::from_fn(|_| Crew::new(stop.clone()));
+        std::array::from_fn(|_| ThreadGroup::new(stop.clone()));
     let (drain, leave, measured) = Default::default();
     let ends = Ends { stop, gate, drain, leave, measured };
     let pulses =
@@ -231,7 +231,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
             "workers or the group membership did not end in time; what was not acked is in the log"
         );
         // They hold nothing that the process's end does not free.
-        [workers, member, source].into_iter().for_each(Crew::leave_behind);
+        [workers, member, source].into_iter().for_each(ThreadGroup::leave_behind);
     }
     ends.stop.outcome()?;
     Ok(summary(&metrics, &shared.assignment, started))
@@ -283,7 +283,7 @@ impl Settings {
     }
 }
 
-/// What the threads end by. A start that fails half-way drops it, before the crews wait for those that
+/// What the threads end by. A start that fails half-way drops it, before the threads wait for those that
 /// run already.
 struct Ends {
     stop: Stop,
@@ -325,7 +325,7 @@ fn serve(
 }
 
 fn start_workers(
-    crew: &mut Crew,
+    threads: &mut ThreadGroup,
     settings: &Settings,
     outlets: Vec<queue::Outlet<Box<Run>>>,
     latency: &Latency,
@@ -354,7 +354,7 @@ fn start_workers(
             metrics: metrics.clone(),
             latency: latency.recorder(n),
         });
-        crew.spawn(&format!("worker-{n}"), move || {
+        threads.spawn(&format!("worker-{n}"), move || {
             worker.run();
             Ok(())
         })?;
@@ -363,7 +363,7 @@ fn start_workers(
 }
 
 fn start_instruments(
-    crew: &mut Crew,
+    threads: &mut ThreadGroup,
     settings: &Settings,
     shared: &Shared,
     occupancy: Occupancy,
@@ -371,19 +371,19 @@ fn start_instruments(
     measured: &Stop,
 ) -> Result<(), Failure> {
     let (metrics, stop) = (shared.fetching.metrics.clone(), measured.clone());
-    crew.spawn("gauges", move || {
+    threads.spawn("gauges", move || {
         while !stop.wait(GAUGES) {
             metrics.queue_depth.set(occupancy.depth() as i64);
         }
         Ok(())
     })?;
     let (metrics, stop) = (shared.fetching.metrics.clone(), measured.clone());
-    crew.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))?;
+    threads.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))?;
     if settings.policy == Policy::SlowSource {
         let (url, token) = (&settings.producer, settings.token.clone());
         let producer = Peer::new("--producer", url, token, slow_source::CALL_TIMEOUT)?;
         let shared = shared.clone();
-        crew.spawn("flow", move || {
+        threads.spawn("flow", move || {
             let fetcher::Context { metrics, stop, .. } = &shared.fetching;
             slow_source::run(&producer, &shared.assignment, metrics, stop);
             Ok(())
@@ -393,7 +393,7 @@ fn start_instruments(
 }
 
 fn start_member(
-    crew: &mut Crew,
+    threads: &mut ThreadGroup,
     settings: &Settings,
     shared: Shared,
     (pulses, polls): (Vec<Pulse>, Pulse),
@@ -401,7 +401,7 @@ fn start_member(
 ) -> Result<(), Failure> {
     let (member, keepalive) = (settings.member.clone(), settings.keepalive);
     let stuck_after = settings.stuck_after;
-    crew.spawn("member", move || {
+    threads.spawn("member", move || {
         let (assignment, fetching) = (shared.assignment.clone(), &shared.fetching);
         let (view, metrics) = (fetching.view.clone(), fetching.metrics.clone());
         let stop = fetching.stop.clone();

@@ -1,7 +1,7 @@
 //! Named OS threads that are joined, and the one stop signal they all watch.
 //!
 //! Invariant: a thread that panics stops the whole pipeline with exit code 1; it is never a
-//! silent hole in it.
+//! silent gap in it.
 
 mod pulse;
 mod stop;
@@ -37,6 +37,13 @@ impl Stop {
     }
 }
 
+/// Names this process, by its first thread, for `ps` and `pgrep`.
+pub fn name_process(name: &str) {
+    let Ok(name) = std::ffi::CString::new(name) else { return };
+    // SAFETY: the name ends with a 0; the kernel copies at most 16 bytes of it.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
 /// Starts a detached named thread.
 pub fn spawn<T: Send + 'static>(
     name: &str,
@@ -65,13 +72,13 @@ pub fn spawn_watched(
 
 /// Threads that belong together: joined when dropped, and a panic in one stops them all.
 #[derive(Default)]
-pub struct Crew {
+pub struct ThreadGroup {
     stop: Stop,
     members: Vec<JoinHandle<()>>,
 }
 
-impl Crew {
-    /// A crew that reports its members' panics to `stop`.
+impl ThreadGroup {
+    /// A group that reports its threads' panics to `stop`.
     pub fn new(stop: Stop) -> Self {
         Self { stop, members: Vec::new() }
     }
@@ -115,7 +122,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for ThreadGroup {
     fn drop(&mut self) {
         self.join();
     }
@@ -137,9 +144,9 @@ mod tests {
     #[test]
     fn a_panicking_member_stops_the_run_and_names_itself() {
         let stop = Stop::default();
-        let mut crew = Crew::new(stop.clone());
-        crew.spawn("bad", || panic!("boom")).expect("thread");
-        crew.join();
+        let mut threads = ThreadGroup::new(stop.clone());
+        threads.spawn("bad", || panic!("boom")).expect("thread");
+        threads.join();
         assert!(stop.is_set());
         let why = stop.outcome().expect_err("a panic is a failure").to_string();
         assert!(why.contains("bad") && why.contains("boom"), "{why}");

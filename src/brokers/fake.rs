@@ -253,7 +253,7 @@ fn fetched(model: &mut Model, id: i32, question: &FetchRequest) -> FetchResponse
         if let Some(new) = partition.becomes.take() {
             *partition = *new;
         }
-        // The batch that holds the offset, else the one behind the hole.
+        // The batch that holds the offset, else the one behind the gap.
         let next = partition.batches.iter().position(|(base, _)| *base > ask.fetch_offset);
         let at = next.unwrap_or(partition.batches.len()).saturating_sub(1);
         let records: Vec<u8> =

@@ -47,6 +47,8 @@ pub use view::View;
 /// How long a topic must be unknown to the brokers before it is taken for missing: metadata
 /// reaches every live broker within a heartbeat of the controller, 2 s by default.
 const MISSING_AFTER: Duration = Duration::from_secs(3);
+/// A wait says so at most this often.
+const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// The bootstrap list, and how each broker is spoken with.
 #[derive(Debug, Clone)]
@@ -304,7 +306,7 @@ impl Brokers {
         answers.all(|answer| matches!(answer, Err(BrokerError::MissingTopic { .. })))
     }
 
-    /// Waits, with backoff and a log line a try, until every live broker knows the topic. Ends early with
+    /// Waits, with backoff and a log line in 5 s, until every live broker knows the topic. Ends early with
     /// `Ok(None)` when `stop` is set. Partitions may still have no leader: the others need not wait.
     ///
     /// Every broker, because librdkafka assigns from what the group's coordinator knows: one that
@@ -315,7 +317,7 @@ impl Brokers {
     /// What no waiting cures: a topic that does not exist.
     pub fn await_topic(&self, topic: &str, stop: &Stop) -> Result<Option<TopicView>, BrokerError> {
         let mut backoff = Backoff::standard();
-        let mut missing_since: Option<Instant> = None;
+        let (mut missing_since, mut said): (Option<Instant>, Option<Instant>) = (None, None);
         for attempt in 0.. {
             let answer = self.describe_until(stop, topic, attempt);
             // Brokers learn of a new topic one after the other, so one that does not know it yet
@@ -338,7 +340,10 @@ impl Brokers {
                 Err(e) if e.is_passing() || is_news => e.to_string(),
                 Err(e) => return Err(e),
             };
-            log::warn!(topic = topic, why = why.as_str(); "waiting for the brokers");
+            if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                said = Some(Instant::now());
+                log::warn!(topic = topic, why = why.as_str(); "waiting for the brokers");
+            }
             if stop.wait(backoff.wait()) {
                 break;
             }

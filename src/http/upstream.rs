@@ -2,15 +2,15 @@
 //! connection each.
 //!
 //! ```text
-//! connection's thread ─ head ─► lane ─► tiny_http's reader
+//! connection's thread ─ head ─► slot ─► tiny_http's reader
 //!        ▲                                    │
 //!        └──── tiny_http::Request ◄───────────┘    then, without another thread: the handler,
 //!                                                  tiny_http's head of the answer, the client
 //! ```
 //! tiny_http's pool of connection threads can leave a connection unserved, its accept loop takes
-//! anybody, and what it reads of a body has no limit. A lane has none of these troubles: its listener
+//! anybody, and what it reads of a body has no limit. A slot has none of these troubles: its listener
 //! is shut for good behind its one connection, which is then proven served, and only heads travel on
-//! it; bodies stay where the guard read them. Invariant: only the guard writes to a lane, one request
+//! it; bodies stay where the guard read them. Invariant: only the guard writes to a slot, one request
 //! at a time. It deliberately sets no time limit on a handler.
 
 use std::borrow::Cow;
@@ -37,14 +37,14 @@ const READ_LOOK: Duration = Duration::from_millis(50);
 /// First size of an answer's head: the sink's to a write has 150 B.
 const HEAD_BYTES: usize = 256;
 
-/// The fixed set of lanes; a request borrows one.
+/// The fixed set of slots; a request borrows one.
 pub(super) struct Upstream {
     handler: Handler,
     wait: Duration,
-    lanes: usize,
-    /// The lane that was used last is the next one: its thread's memory is still in the caches.
+    slots: usize,
+    /// The slot that was used last is the next one: its thread's memory is still in the caches.
     /// `None` where one broke and was not yet replaced.
-    free: Mutex<Vec<Option<Lane>>>,
+    free: Mutex<Vec<Option<Slot>>>,
     came_free: Condvar,
 }
 
@@ -82,9 +82,9 @@ impl From<Vec<u8>> for Answer {
 
 impl Upstream {
     pub fn open(handlers: usize, wait: Duration, handler: Handler) -> Result<Self, Failure> {
-        let lanes = (0..handlers).map(|_| Lane::open().map(Some)).collect::<Result<_, _>>()?;
-        let (free, came_free) = (Mutex::new(lanes), Condvar::new());
-        Ok(Self { handler, wait, lanes: handlers, free, came_free })
+        let slots = (0..handlers).map(|_| Slot::open().map(Some)).collect::<Result<_, _>>()?;
+        let (free, came_free) = (Mutex::new(slots), Condvar::new());
+        Ok(Self { handler, wait, slots: handlers, free, came_free })
     }
 
     /// Has a request handled, on this thread. `is_gone` says whether the client has left: a request
@@ -95,13 +95,13 @@ impl Upstream {
             self.give_back(place);
             return Exchange::Gone;
         }
-        let (place, outcome) = match place.map_or_else(Lane::open, Ok) {
+        let (place, outcome) = match place.map_or_else(Slot::open, Ok) {
             Err(failure) => {
                 log::error!(error = failure.to_string().as_str(); "no connection to tiny_http");
                 (None, Exchange::Busy)
             }
-            Ok(mut lane) => match lane.read(head) {
-                Ok(request) => (Some(lane), Exchange::Answered(self.answer(request, body))),
+            Ok(mut slot) => match slot.read(head) {
+                Ok(request) => (Some(slot), Exchange::Answered(self.answer(request, body))),
                 Err(e) => {
                     log::error!(error = e.to_string().as_str(); "tiny_http did not take a head");
                     (None, Exchange::Lost)
@@ -125,8 +125,8 @@ impl Upstream {
         answer
     }
 
-    /// A free lane's place, and whether it was waited for; `None` when none came free in time.
-    fn take(&self) -> Option<(Option<Lane>, bool)> {
+    /// A free slot's place, and whether it was waited for; `None` when none came free in time.
+    fn take(&self) -> Option<(Option<Slot>, bool)> {
         let mut free = self.free.lock();
         if let Some(place) = free.pop() {
             return Some((place, false));
@@ -142,15 +142,15 @@ impl Upstream {
         }
     }
 
-    fn give_back(&self, place: Option<Lane>) {
+    fn give_back(&self, place: Option<Slot>) {
         self.free.lock().push(place);
         self.came_free.notify_one();
     }
 
-    /// Ends the lanes as they come free; false when some were not free by `deadline`.
+    /// Ends the slots as they come free; false when some were not free by `deadline`.
     pub fn close(&self, deadline: Instant) -> bool {
         let mut free = self.free.lock();
-        while free.len() < self.lanes {
+        while free.len() < self.slots {
             if self.came_free.wait_until(&mut free, deadline).timed_out() {
                 return false;
             }
@@ -160,16 +160,16 @@ impl Upstream {
     }
 }
 
-struct Lane {
+struct Slot {
     /// The end that the guard writes to; tiny_http's reader ends when it is closed.
     stream: UnixStream,
     /// Never dropped: tiny_http's `drop` asks a Unix socket for its path and panics when the name
     /// is abstract. All that its `drop` would end has ended by then; the empty queue that stays
-    /// behind takes about 1 KiB a lane.
+    /// behind takes about 1 KiB a slot.
     server: ManuallyDrop<tiny_http::Server>,
 }
 
-impl Lane {
+impl Slot {
     /// tiny_http gives its threads no name; on Linux they have that of the thread that starts them.
     fn open() -> Result<Self, Failure> {
         let opened = threads::spawn("http-reader", Self::try_open)?.join();
@@ -181,12 +181,12 @@ impl Lane {
     fn try_open() -> io::Result<Self> {
         let (listener, stream) = shut_behind_one()?;
         let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
-        let mut lane = Self { stream, server: ManuallyDrop::new(server) };
-        lane.prove()?;
-        Ok(lane)
+        let mut slot = Self { stream, server: ManuallyDrop::new(server) };
+        slot.prove()?;
+        Ok(slot)
     }
 
-    /// Sends a first request through a new lane: the connection has its thread. That the accept
+    /// Sends a first request through a new slot: the connection has its thread. That the accept
     /// loop has ended, it reports as an error, before that request or after it.
     fn prove(&mut self) -> io::Result<()> {
         self.stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
@@ -328,18 +328,18 @@ mod tests {
     }
 
     proptest! {
-        // Each has a lane of its own, five threads that last 5 s; and 20 heads on average.
+        // Each has a slot of its own, five threads that last 5 s; and 20 heads on average.
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         /// Prevents a request that the guard takes and tiny_http does not, or reads differently: a
-        /// lane would be lost to it.
+        /// slot would be lost to it.
         #[test]
         fn tiny_http_reads_whatever_the_guard_takes(
             heads in proptest::collection::vec(guarded(), 1..40),
         ) {
-            let mut lane = Lane::open().expect("a lane");
+            let mut slot = Slot::open().expect("a slot");
             for (line, head) in heads {
-                let request = lane.read(&head).expect("taken");
+                let request = slot.read(&head).expect("taken");
                 prop_assert_eq!(format!("{} {}", request.method(), request.url()), line);
                 let read = request.headers().iter();
                 let again: String = read.map(|h| format!("{}: {}\r\n", h.field, h.value)).collect();
@@ -352,19 +352,19 @@ mod tests {
         }
     }
 
-    /// Prevents a head that tiny_http refuses, if there were one, from holding a lane for long.
+    /// Prevents a head that tiny_http refuses, if there were one, from holding a slot for long.
     #[test]
     fn a_head_that_is_refused_is_noticed_at_once() {
-        let mut lane = Lane::open().expect("a lane");
+        let mut slot = Slot::open().expect("a slot");
         let begun = Instant::now();
-        lane.read(b"nonsense\r\n\r\n").expect_err("no head");
+        slot.read(b"nonsense\r\n\r\n").expect_err("no head");
         assert!(begun.elapsed() < READ_WAIT / 2, "{:?}", begun.elapsed());
     }
 
     /// Prevents a way past the guard for others on the machine, while a server starts.
     #[test]
     fn a_lane_lets_in_the_one_that_opened_it_and_nobody_else() {
-        let (listener, mut stream) = shut_behind_one().expect("a lane");
+        let (listener, mut stream) = shut_behind_one().expect("a slot");
         let name = listener.local_addr().expect("its name");
         let late = UnixStream::connect_addr(&name).expect_err("it is shut");
         assert_eq!(late.kind(), io::ErrorKind::ConnectionRefused);

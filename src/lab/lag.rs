@@ -3,7 +3,7 @@
 //! ```text
 //! kafka thread: every interval  leaders ─► committed ─► one short-lived thread a leader: starts, ends
 //! ```
-//! Invariant: a slow or dead broker leaves a hole only in its own partitions, and every wait for it is
+//! Invariant: a slow or dead broker leaves a gap only in its own partitions, and every wait for it is
 //! bounded (`connection::TIMEOUT` a step); a partition's error is that partition's alone. A round asks
 //! each leader twice, however many partitions it has, over a connection that is kept. It deliberately
 //! smooths nothing and keeps no old offset.
@@ -174,8 +174,8 @@ impl LagReader {
                     Ok(Err(why)) => why.to_string(),
                     Err(_) => "its thread panicked".to_owned(),
                 };
-                let hole = |(partition, _)| (partition, Err(format!("broker {leader}: {why}")));
-                ends.extend(partitions.into_iter().map(hole));
+                let failed = |(partition, _)| (partition, Err(format!("broker {leader}: {why}")));
+                ends.extend(partitions.into_iter().map(failed));
             }
         });
         ends
@@ -183,8 +183,8 @@ impl LagReader {
 
     /// Makes a row of each partition, and says once why several are not known.
     fn put_together(&self, reading: &mut LogReading, commits: &Commits, ends: Ends) {
-        let mut holes: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-        let mut hole = |partition, why: String| holes.entry(why).or_default().push(partition);
+        let mut missing: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        let mut miss = |partition, why: String| missing.entry(why).or_default().push(partition);
         if let Err(why) = commits {
             let why = format!("committed offsets of group {}: {why}", self.group);
             reading.unread.push(why);
@@ -193,7 +193,7 @@ impl LagReader {
             let committed = match commits.as_ref().map(|all| all.get(&partition)) {
                 Ok(Some(Ok(committed))) => Some(committed.offset_in(self.view.id)),
                 Ok(Some(Err(why))) => {
-                    hole(partition, why.clone());
+                    miss(partition, why.clone());
                     None
                 }
                 Ok(None) => Some(None),
@@ -202,14 +202,14 @@ impl LagReader {
             let row = match bounds {
                 Ok(bounds) => Self::row(committed, &bounds),
                 Err(why) => {
-                    hole(partition, format!("end of the log: {why}"));
+                    miss(partition, format!("end of the log: {why}"));
                     PartitionReading { committed: committed.flatten(), ..Default::default() }
                 }
             };
             reading.partitions.insert(partition, row);
         }
         let said = |(why, partitions)| format!("partitions {partitions:?}: {why}");
-        reading.unread.extend(holes.into_iter().map(said));
+        reading.unread.extend(missing.into_iter().map(said));
         if !reading.partitions.is_empty() {
             reading.lag = reading.partitions.values().map(|row| row.lag).sum();
         }

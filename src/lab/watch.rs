@@ -38,7 +38,7 @@ use crate::lines::Lines;
 use crate::planes::Isolation;
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
-use crate::threads::{Crew, Stop};
+use crate::threads::{Stop, ThreadGroup};
 use crate::units;
 use exported::Exported;
 
@@ -192,7 +192,7 @@ pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
 
     let latest = Arc::new(Mutex::new(None));
     let reader = LagReader::new(&brokers, &settings.topic, &settings.group, settings.isolation);
-    let mut kafka = Crew::new(stop.clone());
+    let mut kafka = ThreadGroup::new(stop.clone());
     kafka.spawn("kafka", {
         let (latest, stop, interval) = (latest.clone(), stop.clone(), settings.interval);
         move || {
@@ -201,10 +201,10 @@ pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
         }
     })?;
 
-    let mut crew = Crew::new(stop.clone());
+    let mut threads = ThreadGroup::new(stop.clone());
     if let Some(keeper) = heaps {
         let stop = stop.clone();
-        crew.spawn("heaps", move || {
+        threads.spawn("heaps", move || {
             keeper.run(&stop);
             Ok(())
         })?;
@@ -212,7 +212,7 @@ pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
     let mut watch = Watch { settings, processes, targets, latest, exported, live };
     let sampled = watch.sample_until(stop, &mut file);
     stop.set();
-    crew.join();
+    threads.join();
     // A round may take longer where every broker is frozen, and nobody waits for what it reads.
     kafka.join_within(TIMEOUT);
     sampled?;

@@ -22,8 +22,23 @@ use crate::source::member::{MemberSettings, Reset};
 use crate::transform::Transform;
 use crate::{cli, units};
 
+/// Where the groups of [`Flags`] begin.
+pub const GROUPS: cli::Groups = &[
+    ("--brokers", "Kafka: the log"),
+    ("--instance-id", "Kafka: the group's member"),
+    ("--queue", "Queue and overload policy"),
+    ("--sink", "Workers and sink"),
+    ("--listen", "Observability"),
+];
+
 /// Take events from the log, hand them to the sink, commit what was acked.
 #[derive(FromArgs, ArgsInfo)]
+#[argh(
+    usage = "[flags]",
+    example = "{command_name} --queue bounded --queue-cap 10000\n\
+               {command_name} --queue pull --sink http://127.0.0.1:9900 --group mine\n\
+               {command_name} --queue bounded --policy shed --shed-ids shed.ids"
+)]
 pub struct Flags {
     /// bootstrap brokers, host:port[,…] (else LAB_BROKERS, else run/cluster.sh's): bootstrap.servers
     #[argh(option)]
@@ -41,10 +56,6 @@ pub struct Flags {
     /// added during the run is read from its start: auto.offset.reset
     #[argh(option, default = "Reset::Earliest", from_str_fn(reset))]
     from: Reset,
-    /// a static member, which keeps its partitions when it is restarted within the session timeout;
-    /// the older of two of one name ends with exit 1: group.instance.id
-    #[argh(option)]
-    instance_id: Option<String>,
     /// data plane: wire (today's protocol, Kafka 2.1 to 4.x), kafka (crate kafka, up to 3.9) (wire)
     #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
     client: Client,
@@ -56,45 +67,21 @@ pub struct Flags {
     /// go on behind it; else the run ends with the partition and the offset
     #[argh(switch)]
     skip_unreadable: bool,
-    /// what is between fetch and workers: bounded, unbounded, pull (bounded)
-    #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
-    queue: queue::Name,
-    /// events that a bounded queue holds (10000)
-    #[argh(option, default = "at_least_1(10_000)", from_str_fn(queue_cap))]
-    queue_cap: NonZeroUsize,
-    /// how events travel to the sink: single, batch (batch)
-    #[argh(option, default = "ModeName::Batch", from_str_fn(mode))]
-    sink_mode: ModeName,
-    /// events in a batch, at most (200)
-    #[argh(option, default = "at_least_1(200)", from_str_fn(batch_size))]
-    batch_size: NonZeroUsize,
-    /// longest wait of a batch's first event (5ms; 0 with --queue pull: nothing more comes before
-    /// the acks)
-    #[argh(option, default = "Duration::from_millis(5)", from_str_fn(units::duration))]
-    batch_linger: Duration,
-    /// threads that call the sink (4)
-    #[argh(option, default = "at_least_1(4)", from_str_fn(workers))]
-    sink_workers: NonZeroUsize,
-    /// which worker gets an event: round-robin, key (keeps the order of a key) (round-robin)
-    #[argh(option, default = "Sharding::Shared", from_str_fn(sharding))]
-    worker_assignment: Sharding,
-    /// what workers do to an event: digest (append the xxHash64 of its payload, which the sink
-    /// checks), none (digest)
-    #[argh(option, default = "Transform::Digest")]
-    transform: Transform,
-    /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer) (buffer)
-    #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
-    policy: Policy,
-    /// the sink (else LAB_SINK, else http://127.0.0.1:9900)
+    /// bytes that a fetch asks for, each partition: max.partition.fetch.bytes (1MiB)
+    #[argh(option, default = "1 << 20", from_str_fn(bytes_of_a_fetch))]
+    fetch_bytes: i32,
+    /// bytes of a whole answer, at most: what is taken in 250 ms, and no less than 64KiB (a batch that
+    /// is larger comes alone) (4MiB): fetch.max.bytes; not with --client kafka
+    #[argh(option, default = "4 << 20", from_str_fn(bytes_of_a_fetch))]
+    answer_bytes: i32,
+    /// largest record batch that is fetched, and largest that one may unpack to; a larger one ends the
+    /// run (64MiB, which is the most)
+    #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
+    fetch_bytes_max: i32,
+    /// a static member, which keeps its partitions when it is restarted within the session timeout;
+    /// the older of two of one name ends with exit 1: group.instance.id
     #[argh(option)]
-    sink: Option<String>,
-    /// longest call of the sink (60s)
-    #[argh(option, default = "secs(60)", from_str_fn(units::duration_above_zero))]
-    sink_timeout: Duration,
-    /// the producer's control endpoint, for slow-source (http://127.0.0.1:9901); it is shown the
-    /// token, so where there is one it must be named
-    #[argh(option)]
-    producer: Option<String>,
+    instance_id: Option<String>,
     /// time without a poll after which the group takes the partitions away (300s):
     /// max.poll.interval.ms
     #[argh(option, default = "secs(300)", from_str_fn(units::duration_above_zero))]
@@ -116,21 +103,58 @@ pub struct Flags {
     /// a worker that has not moved for so long stops the poll clock (120s)
     #[argh(option, default = "secs(120)", from_str_fn(units::duration_above_zero))]
     stuck_after: Duration,
+    /// what is between fetch and workers: bounded, unbounded, pull (bounded)
+    #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
+    queue: queue::Name,
+    /// events that a bounded queue holds (10000)
+    #[argh(option, default = "at_least_1(10_000)", from_str_fn(queue_cap))]
+    queue_cap: NonZeroUsize,
+    /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer) (buffer)
+    #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
+    policy: Policy,
+    /// the producer's control endpoint, for slow-source (http://127.0.0.1:9901); it is shown the
+    /// token, so where there is one it must be named
+    #[argh(option)]
+    producer: Option<String>,
+    /// file for the ids that are shed, a line each, for lab audit; it goes on behind those of an earlier
+    /// run
+    #[argh(option)]
+    shed_ids: Option<PathBuf>,
+    /// FILE or topic:NAME (which must exist) for what will never be delivered, a JSON line or record
+    /// each: partition, offset, id, reason, value; it is there before its offset is committed, twice
+    /// where the answer was lost
+    #[argh(option)]
+    dead_letter: Option<String>,
+    /// the sink (else LAB_SINK, else http://127.0.0.1:9900)
+    #[argh(option)]
+    sink: Option<String>,
+    /// longest call of the sink (60s)
+    #[argh(option, default = "secs(60)", from_str_fn(units::duration_above_zero))]
+    sink_timeout: Duration,
+    /// how events travel to the sink: single, batch (batch)
+    #[argh(option, default = "ModeName::Batch", from_str_fn(mode))]
+    sink_mode: ModeName,
+    /// events in a batch, at most (200)
+    #[argh(option, default = "at_least_1(200)", from_str_fn(batch_size))]
+    batch_size: NonZeroUsize,
+    /// longest wait of a batch's first event (5ms; 0 with --queue pull: nothing more comes before
+    /// the acks)
+    #[argh(option, default = "Duration::from_millis(5)", from_str_fn(units::duration))]
+    batch_linger: Duration,
+    /// threads that call the sink (4)
+    #[argh(option, default = "at_least_1(4)", from_str_fn(workers))]
+    sink_workers: NonZeroUsize,
+    /// which worker gets an event: round-robin, key (keeps the order of a key) (round-robin)
+    #[argh(option, default = "Sharding::Shared", from_str_fn(sharding))]
+    worker_assignment: Sharding,
+    /// what workers do to an event: digest (append the xxHash64 of its payload, which the sink
+    /// checks), none (digest)
+    #[argh(option, default = "Transform::Digest")]
+    transform: Transform,
     /// how long queued events may still be delivered after SIGTERM (10s); its last third, at most 2 s,
     /// is for those that workers hold by then; the run ends within 5 s more, whatever the sink does
     #[argh(option, default = "secs(10)", from_str_fn(units::duration))]
     drain_timeout: Duration,
-    /// bytes that a fetch asks for, each partition: max.partition.fetch.bytes (1MiB)
-    #[argh(option, default = "1 << 20", from_str_fn(bytes_of_a_fetch))]
-    fetch_bytes: i32,
-    /// bytes of a whole answer, at most: what is taken in 250 ms, and no less than 64KiB (a batch that
-    /// is larger comes alone) (4MiB): fetch.max.bytes; not with --client kafka
-    #[argh(option, default = "4 << 20", from_str_fn(bytes_of_a_fetch))]
-    answer_bytes: i32,
-    /// largest record batch that is fetched, and largest that one may unpack to; a larger one ends the
-    /// run (64MiB, which is the most)
-    #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
-    fetch_bytes_max: i32,
     /// where /metrics, /healthz (its workers move and its member polls), /readyz (it has partitions and
     /// the sink answers) and /debug/pprof/ are served (127.0.0.1:9902)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9902))")]
@@ -142,15 +166,6 @@ pub struct Flags {
     /// file for the interval latency log
     #[argh(option)]
     hlog: Option<PathBuf>,
-    /// file for the ids that are shed, a line each, for lab audit; it goes on behind those of an earlier
-    /// run
-    #[argh(option)]
-    shed_ids: Option<PathBuf>,
-    /// FILE or topic:NAME (which must exist) for what will never be delivered, a JSON line or record
-    /// each: partition, offset, id, reason, value; it is there before its offset is committed, twice
-    /// where the answer was lost
-    #[argh(option)]
-    dead_letter: Option<String>,
 }
 
 /// Largest batch that can be asked for: its answer brings it whole. `message.max.bytes` is 1 MB by

@@ -133,7 +133,7 @@ impl Fetcher {
                 Ok(Kept::End)
             }
             Step::OutOfRange => Err(Refusal::OutOfRange),
-            Step::Gap { to } => Ok(Kept::Passed { to, what: Passed::Hole }),
+            Step::Gap { to } => Ok(Kept::Passed { to, what: Passed::Gap }),
             Step::Control { to } => Ok(Kept::Passed { to, what: Passed::Control }),
             Step::Unreadable { codec, to } => Ok(Kept::Unreadable {
                 to,
@@ -248,7 +248,7 @@ impl Fetches for Fetcher {
                         let why = "the batch cannot be read: it is corrupt".to_owned();
                         each(Entry::Unreadable { to: Some(to), reason: "corrupt", why })
                     }
-                    next if next < to => each(Entry::Passed { to, what: Passed::Hole }),
+                    next if next < to => each(Entry::Passed { to, what: Passed::Gap }),
                     _ => ControlFlow::Continue(()),
                 }
             }

@@ -202,7 +202,7 @@ pub enum Passed {
     /// Records of a transaction that was aborted.
     Aborted,
     /// Nothing: compaction or a deletion took it.
-    Hole,
+    Gap,
 }
 
 /// Moves one broker's records out of its logs; one a thread.

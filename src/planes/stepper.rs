@@ -1,6 +1,6 @@
 //! One batch at a time, where a plain fetch cannot go on: it answered nothing although there is
 //! more (a batch larger than the fetch), it skipped offsets (plain and compressed batches in one
-//! set; compaction left a hole), or it failed as a whole (a codec that crate `kafka` cannot read).
+//! set; compaction left a gap), or it failed as a whole (a codec that crate `kafka` cannot read).
 //!
 //! The batch's own header tells its size, codec and offsets, so the next fetch can ask for exactly
 //! this batch, and what must be passed over is known to the record.

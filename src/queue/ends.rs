@@ -1,7 +1,7 @@
 //! Both ends of the queue: runs are enqueued, dequeued and counted by their events, and a gate closes
 //! it early.
 //!
-//! Invariant: what was offered ends as dequeued, given back to its producer, or still inside when the
+//! Invariant: what was offered ends as dequeued, refused to its producer, or still inside when the
 //! last end is dropped, exactly once; what was inside when the gate closed is taken by a worker that
 //! goes on until [`Dequeued::Closed`]. Occupancy is what entered less what left, never a third counter.
 //! `tests/interleavings.rs` drives this file, and `room`, through its interleavings.

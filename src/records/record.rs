@@ -160,7 +160,7 @@ mod tests {
         vec![Err(why.into())]
     }
 
-    /// Prevents: a hole of compaction taken for a loss, or an offset moved into it.
+    /// Prevents: a gap of compaction taken for a loss, or an offset moved into it.
     #[test]
     fn a_compacted_batch_gives_what_is_left() {
         let batch = Raw { base_offset: 100, last_delta: Some(9), ..Raw::default() };

@@ -38,7 +38,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A bucket that earns `rate` tokens/s from `now` and starts with its burst in hand. Without
+    /// A bucket that earns `rate` tokens/s from `now` and starts with its burst full. Without
     /// a `burst` (tokens) it is [`BURST_SHARE`] of the rate in force, at least 1.
     pub fn new(rate: f64, burst: Option<f64>, now: Instant) -> Self {
         let mut bucket = Self { rate, fixed_burst: burst, earned: 0.0, claimed: 0.0, at: now };

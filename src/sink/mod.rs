@@ -15,7 +15,7 @@
 //! - `window`   the events that a worker has taken and the sink has not acked
 //! - `refusals` events that the sink refuses for good, and when that is the sink's trouble
 //! - `line`     who calls next, before a sink that refuses by its rate limit
-//! - `workers`  the threads that take runs from the queue, batch, post until acked or given back
+//! - `workers`  the threads that take runs from the queue, batch, post until acked or released
 
 pub mod bucket;
 pub mod client;

@@ -133,7 +133,7 @@ impl Suspects {
     }
 
     /// Gives up the events that the sink is known to refuse for their own sake.
-    pub fn settle(&mut self) {
+    pub fn resolve(&mut self) {
         if self.held.is_empty() || self.shared.are_too_many() {
             return;
         }
@@ -222,7 +222,7 @@ mod tests {
         let (id, value) = (offset as u64, Box::default());
         let single = Single { assigned: Arc::clone(assigned), offset, id, value };
         suspects.refused(single, status, "no".into());
-        suspects.settle();
+        suspects.resolve();
     }
 
     /// Prevents: a topic that is eaten by a sink that refuses everything.
@@ -236,7 +236,7 @@ mod tests {
         let why = stop.outcome().expect_err("it stopped").to_string();
         assert!(why.contains("50 of the last 100") && why.contains("status 400: no"), "{why}");
         suspects.shared.taken(1);
-        suspects.settle();
+        suspects.resolve();
         assert_eq!((assigned.committable(), sum(&suspects.metrics.invalid)), (0, 0));
         suspects.release();
         assert_eq!(suspects.metrics.returned.get(), SHARE as u64);
@@ -250,7 +250,7 @@ mod tests {
             refuse(&mut suspects, &assigned, offset);
             assert_eq!(assigned.committable(), offset, "nothing was taken after it");
             suspects.shared.taken(9);
-            suspects.settle();
+            suspects.resolve();
             assert_eq!(assigned.committable(), offset + 1);
         }
         assert!(!stop.is_set());
@@ -267,7 +267,7 @@ mod tests {
             for held in &mut suspects.held {
                 held.since -= HELD_MAX;
             }
-            suspects.settle();
+            suspects.resolve();
             assert_eq!(assigned.committable(), given_up, "{status}");
             assert_eq!(stop.is_set(), given_up == 0, "{status}");
         }

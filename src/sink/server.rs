@@ -30,7 +30,7 @@ use crate::failure::Failure;
 use crate::http::{Access, Limits, Request, Response, Server, Turn};
 use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, SinkMetrics};
-use crate::threads::{Crew, Stop};
+use crate::threads::{Stop, ThreadGroup};
 use crate::transform::Transform;
 use crate::{cli, clock, units};
 
@@ -61,7 +61,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
             (Arc::clone(&sink), telemetry::endpoint(registry, access, telemetry::Answers));
         move |request: Request| telemetry(&request).unwrap_or_else(|| sink.answer(&request))
     };
-    let mut timekeeper = Crew::new(stop.clone());
+    let mut timekeeper = ThreadGroup::new(stop.clone());
     let server = Server::start(settings.listen, settings.limits(), Arc::new(answer))?;
     {
         let sink = Arc::clone(&sink);

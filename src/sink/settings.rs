@@ -11,6 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::control::fault_time;
 use super::gate::OnLimit;
+use crate::cli;
 use crate::failure::Failure;
 use crate::http::access::{self, Token};
 use crate::units;
@@ -21,8 +22,22 @@ pub const HANDLERS_DEFAULT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// Largest `--handlers`: each holds one thread, five while the server starts.
 pub const HANDLERS_MAX: usize = 256;
 
+/// Where the groups of [`Flags`] begin.
+pub const GROUPS: cli::Groups = &[
+    ("--listen", "Where it is"),
+    ("--rate-limit", "What it takes"),
+    ("--stall-rate", "A stall of its own"),
+    ("--latency", "What a call costs besides"),
+    ("--journal", "What it keeps"),
+];
+
 /// The sink of the lab: POST /write and /batch are acked no faster than a token bucket allows.
 #[derive(FromArgs, ArgsInfo)]
+#[argh(
+    usage = "[flags]",
+    example = "{command_name} --rate-limit 2000\n\
+               {command_name} --rate-limit 2000 --on-limit reject --listen 127.0.0.1:9900"
+)]
 pub struct Flags {
     /// where /write, /batch, /ledger, /control, /metrics, … are served; port 0 picks one (127.0.0.1:9900)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9900))")]

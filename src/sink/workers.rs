@@ -171,7 +171,7 @@ impl Worker {
     pub fn run(mut self) {
         while self.fill() {
             self.post();
-            self.parts.suspects.settle();
+            self.parts.suspects.resolve();
         }
         self.parts.suspects.release();
         self.parts.pulse.end();
@@ -197,7 +197,7 @@ impl Worker {
             match self.parts.outlet.dequeue(left.unwrap_or(IDLE).min(IDLE)) {
                 Dequeued::Run(run) => self.take(run),
                 Dequeued::Nothing if left.is_some_and(|left| left <= IDLE) => return true,
-                Dequeued::Nothing => self.parts.suspects.settle(),
+                Dequeued::Nothing => self.parts.suspects.resolve(),
                 Dequeued::Closed => return self.window.events() > 0,
             }
         }
@@ -347,7 +347,7 @@ impl Worker {
             if self.is_over() || self.window.is_revoked() {
                 return;
             }
-            self.parts.suspects.settle();
+            self.parts.suspects.resolve();
             let rest = until.saturating_duration_since(Instant::now()).min(IDLE);
             // A set stop signal would end the wait at once; while draining, the backoff still holds.
             if self.parts.stop.is_set() {

@@ -95,6 +95,11 @@ impl Assigned {
         self.high_watermark.store(offset, Ordering::Relaxed);
     }
 
+    /// As noted last.
+    pub fn high_watermark(&self) -> i64 {
+        self.high_watermark.load(Ordering::Relaxed)
+    }
+
     /// Notes that the log ends before the position: at `end`, where the broker says so, else somewhere.
     pub fn found_cut(&self, end: Option<i64>) {
         self.cut_to.store(end.map_or(CUT_SOMEWHERE, |end| end.max(0)), Ordering::SeqCst);
@@ -113,7 +118,7 @@ impl Assigned {
     pub fn leave(&self) -> LeftLog {
         let tracker = self.tracker.lock();
         self.left.store(true, Ordering::SeqCst);
-        let end = self.high_watermark.load(Ordering::Relaxed);
+        let end = self.high_watermark();
         LeftLog { partition: self.partition, position: tracker.next(), end }
     }
 
@@ -125,7 +130,7 @@ impl Assigned {
     /// Events between the offset that was committed, where one was, else the acked prefix, and the high watermark.
     pub fn behind(&self, committed: Option<i64>) -> u64 {
         let from = committed.unwrap_or_else(|| self.committable());
-        up_to(self.high_watermark.load(Ordering::Relaxed), from)
+        up_to(self.high_watermark(), from)
     }
 
     /// Runs `enqueue`, which opens what was fetched and enqueues it in order, while no other thread does

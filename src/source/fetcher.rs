@@ -170,7 +170,7 @@ impl Fetcher {
                 round,
                 lines,
                 next: from,
-                holes: 0,
+                gaps: 0,
             };
             let mut halt = None;
             plane.read(part, from, &mut |entry| match reading.entry(entry) {
@@ -236,7 +236,7 @@ impl Fetcher {
         }
     }
 
-    /// Retention overtook the position: go on at the log's start. Or the log ends before the
+    /// Retention overtook the position: go on at the log start offset. Or the log ends before the
     /// position: the member decides where to go on. `Err` is why it waits; `None`, that it was given up.
     fn out_of_range(&mut self, assigned: &Assigned) -> Result<(), Option<String>> {
         let (partition, position) = (assigned.partition, assigned.position());

@@ -30,7 +30,7 @@ use super::Assignment;
 use crate::brokers::{Brokers, View};
 use crate::failure::Failure;
 use crate::telemetry::metrics::ProcessorMetrics;
-use crate::threads::{Crew, Pulse, Stop};
+use crate::threads::{Pulse, Stop, ThreadGroup};
 
 /// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it. At most a third of
 /// the session, so that two beats may be lost.
@@ -82,7 +82,7 @@ pub struct Member {
     refused_since: Option<Instant>,
     /// Ends `starts`.
     left: Stop,
-    starts: Crew,
+    starts: ThreadGroup,
 }
 
 impl Member {
@@ -119,7 +119,7 @@ impl Member {
             .subscribe(&[&settings.topic])
             .map_err(|e| Failure::Failed(format!("cannot subscribe to {}: {e}", settings.topic)))?;
         log::info!(group = settings.group.as_str(), topic = settings.topic.as_str(); "joining the group");
-        let (left, mut starts) = (Stop::default(), Crew::new(stop.clone()));
+        let (left, mut starts) = (Stop::default(), ThreadGroup::new(stop.clone()));
         let (group, reset, until) = (settings.group.clone(), settings.reset, left.clone());
         starts.spawn("starts", move || {
             starts::run(&context, &group, reset, &until);

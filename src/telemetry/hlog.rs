@@ -2,7 +2,7 @@
 //! values in µs, times in s since the epoch.
 //!
 //! Invariant: it grows by whole seconds (`lines`); reading ignores a line that was cut short. A disk
-//! that is full leaves a hole, said in the log, and stops nobody. Any HdrHistogram tool reads the file.
+//! that is full leaves a gap, said in the log, and stops nobody. Any HdrHistogram tool reads the file.
 
 use std::io::{self, Read as _};
 use std::path::Path;

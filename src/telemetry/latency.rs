@@ -208,7 +208,7 @@ impl Reporter {
     /// recorded.
     ///
     /// # Errors
-    /// When a histogram cannot be serialised. A disk that is full leaves a hole in the `.hlog`.
+    /// When a histogram cannot be serialised. A disk that is full leaves a gap in the `.hlog`.
     pub fn run(&mut self, gauges: &GaugeVec, stop: &Stop) -> Result<(), Failure> {
         self.interval_start_us = clock::now_us();
         loop {

@@ -167,6 +167,8 @@ pub struct ProcessorMetrics {
     pub committable: IntGaugeVec,
     /// Next offset to fetch by partition.
     pub position: IntGaugeVec,
+    /// High watermark by partition, as the last fetch told it.
+    pub high_watermark: IntGaugeVec,
     /// Events behind the committed offset that the log still holds, by partition, as the last fetch told its end.
     pub lag: IntGaugeVec,
     /// Fetches that failed and were tried again.
@@ -239,6 +241,11 @@ impl ProcessorMetrics {
             position: m.int_gauges(
                 "processor_position_offset",
                 "The next offset to fetch",
+                &["partition"],
+            )?,
+            high_watermark: m.int_gauges(
+                "processor_high_watermark_offset",
+                "The high watermark as of the last fetch; its derivative is what is written to the log",
                 &["partition"],
             )?,
             lag: m.int_gauges(
@@ -333,11 +340,11 @@ impl SinkMetrics {
 /// What the watch exports. Names as of kafka_exporter, where it has them.
 #[derive(Clone)]
 pub struct WatchMetrics {
-    /// Log end offset less committed offset.
+    /// High watermark less committed offset.
     pub lag: IntGaugeVec,
     /// Committed offset.
     pub committed: IntGaugeVec,
-    /// Log end offset.
+    /// High watermark.
     pub end: IntGaugeVec,
     /// Members of the group.
     pub members: IntGaugeVec,

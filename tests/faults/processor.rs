@@ -172,7 +172,7 @@ fn partitions_without_a_leader_hold_up_no_other() {
 }
 
 /// Prevents: a broker that hangs (crate `kafka` waits 120 s) holding up the other brokers'
-/// partitions, or its own for longer than the crew's patience.
+/// partitions, or its own for longer than the supervisor's patience.
 #[test]
 fn a_broker_that_hangs_is_given_up_and_nothing_is_lost() {
     let _alone = alone();

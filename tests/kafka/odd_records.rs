@@ -148,10 +148,10 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     assert_eq!(text.lines().map(line).collect::<Vec<_>>(), expected);
 }
 
-/// Prevents: a hole that compaction left inside a batch ending the run as a corrupt batch, or the rest
+/// Prevents: a gap that compaction left inside a batch ending the run as a corrupt batch, or the rest
 /// of the batch passed over with it.
 #[test]
-fn holes_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
+fn gaps_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
     let settings = [
         ("cleanup.policy", "compact"),
         ("min.cleanable.dirty.ratio", "0.01"),

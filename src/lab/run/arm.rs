@@ -71,7 +71,7 @@ impl<'a> Bench<'a> {
         arm.offer(launch, limit.is_some())?;
         let begun = Instant::now();
         arm.await_load(launch, begun, limit.as_ref())?;
-        arm.settle(&["producer".into()])?;
+        arm.finish(&["producer".into()])?;
         drop(limit);
         if dir.join(heaps::LAST).exists() {
             let command = arm.places.autopsy();
@@ -210,7 +210,7 @@ impl<'a> Arm<'a> {
     ///
     /// # Errors
     /// When one does not stop as it should, or there is no ledger; [`Failure::Interrupted`].
-    pub fn settle(&mut self, producers: &[String]) -> Result<(), Failure> {
+    pub fn finish(&mut self, producers: &[String]) -> Result<(), Failure> {
         let names: Vec<String> = self.pages.iter().map(|(name, _)| name.clone()).collect();
         for name in &names {
             if self.children.runs(name) {

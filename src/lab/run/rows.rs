@@ -159,7 +159,7 @@ impl<'a, 'b> Row<'a, 'b> {
             arm.children.stop("producer-2")?;
             producers.push("producer-2".into());
         }
-        arm.settle(&producers)?;
+        arm.finish(&producers)?;
         arm.end()
     }
 

@@ -273,7 +273,7 @@ fn show(
                     Err(e) => return each(unreadable(e)),
                 }
             }
-            each(Entry::Passed { to, what: Passed::Hole })
+            each(Entry::Passed { to, what: Passed::Gap })
         }
         Err(e) => each(unreadable(e)),
     }

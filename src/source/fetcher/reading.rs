@@ -60,7 +60,7 @@ pub(super) struct Reading<'a> {
     /// The next offset: all before it is in the builder, enqueued or passed over.
     pub(super) next: i64,
     /// Offsets without a record that the position has not moved past yet.
-    pub(super) holes: u64,
+    pub(super) gaps: u64,
 }
 
 impl Reading<'_> {
@@ -69,7 +69,7 @@ impl Reading<'_> {
         match entry {
             Entry::Record { offset, value } => {
                 if offset > self.next {
-                    self.hole(offset);
+                    self.gap(offset);
                 }
                 match run::check(value) {
                     Ok((value, head)) => self.event(offset, head.key, value)?,
@@ -86,8 +86,8 @@ impl Reading<'_> {
                 self.next = offset + 1;
             }
             Entry::Passed { to, what } => {
-                if to > self.next && what == Passed::Hole {
-                    self.hole(to);
+                if to > self.next && what == Passed::Gap {
+                    self.gap(to);
                 }
                 self.next = self.next.max(to);
             }
@@ -132,8 +132,8 @@ impl Reading<'_> {
             return Err(Halt::Unwanted);
         }
         self.assigned.skip_to(self.next);
-        let holes = std::mem::take(&mut self.holes);
-        self.context.metrics.lost.with_label_values(&["gap"]).inc_by(holes);
+        let gaps = std::mem::take(&mut self.gaps);
+        self.context.metrics.lost.with_label_values(&["gap"]).inc_by(gaps);
         self.round.count(self.assigned, opened, self.context.downstream.as_ref());
         Ok(())
     }
@@ -186,9 +186,9 @@ impl Reading<'_> {
     }
 
     /// Offsets up to `to` hold no record: compaction or a deletion took them.
-    fn hole(&mut self, to: i64) {
+    fn gap(&mut self, to: i64) {
         let offsets = (to - self.next).unsigned_abs();
-        self.holes += offsets;
+        self.gaps += offsets;
         if let Some(suppressed) = self.lines.allow() {
             log::warn!(
                 partition = self.assigned.partition, from = self.next, to = to, offsets = offsets,

@@ -111,6 +111,8 @@ impl Context {
             let partition = assigned.partition.to_string();
             self.metrics.committable.with_label_values(&[&partition]).set(offset);
             self.metrics.position.with_label_values(&[&partition]).set(assigned.position());
+            let end = assigned.high_watermark();
+            self.metrics.high_watermark.with_label_values(&[&partition]).set(end);
             let behind = assigned.behind(committed.get(&assigned.partition).copied());
             self.metrics.lag.with_label_values(&[&partition]).set(behind as i64);
             if committed.get(&assigned.partition).is_none_or(|before| *before < offset) {
@@ -217,7 +219,8 @@ impl Context {
             committed.remove(partition);
             // What another member exports now must not stay on this page, frozen.
             let label = partition.to_string();
-            for gauge in [&self.metrics.committable, &self.metrics.position, &self.metrics.lag] {
+            let of = &self.metrics;
+            for gauge in [&of.committable, &of.position, &of.high_watermark, &of.lag] {
                 let _never_set = gauge.remove_label_values(&[&label]);
             }
         }
