@@ -64,8 +64,10 @@ if ! has "apache/kafka:$kafka"; then
 #!/usr/bin/env bash
 set -e
 in_jvm() { java ${KAFKA_HEAP_OPTS:-} -cp '/opt/kafka/libs/*' "$@"; }
-in_jvm kafka.docker.KafkaDockerWrapper setup \
-  --default-configs-dir /etc/kafka/docker --mounted-configs-dir /mnt/shared/config --final-configs-dir /opt/kafka/config
+# A broker that is started again has its folder formatted, as in the image's own script.
+said=$(in_jvm kafka.docker.KafkaDockerWrapper setup --default-configs-dir /etc/kafka/docker \
+  --mounted-configs-dir /mnt/shared/config --final-configs-dir /opt/kafka/config 2>&1) \
+  || grep -qi 'already formatted' <<<"$said" || { echo "$said" && exit 1; }
 exec java ${KAFKA_HEAP_OPTS:-} -cp '/opt/kafka/libs/*' kafka.Kafka /opt/kafka/config/server.properties
 TEXT
   cat >"$tmp/kafka/bin/kafka-topics.sh" <<'TEXT'
