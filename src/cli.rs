@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use argh::{ArgsInfo, EarlyExit, FromArgs};
 
 use crate::failure::Failure;
-use crate::logging;
+use crate::{logging, units};
 
 /// Rewrites `-flag`, `-flag=value` and `--flag=value` to the one spelling argh takes,
 /// `--flag value`. Everything after a bare `--`, negative numbers and single-letter flags pass
@@ -38,6 +38,19 @@ pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
         }
     }
     out
+}
+
+/// What `program` makes of these words, in any documented spelling.
+///
+/// # Errors
+/// The parser's words.
+pub fn parsed<T: FromArgs>(
+    program: &str,
+    words: impl IntoIterator<Item = String>,
+) -> Result<T, String> {
+    let words = normalise(words);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    T::from_args(&[program], &words).map_err(|early| early.output.trim_end().to_owned())
 }
 
 /// Our name of a flag that Kafka's tools call otherwise.
@@ -144,8 +157,7 @@ pub fn check_instance_id(id: &str) -> Result<(), Failure> {
 }
 
 fn check_name(flag: &str, name: &str, is_fine_besides: bool) -> Result<(), Failure> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if is_fine_besides && (1..=249).contains(&name.len()) && name.chars().all(legal) {
+    if is_fine_besides && (1..=249).contains(&name.len()) && units::is_name(name) {
         return Ok(());
     }
     let allowed = "expected 1 to 249 letters, digits, '.', '_' or '-'";

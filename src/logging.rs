@@ -84,19 +84,25 @@ pub struct Limiter {
     lines_max: u32,
     lines: u32,
     suppressed: u64,
-    second: Instant,
+    time: Duration,
+    since: Instant,
 }
 
 impl Limiter {
     /// At most `lines_max` lines a second.
     pub fn per_second(lines_max: u32) -> Self {
-        Self { lines_max, lines: 0, suppressed: 0, second: Instant::now() }
+        Self::per(Duration::from_secs(1), lines_max)
+    }
+
+    /// At most `lines_max` lines in each `time`.
+    pub fn per(time: Duration, lines_max: u32) -> Self {
+        Self { lines_max, lines: 0, suppressed: 0, time, since: Instant::now() }
     }
 
     /// Whether a line may be written now; with how many were suppressed since the last.
     pub fn allow(&mut self) -> Option<u64> {
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            (self.second, self.lines) = (Instant::now(), 0);
+        if self.since.elapsed() >= self.time {
+            (self.since, self.lines) = (Instant::now(), 0);
         }
         if self.lines == self.lines_max {
             self.suppressed += 1;

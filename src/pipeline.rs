@@ -8,10 +8,11 @@
 //! ```
 //!
 //! Stop order: fetchers, queue closes, workers drain, member commits and leaves, metrics last. A full
-//! queue blocks fetchers, never the member. What naive consumers do instead is `naive`.
+//! queue blocks fetchers, never the member, which polls by `keepalive`. What naive consumers do instead is `naive`.
 
 pub mod flags;
 mod health;
+mod keepalive;
 mod naive;
 
 use std::net::SocketAddr;
@@ -128,9 +129,6 @@ pub struct Summary {
 /// group.
 const WORKERS_GRACE: Duration = Duration::from_secs(1);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Longest poll of the member: commits and revocations wait no longer than this.
-const POLL: Duration = Duration::from_millis(100);
 
 /// How often depth and partitions are shown.
 const GAUGES: Duration = Duration::from_millis(200);
@@ -407,43 +405,13 @@ fn start_member(
         let stop = fetching.stop.clone();
         let mut member = Member::join(member, assignment, view, metrics, stop, polls)?;
         if keepalive {
-            poll_while_workers_live(&mut member, &pulses, stuck_after, &leave);
+            keepalive::poll_while_workers_live(&mut member, &pulses, stuck_after, &leave);
         } else {
             naive::poll_between_fetches(&mut member, &shared, &leave);
         }
         member.leave();
         Ok(())
     })
-}
-
-/// Keeps the poll clock while the workers live. When one has not moved for `stuck_after`, the
-/// clock stops: a deadlock must not hold its partitions for ever.
-fn poll_while_workers_live(
-    member: &mut Member,
-    pulses: &[Pulse],
-    stuck_after: Duration,
-    leave: &Stop,
-) {
-    let mut told = false;
-    while !leave.is_set() {
-        let stuck = pulses.iter().map(Pulse::age).max().unwrap_or_default() > stuck_after;
-        if stuck != told {
-            told = stuck;
-            if stuck {
-                log::error!(
-                    stuck_after = crate::units::show(stuck_after).as_str();
-                    "a worker does not move, the member stops polling"
-                );
-            } else {
-                log::info!("workers move again, the member polls");
-            }
-        }
-        if stuck {
-            leave.wait(POLL);
-        } else {
-            member.turn(POLL);
-        }
-    }
 }
 
 fn summary(metrics: &ProcessorMetrics, assignment: &Assignment, started: Instant) -> Summary {

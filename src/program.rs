@@ -6,12 +6,9 @@ use std::process::{Command, ExitCode};
 
 /// Runs `name` with this process's arguments; comes back only when there is no `lab`.
 pub fn run(name: &str) -> ExitCode {
-    let lab = std::env::current_exe().map(|own| own.with_file_name("lab"));
-    let why = match &lab {
-        Ok(lab) => Command::new(lab).arg0(name).args(std::env::args_os().skip(1)).exec(),
-        Err(why) => std::io::Error::new(why.kind(), why.to_string()),
-    };
-    let lab = lab.unwrap_or_else(|_| "lab".into());
+    // Where the system does not say where this program is, the one that PATH finds.
+    let lab = std::env::current_exe().unwrap_or_default().with_file_name("lab");
+    let why = Command::new(&lab).arg0(name).args(std::env::args_os().skip(1)).exec();
     eprintln!(
         "error: {name} is a part of {}: {why}; install the five programs side by side",
         lab.display()

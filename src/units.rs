@@ -81,6 +81,11 @@ pub fn one_of<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
+/// Whether it is made of letters, digits, '.', '_' and '-' alone, as Kafka's names are.
+pub fn is_name(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+}
+
 /// A duration as people write it, rounded to what matters: `90s` not `90.000012s`.
 pub fn show(time: Duration) -> String {
     let rounded = if time >= Duration::from_secs(10) {

@@ -36,7 +36,9 @@ use crate::backoff::Backoff;
 use crate::cli;
 use crate::failure::Failure;
 use crate::http::client;
+use crate::logging::Limiter;
 use crate::threads::Stop;
+use crate::units;
 
 use connection::Connection;
 
@@ -162,10 +164,7 @@ fn is_address(host: &str) -> bool {
         port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|p| p > 0);
     let is_name = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
         Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            let is_of_name = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-            !name.is_empty() && name.bytes().all(is_of_name)
-        }
+        None => !name.is_empty() && units::is_name(name),
     };
     is_port && is_name
 }
@@ -317,7 +316,8 @@ impl Brokers {
     /// What no waiting cures: a topic that does not exist.
     pub fn await_topic(&self, topic: &str, stop: &Stop) -> Result<Option<TopicView>, BrokerError> {
         let mut backoff = Backoff::standard();
-        let (mut missing_since, mut said): (Option<Instant>, Option<Instant>) = (None, None);
+        let mut missing_since: Option<Instant> = None;
+        let mut lines = Limiter::per(SAY_EVERY, 1);
         for attempt in 0.. {
             let answer = self.describe_until(stop, topic, attempt);
             // Brokers learn of a new topic one after the other, so one that does not know it yet
@@ -340,8 +340,7 @@ impl Brokers {
                 Err(e) if e.is_passing() || is_news => e.to_string(),
                 Err(e) => return Err(e),
             };
-            if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                said = Some(Instant::now());
+            if lines.allow().is_some() {
                 log::warn!(topic = topic, why = why.as_str(); "waiting for the brokers");
             }
             if stop.wait(backoff.wait()) {

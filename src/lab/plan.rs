@@ -10,7 +10,7 @@ use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::lab::experiments::{self, Experiment, Form, Launch, Prediction, Setup, own};
+use crate::lab::experiments::{self, ArmSpec, Experiment, Form, Launch, Prediction, Setup, own};
 use crate::lab::predict;
 use crate::units;
 
@@ -180,6 +180,27 @@ impl Plan {
             Setup::of(Form::Full, &[launch]).map_err(|why| Failure::Usage(why.to_string()))?;
         let predictions = predict::of(&setup, name)?;
         Ok(Self { experiment: name.into(), written_at: now(), setup, predictions })
+    }
+
+    /// What it is of: an experiment, or a load of one's own.
+    ///
+    /// # Errors
+    /// When there is none of its name.
+    pub fn planned(&self) -> Result<&'static Experiment, Failure> {
+        if self.experiment == own::EXPERIMENT.name {
+            return Ok(&own::EXPERIMENT);
+        }
+        experiments::named(&self.experiment)
+    }
+
+    /// The arm whose folder is called so; that of a load of one's own, whatever its folder is called.
+    ///
+    /// # Errors
+    /// When it has no such arm.
+    pub fn arm_in(&self, folder: &str) -> Result<ArmSpec, Failure> {
+        let experiment = self.planned()?;
+        let own = own::EXPERIMENT.name;
+        experiment.arm(if experiment.name == own { own } else { folder })
     }
 
     /// Writes it, and what the run runs on, into the run's folder.

@@ -139,14 +139,14 @@ fn at_least_1(n: usize) -> NonZeroUsize {
 /// be written, or the page's address cannot be had.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let beside = settings.beside.as_deref().map(Recorded::read).transpose()?;
-    let typed = Words::typed();
-    let words = match &beside {
-        Some(recorded) => typed.over(&recorded.words),
-        None => typed,
+    let words = || match &beside {
+        Some(recorded) => Words::typed().over(&recorded.words),
+        None => Words::typed(),
     };
-    match settings.listen {
-        Some(listen) => page::serve(listen, words, beside),
-        None => show(settings, &Scenario::new(&words.settings()?)?),
+    match (settings.listen, &beside) {
+        (Some(listen), _) => page::serve(listen, words(), beside),
+        (None, Some(_)) => show(settings, &Scenario::new(&words().settings()?)?),
+        (None, None) => show(settings, &Scenario::new(settings)?),
     }
 }
 
@@ -155,7 +155,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 /// # Errors
 /// When the model does not cover it.
 pub fn of(setup: &Setup, name: &str) -> Result<Vec<Prediction>, Failure> {
-    let words = recorded::words(setup, name)
+    let words = Words::of_arm(setup, name)
         .ok_or_else(|| Failure::Failed(format!("the setup has no arm {name}")))?;
     let forecast = Forecast::of(&Scenario::new(&words.settings()?)?);
     let known = |f: Figure| Some(Prediction::new(&f.name, f.value?, f.unit, f.because));

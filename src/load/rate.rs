@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::units;
+
 /// Path of the rate control.
 pub const RATE: &str = "/rate";
 
@@ -38,8 +40,7 @@ pub struct RateLease {
 
 /// Checks the name of a holder; `Err` says what it may be. It needs no escapes in a query.
 pub fn check_holder(holder: &str) -> Result<&str, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if holder.len() <= HOLDER_BYTES_MAX && holder.chars().all(plain) {
+    if holder.len() <= HOLDER_BYTES_MAX && units::is_name(holder) {
         return Ok(holder);
     }
     Err(format!(

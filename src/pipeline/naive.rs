@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::POLL;
+use super::keepalive::POLL;
 use crate::backoff::Backoff;
 use crate::source::fetcher::{Fetcher, Turn};
 use crate::source::member::Member;

@@ -167,10 +167,8 @@ impl Setup {
 
 /// The flags of `program`, as it reads them itself.
 fn parsed<T: FromArgs>(program: &str, flags: &str) -> Result<T, Failure> {
-    let words = cli::normalise(flags.split_whitespace().map(str::to_owned));
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    T::from_args(&[program], &words)
-        .map_err(|early| Failure::Failed(format!("{program} {flags}: {}", early.output.trim_end())))
+    cli::parsed(program, flags.split_whitespace().map(str::to_owned))
+        .map_err(|why| Failure::Failed(format!("{program} {flags}: {why}")))
 }
 
 #[cfg(test)]

@@ -104,11 +104,11 @@ impl Story {
     fn open(path: &Path, out: &Path) -> Result<Option<Self>, Failure> {
         let arm = out.file_name().unwrap_or_default().to_string_lossy();
         let plan: Plan = read_json(path)?;
-        let experiment = experiments::planned(&plan.experiment)?;
+        let experiment = plan.planned()?;
         if experiment.arms.is_empty() || arm == experiments::WARM_UP {
             return Ok(None);
         }
-        let spec = experiment
+        let spec = plan
             .arm_in(&arm)
             .map_err(|why| Failure::Failed(format!("{}: {why}", path.display())))?;
         log::info!(plan = path.display().to_string(), arm = spec.name; "the live page shows its prediction");

@@ -1,17 +1,14 @@
-//! A recorded arm beside its prediction: the flags that stand for what it was given, and what it measured, in
-//! the figures of the live page.
+//! A recorded arm beside its prediction: what it was given, and what it measured, in the figures of the live page.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::words::Words;
 use crate::failure::Failure;
-use crate::lab::experiments::{self, Setup};
 use crate::lab::live::{Point, Sources};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
 use crate::lab::run_folder::Arm;
-use crate::policy::Policy;
 
 /// One arm of a run that has ended.
 pub struct Recorded {
@@ -40,57 +37,12 @@ impl Recorded {
             ));
         }
         let plan: Plan = read_json(&run.join(plan::FILE))?;
-        let experiment = experiments::planned(&plan.experiment)?;
-        let folder = arm.to_string_lossy();
-        let spec = experiment.arm_in(&folder).map_err(|e| wrong(&e.to_string()))?;
-        let words = words(&plan.setup, spec.name)
+        let spec = plan.arm_in(&arm.to_string_lossy()).map_err(|e| wrong(&e.to_string()))?;
+        let words = Words::of_arm(&plan.setup, spec.name)
             .ok_or_else(|| wrong("its plan is older than the arms' setups: run it again"))?;
-        let name = format!("{}/{}", experiment.name, spec.name);
+        let name = format!("{}/{}", plan.experiment, spec.name);
         Ok(Self { name, points: points(&Arm::read(&whole, spec)?), words })
     }
-}
-
-/// The flags of the prediction for what arm `name` was given. A token of the sink is charged as it was there.
-pub fn words(setup: &Setup, name: &str) -> Option<Words> {
-    let arm = setup.arm(name)?;
-    let time = |s: f64| match s.fract() {
-        0.0 => format!("{s}s"),
-        _ => format!("{}us", (s * 1e6).round()),
-    };
-    let steps: Vec<String> =
-        arm.schedule.iter().map(|(rate, s)| format!("{rate}:{}", time(*s))).collect();
-    // A call's own time is a ceiling, too: infinite without any.
-    let calls = f64::from(arm.workers) / setup.call.latency_s;
-    let tokens = calls * (setup.call.cost + setup.call.event_cost * arm.batch);
-    let mut words = Words::default()
-        .with("schedule", steps.join(","))
-        .with("rate-limit", setup.ceiling.min(tokens))
-        .with("call-cost", setup.call.cost)
-        .with("event-cost", setup.call.event_cost)
-        .with("batch-size", arm.batch)
-        .with("sink-workers", arm.workers)
-        .with("msg-size", arm.payload_bytes)
-        .with("linger", time(arm.producer_linger_s))
-        .with("partitions", arm.partitions);
-    words = match arm.queue_cap {
-        None => words.with("queue", "unbounded"),
-        Some(0.0) => words.with("queue", "pull"),
-        Some(cap) => words.with("queue", "bounded").with("queue-cap", cap),
-    };
-    if arm.policy != Policy::Buffer {
-        words = words.with("policy", arm.policy.name());
-    }
-    // The limit is that of the arm which may reach it.
-    if let (Some(limit), None) = (setup.memory_limit, arm.queue_cap) {
-        words = words.with("memory-limit", format!("{limit}B"));
-    }
-    Some(match setup.stall {
-        Some(stall) => {
-            let when = format!("{}:{}", time(stall.from), time(stall.length()));
-            words.with("stall", format!("{}@{when}", stall.rate))
-        }
-        None => words,
-    })
 }
 
 fn points(arm: &Arm) -> Vec<Point> {

@@ -6,9 +6,7 @@ use super::*;
 use crate::cli;
 
 fn forecast(line: &str) -> Result<Forecast, String> {
-    let args = cli::normalise(line.split_whitespace().map(str::to_owned));
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let settings = Settings::from_args(&["predict"], &args).map_err(|e| e.output)?;
+    let settings = cli::parsed::<Settings>("predict", line.split_whitespace().map(str::to_owned))?;
     Ok(Forecast::of(&Scenario::new(&settings).map_err(|e| e.to_string())?))
 }
 

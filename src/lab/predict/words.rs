@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use argh::FromArgs as _;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
 use crate::cli;
 use crate::failure::Failure;
+use crate::lab::experiments::Setup;
+use crate::policy::Policy;
 
 /// Name and values: none of a switch, several of a flag that was given more than once.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,49 @@ impl Words {
     pub fn typed() -> Self {
         let all = cli::normalise(std::env::args().skip(1));
         Self::read(all.into_iter().skip_while(|word| word != "predict").skip(1))
+    }
+
+    /// What arm `name` of a setup was given; `None` for one that the setup does not have.
+    pub fn of_arm(setup: &Setup, name: &str) -> Option<Self> {
+        let arm = setup.arm(name)?;
+        let time = |s: f64| match s.fract() {
+            0.0 => format!("{s}s"),
+            _ => format!("{}us", (s * 1e6).round()),
+        };
+        let steps: Vec<String> =
+            arm.schedule.iter().map(|(rate, s)| format!("{rate}:{}", time(*s))).collect();
+        // A call's own time is a ceiling, too: infinite without any.
+        let calls = f64::from(arm.workers) / setup.call.latency_s;
+        let tokens = calls * (setup.call.cost + setup.call.event_cost * arm.batch);
+        let mut words = Self::default()
+            .with("schedule", steps.join(","))
+            .with("rate-limit", setup.ceiling.min(tokens))
+            .with("call-cost", setup.call.cost)
+            .with("event-cost", setup.call.event_cost)
+            .with("batch-size", arm.batch)
+            .with("sink-workers", arm.workers)
+            .with("msg-size", arm.payload_bytes)
+            .with("linger", time(arm.producer_linger_s))
+            .with("partitions", arm.partitions);
+        words = match arm.queue_cap {
+            None => words.with("queue", "unbounded"),
+            Some(0.0) => words.with("queue", "pull"),
+            Some(cap) => words.with("queue", "bounded").with("queue-cap", cap),
+        };
+        if arm.policy != Policy::Buffer {
+            words = words.with("policy", arm.policy.name());
+        }
+        // The limit is that of the arm which may reach it.
+        if let (Some(limit), None) = (setup.memory_limit, arm.queue_cap) {
+            words = words.with("memory-limit", format!("{limit}B"));
+        }
+        Some(match setup.stall {
+            Some(stall) => {
+                let when = format!("{}:{}", time(stall.from), time(stall.length()));
+                words.with("stall", format!("{}@{when}", stall.rate))
+            }
+            None => words,
+        })
     }
 
     fn read(words: impl IntoIterator<Item = String>) -> Self {
@@ -68,10 +112,7 @@ impl Words {
                 format!("--{name} says how an answer is shown, and is no part of the question");
             return Err(Failure::Usage(why));
         }
-        let words = self.flat();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        Settings::from_args(&["lab predict"], &words)
-            .map_err(|early| Failure::Usage(early.output.trim_end().into()))
+        cli::parsed("lab predict", self.flat()).map_err(Failure::Usage)
     }
 
     /// The command that asks the same.

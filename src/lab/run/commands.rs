@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 
+use crate::cli;
 use crate::failure::Failure;
 use crate::lab::experiments::{Launch, Phase};
 use crate::lab::samples;
@@ -225,8 +226,7 @@ pub fn note(dir: &Path, line: &str) -> Result<(), Failure> {
 /// # Errors
 /// When it would not take them.
 pub fn settings<T: FromArgs>(command: &[String]) -> Result<T, Failure> {
-    let words: Vec<&str> = command.iter().skip(2).map(String::as_str).collect();
-    T::from_args(&["lab"], &words).map_err(|early| Failure::Failed(early.output))
+    cli::parsed("lab", command.iter().skip(2).cloned()).map_err(Failure::Failed)
 }
 
 /// Whether an arm's folder is one of a run.

@@ -1,0 +1,203 @@
+//! What a run is given: the flags of its arms as its programs understand them ([`super::launch`] makes it from them).
+//! It is all that a prediction may know, and is kept in `plan.json`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Form, Phase};
+use crate::lab::model::Rates;
+use crate::policy::Policy;
+
+/// What a run is given: all that a prediction may know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Which of its two lengths.
+    pub form: Form,
+    /// (events/s, s) steps of the offered load.
+    pub schedule: Vec<(f64, f64)>,
+    /// The sink's ceiling, events/s; tokens/s where a token is not an event.
+    pub ceiling: f64,
+    /// What a call of the sink costs.
+    #[serde(default)]
+    pub call: Call,
+    /// Payload bytes of an event.
+    pub payload_bytes: usize,
+    /// Heap bytes of one queued event, from the layout.
+    pub event_bytes: f64,
+    /// What resident memory grows by with each: the allocator's own records as well.
+    pub resident_bytes: f64,
+    /// Events that the bounded queue holds.
+    #[serde(default)]
+    pub queue_cap: f64,
+    /// Memory that the unbounded arm may take, bytes.
+    #[serde(default)]
+    pub memory_limit: Option<f64>,
+    /// What befalls the sink.
+    #[serde(default)]
+    pub stall: Option<Phase>,
+    /// Each arm by itself.
+    #[serde(default)]
+    pub arms: Vec<ArmSetup>,
+}
+
+/// What an arm is given: its flags as its programs understand them. Where members of a group differ, the
+/// first is meant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmSetup {
+    /// Its name.
+    pub name: String,
+    /// (events/s, s) steps of its load.
+    pub schedule: Vec<(f64, f64)>,
+    /// Payload bytes of an event.
+    pub payload_bytes: usize,
+    /// How long the producer lets events wait for others, s.
+    pub producer_linger_s: f64,
+    /// Number of keys.
+    pub keys: u64,
+    /// Zipf exponent of their frequencies; 0 is uniform.
+    pub key_skew: f64,
+    /// Seed of keys and payloads.
+    pub seed: u64,
+    /// Partitions of the topic.
+    pub partitions: u32,
+    /// Events that the queue holds; 0 in pull, absent without limit.
+    pub queue_cap: Option<f64>,
+    /// Threads that call the sink.
+    pub workers: u32,
+    /// Whether a key has its worker.
+    pub by_key: bool,
+    /// At a full queue.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Events in a call at most.
+    pub batch: f64,
+    /// How long a call waits for more, s.
+    pub linger_s: f64,
+    /// Time between two commits, s.
+    pub commit_interval_s: f64,
+    /// `max.poll.interval.ms` of each member, s.
+    pub poll_intervals_s: Vec<f64>,
+    /// `session.timeout.ms`, s.
+    pub session_timeout_s: f64,
+}
+
+impl ArmSetup {
+    /// Events that workers hold at most.
+    pub fn in_flight(&self) -> f64 {
+        f64::from(self.workers) * self.batch
+    }
+
+    /// Events that are offered.
+    pub fn events(&self) -> f64 {
+        self.schedule.iter().map(|(rate, seconds)| rate * seconds).sum()
+    }
+}
+
+/// A call of the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// Tokens of the call, whatever is in it.
+    pub cost: f64,
+    /// Tokens of each event in it.
+    pub event_cost: f64,
+    /// What it takes besides its wait for tokens, s.
+    pub latency_s: f64,
+}
+
+impl Default for Call {
+    /// A token is an event.
+    fn default() -> Self {
+        Self { cost: 0.0, event_cost: 1.0, latency_s: 0.0 }
+    }
+}
+
+/// Brokers of the lab's cluster.
+const BROKERS: f64 = 3.0;
+
+impl Setup {
+    /// How long the producer lets events wait for others, s; every arm's the same.
+    pub(super) fn producer_linger_s(&self) -> f64 {
+        self.arms.first().map_or(f64::NAN, |arm| arm.producer_linger_s)
+    }
+
+    /// Events come in puffs, one every so many s: the producer sends to each broker once in its linger.
+    pub(super) fn puff_s(&self) -> f64 {
+        self.producer_linger_s() / BROKERS
+    }
+
+    /// The arm `name`; `None` for one that the plan does not have.
+    pub fn arm(&self, name: &str) -> Option<&ArmSetup> {
+        self.arms.iter().find(|arm| arm.name == name)
+    }
+
+    /// λ(t).
+    pub fn offered(&self) -> Rates {
+        Rates::schedule(
+            self.schedule.iter().map(|&(rate, s)| (rate, std::time::Duration::from_secs_f64(s))),
+        )
+    }
+
+    /// μ(t).
+    pub fn ceilings(&self) -> Rates {
+        let steady = Rates::constant(self.ceiling);
+        match self.stall {
+            Some(stall) => steady.but(stall.rate, stall.from, stall.to),
+            None => steady,
+        }
+    }
+
+    /// When the schedule ends, s.
+    pub fn end_s(&self) -> f64 {
+        self.phases().map(|phase| phase.to).fold(0.0, f64::max)
+    }
+
+    /// From when to when the step of highest rate lasts, s from the start, and its rate.
+    pub fn overload(&self) -> Phase {
+        self.phases().max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap_or(Phase::NONE)
+    }
+
+    /// The first step.
+    pub fn baseline(&self) -> Phase {
+        self.phases().next().unwrap_or(Phase::NONE)
+    }
+
+    /// Every step of the schedule.
+    pub fn phases(&self) -> impl Iterator<Item = Phase> + '_ {
+        self.schedule.iter().scan(0.0, |at, &(rate, seconds)| {
+            let from = *at;
+            *at += seconds;
+            Some(Phase { rate, from, to: *at })
+        })
+    }
+}
+
+#[cfg(test)]
+impl Setup {
+    /// Experiment 2's in quick form, without its stall, and with round figures.
+    pub fn example() -> Self {
+        Self {
+            schedule: vec![(1500.0, 20.0), (8000.0, 60.0)],
+            event_bytes: 600.0,
+            resident_bytes: 600.0,
+            queue_cap: 10_000.0,
+            stall: None,
+            ..Self::quick(&super::exp2::EXPERIMENT)
+        }
+    }
+
+    /// That of an experiment's quick form.
+    pub fn quick(experiment: &super::Experiment) -> Self {
+        Self::of(Form::Quick, &(experiment.launches)(Form::Quick)).expect(experiment.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_follow_the_schedule() {
+        let setup = Setup::example();
+        assert_eq!(setup.overload(), Phase { rate: 8000.0, from: 20.0, to: 80.0 });
+        assert_eq!(setup.baseline().settled(5.0), Phase { rate: 1500.0, from: 5.0, to: 19.0 });
+    }
+}
