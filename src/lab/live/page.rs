@@ -14,7 +14,7 @@ use crate::lab::web::{self, File};
 use crate::sink::control::Command;
 
 const FILES: [File; 2] = [
-    File::html("/", include_str!("page/live.html")),
+    File::html("/", concat!(include_str!("../web/head.html"), include_str!("page/live.html"))),
     File::script("/live.js", include_str!("page/live.js")),
 ];
 

@@ -22,7 +22,7 @@ use crate::lab::web::{self, File};
 use crate::threads::Stop;
 
 const FILES: [File; 2] = [
-    File::html("/", include_str!("page/predict.html")),
+    File::html("/", concat!(include_str!("../web/head.html"), include_str!("page/predict.html"))),
     File::script("/predict.js", include_str!("page/predict.js")),
 ];
 

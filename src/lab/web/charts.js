@@ -1,5 +1,7 @@
-// The charts: uPlot on the page's colours, a legend in text, arrow keys.
+// What the pages share: tiles, and charts: uPlot on the page's colours, a legend in text, arrow keys.
 'use strict';
+
+const at = (id) => document.getElementById(id);
 
 // What is not there is a dash, never 0.
 function show(value, unit) {
@@ -19,6 +21,22 @@ function element(tag, classes, text) {
   if (classes) made.className = classes;
   if (text !== undefined) made.textContent = text;
   return made;
+}
+
+// A figure among those of now: its value, which says nothing yet.
+function tile(name, label) {
+  const box = element('div'), value = element('dd', 'absent', '–');
+  value.id = 'now-' + name;
+  box.append(element('dt', '', label), value);
+  at('now').append(box);
+  return value;
+}
+
+// The charts of a page, each drawn again when its colours change.
+function chartsOf(specs, when) {
+  const charts = specs.map((spec) => new Chart(spec, at('charts'), when));
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => charts.forEach((chart) => chart.plot.redraw()));
+  return charts;
 }
 
 // Lines: [field of a point, label, colour, line]; line: full, dashes (predicted), dots (a limit). `when` writes a time.

@@ -16,7 +16,7 @@ pub struct File {
 }
 
 impl File {
-    /// A page.
+    /// A page: `head.html`, and then what is its own.
     pub const fn html(path: &'static str, text: &'static str) -> Self {
         Self { path, kind: "text/html; charset=utf-8", text }
     }

@@ -1,7 +1,6 @@
 // Asks /live once an interval for what is new and shows it; sends chaos to /chaos.
 'use strict';
 
-const at = (id) => document.getElementById(id);
 const TILES = [
   ['offered', 'Offered', '/s'], ['produced', 'Produced', '/s'], ['polled', 'Polled', '/s'],
   ['delivered', 'Delivered', '/s'], ['queue', 'Queue', ''], ['lag', 'Lag', ''], ['rss', 'Resident', 'B'],
@@ -26,14 +25,8 @@ const STATES = { holds: '✓ holds', off: '✗ off', open: '… not yet' };
 const LATE = 3;
 
 let busy = false, watch = null, last = 0, interval = 1, newest = null, answered = performance.now(), behind = 0, troubled = false;
-const tiles = new Map(TILES.map(([field, label, unit]) => {
-  const box = element('div'), value = element('dd', 'absent', '–');
-  value.id = 'now-' + field;
-  box.append(element('dt', '', label), value);
-  at('now').append(box);
-  return [field, { value, unit }];
-}));
-const charts = CHARTS.map((spec) => new Chart(spec, at('charts')));
+const tiles = new Map(TILES.map(([field, label, unit]) => [field, { value: tile(field, label), unit }]));
+const charts = chartsOf(CHARTS);
 
 function begin(answer) {
   watch = answer.watch;
@@ -156,5 +149,4 @@ const time = () => at('time').value + 's';
 at('stall').addEventListener('click', () => valid('rate', 'time') && disturb({ do: 'stall', rate: Number(at('rate').value), for: time() }));
 at('pause').addEventListener('click', () => valid('time') && disturb({ do: 'pause', for: time() }));
 at('restore').addEventListener('click', () => disturb({ do: 'restore' }));
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => charts.forEach((chart) => chart.plot.redraw()));
 ask();

@@ -1,7 +1,6 @@
 // Asks /forecast whenever a slider moves, and shows the answer.
 'use strict';
 
-const at = (id) => document.getElementById(id);
 const TILES = [
   ['lag_peak', 'Largest lag'], ['wait_peak', 'Longest wait'], ['queue_sojourn', 'Of it in the processor'],
   ['rss_peak', 'Resident at most'], ['killed_at', 'Killed at'], ['drain', 'Backlog gone after'],
@@ -90,14 +89,8 @@ for (const id of ['queue', 'policy']) at(id).addEventListener('change', () => fl
 at('sliders').addEventListener('submit', (event) => event.preventDefault());
 at('reset').addEventListener('click', () => first !== null && ask(flags = first));
 
-const tiles = new Map(TILES.map(([name, label]) => {
-  const box = element('div'), shown = element('dd', 'absent', '–');
-  shown.id = 'now-' + name;
-  box.append(element('dt', '', label), shown);
-  at('now').append(box);
-  return [name, shown];
-}));
-const charts = CHARTS.map((spec) => new Chart(spec, at('charts'), elapsed));
+const tiles = new Map(TILES.map(([name, label]) => [name, tile(name, label)]));
+const charts = chartsOf(CHARTS, elapsed);
 
 function change(changed) {
   const next = { ...flags, ...changed };
@@ -173,5 +166,4 @@ function show_stands() {
   at('capacity').disabled = at('capacity-slider').disabled = at('queue').value !== 'bounded';
 }
 
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => charts.forEach((chart) => chart.plot.redraw()));
 ask(undefined);
