@@ -2,14 +2,13 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
+#[path = "common/prometheus.rs"]
+mod prometheus;
 
 use std::path::Path;
-use std::time::Duration;
 
-use backpressure_lab::http::client;
 use common::lab::{Served, processor, producer, sink};
 use common::{Running, Topic};
-use serde_json::Value;
 
 /// The committed file, with the addresses of these programs in place of the stack's names.
 fn config(served: [(&str, &Served); 3]) -> String {
@@ -21,7 +20,7 @@ fn config(served: [(&str, &Served); 3]) -> String {
     config
 }
 
-fn prometheus(dir: &Path, config: &str) -> (Running, String) {
+fn start(dir: &Path, config: &str) -> (Running, String) {
     std::fs::write(dir.join("prometheus.yml"), config).expect("written");
     std::fs::write(dir.join("rules.yml"), include_str!("../docker/prometheus/rules.yml"))
         .expect("written");
@@ -43,36 +42,23 @@ fn prometheus(dir: &Path, config: &str) -> (Running, String) {
 
 /// The numbers that a query gives now.
 fn values(base: &str, query: &str) -> Vec<f64> {
-    let agent = client::agent(Duration::from_secs(10));
-    let answer = agent.get(format!("{base}/api/v1/query")).query("query", query).call();
-    let text = answer.expect("an answer").body_mut().read_to_string().expect("a body");
-    let answer: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(answer["status"], "success", "{query}: {text}");
-    let all = answer["data"]["result"].as_array().expect("a vector");
-    all.iter().filter_map(|one| one["value"][1].as_str()?.parse().ok()).collect()
+    prometheus::values(base, query).expect("an answer")
 }
 
 /// Prevents: a panel that stays empty, by a metric that is called otherwise, a label that is not there, or a rule
 /// that is not recorded.
 #[test]
 fn every_panel_has_data_and_no_alert_fires_below_the_ceiling() {
-    let board: Value =
-        serde_json::from_str(include_str!("../docker/grafana/board.json")).expect("JSON");
-    let panels = board["panels"].as_array().expect("panels");
-    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
-    let queries: Vec<&str> = targets.filter_map(|target| target["expr"].as_str()).collect();
-    assert!(queries.len() > 20, "{queries:?}");
-
     let (topic, sink) = (Topic::create("board", 3), sink(&["--rate-limit", "2000"]));
     let processor = processor(&topic, &sink, &[]);
     let producer = producer(&topic, &["--rate", "500"]);
     let served =
         [("producer:9901", &producer), ("processor:9902", &processor), ("sink:9900", &sink)];
     let dir = tempfile::tempdir().expect("dir");
-    let (_running, base) = prometheus(dir.path(), &config(served));
-    for query in queries {
-        producer.until(query, |_| {
-            let values = values(&base, query);
+    let (_running, base) = start(dir.path(), &config(served));
+    for query in prometheus::queries_of_the_board() {
+        producer.until(&query, |_| {
+            let values = values(&base, &query);
             !values.is_empty() && values.iter().all(|value| value.is_finite())
         });
     }

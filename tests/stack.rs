@@ -3,12 +3,13 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
+#[path = "common/prometheus.rs"]
+mod prometheus;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use backpressure_lab::http::client;
-use serde_json::Value;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/compose.yaml");
 /// Brokers, a topic and a JVM's first minute on two cores.
@@ -72,11 +73,7 @@ impl Drop for Stack {
 
 /// The first value that Prometheus has for a query now.
 fn value(query: &str) -> Option<f64> {
-    let agent = client::agent(Duration::from_secs(10));
-    let answer = agent.get("http://127.0.0.1:9090/api/v1/query").query("query", query).call();
-    let text = answer.ok()?.body_mut().read_to_string().ok()?;
-    let answer: Value = serde_json::from_str(&text).ok()?;
-    answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    prometheus::values("http://127.0.0.1:9090", query)?.first().copied()
 }
 
 /// Prevents: a stack that does not start in order, or as root, or with a file system to write on; a bounded queue that
@@ -92,12 +89,8 @@ fn the_bounded_pipeline_runs_flat_and_every_panel_has_data() {
         value("sum(rate(sink_events_total[20s]))")
             .is_some_and(|rate| (rate / 2000.0 - 1.0).abs() < 0.05)
     });
-    let board: Value =
-        serde_json::from_str(include_str!("../docker/grafana/board.json")).expect("JSON");
-    let panels = board["panels"].as_array().expect("panels");
-    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
-    for query in targets.filter_map(|target| target["expr"].as_str()) {
-        stack.until(query, |_| value(query).is_some_and(f64::is_finite));
+    for query in prometheus::queries_of_the_board() {
+        stack.until(&query, |_| value(&query).is_some_and(f64::is_finite));
     }
     std::thread::sleep(Duration::from_secs(30));
     let most = value("max_over_time(process_resident_memory_bytes{job=\"processor\"}[30s])");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use backpressure_lab::http::client;
 use serde_json::Value;
 
-use crate::common::{Ended, PATIENCE, Running};
+use crate::common::{Ended, PATIENCE, Running, until};
 use crate::wan::Wan;
 use crate::{LAB, Place};
 
@@ -73,17 +73,13 @@ fn a_pipeline_whose_parts_are_on_hosts_of_their_own_loses_nothing() {
         one
     });
     for n in PROCESSORS {
-        let (url, end) = (format!("http://{}/metrics", at(n, 9902)), Instant::now() + PATIENCE);
-        let has_half = || {
+        let url = format!("http://{}/metrics", at(n, 9902));
+        until(&format!("host {n} has half of the partitions"), || {
             let page = wan.within(n, || {
                 client::agent(PATIENCE).get(&url).call().ok()?.body_mut().read_to_string().ok()
             });
             page.is_some_and(|page| page.lines().any(|line| line == "processor_partitions 6"))
-        };
-        while !has_half() {
-            assert!(Instant::now() < end, "host {n} has not half of the partitions");
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        });
     }
     let producers = [(1, 9901), (2, 9911)].map(|(share, port)| {
         let load = format!("--schedule 3k:8s --share {share}/2 --topic apart");
@@ -100,11 +96,7 @@ fn a_pipeline_whose_parts_are_on_hosts_of_their_own_loses_nothing() {
         });
         serde_json::from_str::<Value>(&ledger?).ok()?["distinct"].as_i64()
     };
-    let end = Instant::now() + PATIENCE;
-    while delivered().is_none_or(|n| n < EVENTS) {
-        assert!(Instant::now() < end, "delivered {:?} of {EVENTS}", delivered());
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    until("every event is delivered", || delivered().is_some_and(|n| n >= EVENTS));
     let mut shares = Vec::new();
     let ended = processors.map(|one| {
         one.signal(libc::SIGTERM);

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::common::PATIENCE;
+use crate::common::until;
 
 /// `linux/if_tun.h`; the third byte of an address is the host's number, from 1.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -101,12 +101,14 @@ fn holder() -> Child {
     command.args(["--net", "sleep", "infinity"]).stdin(Stdio::null());
     let mut child = command.spawn().expect("unshare");
     let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let (ours, end) = (of("self"), Instant::now() + PATIENCE);
-    while of(&child.id().to_string()).is_none_or(|it| Some(it) == ours) {
-        let runs = child.try_wait().expect("a status").is_none();
-        assert!(runs && Instant::now() < end, "no network namespace: this test needs root");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let ours = of("self");
+    until("a network namespace, which needs root", || {
+        assert!(
+            child.try_wait().expect("a status").is_none(),
+            "unshare ended: this test needs root"
+        );
+        of(&child.id().to_string()).is_some_and(|it| Some(it) != ours)
+    });
     child
 }
 

@@ -156,6 +156,36 @@ impl Browser {
         self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key, "code": key}));
     }
 
+    /// How many charts have something drawn.
+    pub fn charts_drawn(&mut self) -> Value {
+        let inked = "[...document.querySelectorAll('canvas')].filter((c) => c.getContext('2d')\
+             .getImageData(0, 0, c.width, c.height).data.some((byte) => byte > 0)).length";
+        self.eval(inked)
+    }
+
+    /// Becomes as wide as a phone: nothing may be wider than the screen.
+    pub fn fits_a_phone(&mut self) {
+        let phone = json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true});
+        self.call("Emulation.setDeviceMetricsOverride", phone);
+        self.until("it fits", "document.scrollingElement.scrollWidth <= 390");
+    }
+
+    /// Nobody but `own`, `http://HOST:PORT/`, was asked for anything, and nothing of these kinds was told: exceptions,
+    /// what the console was given.
+    pub fn kept_to(&self, own: &str, kinds: &[&str]) {
+        let foreign: Vec<&Value> = self
+            .told("Network.requestWillBeSent")
+            .map(|request| &request["request"]["url"])
+            .filter(|url| !url.as_str().is_some_and(|url| url.starts_with(own) || url == "data:,"))
+            .collect();
+        assert!(foreign.is_empty(), "asked for {foreign:?}");
+        for kind in kinds {
+            let hint = |told: &&Value| told["entry"]["level"] != "verbose";
+            let told: Vec<&Value> = self.told(kind).filter(hint).collect();
+            assert!(told.is_empty(), "{told:?}");
+        }
+    }
+
     /// The parameters of every event of this method so far.
     pub fn told(&self, method: &str) -> impl Iterator<Item = &Value> {
         self.events.iter().filter(move |event| event["method"] == method).map(|e| &e["params"])

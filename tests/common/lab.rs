@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backpressure_lab::http::client;
 use backpressure_lab::lab::audit::Ledger;
@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use super::{Ended, PATIENCE, Running, Topic, brokers, config};
+use super::{Ended, PATIENCE, Running, Topic, brokers, config, until};
 
 /// A server binary on a port that it picked.
 pub struct Served {
@@ -58,11 +58,7 @@ impl Served {
 
     /// Waits until `ready` holds; fails with `what`.
     pub fn until(&self, what: &str, ready: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !ready(self) {
-            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until(what, || ready(self));
     }
 
     /// SIGTERM, then its end, which must be exit code 0.
@@ -114,6 +110,11 @@ pub fn produce(topic: &Topic, flags: &[&str]) -> Value {
     let ended = producer(topic, flags).process.end(PATIENCE * 2);
     assert!(ended.status.success(), "{}", ended.stderr);
     serde_json::from_str(&ended.stdout).expect("a summary")
+}
+
+/// Waits until so many ids are delivered.
+pub fn delivered(sink: &Served, ids: u64) {
+    sink.until("every id is delivered", |s| figure(&ledger(s), "distinct") >= ids);
 }
 
 /// The sink's ground truth.

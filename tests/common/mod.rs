@@ -27,6 +27,15 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 /// How long anything on the cluster may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Waits until `holds`; fails with `what`.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// The cluster's bootstrap list.
 pub fn brokers() -> String {
     std::env::var("LAB_BROKERS").unwrap_or_else(|_| {

@@ -58,9 +58,7 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert!((3..=7).contains(&looks.len()) && shown.len() >= 3, "{looks:?} {shown:?}");
-    let inked = "[...document.querySelectorAll('canvas')].filter((c) => c.getContext('2d')\
-         .getImageData(0, 0, c.width, c.height).data.some((byte) => byte > 0)).length";
-    assert_eq!(page.eval(inked), 5, "charts with something drawn");
+    assert_eq!(page.charts_drawn(), 5, "charts with something drawn");
 
     // By mouse, and the page sees what came of it.
     page.click("#stall");
@@ -80,9 +78,7 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
     page.until("it says so", "document.querySelector('#done').textContent.startsWith('no fault')");
 
     // On a phone nothing is wider than the screen.
-    let phone = json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true});
-    page.call("Emulation.setDeviceMetricsOverride", phone);
-    page.until("it fits", "document.scrollingElement.scrollWidth <= 390");
+    page.fits_a_phone();
     page.until(
         "so do the charts",
         "[...document.querySelectorAll('canvas')].every((c) => c.clientWidth < 390)",
@@ -101,18 +97,10 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
     );
     assert_eq!(page.eval("document.querySelector('#now-queue').textContent"), "–");
 
-    let own = format!("{}/", watch.url);
-    let foreign: Vec<&Value> = page
-        .told("Network.requestWillBeSent")
-        .map(|request| &request["request"]["url"])
-        .filter(|url| !url.as_str().is_some_and(|url| url.starts_with(&own) || url == "data:,"))
-        .collect();
-    assert!(foreign.is_empty(), "asked for {foreign:?}");
-    for kind in ["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"] {
-        let hint = |told: &&Value| told["entry"]["level"] != "verbose";
-        let told: Vec<&Value> = page.told(kind).filter(hint).collect();
-        assert!(told.is_empty(), "{told:?}");
-    }
+    page.kept_to(
+        &format!("{}/", watch.url),
+        &["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"],
+    );
     // Even a script in the page may ask nobody else, not even on this machine.
     let ask = format!(
         "fetch('{}/metrics', {{mode: 'no-cors'}}).then(() => 'asked', () => 'kept')",

@@ -18,6 +18,7 @@ mod lab;
 mod live;
 mod members;
 mod odd_records;
+mod policies;
 mod predict;
 mod probes;
 mod processor;

@@ -1,7 +1,5 @@
 //! The page of `lab predict --listen`, in a real browser, beside a run that is committed.
 
-use serde_json::{Value, json};
-
 use crate::browser::Browser;
 use crate::common::lab::Served;
 
@@ -19,9 +17,7 @@ fn sliders_ask_the_model_beside_a_recorded_run() {
     page.until("an answer", &format!("{state} === 'predicted'"));
     let name = page.eval("document.querySelector('#name').textContent");
     assert_eq!(name, "predicted, beside ceiling/bounded");
-    let inked = "[...document.querySelectorAll('canvas')].filter((c) => c.getContext('2d')\
-         .getImageData(0, 0, c.width, c.height).data.some((byte) => byte > 0)).length";
-    assert_eq!(page.eval(inked), 5, "charts with something drawn");
+    assert_eq!(page.charts_drawn(), 5, "charts with something drawn");
     let tile = |name: &str| format!("document.querySelector('#now-{name}').textContent");
     assert_eq!(page.eval(&tile("lag_peak")), "600,000 events");
 
@@ -44,20 +40,8 @@ fn sliders_ask_the_model_beside_a_recorded_run() {
     let as_it_was = format!("{state} === 'predicted' && {} === '600,000 events'", tile("lag_peak"));
     page.until("as it was", &as_it_was);
 
-    let phone = json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true});
-    page.call("Emulation.setDeviceMetricsOverride", phone);
-    page.until("it fits", "document.scrollingElement.scrollWidth <= 390");
-
+    page.fits_a_phone();
     let own = format!("{}/", served.url);
-    let foreign: Vec<&Value> = page
-        .told("Network.requestWillBeSent")
-        .map(|request| &request["request"]["url"])
-        .filter(|url| !url.as_str().is_some_and(|url| url.starts_with(&own) || url == "data:,"))
-        .collect();
-    assert!(foreign.is_empty(), "asked for {foreign:?}");
-    for kind in ["Runtime.exceptionThrown", "Runtime.consoleAPICalled"] {
-        let told: Vec<&Value> = page.told(kind).collect();
-        assert!(told.is_empty(), "{told:?}");
-    }
+    page.kept_to(&own, &["Runtime.exceptionThrown", "Runtime.consoleAPICalled"]);
     served.stop();
 }
