@@ -91,23 +91,39 @@ impl Browser {
         }
         let pipe = self.orders.as_mut().expect("open");
         pipe.write_all(format!("{order}\0").as_bytes()).expect("is chromium installed?");
+        let sent = self.sent;
+        let answer = self.hear(&order.to_string(), |message| message["id"] == sent);
+        assert!(answer["error"].is_null(), "{order}: {answer}");
+        answer["result"].clone()
+    }
+
+    /// The next message that is the one `wanted`; what is told before it is kept in `events`.
+    fn hear(&mut self, why: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let message = self.answers.recv_timeout(left);
-            let message = message.unwrap_or_else(|e| panic!("chromium, asked for {order}: {e}"));
-            if message["id"] == self.sent {
-                assert!(message["error"].is_null(), "{order}: {message}");
-                return message["result"].clone();
+            let message = message.unwrap_or_else(|e| panic!("chromium, asked for {why}: {e}"));
+            if wanted(&message) {
+                return message;
             }
             self.events.push(message);
         }
     }
 
-    /// Opens `url`.
+    /// Opens `url` and waits until all of the page has been read.
     pub fn open(&mut self, url: &str) {
+        self.call("Page.setLifecycleEventsEnabled", json!({"enabled": true}));
         let opened = self.call("Page.navigate", json!({"url": url}));
         assert!(opened["errorText"].is_null(), "{opened}");
+        let read = |event: &Value| {
+            event["method"] == "Page.lifecycleEvent"
+                && event["params"]["name"] == "DOMContentLoaded"
+                && event["params"]["loaderId"] == opened["loaderId"]
+        };
+        if !self.events.iter().any(read) {
+            self.hear(url, read);
+        }
     }
 
     /// The value of a JavaScript expression; a promise is awaited.
