@@ -1,5 +1,5 @@
-//! Experiment 1: unbounded against bounded, until the kernel ends it. Then bounded with the source
-//! slowed down: the same overload waits nowhere.
+//! Experiment 1: an unbounded queue against a bounded one, until the kernel kills the processor.
+//! Then a bounded queue with the source slowed down: the same overload waits nowhere.
 
 use super::asking::{
     Asking, BASE_MB, FILE_MB, IN_FLIGHT, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb,
@@ -155,7 +155,7 @@ fn of_the_killed(asking: &mut Asking<'_>, run: &Run, arm: &Arm, alive: Phase) {
     let grows = (said("unbounded_rss_slope"), Margin::Share(0.10), why);
     let slope = rss_slope_mb(arm, alive);
     asking.ask("rss_slope", "Does its memory grow as the model predicts?", grows, slope, "MB/s");
-    // Both must say so: a process can die by signal 9 of other causes.
+    // Both must show it: a process can also die by signal 9 for other reasons.
     let ended = |killed: &Killed| killed.exit_code == 137;
     let by_the_kernel = |killed: &Killed| ended(killed) && killed.oom_kills > 0;
     let (question, is_so): (_, &dyn Fn(&Killed) -> bool) = match &arm.killed {

@@ -14,14 +14,14 @@ use crate::lab::text::figure;
 use crate::policy::slow_source;
 use crate::telemetry::latency::Stage;
 
-/// The sink's ceiling, events/s, and what the queue holds where nothing else is said.
+/// The sink's ceiling, events/s, and the queue's capacity where no other is given.
 const CEILING: f64 = 2000.0;
 const QUEUE_CAP: f64 = 10_000.0;
 /// The target at 80 % of the ceiling, and the promise that the table asks for under overload, s.
 const P99_MAX_S: f64 = 2.0;
-/// The share of [`P99_MAX_S`] that is left for the way to the queue and out of it.
+/// The share of [`P99_MAX_S`] that is left for the time before the queue and after it.
 const TIMELY_REST: f64 = 0.05;
-/// Seconds in which a queue fills or a source slows, left out of what is steady afterwards.
+/// Seconds in which a queue fills or a source slows down, left out of the steady part.
 const POLICY_SETTLE_S: f64 = 15.0;
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
