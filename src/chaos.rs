@@ -59,7 +59,7 @@ impl Chaos {
         cli::say(describe(&status))?;
         if cut_short {
             return Err(Failure::Failed(format!(
-                "interrupted: the fault lasted {held} of {}; it was taken back",
+                "interrupted: the fault lasted {held} of {}; it was ended",
                 units::show(time)
             )));
         }

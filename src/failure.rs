@@ -14,7 +14,7 @@ pub enum Failure {
     #[error("{0}")]
     Failed(String),
     /// A signal ended it before it was done. Exit code 128 and the signal's number.
-    #[error("interrupted by signal {0}; what was started is stopped")]
+    #[error("interrupted by signal {0}; everything that was started is stopped")]
     Interrupted(u8),
     /// The work was done and a verdict fell short of its margin. Exit code 3.
     #[error("{0}")]

@@ -229,7 +229,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     drop(server);
     if !in_time {
         log::warn!(
-            "workers or the group membership did not end in time; what was not acked is in the log"
+            "workers or the group membership did not end in time; events not acked are in the log"
         );
         // They hold only resources that the process's end frees.
         [workers, member, source].into_iter().for_each(ThreadGroup::leave_behind);

@@ -92,7 +92,7 @@ impl View {
         }
         let mut former = self.former.lock();
         if former.contains(&newer.id) {
-            log::warn!(topic = topic; "a broker still tells of a topic that was deleted, asking on");
+            log::warn!(topic = topic; "a broker still reports a deleted topic, asking again");
             return false;
         }
         if current.id != newer.id {

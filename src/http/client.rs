@@ -125,7 +125,7 @@ pub enum CallError {
         text: String,
     },
     /// An answer that cannot be parsed as the expected value.
-    #[error("{url} answered something else than expected: {why}")]
+    #[error("{url} gave an unexpected answer: {why}")]
     Garbled {
         /// What was called.
         url: String,

@@ -74,7 +74,7 @@ pub fn start(listen: SocketAddr, limits: Limits, handler: Handler) -> Result<Run
     let refused = |e: io::Error| {
         Failure::Failed(format!(
             "cannot listen on {listen}: {e}; choose another address with --listen (port 0 picks \
-             a free one) or stop what holds this one"
+             a free one) or stop the process that uses this one"
         ))
     };
     let listener = bind(listen).map_err(refused)?;

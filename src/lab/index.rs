@@ -163,7 +163,7 @@ fn conclusions(results: &[Result]) -> Markup {
                 (wide("What fell short", &["experiment", "", "question", "wanted", "measured"], &failed))
             }
             @for table in promises {
-                p { "So, for who chooses an overload policy: " (table.title.to_lowercase()) "." }
+                p { "For the choice of an overload policy: " (table.title.to_lowercase()) "." }
                 (listed(table))
             }
         }

@@ -223,7 +223,7 @@ impl LagReader {
         }
         let (group, topic) = (&self.group, &self.topic);
         Some(match rows.values().any(|row| row.committed.is_some()) {
-            true => format!("group {group} has no members: nobody reads {topic} on"),
+            true => format!("group {group} has no members: {topic} is not read"),
             false => format!(
                 "there is no group {group} that reads {topic}: no members, nothing committed; lag is the whole log"
             ),

@@ -264,7 +264,7 @@ impl Sender {
             log::error!(
                 topic = self.shared.topic.as_str(), partition = partition,
                 acked_below = gone.acked_below, now_at = first;
-                "the log began anew: what was acknowledged before may be gone"
+                "the log began anew: events acknowledged before may be gone"
             );
         }
         for due_us in batch.due_times(partition) {

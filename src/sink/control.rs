@@ -274,7 +274,7 @@ impl Control {
             }
             Command::Restore { fault } => {
                 let ended = self.fault.take_if(|current| fault.is_none_or(|id| id == current.id));
-                if ended.is_some() { "fault taken back" } else { "nothing to restore" }
+                if ended.is_some() { "fault ended" } else { "nothing to restore" }
             }
         };
         Ok(Change { at: now, rate: self.rate(), what })

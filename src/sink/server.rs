@@ -262,7 +262,7 @@ impl Sink {
 
     fn ids(&self) -> Response {
         let Some(turn) = self.ids_turn.take() else {
-            return Response::text(503, "somebody else reads the ids; one at a time, ask again")
+            return Response::text(503, "another client reads the ids; one at a time, try again")
                 .with_header("Retry-After", "1");
         };
         // Copied under the lock (a few ms at 100 M dense ids), written out after it.

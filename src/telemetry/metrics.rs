@@ -232,7 +232,7 @@ impl ProcessorMetrics {
                 "Times the group took the partitions away from a slow member",
             )?,
             rebalances: m.counter("processor_rebalances_total", "Assignments and revocations")?,
-            partitions: m.int_gauge("processor_partitions", "Partitions held now")?,
+            partitions: m.int_gauge("processor_partitions", "Partitions assigned now")?,
             commits: m.counters("processor_commits_total", "Offset commits", &["result"])?,
             committable: m.int_gauges(
                 "processor_committable_offset",
@@ -320,7 +320,7 @@ impl SinkMetrics {
             )?,
             corrupt: m.counter(
                 "sink_corrupt_total",
-                "Events delivered whose payload is not the one that their digest says",
+                "Events delivered whose payload does not match their digest",
             )?,
             rejected: m.counters("sink_rejected_total", "Requests refused", &["status"])?,
             rate_limit: m.gauge("sink_rate_limit", "The limit in force, tokens/s")?,
@@ -395,7 +395,7 @@ impl WatchMetrics {
             )?,
             complete: m.int_gauge(
                 "watch_last_look_complete",
-                "Whether the last look read everything that it was asked for",
+                "Whether the last look read every requested value",
             )?,
         })
     }

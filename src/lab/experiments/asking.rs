@@ -73,12 +73,12 @@ impl<'a> Asking<'a> {
             Some(s.metric("producer", "producer_events_sent_total")? - acked)
         });
         let why =
-            "what workers hold; who serves too little falls behind for as long as the phase lasts";
+            "events in flight; one that serves too little falls behind as long as the phase lasts";
         let held = (in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: what was sent and not acked at its end";
         self.ask("served_baseline", question, held, last(unserved), "events");
-        let why = "what comes in one commit interval of 1 s and half a second for its answer, and what \
-                   workers hold";
+        let why = "events of one commit interval of 1 s and half a second for its answer, and \
+                   events in flight";
         let saw = (phase.rate * SAW_S + in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: the lag at its end";
         let end = stats::between(&self.arm.lag(), phase.to - LAST_S, phase.to);

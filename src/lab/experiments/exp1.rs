@@ -24,8 +24,8 @@ const LEASE_SETTLE_S: f64 = 15.0;
 pub const EXPERIMENT: Experiment = Experiment {
     name: "exp1",
     title: "unbounded against bounded",
-    question: "The source produces four times what the sink takes. What becomes of a queue without \
-               limit, what of one with a limit, and what if the source can be told?",
+    question: "The source produces four times the sink's rate. What happens with an unbounded \
+               queue, with a bounded queue, and with a producer that can be throttled?",
     held: "load schedule, seed, payload, sink and its ceiling, batching, workers, topic layout, \
            fetch client, machine; one arm after the other, each on a topic and processes of its own",
     varied: "the queue between poll and sink: without limit under a memory limit (`unbounded`), of \
@@ -184,7 +184,7 @@ fn kill(run: &Run) -> Table {
     let row = arm.and_then(|arm| {
         let killed = arm.killed.as_ref()?;
         let by = match killed.by.as_str() {
-            WATCHED => "the script, which watched memory: no limit of the kernel's to be had",
+            WATCHED => "the lab, which watched memory: no limit of the kernel was available",
             by => by,
         };
         Some(vec![
@@ -211,7 +211,7 @@ fn autopsy(run: &Run) -> Table {
         ]
     });
     let head = ["call site", "line", "part", "bytes", "share"];
-    Table::new("What unbounded's heap held when it was last looked at", &head, rows)
+    Table::new("The heap of unbounded in its last profile", &head, rows)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
@@ -300,7 +300,7 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let sent = drawing.figure("slow-source", |arm| arm.sent_in(settled));
     drawing.chart(
         "rates",
-        format!("Bounded polls {polled}/s; a source that is told sends {sent}/s"),
+        format!("Bounded polls {polled}/s; a throttled source sends {sent}/s"),
         "Events polled from the log, and events sent by the slowed producer, per second.",
         "events/s",
         lines,

@@ -173,7 +173,7 @@ fn checks(run: &Run) -> Vec<Check> {
         if name == GAUGE {
             let most = said("gauge_at_most");
             let wanted = (most, Margin::AtMost, "a call is no shorter than the sink's time");
-            let question = "What batches of 50 carry: what the others are held against";
+            let question = "What batches of 50 carry: the reference for the others";
             asking.ask("throughput", question, wanted, carried(run, name), "events/s");
             let why = "a call's own way takes no longer than a quarter of the sink's time";
             let wanted = (most / (1.0 + OWN_WAY_MAX), Margin::AtLeast, why);

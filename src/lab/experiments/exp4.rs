@@ -34,7 +34,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     held: "offered load, seed, 100 keys, payload, sink (5 ms a call, no limit in reach), one event a \
            call, a bounded queue of 1,600 events, a topic of one partition (so that the log itself \
            has one order, and one stream feeds every shard), machine",
-    varied: "workers (1, 4, 16); who takes an event: whoever is free (`rr`) or its key's worker \
+    varied: "workers (1, 4, 16); which one takes an event: a free one (`rr`) or its key's worker \
              (`key`); keys uniform or by Zipf's law with exponent 1. A single worker is both",
     arms: &[
         ArmSpec::new("single", "single worker", Ink::Blue),
@@ -156,7 +156,7 @@ fn checks(run: &Run) -> Vec<Check> {
         if case.workers == 1 {
             let most = run.plan.predicted("single_at_most");
             let wanted = (most, Margin::AtMost, "a call is no shorter than the sink's latency");
-            let question = "What one worker carries: what the others are held against";
+            let question = "What one worker carries: the reference for the others";
             asking.ask("throughput", question, wanted, carried(run, case.arm), "events/s");
             let why = "a call's own way takes no longer than two thirds of the sink's latency";
             let wanted = (SINGLE_SHARE_MIN * most, Margin::AtLeast, why);

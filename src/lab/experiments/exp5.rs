@@ -216,7 +216,7 @@ fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "latency",
         format!(
-            "Whoever waits longest waits {} s in bounded, {} s in unbounded",
+            "Longest wait: {} s in bounded, {} s in unbounded",
             worst("bounded"),
             worst("unbounded")
         ),

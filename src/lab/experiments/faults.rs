@@ -202,7 +202,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     };
     let mut checks = vec![ask("lost", question, wanted, missing, "ids")];
     if row.fault.lost == Lost::Counted {
-        let question = "Is the loss said, by the count of processor and producer?";
+        let question = "Do processor and producer report the loss, with its count?";
         checks.push(ask(
             "loss_said",
             question,
@@ -220,7 +220,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
             checks.push(ask("order", question, kept, row.overtaken(), "events"));
         }
     } else {
-        let question = "Settled, and in the log still: was what is done committed to the end?";
+        let question = "Done, and still in the log: was all that is done committed at the end?";
         let all = (0.0, Margin::AtMost, PROMISE);
         checks.push(ask("committed", question, all, row.uncommitted(), "ids"));
     }
@@ -240,7 +240,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     let why = "a session or an election, the longest backoff, and three seconds to tell";
     let wanted = (row.fault.recovery_s, Margin::AtMost, why);
     checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));
-    let question = "Partitions that hold more, and of which nothing is fetched after that";
+    let question = "Partitions with more events, of which nothing is fetched after that";
     checks.push(ask(
         "still",
         question,
@@ -250,7 +250,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     ));
     if let Some(after_s) = row.fault.goes_on_after_s {
         let question =
-            "Partitions that hold more, and of which nothing is fetched while the fault lasts";
+            "Partitions with more events, of which nothing was fetched while the fault lasted";
         checks.push(ask(
             "goes_on",
             question,

@@ -391,8 +391,8 @@ impl Forecast {
         }
         let because = match self.killed_s {
             Some(at) => format!(
-                "the processor is dead at {} s, and what is left waits in the log; started again it reads the same \
-                 backlog from its last commit, and dies of it again: its queue has to be smaller than the lag",
+                "the processor is killed at {} s, and the other events wait in the log; restarted, it reads the same \
+                 backlog from its last commit, and is killed again: its queue has to be smaller than the lag",
                 figure(at)
             ),
             None => format!("after the schedule's end at {} s: {} / μ", figure(end), figure(left)),

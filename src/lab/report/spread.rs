@@ -149,7 +149,7 @@ fn text(runs: &[(&PathBuf, Verdict)], joined: &Verdict) -> String {
     text.line(format_args!("# Experiment {}: {} runs\n", joined.experiment, runs.len()));
     text.line(format_args!(
         "**{}** ({} of {} checks hold in every run), {} runs. Of each check the worst is shown; a difference \
-         that is smaller than the spread is called none.\n",
+         that is smaller than the spread counts as none.\n",
         joined.outcome.says(),
         joined.held(),
         joined.checks.len(),

@@ -355,7 +355,7 @@ pub fn emptied(dir: &Path) -> Result<(), Failure> {
 /// When the system does not say.
 pub fn programs() -> Result<PathBuf, Failure> {
     let own = std::env::current_exe()
-        .map_err(|e| Failure::Failed(format!("where this program is cannot be told: {e}")))?;
+        .map_err(|e| Failure::Failed(format!("the path of this program is not known: {e}")))?;
     let dir = own.parent().unwrap_or(Path::new("."));
     let here = std::env::current_dir().unwrap_or_default();
     Ok(dir.strip_prefix(here).unwrap_or(dir).to_owned())

@@ -121,11 +121,11 @@ impl Exported {
         let now = all.join("; ");
         let looks = if now == before { looks.saturating_add(1) } else { 1 };
         if looks == PATIENT_LOOKS && !now.is_empty() {
-            log::warn!(what = now.as_str(); "not all is as asked for");
+            log::warn!(what = now.as_str(); "the samples show a problem");
             self.is_said = true;
         }
         if now.is_empty() && std::mem::take(&mut self.is_said) {
-            log::info!("all is as asked for again");
+            log::info!("the problem is over");
         }
         self.amiss = (now, looks);
     }

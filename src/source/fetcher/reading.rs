@@ -165,12 +165,12 @@ impl Reading<'_> {
         let topic = &self.context.topic;
         let at = format!("topic {topic} partition {partition} offset {offset}: {why}");
         let Some(to) = to else {
-            return Err(Halt::Fatal(format!("{at}; set the group's offset behind it")));
+            return Err(Halt::Fatal(format!("{at}; set the group's offset after it")));
         };
         if !self.context.skip_unreadable {
             return Err(Halt::Fatal(format!(
-                "{at}; --skip-unreadable goes on behind it and counts what is lost, or set the \
-                 group's offset behind it"
+                "{at}; --skip-unreadable goes on after it and counts the loss, or set the \
+                 group's offset after it"
             )));
         }
         self.rejected(&Rejected {
@@ -194,7 +194,7 @@ impl Reading<'_> {
             log::warn!(
                 partition = self.assigned.partition, from = self.next, to = to, offsets = offsets,
                 lines_suppressed = suppressed;
-                "the log has no records here (compacted or deleted), going on behind them"
+                "the log has no records here (compacted or deleted), going on after them"
             );
         }
     }

@@ -99,7 +99,7 @@ impl Context {
         log::error!(
             topic = self.topic.as_str(), partition = partition, reason = reason,
             position = left.position, events_lost_at_least = lost;
-            "the log is gone; what is there now is read instead"
+            "the log is gone; the new one is read instead"
         );
     }
 
