@@ -335,7 +335,7 @@ fn a_turn_is_kept_until_its_answer_is_read_or_its_client_gone() {
             if begun == *b"HTTP/1.1 200" {
                 return client;
             }
-            assert!(Instant::now() < end, "the turn is not given back");
+            assert!(Instant::now() < end, "the turn is not released");
             thread::sleep(Duration::from_millis(20));
         }
     };

@@ -106,7 +106,7 @@ fn a_sink_that_is_away_or_rejects_is_waited_for() {
     let second = Served::start(env!("CARGO_BIN_EXE_sink"), &rejecting);
     assert!(producer.process.end(PATIENCE).status.success());
     processor.until("all is acked", |p| p.metric("processor_events_acked_total", "") >= 12_000.0);
-    assert!(processor.metric("processor_poll_gap_seconds", "") < 2.0, "the seat kept polling");
+    assert!(processor.metric("processor_poll_gap_seconds", "") < 2.0, "the member kept polling");
     assert_eq!(processor.metric("processor_evictions_total", ""), 0.0);
     processor.stop();
     let all = ids(&second);

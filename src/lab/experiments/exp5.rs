@@ -60,7 +60,7 @@ fn of(setup: &Setup) -> Phase {
     setup.stall.unwrap_or(Phase::NONE)
 }
 
-/// The settled time before the stall.
+/// The time before the stall, without its first seconds.
 fn before(setup: &Setup) -> Phase {
     Phase { rate: setup.baseline().rate, from: SETTLE_S, to: of(setup).from - 1.0 }
 }
