@@ -1,9 +1,9 @@
-//! What a write costs at the sink, beside peers that answer and do nothing else: tiny_http without
+//! Measures the cost of a write at the sink, beside two peers that only answer: tiny_http without
 //! the guard, and Go's net/http where `go` is on PATH. `cargo bench --bench http`
 //!
-//! Each server is a process of its own, so its CPU time is its own; the load comes from threads of
-//! this one, which post again as soon as they are answered. Servers take turns within a round, and a
-//! ratio is taken within a round: what else the machine does then disturbs both.
+//! Each server is a separate process, so its CPU time is its own. The load comes from threads of
+//! this process; each posts again as soon as it is answered. Servers take turns within a round, and
+//! a ratio is taken within a round, so other work on the machine disturbs both servers alike.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
 
@@ -35,7 +35,7 @@ struct Flags {
     #[argh(switch)]
     #[allow(dead_code, reason = "only taken, so that it is no error")]
     bench: bool,
-    /// rounds, in each of which every server has every load once (5)
+    /// rounds; in each, every server has every load once (5)
     #[argh(option, default = "5")]
     rounds: usize,
     /// seconds of a measured window (2)
@@ -47,7 +47,7 @@ struct Flags {
     /// what follows each event, none or digest (none)
     #[argh(option, default = "Transform::None")]
     transform: Transform,
-    /// servers to measure, by their names in the table with commas between (all)
+    /// servers to measure: names from the table, with commas between (all)
     #[argh(option, default = "String::new()")]
     only: String,
     /// serve as tiny_http without the guard on this address, and measure nothing
@@ -73,7 +73,7 @@ const LOADS: [Load; 6] = [
     Load { events: 200, connections: 16 },
 ];
 
-/// What one window came to; `None` where an answer hung.
+/// The result of one window; `None` where an answer hung.
 #[derive(Clone, Copy)]
 struct Window {
     posts_per_second: f64,
@@ -128,7 +128,7 @@ fn line(windows: &[Option<Window>], base: &[Option<Window>]) -> String {
     )
 }
 
-/// Median, least and most.
+/// Median, minimum and maximum.
 fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     values.sort_unstable_by(f64::total_cmp);
     Some((*values.get(values.len() / 2)?, *values.first()?, *values.last()?))
@@ -168,7 +168,7 @@ fn servers(other_sink: Option<&Path>) -> Vec<(&'static str, Start)> {
     servers
 }
 
-/// The sink with a rate that nothing here reaches.
+/// The sink with a rate limit above every load here.
 fn sink(path: &Path) -> Start {
     let path = path.to_owned();
     Box::new(move |addr| {
@@ -198,7 +198,7 @@ struct Server {
 
 impl Server {
     fn start(start: &Start) -> Self {
-        // Free a moment ago, and nobody else is handed it soon.
+        // The port was free a moment ago, and the kernel does not give it out again soon.
         let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut command = start(addr);
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -242,7 +242,7 @@ fn measure(server: &Server, load: Load, transform: Transform, window: Duration) 
         let count = (posts.load(Ordering::Relaxed) - posts_before) as f64;
         let seconds = begun.elapsed().as_secs_f64();
         over.store(true, Ordering::Relaxed);
-        // All are joined, whatever the first one says.
+        // Joins all of them, also when the first one hung.
         let answered: Vec<bool> = clients.into_iter().map(|c| c.join().unwrap()).collect();
         let hung = answered.contains(&false);
         (!hung)

@@ -1,8 +1,9 @@
-//! What a record costs between the socket and the queue: CRC-32C, unpacking, iterating; and building
-//! a batch. `cargo bench --bench records`
+//! Measures the cost of a record between the socket and the queue (CRC-32C, unpacking, iterating),
+//! and the cost of building a batch. `cargo bench --bench records`
 //!
-//! A batch of about 950 KB with values of 536 B, half of whose bytes repeat. Times are CPU time of the
-//! thread, which holds on a busy machine too; rates are records a second, of the CRC alone bytes.
+//! A batch of about 950 KB with values of 536 B; half of their bytes repeat. Times are CPU time of
+//! the thread, which is valid on a busy machine too; rates are records a second, and bytes a second
+//! for the CRC alone.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
 
@@ -126,7 +127,7 @@ fn building(c: &mut Criterion<CpuTime>) {
 fn sum(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("crc32c");
     for bytes in [16_000, 500_000] {
-        // As a batch stands in an answer: at any address.
+        // At any address, as a batch is in an answer.
         let set = vec![7; BATCH_HEADER_BYTES + bytes];
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(BenchmarkId::from_parameter(bytes), |b| {

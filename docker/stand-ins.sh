@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Local images under the names that docker/compose.yaml and docker/Dockerfile ask for, where no registry of images can
-# be reached: Debian by debootstrap, this machine's Rust toolchain and crates, Kafka's jars as run/cluster.sh keeps
-# them, Debian's Prometheus. For tests of the stack, as root; who can pull images needs none of it. There is none for
-# Grafana.
+# Makes local images under the names in docker/compose.yaml and docker/Dockerfile, for a machine
+# that reaches no registry of images: Debian by debootstrap, this machine's Rust toolchain and
+# crates, Kafka's jars as run/cluster.sh keeps them, Debian's Prometheus. For tests of the stack, as
+# root; a machine that can pull images does not need it. There is no image for Grafana.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -11,7 +11,7 @@ source "$here/../run/prereq.sh"
 require docker debootstrap tar rustc cargo
 export DOCKER_BUILDKIT=0 # the old builder, which every engine has
 
-# What the files ask for.
+# The names of images and releases in those files.
 kafka=$(sed -n 's/.*KAFKA_VERSION:-\([0-9.]*\).*/\1/p' "$here/compose.yaml" | head -n 1)
 prometheus=$(sed -n 's/^ *image: \(prom[^ ]*\)$/\1/p' "$here/compose.yaml")
 rust=$(sed -n 's/^FROM \(rust:[^ ]*\) .*/\1/p' "$here/Dockerfile")
@@ -22,7 +22,7 @@ tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/backpressure-lab-images.XXXXXX")
 trap 'rm -rf -- "${tmp:?}"' EXIT
 
 has() { docker image inspect "$1" >/dev/null 2>&1; }
-# build NAME DIR: from DIR/Dockerfile; what it fetches comes as this machine's would.
+# build NAME DIR: from DIR/Dockerfile, on this machine's network.
 build() { docker build --quiet --network host --tag "$1" "$2" >/dev/null; }
 
 # --- Debian, with this machine's package sources ------------------------------------------------

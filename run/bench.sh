@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The race: this project's processor and producer against a franz-go program of the same job
-# (benches/peers/franz-go), on the same brokers, topic, sink and bodies, in turn. Who runs when, and on what, is
-# declared in src/lab/bench/laps.rs. It needs Go beside what the other runs need.
+# (benches/peers/franz-go), on the same brokers, topic, sink and bodies, in turn.
+# src/lab/bench/laps.rs declares the laps and their order. It needs Go besides what the other runs
+# need.
 set -euo pipefail
 # shellcheck source=run/start.sh
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"

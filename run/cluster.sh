@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Three real Kafka brokers on this machine: `run/cluster.sh --help` says what can be done with them. That is
-# `lab cluster`; where the program is not there yet, this builds it.
+# Three real Kafka brokers on this machine: see `run/cluster.sh --help`. This runs `lab cluster`,
+# and builds the program if it does not exist yet.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)

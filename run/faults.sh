@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The fault matrix: a pipeline under load, one thing broken at a time, and the ledger after it. What is done
-# and what is expected of it is declared in src/lab/experiments/faults/matrix.rs. Twenty minutes after the
-# build with --quick: each fault once, queues and loads in turn; in full, an hour and three quarters, each
-# under all of them. It runs in network and mount namespaces of its own, so it needs root, or a kernel that
-# lets users have namespaces. Nothing that it does to links, disks or clocks is seen outside of them.
+# The fault matrix: a pipeline under load, one thing broken at a time, and the ledger after it.
+# src/lab/experiments/faults/matrix.rs declares each fault and its expected result. Twenty minutes
+# after the build with --quick: each fault once, queues and loads in turn; in full, an hour and
+# three quarters, each fault under all of them. It runs in network and mount namespaces of its own,
+# so it needs root, or a kernel that lets users have namespaces. Its faults on links, disks and
+# clocks are not seen outside of them.
 # shellcheck disable=SC2034 # start.sh reads what is set
 set -euo pipefail
 # shellcheck source=run/start.sh
@@ -22,7 +23,7 @@ through=(unshare --net --mount)
   die "no namespaces of its own (its words are above): run it as root, as by 'sudo env PATH=\$PATH HOME=\$HOME run/faults.sh'; target/ and results/ are root's then"
 # Inside there is no network but its own.
 "$here/cluster.sh" fetch --mode jvm
-# The token that everything asks for which does not listen on loopback.
+# The token for every server that does not listen on loopback.
 LAB_TOKEN=$(head -c 24 /dev/urandom | base64 | tr '+/' 'ab')
 export LAB_TOKEN
 start faults "$@"

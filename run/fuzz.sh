@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Fuzzes what reads bytes from elsewhere (tests/fuzz/mod.rs) for as long as wished, guided by coverage:
-# libFuzzer, linked in by crate bolero. Needs no nightly compiler and no further tool. The build is
-# one of its own, with checks for overflow, under target/fuzz; what is found there is kept for the
-# next run. An input that breaks a target is written to tests/fuzz/__fuzz__/TARGET/crashes, from where
-# `cargo test` repeats it: commit it with the fix.
+# Fuzzes the code that reads bytes from elsewhere (tests/fuzz/mod.rs), for any time, guided by
+# coverage: libFuzzer, linked in by crate bolero. It needs no nightly compiler and no further tool.
+# It has a build of its own, with checks for overflow, under target/fuzz; inputs that it finds there
+# are kept for the next run. An input that breaks a target is written to
+# tests/fuzz/__fuzz__/TARGET/crashes, and `cargo test` repeats it: commit it with the fix.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -64,8 +64,8 @@ export RUSTFLAGS="--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module
   ${coverage[*]/#/-Cllvm-args=-sanitizer-coverage-}"
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-# What runs is a job in a group of its own (set -m): a Ctrl-C reaches this script alone, which ends
-# whole groups: a build with its compilers, a target with its program.
+# Each command is a job in a group of its own (set -m): a Ctrl-C reaches this script alone, which
+# ends whole groups: a build with its compilers, a target with its program.
 clean_up() {
   local code=$? started
   trap '' INT TERM HUP PIPE

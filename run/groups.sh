@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by run/test.sh and run/fuzz.sh, which run what they start in process groups of its own.
+# Sourced by run/test.sh and run/fuzz.sh, which run each command in a process group of its own.
 
-# Ends groups, whoever is in them: by SIGTERM, after 3 seconds by SIGKILL.
+# Ends process groups with all their members: by SIGTERM, after 3 seconds by SIGKILL.
 end_groups() { # PGID...
   local group tries
   for group; do kill -TERM -- "-$group" 2>/dev/null || true; done

@@ -38,7 +38,7 @@ java_release() {
   if [[ $text =~ version\ \"(1\.)?([0-9]+) ]]; then echo "${BASH_REMATCH[2]}"; else echo 0; fi
 }
 
-# Is program $1 of use? rustup installs stand-ins that only say which component is missing.
+# Whether program $1 works: rustup installs stand-ins that only name the missing component.
 usable() {
   command -v "$1" >/dev/null || return 1
   case $1 in cargo | cargo-fmt | cargo-clippy) "$1" --version >/dev/null 2>&1 ;; esac

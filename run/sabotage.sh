@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Breaks the code on purpose and asks the fault matrix to find out: each patch of tests/sabotage takes
-# away what one promise hangs on (the retry, the acked prefix, the revocation ...), names the faults to
-# run and the check that must turn red. A patch that is not found out is a check that proves nothing.
-# About five minutes for the first build, then two or three a patch. As root, as run/faults.sh.
+# Breaks the code on purpose and checks that the fault matrix detects it. Each patch of
+# tests/sabotage removes the code behind one promise (the retry, the acked prefix, the revocation
+# ...), and names the faults to run and the check that must turn red. If a patch is not detected,
+# the check proves nothing. About five minutes for the first build, then two or three a patch. As
+# root, as run/faults.sh.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -48,7 +49,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# A build of its own: a broken binary must never lie where a sound one is looked for.
+# A build of its own: a broken binary must never be where a sound one is expected.
 export CARGO_TARGET_DIR=$root/target/sabotage CARGO_INCREMENTAL=1
 table=() missed=0
 for patch in "${patches[@]}"; do

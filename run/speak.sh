@@ -1,22 +1,22 @@
 # shellcheck shell=bash
-# Sourced by run/start.sh and run/cluster.sh: how scripts speak, and how they build.
+# Sourced by run/start.sh and run/cluster.sh: the scripts' messages, and their build.
 #
 #   log LEVEL EVENT KEY=VALUE..., die WHY, misuse WHY
 #   build_programs TARGET-DIR    becomes the build: to be run in the background
 #   build_lab                    builds; sets lab, the program
 #
-# The script has said what `root` is.
+# The script must set `root` before.
 
 log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 misuse() { printf '%s: %s (see run/%s --help)\n' "${0##*/}" "$*" "${0##*/}" >&2; exit 2; }
 
-# What --version says: the commit, with a mark where files were changed since.
+# The output of --version: the commit, with a mark where files were changed since.
 # shellcheck disable=SC2154 # root
 revision() { git -C "$root" describe --always --dirty --abbrev=10 2>/dev/null || true; }
 
-# In a group of its own, so that a signal to the script ends it at once, and with it the compilers that it
-# started. Whatever the user's settings say, the programs are where they are looked for.
+# In a process group of its own, so that a signal to the script ends it at once, with its compilers.
+# The user's settings do not change where the programs are built.
 # shellcheck disable=SC2154 # root
 build_programs() { # TARGET-DIR
   log info building "command='cargo build --release --locked --bins'"

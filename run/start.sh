@@ -3,7 +3,7 @@
 # FLAGS...`, and `become COMMAND FLAGS...` becomes `lab COMMAND FLAGS...`: first it checks the flags and builds.
 # The script may set
 #
-#   through=(COMMAND...)      what that is run through
+#   through=(COMMAND...)      the prefix of that command
 #   more_usage, words         further lines of the usage; which words may stand beside flags (* for any)
 #   switches, options         the flags without and with a value
 
@@ -39,7 +39,7 @@ exit: 0 all checks hold, 1 failed or void, 2 wrong usage, 3 a check fell short
 TEXT
 }
 
-# A wrong one ends it before the build.
+# A wrong flag ends the script before the build.
 check_flags() { # FLAGS...
   while (($# > 0)); do
     case $1 in

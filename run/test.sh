@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project, from an empty target/ on: format, lints, docs, scripts, then the
-# tests, those that need Kafka on a real three-broker cluster of their own, those that break
-# brokers last and alone. All steps run even when one fails, so that one run shows all there is.
+# tests. Tests that need Kafka run on a real three-broker cluster of their own; tests that break
+# brokers run last and alone. All steps run even when one fails, so that one run shows all failures.
 # It leaves no process, no cluster and no file behind, unless it is killed with 9.
 set -euo pipefail
 
@@ -12,12 +12,12 @@ source "$here/prereq.sh"
 source "$here/groups.sh"
 cd "${here%/*}"
 
-# A step that takes longer hangs: five times what the longest takes on two cores.
+# A step that takes longer hangs: five times the time of the longest step on two cores.
 readonly BUILD_WITHIN_S=1800 TESTS_WITHIN_S=600
-# The last release line that takes what crate `kafka` sends.
+# The last release line that accepts the requests of crate `kafka`.
 readonly OLD_KAFKA=3.9.2
-# One profile for all: the dependencies are compiled once to build and once to check. With every feature,
-# as the default build is the same less some files.
+# One profile for all: the dependencies are compiled once to build and once to check. With every
+# feature, because the default build is the same without some files.
 readonly CARGO=(--release --locked --all-features)
 
 log() { printf 'ts=%(%Y-%m-%dT%H:%M:%SZ)T level=%s event=%s\n' -1 "$1" "${*:2}"; }
@@ -45,8 +45,8 @@ tmp=$(mktemp -d "${TMPDIR:-/var/tmp}/backpressure-lab-test.XXXXXX")
 running='' failed=()
 
 # --- steps -----------------------------------------------------------------------------------
-# step SECONDS NAME COMMAND...: runs it in a process group of its own (that is timeout's doing),
-# so that an interrupt reaches this script alone and what a test leaves running can be seen.
+# step SECONDS NAME COMMAND...: runs it in a process group of its own (timeout makes it), so that an
+# interrupt reaches this script alone and processes that a test leaves can be seen.
 step() {
   local limit=$1 name=$2 begun=$EPOCHSECONDS code=0 tee
   shift 2
@@ -73,8 +73,8 @@ step() {
 check() { step "$BUILD_WITHIN_S" "$@" || true; }
 tests() { step "$TESTS_WITHIN_S" "$1" cargo test "${CARGO[@]}" --no-fail-fast "${@:2}" || true; }
 
-# What the dependencies may be (deny.toml), where the program for it is there: it takes longer to
-# build than the lab. Its list of known vulnerabilities is a git repository of its own.
+# Checks the dependencies against deny.toml, if cargo-deny is installed: it takes longer to build
+# than the lab. Its list of known vulnerabilities is a git repository of its own.
 supply_chain() {
   if ! command -v cargo-deny >/dev/null; then
     log warn supply_chain_not_checked "why='no cargo-deny' get='cargo install --locked cargo-deny'"
@@ -88,7 +88,8 @@ supply_chain() {
   fi
 }
 
-# The program that run/bench.sh races against, and the one that makes Grafana's board, where there is a Go.
+# The program that run/bench.sh races against, and the one that makes Grafana's board, if Go is
+# installed.
 in_go() {
   if ! command -v go >/dev/null; then
     log warn go_not_checked "why='no go' get='apt-get install golang-go'"
@@ -165,8 +166,9 @@ check 'clippy, without tls' cargo clippy --release --locked --features librdkafk
 RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' check docs cargo doc "${CARGO[@]}" --no-deps --document-private-items
 step "$BUILD_WITHIN_S" build cargo test "${CARGO[@]}" --no-run || exit 1
 
-# In tests/, kafka/ needs brokers and leaves them alone, faults/ breaks them; planes, secured and cluster want
-# brokers of their own kind, board a Prometheus as well, stack a Docker engine with the images. A test file that is none of these needs none.
+# In tests/, kafka/ needs brokers and leaves them alone, faults/ breaks them; planes, secured and
+# cluster need brokers of their own kind, board a Prometheus as well, stack a Docker engine with the
+# images. Any other test file needs no brokers.
 no_brokers=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)

@@ -1,5 +1,6 @@
 //! How long to wait before trying a dead dependency again: exponential with equal jitter, so that
-//! a fleet does not return in step ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+//! many clients do not return at the same time ("Exponential Backoff And Jitter", AWS Architecture
+//! Blog, 2015).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -43,8 +44,8 @@ impl Backoff {
     }
 }
 
-/// Partitions that failed and are left alone for a while, each with a backoff of its own, so that one
-/// does not hold up the others. A partition's waits grow until it is said to work again.
+/// Partitions that failed and are left alone for a while. Each has its own backoff, so that one
+/// does not hold up the others. A partition's waits grow until [`Resting::works`] is called for it.
 #[derive(Default)]
 pub struct Resting(BTreeMap<i32, Rest>);
 
@@ -65,7 +66,7 @@ impl Resting {
         self.0.len() > before
     }
 
-    /// Whether `partition` is not left alone at `now`.
+    /// Whether `partition` may be tried at `now`.
     pub fn is_awake(&self, partition: i32, now: Instant) -> bool {
         self.0.get(&partition).is_none_or(|rest| rest.until <= now)
     }

@@ -1,8 +1,7 @@
-//! Faults from outside: asks the sink for one, waits until it is over, and takes it back early
-//! when it is interrupted.
+//! Asks the sink for a fault, waits until it is over, and ends it early when it is interrupted.
 //!
-//! Invariant: chaos never holds the fault, the sink does, with its end; so nothing that happens
-//! to this process or to the network can leave the sink slow.
+//! Invariant: the sink keeps the fault and its end, chaos does not; so nothing that happens to this
+//! process or to the network can leave the sink slow.
 
 pub mod flags;
 
@@ -21,7 +20,7 @@ use crate::sink::wire;
 use crate::threads::Stop;
 use crate::units;
 
-/// Longest wait for the sink's answer: control waits for no tokens.
+/// Longest wait for the sink's answer: control needs no tokens.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the progress moves.
@@ -60,14 +59,14 @@ impl Chaos {
         cli::say(describe(&status))?;
         if cut_short {
             return Err(Failure::Failed(format!(
-                "interrupted: the fault lasted {held} of {}; it was taken back",
+                "interrupted: the fault lasted {held} of {}; it was ended",
                 units::show(time)
             )));
         }
         Ok(())
     }
 
-    /// Ends whatever fault there is.
+    /// Ends any fault.
     ///
     /// # Errors
     /// When the sink cannot be reached or refuses.
@@ -75,7 +74,7 @@ impl Chaos {
         cli::say(describe(&self.command(&Command::Restore { fault: None })?))
     }
 
-    /// Shows how the sink stands.
+    /// Prints the sink's status.
     ///
     /// # Errors
     /// When the sink cannot be reached or refuses.
@@ -85,7 +84,7 @@ impl Chaos {
         Ok(())
     }
 
-    /// Asks for `command` once and says how the sink stands.
+    /// Sends `command` once and returns the sink's status.
     ///
     /// # Errors
     /// When the sink cannot be reached or refuses.
@@ -122,7 +121,7 @@ pub(crate) fn describe(status: &Status) -> String {
     format!("{rate} tokens/s of {base_rate}; {fault}; {waiting} waiting")
 }
 
-/// Waits for `time`, with a progress bar where a person looks; true when `stop` cut it short.
+/// Waits for `time`, with a progress bar on a terminal; true when `stop` cut it short.
 fn wait(time: Duration, stop: &Stop) -> bool {
     let end = Instant::now() + time;
     let bar = if std::io::stderr().is_terminal() {

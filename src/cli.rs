@@ -40,10 +40,10 @@ pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
     out
 }
 
-/// What `program` makes of these words, in any documented spelling.
+/// Parses these words as `program` does, in any documented spelling.
 ///
 /// # Errors
-/// The parser's words.
+/// The parser's message.
 pub fn parsed<T: FromArgs>(
     program: &str,
     words: impl IntoIterator<Item = String>,
@@ -53,7 +53,7 @@ pub fn parsed<T: FromArgs>(
     T::from_args(&[program], &words).map_err(|early| early.output.trim_end().to_owned())
 }
 
-/// Our name of a flag that Kafka's tools call otherwise.
+/// Our name for a flag that Kafka's tools name differently.
 fn ours(name: &str) -> &str {
     match name {
         "bootstrap-server" | "bootstrap-servers" => "brokers",
@@ -79,11 +79,11 @@ pub fn program() -> String {
     path.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-/// The groups of a program's flags: each begins at the flag that is named, under the heading beside it.
+/// The groups of a program's flags: the first flag of each, and its heading.
 pub type Groups = &'static [(&'static str, &'static str)];
 
-/// Parses the process's arguments, starts logging, runs `run` and maps its end to an exit code. `revision` is of the
-/// source that the program was built from, where that is known (`LAB_REVISION` at the build).
+/// Parses the process's arguments, starts logging, runs `run` and maps its end to an exit code.
+/// `revision` is the source revision of the build, where it is known (`LAB_REVISION` at the build).
 pub fn main<T: FromArgs + ArgsInfo>(
     revision: Option<&str>,
     groups: Groups,
@@ -134,7 +134,7 @@ pub fn main<T: FromArgs + ArgsInfo>(
     }
 }
 
-/// What is said of a failure. It may repeat what another program answered.
+/// The message of a failure. It may repeat another program's answer.
 fn last_line(failure: &Failure) -> String {
     format!("error: {}", logging::visible(&failure.to_string()))
 }
@@ -164,7 +164,7 @@ fn check_name(flag: &str, name: &str, is_fine_besides: bool) -> Result<(), Failu
     Err(Failure::flag(flag, format_args!("{name:?}"), allowed))
 }
 
-/// Writes `text` to stdout, which may be a full disk or a pipe that nobody reads.
+/// Writes `text` to stdout, which may be a full disk or a pipe without a reader.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -1,5 +1,5 @@
 //! Wall-clock time that never goes back: the wall clock is read once and carried on by the
-//! monotonic one, so a clock stepped during a run cannot bend a latency.
+//! monotonic clock, so a clock step during a run changes no latency.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ fn anchor() -> (Instant, i64) {
     })
 }
 
-/// Now, in µs since the epoch; strictly carried by the monotonic clock after the first call.
+/// Now, in µs since the epoch; after the first call only the monotonic clock moves it.
 pub fn now_us() -> i64 {
     at_us(Instant::now())
 }

@@ -20,13 +20,13 @@ pub struct Event {
     pub id: u64,
     /// Ordering holds per key.
     pub key: u64,
-    /// When the schedule wanted it sent, µs since the epoch: not the time of the call.
+    /// When the event is due by the schedule, µs since the epoch: not the time of the call.
     pub ts_us: i64,
     /// Opaque bytes.
     pub payload: Box<[u8]>,
 }
 
-/// What an event says before its payload.
+/// The fields of an event before its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Head {
     /// [`Event::id`].

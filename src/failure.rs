@@ -1,4 +1,4 @@
-//! How a run ends badly, and the one place where that becomes an exit code.
+//! The errors that end a run, and the one place that maps them to exit codes.
 //!
 //! Invariant: a message names the thing, the value, the limit and what to do.
 
@@ -14,7 +14,7 @@ pub enum Failure {
     #[error("{0}")]
     Failed(String),
     /// A signal ended it before it was done. Exit code 128 and the signal's number.
-    #[error("interrupted by signal {0}; what was started is stopped")]
+    #[error("interrupted by signal {0}; everything that was started is stopped")]
     Interrupted(u8),
     /// The work was done and a verdict fell short of its margin. Exit code 3.
     #[error("{0}")]
@@ -22,7 +22,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A failure of exit code 1 made from anything that can say what went wrong.
+    /// A failure of exit code 1 from any error.
     pub fn failed(what: impl std::fmt::Display) -> Self {
         Self::Failed(what.to_string())
     }

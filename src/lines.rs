@@ -1,6 +1,6 @@
-//! A file that grows by whole lines, whatever happens: a process that is killed in the middle of a
-//! write leaves at most one cut line, which opening takes away; a disk that is full takes nothing,
-//! and what it took of a write is taken back.
+//! A file that grows by whole lines, whatever happens. A process that is killed in the middle of a
+//! write leaves at most one cut line, which the next open removes. A full disk takes nothing: the
+//! written part of a failed write is removed.
 //!
 //! It syncs nothing: it survives the process, not the machine.
 
@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 pub struct Lines {
     path: PathBuf,
     file: File,
-    /// Bytes that are whole lines: where a write that failed is taken back to.
+    /// Bytes that are whole lines: a failed write is cut back to this length.
     whole: u64,
     /// Appends in a row that failed.
     failed: u64,
 }
 
 impl Lines {
-    /// Opens the file or makes it; gives its whole lines, and stands behind them. It is locked until
-    /// this is dropped: two writers would write over each other's lines.
+    /// Opens or creates the file; returns its whole lines, and will append after them. It is locked
+    /// until this is dropped: two writers would write over each other's lines.
     ///
     /// # Errors
     /// When it cannot be opened, read or cut to its whole lines, or another process writes to it.
@@ -63,8 +63,8 @@ impl Lines {
         written
     }
 
-    /// As [`Lines::append`], for an instrument: what cannot be written is left out and said once, and
-    /// said again when the file takes lines again. True when they were written.
+    /// As [`Lines::append`], for an instrument: lines that cannot be written are left out and
+    /// logged once, and once more when the file takes lines again. True when they were written.
     pub fn append_or_go_on(&mut self, lines: &[u8]) -> bool {
         let file = self.path.display().to_string();
         match self.append(lines) {
@@ -88,7 +88,7 @@ impl Lines {
     }
 
     fn take_back(&mut self) -> io::Result<()> {
-        // A device has no length; it takes nothing back, and nothing is behind its end.
+        // A device has no length: it cannot be cut back, and nothing follows its end.
         if self.file.metadata()?.is_file() {
             self.file.set_len(self.whole)?;
             self.file.seek(SeekFrom::Start(self.whole))?;
@@ -107,7 +107,7 @@ pub fn whole(text: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    /// Prevents: a line that is glued to one that was cut short.
+    /// Prevents: a line that is joined to a cut one.
     #[test]
     fn a_cut_line_is_taken_away_and_the_next_stands_alone() {
         let dir = tempfile::tempdir().expect("dir");
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "one\ntwo\nfour\n");
     }
 
-    /// Prevents: two processes that write over each other's lines, in one file given to both.
+    /// Prevents: two processes that write over each other's lines in one file.
     #[test]
     fn a_file_has_one_writer() {
         let dir = tempfile::tempdir().expect("dir");

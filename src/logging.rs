@@ -11,12 +11,11 @@ use log::kv::{self, Key, Value, VisitSource};
 
 /// Starts logging once; later calls do nothing.
 pub fn start() {
-    // Crate kafka logs each broken socket at its own level and rdkafka repeats what our own lines
-    // say: both speak up only when asked to. tiny_http calls the planned end of its accept loop an
-    // error.
+    // Crate kafka logs each broken socket at its own level, and rdkafka repeats our own lines: both
+    // log only on request. tiny_http reports the planned end of its accept loop as an error.
     let spec = std::env::var("LAB_LOG")
         .unwrap_or_else(|_| "info,kafka=off,rdkafka=off,librdkafka=off,tiny_http=off".to_owned());
-    // A progress line may stand where the next line goes.
+    // A progress line may be where the next line goes.
     let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
     let _already_started = env_logger::Builder::new()
         .parse_filters(&spec)
@@ -51,11 +50,11 @@ fn quoted(text: &str) -> String {
     if plain { text.to_owned() } else { format!("{text:?}") }
 }
 
-/// Most characters of somebody else's words that a message repeats.
+/// Most characters of another program's answer that a message repeats.
 pub const SAID_CHARS_MAX: usize = 300;
 
-/// The beginning of what somebody else said, for a message of ours. Control characters stay: whoever
-/// writes the message out escapes them, a log line by itself, others by [`visible`].
+/// The beginning of another program's answer, for a message of ours. Control characters stay: a log
+/// line escapes them by itself, other output by [`visible`].
 pub fn said(words: &[u8]) -> String {
     let words = String::from_utf8_lossy(words);
     let words = words.trim();
@@ -65,8 +64,8 @@ pub fn said(words: &[u8]) -> String {
     }
 }
 
-/// The text with what a terminal would obey, or not show, written out: a line end as `\n`, an escape
-/// as `\u{1b}`.
+/// The text with the characters that a terminal would obey, or not show, written out: a line end as
+/// `\n`, an escape as `\u{1b}`.
 pub fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -79,7 +78,7 @@ pub fn visible(text: &str) -> String {
 }
 
 /// Lets a bounded number of lines through each second, and counts the rest, so that a flood of bad
-/// records is told without burying everything else.
+/// records is reported without hiding everything else.
 pub struct Limiter {
     lines_max: u32,
     lines: u32,
@@ -130,7 +129,7 @@ mod tests {
         assert_eq!(super::visible(hostile), shown);
     }
 
-    /// Prevents a message, and a log, as large as whoever is called likes.
+    /// Prevents: a message, or a log, whose size the called program decides.
     #[test]
     fn of_somebody_elses_words_the_beginning_is_repeated() {
         assert_eq!(super::said(b" short \n"), "short");

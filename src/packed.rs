@@ -1,4 +1,4 @@
-//! Files that are kept gzipped: whoever reads `NAME` reads `NAME.gz` where that is what is there.
+//! Files that are kept gzipped: a reader of `NAME` gets `NAME.gz` if only that exists.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -14,15 +14,15 @@ fn packed(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Whether `path` is there, packed or not.
+/// Whether `path` exists, packed or not.
 pub fn exists(path: &Path) -> bool {
     path.exists() || packed(path).exists()
 }
 
-/// What `path` holds, packed or not.
+/// The content of `path`, packed or not.
 ///
 /// # Errors
-/// When it is not there, or cannot be read.
+/// When it does not exist, or cannot be read.
 pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     match File::open(path) {
         Ok(file) => Ok(Box::new(file)),
@@ -48,7 +48,7 @@ pub fn pack(path: &Path) -> io::Result<()> {
     let half = whole.with_extension("half");
     let mut to = GzEncoder::new(File::create(&half)?, Compression::best());
     io::copy(&mut from, &mut to).and_then(|_| to.finish()?.sync_all()).inspect_err(|_| {
-        // The error is what counts.
+        // Only the first error matters.
         let _left = std::fs::remove_file(&half);
     })?;
     std::fs::rename(&half, &whole)?;

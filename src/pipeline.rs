@@ -7,8 +7,9 @@
 //!   └────────────────────────────────┴───── worker-0..W-1 ◄──── queue
 //! ```
 //!
-//! Stop order: fetchers, queue closes, workers drain, member commits and leaves, metrics last. A full
-//! queue blocks fetchers, never the member, which polls by `keepalive`. What naive consumers do instead is `naive`.
+//! Stop order: fetchers, queue closes, workers drain, member commits and leaves, metrics last. A
+//! full queue blocks fetchers, never the member, which polls by `keepalive`. `naive` is what naive
+//! consumers do instead.
 
 pub mod flags;
 mod health;
@@ -50,7 +51,8 @@ use health::Health;
 /// Which worker gets an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharding {
-    /// Workers share one queue, and two events of a key may overtake each other. `round-robin` in flags.
+    /// Workers share one queue (work sharing), so two events of a key may overtake each other.
+    /// `round-robin` in flags.
     Shared,
     /// A key always goes to the same worker, over that worker's own queue.
     Key,
@@ -63,9 +65,9 @@ pub struct Settings {
     pub member: MemberSettings,
     /// How much a fetch asks for.
     pub fetch: FetchSettings,
-    /// Whether what cannot be read is counted and passed over, instead of ending the run.
+    /// Whether unreadable records are counted and skipped, instead of ending the run.
     pub skip_unreadable: bool,
-    /// What a full queue means.
+    /// The kind of queue.
     pub queue: Kind,
     /// Which worker gets an event.
     pub sharding: Sharding,
@@ -75,7 +77,7 @@ pub struct Settings {
     pub mode: Mode,
     /// What the workers do to each event.
     pub transform: Transform,
-    /// What to do about a full queue.
+    /// The policy at a full queue.
     pub policy: Policy,
     /// The producer's control endpoint, for slow-source.
     pub producer: String,
@@ -97,7 +99,7 @@ pub struct Settings {
     pub hlog: Option<PathBuf>,
     /// Where the ids that are shed are written.
     pub shed_ids: Option<PathBuf>,
-    /// Where events are kept that will never be delivered.
+    /// Where events that will never be delivered are kept.
     pub dead_letter: Option<Destination>,
 }
 
@@ -114,7 +116,8 @@ pub struct Summary {
     pub invalid: u64,
     /// Fetched events released, which the log still has.
     pub returned: u64,
-    /// Offsets that were not there to be fetched; of `logs_left`, as many as it knew of.
+    /// Offsets that could not be fetched because they no longer exist; for `logs_left`, as many as
+    /// it knew of.
     pub lost: u64,
     /// Logs that were gone, and how far they had been fetched.
     pub logs_left: Vec<LeftLog>,
@@ -124,19 +127,19 @@ pub struct Summary {
     pub seconds: f64,
 }
 
-/// After a stop the workers have `--drain-timeout`, and all of this besides, whatever the sink and the
-/// brokers do: 1 s for a worker that is inside a call to notice, 3 s for the last commit and to leave the
-/// group.
+/// After a stop the workers have `--drain-timeout`. On top of it come 1 s for a worker inside a
+/// call to notice, and 3 s for the last commit and to leave the group, whatever the sink and the
+/// brokers do.
 const WORKERS_GRACE: Duration = Duration::from_secs(1);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often depth and partitions are shown.
+/// How often the gauges of depth and partitions are set.
 const GAUGES: Duration = Duration::from_millis(200);
 
 /// Runs the processor until a signal or a failure.
 ///
 /// # Errors
-/// When it cannot start, or when what happens cannot be cured by waiting.
+/// When it cannot start, or on an error that waiting does not cure.
 pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let started = Instant::now();
     let stop = Stop::default();
@@ -217,7 +220,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     log::info!(queued = metrics.queue_depth.get(); "stopping: no more fetches, draining the queue");
     ends.drain.start(settings.drain_timeout);
     ends.gate.close();
-    // A worker may be inside a call that the sink does not answer; it is not waited for.
+    // A worker may be inside a call that the sink does not answer; the stop does not wait for it.
     let in_time = workers.join_within(settings.drain_timeout + WORKERS_GRACE);
     ends.leave.set();
     let in_time = member.join_within(LEAVE_TIMEOUT) && in_time;
@@ -226,9 +229,9 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     drop(server);
     if !in_time {
         log::warn!(
-            "workers or the group membership did not end in time; what was not acked is in the log"
+            "workers or the group membership did not end in time; events not acked are in the log"
         );
-        // They hold nothing that the process's end does not free.
+        // They hold only resources that the process's end frees.
         [workers, member, source].into_iter().for_each(ThreadGroup::leave_behind);
     }
     ends.stop.outcome()?;
@@ -236,7 +239,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
 }
 
 impl Settings {
-    /// What the queue holds in all: its shards' capacities are rounded up.
+    /// The queue's whole capacity: its shards' capacities are rounded up.
     fn capacity(&self) -> Option<usize> {
         let shards = match self.sharding {
             Sharding::Shared => NonZeroUsize::MIN,
@@ -245,8 +248,9 @@ impl Settings {
         self.queue.shard_capacity(shards).map(|capacity| capacity * shards.get())
     }
 
-    /// Refuses workers and batches that the sink's own rate cannot answer within the time of a call: they
-    /// would be sent again for ever. A sink that does not tell its rate is not asked twice.
+    /// Refuses workers and batches that the sink's own rate cannot answer within the time of a
+    /// call: they would be sent again for ever. A sink that does not report its rate is not asked
+    /// twice.
     fn can_be_served_in_time(&self) -> Result<(), Failure> {
         let Some(sink) = ask_rate(&self.sink).filter(|sink| sink.rate > 0.0) else { return Ok(()) };
         let (workers, batch) = (self.workers.get() as f64, self.mode.events_max() as f64);
@@ -265,7 +269,7 @@ impl Settings {
         )))
     }
 
-    /// Whether the data plane speaks with the brokers that lead the topic now.
+    /// Whether the data plane works with the brokers that lead the topic now.
     fn plane_speaks_with(&self, view: &TopicView) -> Result<(), Failure> {
         if self.fetch.client == planes::Client::Wire {
             return Ok(());
@@ -281,8 +285,8 @@ impl Settings {
     }
 }
 
-/// What the threads end by. A start that fails half-way drops it, before the threads wait for those that
-/// run already.
+/// The stop signals of the threads. A start that fails half-way drops it, before it waits for the
+/// threads that run already.
 struct Ends {
     stop: Stop,
     gate: queue::Gate,

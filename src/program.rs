@@ -4,9 +4,9 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-/// Runs `name` with this process's arguments; comes back only when there is no `lab`.
+/// Runs `name` with this process's arguments; returns only when there is no `lab`.
 pub fn run(name: &str) -> ExitCode {
-    // Where the system does not say where this program is, the one that PATH finds.
+    // If the system does not give this program's path, the `lab` of PATH.
     let lab = std::env::current_exe().unwrap_or_default().with_file_name("lab");
     let why = Command::new(&lab).arg0(name).args(std::env::args_os().skip(1)).exec();
     eprintln!(

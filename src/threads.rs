@@ -1,7 +1,7 @@
-//! Named OS threads that are joined, and the one stop signal they all watch.
+//! Named OS threads that are joined, and the one stop signal that all of them watch.
 //!
-//! Invariant: a thread that panics stops the whole pipeline with exit code 1; it is never a
-//! silent gap in it.
+//! Invariant: a thread that panics stops the whole pipeline with exit code 1; it never just goes
+//! missing.
 
 mod pulse;
 mod stop;
@@ -55,8 +55,8 @@ pub fn spawn<T: Send + 'static>(
         .map_err(|e| Failure::Failed(format!("cannot start thread {name}: {e}")))
 }
 
-/// Starts a named thread that stops the run when it fails, or panics: broken bytes make crate `kafka`
-/// panic. Its end need not be waited for; one in a dead socket takes up to 120 s.
+/// Starts a named thread that stops the run when it fails, or panics: broken bytes make crate
+/// `kafka` panic. No thread need wait for its end, because in a dead socket that takes up to 120 s.
 pub fn spawn_watched(
     name: &str,
     stop: Stop,
@@ -70,7 +70,7 @@ pub fn spawn_watched(
     })
 }
 
-/// Threads that belong together: joined when dropped, and a panic in one stops them all.
+/// Threads that are joined when the group is dropped; a panic in one stops them all.
 #[derive(Default)]
 pub struct ThreadGroup {
     stop: Stop,
@@ -95,7 +95,7 @@ impl ThreadGroup {
     }
 
     /// Waits at most `time`; true when every member ended. The rest run on, detached: they hold
-    /// nothing that the process's end does not free.
+    /// only resources that the process's end frees.
     pub fn join_within(&mut self, time: Duration) -> bool {
         const LOOK: Duration = Duration::from_millis(5);
         let deadline = Instant::now() + time;
@@ -108,7 +108,7 @@ impl ThreadGroup {
         all
     }
 
-    /// Waits for nobody: the process ends.
+    /// Waits for no member: the process ends.
     pub fn leave_behind(mut self) {
         self.members.clear();
     }
@@ -128,7 +128,7 @@ impl Drop for ThreadGroup {
     }
 }
 
-/// What a caught panic said.
+/// The message of a caught panic.
 pub fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()

@@ -1,9 +1,9 @@
-//! What a worker does to an event on its way to the sink, and how the sink can check it.
+//! The worker's change to an event on its way to the sink, and the sink's check of it.
 //!
-//! Both ends use this file, so that they cannot differ in it. Invariant: what is appended is a
-//! function of the payload alone, so a worker that mixes events up, or sends bytes that it was not
-//! given, shows at the sink as `sink_corrupt_total`. It deliberately is no protection from anybody
-//! who means to deceive: xxHash64 has no key.
+//! Both ends use this file, so that they cannot differ in it. Invariant: the appended bytes are a
+//! function of the payload alone, so if a worker mixes events up, or sends bytes that it was not
+//! given, the sink counts that as `sink_corrupt_total`. It deliberately gives no protection from
+//! forgery: xxHash64 has no key.
 
 use twox_hash::XxHash64;
 
@@ -12,10 +12,10 @@ use crate::event::HEADER_BYTES;
 /// The query parameter of `/write` and `/batch` that names the transform.
 pub const PARAMETER: &str = "transform";
 
-/// What was done to each event of a request.
+/// The change to each event of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transform {
-    /// Nothing: events travel as they are in the log, as consumers from elsewhere send them.
+    /// None: events are sent as they are in the log, as other consumers send them.
     #[default]
     None,
     /// The [`digest`] of its payload follows each event: 8 bytes, big-endian.
@@ -42,7 +42,7 @@ impl Transform {
         }
     }
 
-    /// Appends what follows an event with this payload.
+    /// Appends the trailer of an event with this payload.
     pub fn append_trailer(self, payload: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::None => {}
@@ -50,7 +50,7 @@ impl Transform {
         }
     }
 
-    /// Fills in what follows an event: the last bytes of `value`, which are room for it.
+    /// Fills in an event's trailer: the last bytes of `value`, which are room for it.
     pub fn fill_trailer(self, value: &mut [u8]) {
         if self == Self::Digest
             && let Some((event, trailer)) = value.split_last_chunk_mut()
@@ -59,7 +59,7 @@ impl Transform {
         }
     }
 
-    /// Whether `trailer` is what follows an event with this payload.
+    /// Whether `trailer` is the right one for this payload.
     pub fn fits(self, payload: &[u8], trailer: &[u8]) -> bool {
         match self {
             Self::None => trailer.is_empty(),
@@ -69,7 +69,7 @@ impl Transform {
 }
 
 impl Transform {
-    /// The query of a request whose events are transformed so.
+    /// The query of a request with this transform.
     pub fn query(self) -> String {
         match self {
             Self::None => String::new(),
@@ -95,7 +95,7 @@ pub fn digest(payload: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// Prevents another hash, seed or byte order than everybody else's xxHash64: values of the
+    /// Prevents: a hash, seed or byte order that differs from the published xxHash64: values of the
     /// reference implementation.
     #[test]
     fn the_digest_is_the_published_one() {

@@ -58,7 +58,7 @@ fn scaled(text: &str) -> Option<f64> {
     number.parse::<f64>().ok().map(|number| number * factor)
 }
 
-/// A rate as `rate` takes it, or 0: nothing is let through.
+/// A rate as `rate` takes it, or 0: nothing passes.
 pub fn rate_or_zero(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(0.0) => Ok(0.0),
@@ -86,7 +86,7 @@ pub fn is_name(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
-/// A duration as people write it, rounded to what matters: `90s` not `90.000012s`.
+/// A duration as people write it, rounded to its significant digits: `90s` not `90.000012s`.
 pub fn show(time: Duration) -> String {
     let rounded = if time >= Duration::from_secs(10) {
         Duration::from_secs(time.as_secs_f64().round() as u64)

@@ -1,6 +1,6 @@
-//! The heap's story as a user gets it: `lab watch --heap` keeps the last profile of a process, `lab
-//! autopsy` names what held the bytes, and `go tool pprof` says the same. The process under watch
-//! is this test: it holds a queue of events whose size is known.
+//! The heap tools as a user gets them: `lab watch --heap` keeps the last profile of a process,
+//! `lab autopsy` names the call sites that held the bytes, and `go tool pprof` agrees. The process
+//! under watch is this test: it holds a queue of events whose size is known.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -101,7 +101,7 @@ fn the_last_profile_names_the_queue_and_the_payload_as_go_does() {
     let other_bytes: usize = other.iter().map(Vec::capacity).sum();
     let held = (EVENTS * PAYLOAD + other_bytes) as f64;
 
-    // As the kernel would: no last words, whatever it is doing.
+    // As the kernel would: without a last message, whatever it is doing.
     let last = dir.path().join("heap-last.pb.gz");
     let end = Instant::now() + Duration::from_secs(60);
     let found = loop {

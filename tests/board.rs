@@ -45,7 +45,7 @@ fn values(base: &str, query: &str) -> Vec<f64> {
     prometheus::values(base, query).expect("an answer")
 }
 
-/// Prevents: a panel that stays empty, by a metric that is called otherwise, a label that is not there, or a rule
+/// Prevents: a panel that stays empty because of a wrong metric name, a missing label, or a rule
 /// that is not recorded.
 #[test]
 fn every_panel_has_data_and_no_alert_fires_below_the_ceiling() {
@@ -62,7 +62,7 @@ fn every_panel_has_data_and_no_alert_fires_below_the_ceiling() {
             !values.is_empty() && values.iter().all(|value| value.is_finite())
         });
     }
-    // Of the target that this test has not: the watch.
+    // Without the target that this test does not have: the watch.
     let firing = values(&base, r#"ALERTS{alertstate="firing",job!="watch"}"#);
     assert!(firing.is_empty(), "{firing:?}");
     producer.until("the sink's rate is seen", |_| {

@@ -1,4 +1,4 @@
-//! Chaos against a real sink: what it asks for happens, and ends, whatever becomes of chaos.
+//! Chaos against a real sink: a fault happens as requested, and ends, even if chaos is killed.
 
 #![allow(
     clippy::unwrap_used,
@@ -84,7 +84,7 @@ fn an_ending_chaos_leaves_anothers_fault_alone() {
     sink.await_status("stalled", |s| s.fault.as_ref().is_some_and(|f| f.id == 2));
     assert_eq!(first.end(SOON).status.code(), Some(0));
     assert_eq!(sink.status().rate, 5.0);
-    // `restore` ends whatever there is.
+    // `restore` ends any fault.
     let restore = Running::start(CHAOS, ["restore", "--sink", &sink.url]).end(SOON);
     assert_eq!(restore.status.code(), Some(0), "{}", restore.stderr);
     assert!(restore.stdout.starts_with("2000 tokens/s of 2000; no fault"), "{}", restore.stdout);
@@ -102,7 +102,7 @@ fn status_tells_how_the_sink_stands_and_lab_sink_names_it() {
 
 #[test]
 fn a_sink_out_of_reach_is_named_with_what_to_do() {
-    // A port that was just free; nobody listens there.
+    // A port that was just free; no process listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     for args in [&["status"][..], &["restore"], &["pause", "--for", "1s"]] {
@@ -126,12 +126,12 @@ fn a_sink_with_a_token_obeys_only_who_has_it() {
     assert!(refused.stderr.contains("401") && refused.stderr.contains("LAB_TOKEN"), "{refused:?}");
     let obeyed = Running::start(CHAOS, restore.iter().chain(&token)).end(SOON);
     assert_eq!(obeyed.status.code(), Some(0), "{}", obeyed.stderr);
-    // Events need no token: the data path is not what it protects.
+    // Events need no token: it does not protect the data path.
     assert_eq!(sink.caller().write(&event(1, 1)).status, 200);
 }
 
-/// Prevents a failure that delivers what it should not, or a ledger that does not know what was
-/// delivered without the caller's learning of it.
+/// Prevents: a failing request that delivers what it should not; a ledger without events that were
+/// delivered though their caller did not learn of it.
 #[test]
 fn failing_requests_fail_as_asked_and_the_ledger_knows_what_was_delivered() {
     let sink = Sink::start(&["--rate-limit", "1e6"]);
@@ -168,7 +168,7 @@ fn failing_requests_fail_as_asked_and_the_ledger_knows_what_was_delivered() {
     drop([broken, limited, partial, cut]);
 }
 
-/// Prevents a chaos that reports success while the sink went away under it.
+/// Prevents: a chaos that reports success though the sink ended during the fault.
 #[test]
 fn a_sink_that_dies_during_the_fault_is_a_failure() {
     let sink = Sink::start(&[]);

@@ -1,4 +1,5 @@
-//! `lab cluster` as a user runs it: real brokers of its own on free ports, and what is left when it is ended.
+//! `lab cluster` as a user runs it: real brokers of its own on free ports, and what is left after
+//! its end.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 #[path = "cluster/apart.rs"]
@@ -16,7 +17,7 @@ use common::{Ended, PATIENCE, Running};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
-/// A cluster's folder and port; what is left of the cluster goes with it, however the test ends.
+/// A cluster's folder and port; dropping it removes the cluster, however the test ends.
 struct Place {
     _dir: tempfile::TempDir,
     data: PathBuf,
@@ -24,7 +25,7 @@ struct Place {
 }
 
 impl Place {
-    /// The port is the first of nine that are free, below those that the system gives to connections.
+    /// The port is the first of nine free ones, below those that the system gives to connections.
     fn free() -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let data = fs::canonicalize(dir.path()).expect("path").join("cluster");
@@ -51,7 +52,7 @@ impl Place {
         self.start(words).end(PATIENCE)
     }
 
-    /// What it answers, where it must do well.
+    /// Its answer; the command must succeed.
     fn answer(&self, words: &str) -> String {
         let ended = self.run(words);
         assert_eq!(ended.status.code(), Some(0), "{words}: {ended:?}");
@@ -86,7 +87,7 @@ impl Drop for Place {
     }
 }
 
-/// Prevents: a cluster that is touched by a command that was typed wrong, and words that do not help.
+/// Prevents: a mistyped command that touches a cluster; an error message that does not help.
 #[test]
 fn what_is_wrong_is_named_before_anything_is_touched() {
     let place = Place::free();
@@ -124,7 +125,7 @@ fn what_is_wrong_is_named_before_anything_is_touched() {
     assert!(!place.data.exists());
 }
 
-/// Prevents: brokers beside somebody else's on a port, and files of somebody else's that are deleted.
+/// Prevents: brokers beside another process's on a port; a user's files deleted.
 #[test]
 fn what_is_somebody_elses_is_said_and_left_alone() {
     let place = Place::free();
@@ -154,7 +155,7 @@ fn what_is_somebody_elses_is_said_and_left_alone() {
     assert!(disk.stderr.contains("not enough disk for"), "{disk:?}");
 }
 
-/// Prevents: a broker, or a folder, that a Ctrl-C leaves.
+/// Prevents: a broker or a folder left after a Ctrl-C.
 #[test]
 fn an_up_that_is_interrupted_leaves_nothing() {
     for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
@@ -167,8 +168,9 @@ fn an_up_that_is_interrupted_leaves_nothing() {
     }
 }
 
-/// Prevents: a second cluster beside one that a killed `up` left; a password that others can read; a broker that is
-/// down and not brought back; a cluster that is taken for another; a folder that `down` leaves.
+/// Prevents: a second cluster beside one that a killed `up` left; a password that others can read;
+/// a dead broker that is not restarted; a cluster that is taken for another; a folder left by
+/// `down`.
 #[test]
 fn a_cluster_lives_once_however_often_it_is_started() {
     let place = Place::free();
@@ -254,7 +256,7 @@ case "$*" in
 esac
 "#;
 
-/// Prevents: containers that are started with the wrong words, or twice, or left.
+/// Prevents: containers that are started with the wrong arguments, or twice, or left.
 #[test]
 fn containers_are_started_asked_and_deleted_by_compose() {
     let (place, bin) = (Place::free(), tempfile::tempdir().expect("dir"));

@@ -1,4 +1,4 @@
-//! What every program says of itself, asked as a user asks.
+//! The pages that every program prints about itself, requested as a user does.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::process::{Command, Output, Stdio};
@@ -68,7 +68,7 @@ fn a_flag_that_is_none_is_answered_by_the_nearest() {
     }
 }
 
-/// Prevents: a page of flags that says what the programs did once.
+/// Prevents: a page of flags that describes earlier programs.
 #[test]
 fn the_page_of_flags_is_made_from_the_definitions() {
     let make = "for program in producer processor sink chaos lab; do target/release/$program --flags; done";

@@ -1,6 +1,6 @@
-//! The real sink under attack: while clients do to it what a client can do wrong, one that does
-//! nothing wrong is served as before, and threads and memory stay within the sink's own limits.
-//! What each single attack is answered is asked in `http` and `sink`; here they come all at once.
+//! The real sink under attack: while clients do everything wrong that a client can, a correct
+//! client is served as before, and threads and memory stay within the sink's own limits. The answer
+//! to each single attack is tested in `http` and `sink`; here all come at once.
 //!
 //! A file of its own, with one test: cargo runs no other test file beside it.
 
@@ -25,13 +25,13 @@ const WAITING_MAX: usize = 4;
 /// `Settings::limits` and `http::Limits`: four handlers more, twice that and 64 connections.
 const HANDLERS: usize = WAITING_MAX + 4;
 const CONNECTIONS_MAX: usize = 2 * HANDLERS + 64;
-/// Threads beside those that serve something else: one a connection, `guard`'s `ENDING_MAX`, one
-/// that is admitted beside these; and of those that were joined, at most `ENDING_MAX` at once, the
-/// kernel counts some for a moment longer.
+/// Threads that serve connections: one a connection, `guard`'s `ENDING_MAX`, one that is admitted
+/// beside these; and at most `ENDING_MAX` joined threads, which the kernel counts for a moment
+/// longer.
 const CONNECTION_THREADS_MAX: usize = CONNECTIONS_MAX + 8 + 1 + 8;
 /// A connection's request and twice its head; a handler's views of its events, 56 B each, where the
-/// shortest event has 28 B. Buffers that were given back and not yet reused are in it too: no more
-/// are held than the connections could have asked for.
+/// shortest event has 28 B. Buffers that were freed and not yet reused count too: they are no more
+/// than the connections could have asked for.
 const REQUESTS_BYTES_MAX: usize =
     CONNECTIONS_MAX * (BODY_BYTES_MAX + ((2 * 16) << 10)) + HANDLERS * 2 * BODY_BYTES_MAX;
 
@@ -39,7 +39,7 @@ const HONEST_CLIENTS: u64 = 3;
 const BATCH: u64 = 20;
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// The attackers' view of the sink.
+/// The sink as an attacker sees it.
 #[derive(Clone, Copy)]
 struct Target<'a> {
     addr: SocketAddr,
@@ -55,7 +55,7 @@ impl Target<'_> {
         scope.spawn(move || {
             while !self.over.load(Ordering::Relaxed) {
                 attack(self);
-                // The processor is the host's, not the sink's: attackers leave some of it.
+                // The processor belongs to the host, not to the sink: attackers leave some of it.
                 thread::sleep(Duration::from_millis(2));
             }
         });
@@ -68,7 +68,7 @@ impl Target<'_> {
         Some(stream)
     }
 
-    /// Sends `text` on a connection of its own; what it is answered must not be an ack.
+    /// Sends `text` on a connection of its own; the answer must not be an ack.
     fn say(self, text: &[u8]) {
         let Some(mut stream) = self.connect() else { return };
         let _cut_off = stream.write_all(text);
@@ -80,13 +80,13 @@ impl Target<'_> {
     }
 
     /// Keeps `count` connections open that begin with `begin` and go on with `drip`, byte by byte;
-    /// those that the sink cuts off come back.
+    /// connections that the sink cuts off are opened again.
     fn hold(self, count: usize, begin: &[u8], drip: &[u8]) {
         let mut held: Vec<TcpStream> = Vec::new();
         while !self.over.load(Ordering::Relaxed) {
             held.retain_mut(|stream| stream.write_all(drip).is_ok());
             let missing = count - held.len();
-            // Not all at once: nobody could connect beside them, and that is the kernel's doing.
+            // Not all at once: no other client could connect then, which is the kernel's effect.
             for _ in 0..missing.min(25) {
                 let Some(mut stream) = self.connect() else { break };
                 if stream.write_all(begin).is_ok() {
@@ -142,8 +142,8 @@ fn attack<'s>(scope: &'s Scope<'s, '_>, target: Target<'s>) {
             }
         });
     }
-    // Whole requests that are no events, each behind the answer to the one before: what they hold
-    // while they are looked at, nobody else has.
+    // Whole requests that are no events, each after the answer to the one before: while they are
+    // checked they hold memory.
     for _ in 0..4 {
         let mut flood = None;
         target.keep(scope, move |target| {
@@ -156,7 +156,7 @@ fn attack<'s>(scope: &'s Scope<'s, '_>, target: Target<'s>) {
             });
         });
     }
-    // Requests one behind the other, the last one malformed, and answers that nobody reads.
+    // Pipelined requests, the last one malformed, and answers that are not read.
     let mut pipelined = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20);
     pipelined.extend(post("Content-Length: 5", "event").repeat(20));
     pipelined.extend(b"POST /write HTTP/1.1\r\nContent-Length: 3\r\n\r\n");
@@ -168,12 +168,12 @@ fn attack<'s>(scope: &'s Scope<'s, '_>, target: Target<'s>) {
     });
 }
 
-/// Prevents a sink that a hostile client can slow, fill or make forget: each of the limits that
-/// `http::Limits` promises, held against all of it at once.
+/// Prevents: a sink that a hostile client can slow, fill or make forget: each of the limits that
+/// `http::Limits` promises, against all attacks at once.
 ///
-/// The best of four windows counts: a busy host spoils some, a sink that lets attackers in the way
-/// of others is slow in all of them. The margin: 5 % of a window of 2 s at 2,000/s are 200 events,
-/// ten calls.
+/// The best of four windows counts: a busy host spoils some of them, but a sink in which attackers
+/// delay others is slow in all. The margin: 5 % of a window of 2 s at 2,000/s are 200 events, ten
+/// calls.
 #[test]
 fn an_honest_client_is_served_as_before_while_the_sink_is_attacked() {
     raise_descriptor_limit();

@@ -1,5 +1,5 @@
-//! The HTTP server over real sockets: what tiny_http alone would do wrong, and what a client can
-//! do to it. Times are asserted as ratios or with a margin of at least 10 over what is expected.
+//! The HTTP server over real sockets: faults of tiny_http alone, and attacks by a client. Times are
+//! asserted as ratios or with a margin of at least 10 over the expected value.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -29,7 +29,7 @@ fn start(limits: Limits) -> Server {
     Server::start("127.0.0.1:0".parse().unwrap(), limits, Arc::new(echo)).unwrap()
 }
 
-/// A server whose handler says that it began and answers when it is told to.
+/// A server whose handler reports that it began and answers when the test says so.
 struct Held {
     server: Server,
     began: Receiver<()>,
@@ -323,7 +323,8 @@ fn a_turn_is_kept_until_its_answer_is_read_or_its_client_gone() {
     let listen = "127.0.0.1:0".parse().unwrap();
     let server = Server::start(listen, Limits::default(), Arc::new(handler)).unwrap();
     let status = || Client::connect(server.addr()).get("/").status;
-    // A client that has the turn and reads nothing. Whoever had it before may have it for a moment more.
+    // A client that has the turn and reads nothing. The previous holder may have it for a moment
+    // more.
     let slow = || {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
@@ -334,7 +335,7 @@ fn a_turn_is_kept_until_its_answer_is_read_or_its_client_gone() {
             if begun == *b"HTTP/1.1 200" {
                 return client;
             }
-            assert!(Instant::now() < end, "the turn is not given back");
+            assert!(Instant::now() < end, "the turn is not released");
             thread::sleep(Duration::from_millis(20));
         }
     };

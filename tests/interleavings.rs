@@ -1,5 +1,5 @@
-//! What fetchers, workers, committer and revoker share, under many orders of their
-//! steps: shuttle runs the threads one step at a time and chooses who goes on.
+//! State shared by fetchers, workers, committer and revoker, under many orders of their steps:
+//! shuttle runs the threads one step at a time and chooses which one goes on.
 //!
 //! The files under proof are the production files, compiled here over `interleavings/sync.rs`.
 //! Small models run under every order there is (`every_order`), larger ones under thousands drawn

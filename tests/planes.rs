@@ -1,6 +1,7 @@
-//! One table, each cell a test: what may stand in a log and befall it, against each data plane, on the
-//! brokers that the tests run on. `run/test.sh` runs it on the newest Kafka and once more on 3.9, where
-//! both planes are. What a plane cannot do ends by name; it never skips and commits.
+//! One table, each cell a test: each kind of log entry and fault, against each data plane, on the
+//! brokers that the tests run on. `run/test.sh` runs it on the newest Kafka and once more on 3.9,
+//! where both planes work. A plane that cannot read an entry ends by name; it never skips and
+//! commits.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
@@ -20,7 +21,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 const AMPLE: &[&str] = &["--rate-limit", "1000000"];
 
-/// The planes that speak with these brokers.
+/// The planes that work with these brokers.
 fn planes() -> Vec<&'static str> {
     let broker = brokers().split(',').next().expect("a broker").to_owned();
     let list = Brokers::parse(&broker).expect("a list");
@@ -73,7 +74,8 @@ fn delivered(sink: &Served, ids: u64) {
     assert_eq!(figure(&ledger, "corrupt"), 0, "{ledger}");
 }
 
-/// Crate kafka cannot read it: its run ends, and says so by `word`. The wire plane delivers all `ids`.
+/// Crate kafka cannot read it: its run ends, and its message has `word`. The wire plane delivers
+/// all `ids`.
 fn is_read_or_named(plane: &str, processor: Served, sink: &Served, ids: u64, word: &str) {
     if plane == "wire" {
         delivered(sink, ids);
@@ -119,7 +121,7 @@ fn each_codec_is_read_or_ends_the_run_by_name() {
     }
 }
 
-/// What cannot be read is passed over where that is asked for: counted, kept, committed, and no more.
+/// Unreadable records are skipped on request: counted, kept, committed, and no more.
 #[test]
 fn what_a_plane_cannot_read_is_skipped_when_told_so() {
     if !takes_old_fetches() {
@@ -160,7 +162,7 @@ fn transactions_are_read_by_the_isolation_that_is_asked_for() {
             let processor = start(&topic, &sink, plane, &["--isolation", isolation]);
             let committed = isolation == "read-committed";
             delivered(&sink, if committed { 20 } else { 30 });
-            // Markers and aborted records are passed over, and the end is committed: 30 records and 3
+            // Markers and aborted records are skipped, and the end is committed: 30 records and 3
             // markers.
             processor.until("the log's end is committable", |p| {
                 p.metric("processor_committable_offset", "partition=\"0\"") == 33.0
@@ -240,8 +242,8 @@ fn partitions_that_are_added_are_read() {
     }
 }
 
-/// A quota makes the broker answer at once without the topic (KIP-219): that is waited out, and is no
-/// lost leader.
+/// A quota makes the broker answer at once without the topic (KIP-219): the fetcher waits, and does
+/// not take it for a lost leader.
 #[test]
 fn a_throttled_fetch_is_waited_out() {
     let (topic, sink) = (Topic::create("quota", 3), sink(AMPLE));
@@ -328,16 +330,16 @@ fn plain_records_of_a_topic_switched_to_zstd_are_read_or_named() {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let answer = block_on(admin.alter_configs([&change], &options)).expect("an answer");
         assert!(answer.iter().all(Result::is_ok), "{answer:?}");
-        // Brokers hear of it one after the other.
+        // Brokers learn of it one after the other.
         std::thread::sleep(Duration::from_secs(3));
         let processor = start(&topic, &sink, plane, &[]);
         is_read_or_named(plane, processor, &sink, 20, "--client wire");
     }
 }
 
-/// A batch that is corrupt ends the run with where it stands; nothing behind it is skipped in silence.
-/// (Bytes of the log cannot be bent through a broker: `records` and `fetch_answer` are tried on bent
-/// bytes by themselves. Here, a record that only claims to be an event.)
+/// A corrupt batch ends the run with its offset; nothing after it is skipped silently. (A client
+/// cannot change a log's bytes through a broker: `records` and `fetch_answer` have tests with
+/// changed bytes. Here, a record that only claims to be an event.)
 #[test]
 fn foreign_text_is_counted_by_its_offset() {
     for plane in planes() {

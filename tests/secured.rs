@@ -1,6 +1,6 @@
-//! The pipeline on brokers that ask for TLS and a password: SCRAM end to end by Kafka's own properties file,
-//! the other mechanisms, and what is said when one side does not trust the other. `run/test.sh` runs it on
-//! the secured listener, whose file is `LAB_COMMAND_CONFIG`.
+//! The pipeline on brokers that require TLS and a password: SCRAM end to end by Kafka's own
+//! properties file, the other mechanisms, and the messages when one side does not trust the other.
+//! `run/test.sh` runs it on the secured listener, whose file is `LAB_COMMAND_CONFIG`.
 #![cfg(feature = "tls")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
@@ -43,7 +43,7 @@ fn ten(brokers: &str, topic: &Topic, config: &str) -> Ended {
         .end(PATIENCE)
 }
 
-/// Prevents: a lab that only its own cluster lets in. The file is the one that Kafka's tools take.
+/// Prevents: a lab that only its own cluster accepts. The file is the one that Kafka's tools take.
 #[test]
 fn scram_by_tls_from_end_to_end() {
     let topic = Topic::create("scram", 6);
@@ -56,7 +56,7 @@ fn scram_by_tls_from_end_to_end() {
         produce(&topic, &["--rate", "20000", "--count", "40000", "--compression", "lz4"]);
     std::fs::write(dir.path().join("producer.json"), produced.to_string()).expect("written");
     watched.until("all acked", |p| p.metric("processor_events_acked_total", "") >= 40_000.0);
-    // A row a partition: its end and what is committed of it were read.
+    // A row a partition: its end and its committed offset were read.
     watch.until("no lag of any partition", |w| {
         let rows = w.get("/metrics").matches("kafka_consumergroup_lag{").count();
         rows == 6 && w.metric("kafka_consumergroup_lag", "") == 0.0
@@ -85,7 +85,7 @@ fn every_mechanism_lets_the_lab_in() {
     assert_eq!(records.len(), 30);
 }
 
-/// Prevents: a wrong password that is waited for as if the brokers were down.
+/// Prevents: a wrong password with which the client waits as if the brokers were down.
 #[test]
 fn who_is_not_trusted_is_told_why_at_once() {
     let topic = Topic::create("untrusted", 3);
@@ -112,8 +112,8 @@ fn who_is_not_trusted_is_told_why_at_once() {
     }
 }
 
-/// A broker that goes down hangs up too, so a listener of the other kind is waited for; each line says what it
-/// may be.
+/// A broker that shuts down hangs up too, so the client waits for a listener of the other kind;
+/// each line names both causes.
 #[test]
 fn a_listener_of_the_other_kind_is_named() {
     let dir = tempfile::tempdir().expect("a folder");

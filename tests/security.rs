@@ -1,5 +1,5 @@
-//! What SECURITY.md promises, on the real binaries: the sink, the producer, the processor and `lab
-//! watch`, each listening on every address.
+//! The promises of SECURITY.md, on the real binaries: the sink, the producer, the processor and
+//! `lab watch`, each listening on every address.
 //!
 //! None of them needs a cluster for it: they serve before they find one.
 
@@ -52,7 +52,7 @@ fn start(variables: &[String], command: &[String]) -> Running {
     Running::start("/usr/bin/env", all)
 }
 
-/// Where it listens, as a caller on this machine reaches it.
+/// Its address, as a caller on this machine reaches it.
 fn address(running: &mut Running) -> String {
     running.await_log("addr=0.0.0.0:");
     let log = running.log();
@@ -79,12 +79,13 @@ fn ask(address: &str, request: &str, token: Option<&str>) -> (u16, String) {
     (status.unwrap_or_else(|| panic!("no status: {answer}")), answer)
 }
 
-/// What a binary's flags make of no flags but those that it needs.
+/// The settings of a binary with only the flags that it needs.
 fn flags<T: FromArgs>(needed: &[&str]) -> T {
     T::from_args(&["binary"], needed).map_err(|e| e.output).expect("valid flags")
 }
 
-/// Prevents a default that is open to other machines. Each value is what the binary listens on.
+/// Prevents: a default that is open to other machines. Each value is an address that the binary
+/// listens on.
 #[test]
 fn everything_listens_on_loopback_unless_told_otherwise() {
     let sink = flags::<sink::settings::Flags>(&[]).settings().expect("valid").listen;
@@ -99,7 +100,7 @@ fn everything_listens_on_loopback_unless_told_otherwise() {
     }
 }
 
-/// Prevents an endpoint that other machines can drive or read because somebody forgot the token.
+/// Prevents: an endpoint that other machines can drive or read because the user forgot the token.
 #[test]
 fn beyond_loopback_nothing_listens_without_a_token() {
     let out = tempfile::tempdir().expect("folder");
@@ -115,8 +116,8 @@ fn beyond_loopback_nothing_listens_without_a_token() {
     }
 }
 
-/// Prevents a path that reveals or changes something and forgot to ask; and metrics or a sign of life
-/// that can be written, or that need a token, so that nobody reads them.
+/// Prevents: a path that reveals or changes something without a token; metrics or probes that can
+/// be written, or that need a token and so are never read.
 #[test]
 fn beyond_loopback_control_and_profiles_ask_for_the_token_and_metrics_are_read_only() {
     let out = tempfile::tempdir().expect("folder");
@@ -171,7 +172,7 @@ fn gunzipped(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The text of a heap profile as it is answered: the body is gzipped.
+/// The text of a heap profile as the server sends it: the body is gzipped.
 fn profile(address: &str, request: &str) -> String {
     let answer = answer(address, request, Some(TOKEN));
     let body = answer.windows(4).position(|end| end == b"\r\n\r\n").map(|end| end + 4);
@@ -261,7 +262,7 @@ fn a_token_is_in_no_log_command_line_page_or_result() {
     }
     seen += &contents(&out);
     seen += &contents(&run);
-    // What must be there, so that what must not be there was looked for in the right place.
+    // Signs that the right places were searched for the token.
     for sign in ["samples.jsonl: {", "heap-last.pb.gz: ", "plan.json: {", "host.json: {"] {
         assert!(seen.contains(sign), "no {sign}: nothing was looked at");
     }
@@ -276,7 +277,7 @@ fn a_token_is_in_no_log_command_line_page_or_result() {
     }
 }
 
-/// Prevents a processor that shows its token to whoever listens at the producer's usual address.
+/// Prevents: a processor that shows its token to any process at the producer's usual address.
 #[test]
 fn a_token_goes_to_no_address_that_nobody_named() {
     let command = |listen: &str, more: &[&str]| {

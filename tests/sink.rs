@@ -1,7 +1,7 @@
-//! The sink's contract, asked of the real binary over real HTTP.
+//! The sink's contract, tested on the real binary over real HTTP.
 //!
 //! Times are compared with the model (tokens / rate); each comparison has its margin beside it.
-//! What needs the machine for itself is measured in `sink_rate`.
+//! `sink_rate` has the measurements that need the machine for themselves.
 
 #![allow(
     clippy::unwrap_used,
@@ -189,7 +189,7 @@ fn reject_answers_429_with_a_time_that_is_true() {
     assert!(sink.get("/metrics").text().contains("sink_rejected_total{status=\"429\"} 2"));
 }
 
-/// Prevents a pause that cannot be ended because everyone who waits holds a handler.
+/// Prevents: a pause that cannot be ended because all handlers are taken by waiting requests.
 #[test]
 fn control_answers_while_as_many_wait_as_may() {
     let sink = Sink::start(&["--handlers", "2"]);
@@ -214,7 +214,7 @@ fn control_answers_while_as_many_wait_as_may() {
     assert_eq!(sink.totals().events, 100);
 }
 
-/// Prevents an ack for what was never paid, and a stop that hangs on those who wait.
+/// Prevents: an ack for tokens that were never paid; a stop that waits for the waiting requests.
 #[test]
 fn a_stop_answers_those_who_wait_without_acking_them() {
     let sink = Sink::start(&[]);
@@ -270,7 +270,7 @@ fn the_ledger_counts_duplicates_and_disorder_and_hands_out_the_ids() {
     assert!(metrics.contains("sink_order_violations_total 1"), "{metrics}");
 }
 
-/// Prevents a ground truth that dies with its process: a sink that is killed has delivered.
+/// Prevents: a ground truth that is lost with its process: a sink that is killed has delivered.
 #[test]
 fn a_sink_killed_with_9_goes_on_with_its_journal() {
     let dir = tempfile::tempdir().unwrap();
@@ -291,7 +291,7 @@ fn a_sink_killed_with_9_goes_on_with_its_journal() {
     assert_eq!((second.totals().distinct, second.totals().duplicates), (120, 20));
 }
 
-/// Prevents an ack of what could not be kept.
+/// Prevents: an ack of events that could not be kept.
 #[test]
 fn a_journal_that_takes_nothing_means_no_ack() {
     let sink = Sink::start(&["--journal", "/dev/full"]);
@@ -342,7 +342,7 @@ fn what_is_not_what_its_digest_says_is_counted_and_delivered() {
         "{}",
         sink.get("/ledger").text()
     );
-    // What is too short for a digest is malformed, and so is a transform that there is not.
+    // An event too short for a digest is malformed, and so is an unknown transform.
     let short = caller.post("/write?transform=digest", &[0; 31]);
     assert_eq!(short.status, 400);
     assert!(short.text().contains("31 bytes") && short.text().contains("32"), "{}", short.text());
@@ -362,7 +362,7 @@ fn what_is_not_what_its_digest_says_is_counted_and_delivered() {
     assert_eq!(Sink::start(&flags).totals(), before);
 }
 
-/// Prevents a processor that cannot know whether its batches are served within its patience.
+/// Prevents: a processor that cannot know whether its batches are served within its timeout.
 #[test]
 fn control_tells_what_a_call_costs() {
     let sink = Sink::start(&["--rate-limit", "500", "--call-cost", "0.9", "--event-cost", "0.1"]);
@@ -378,7 +378,7 @@ fn control_tells_what_a_call_costs() {
 fn an_absurd_content_length_leaves_the_sink_serving() {
     let sink = Sink::start(&[]);
     assert!(told("Content-Length: 10000000000000", &sink).starts_with("HTTP/1.1 413"));
-    // A client that says no more is not waited for by the others either.
+    // The stop does not wait for a client that sends nothing more.
     let mut slow = TcpStream::connect(sink.addr()).unwrap();
     slow.write_all(b"POST /write HTTP/1.1\r\nHost: x\r\nContent-Length: 536\r\n\r\nxx").unwrap();
     assert_eq!(sink.caller().write(&event(1, 1)).status, 200);

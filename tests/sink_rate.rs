@@ -20,11 +20,11 @@ use sinks::{Sink, event, events};
 /// Tests that measure take turns: they would measure each other.
 static MEASURING: Mutex<()> = Mutex::new(());
 
-/// Prevents a sink that is faster or slower than the model, whoever calls it.
+/// Prevents: a sink that is faster or slower than the model, with any client.
 ///
-/// Faster: acked <= rate × time + burst in every window, without a margin. Slower: at least 98 %
-/// of rate × time in the best of 15 windows: a machine busy with other things spoils some,
-/// a sink that loses what its handlers oversleep loses it in all.
+/// Faster: acked <= rate × time + burst in every window, without a margin. Slower: at least 98 % of
+/// rate × time in the best of 15 windows: a machine busy with other work spoils some of them, but a
+/// sink that loses the time its handlers oversleep loses it in all.
 #[test]
 fn the_rate_is_held() {
     let _turn = MEASURING.lock();
@@ -85,7 +85,7 @@ fn delivered_share(flags: &[&str], clients: usize, batch: u64, model: f64) -> f6
         delivered <= model * elapsed + burst + 1.0,
         "{flags:?}, {clients} clients: {delivered} in {elapsed:.3} s is more than the limit"
     );
-    // The credit at the start is no merit of the window's.
+    // The credit at the start does not belong to the window.
     let share = (delivered - burst) / (model * elapsed);
     println!("{flags:?}, {clients} clients, batch {batch}: {:.2} %", share * 100.0);
     share

@@ -18,7 +18,7 @@ const UP_WITHIN: Duration = Duration::from_secs(240);
 /// Both publish the same ports.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// The stack with these variables; gone with this.
+/// The stack with these variables; dropping it removes the stack.
 struct Stack {
     project: String,
     set: Vec<(&'static str, &'static str)>,
@@ -44,7 +44,7 @@ impl Stack {
         text(&output.stdout)
     }
 
-    /// What the engine says of the container of `service`, ended or not.
+    /// The engine's data of the container of `service`, ended or not.
     fn inspect(&self, service: &str, what: &str) -> String {
         let id = self.compose(&["ps", "-a", "-q", service]);
         let output = Command::new("docker").args(["inspect", "-f", what, id.trim()]).output();
@@ -76,8 +76,8 @@ fn value(query: &str) -> Option<f64> {
     prometheus::values("http://127.0.0.1:9090", query)?.first().copied()
 }
 
-/// Prevents: a stack that does not start in order, or as root, or with a file system to write on; a bounded queue that
-/// grows; a panel without data; a token that the programs do not share.
+/// Prevents: a stack that starts in the wrong order, as root, or with a writable file system; a
+/// bounded queue that grows; a panel without data; a token that the programs do not share.
 #[test]
 fn the_bounded_pipeline_runs_flat_and_every_panel_has_data() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -110,7 +110,7 @@ fn the_bounded_pipeline_runs_flat_and_every_panel_has_data() {
     assert_eq!(control.status().as_u16(), 401);
 }
 
-/// Prevents: a limit that is not one, and a container that dies of something else.
+/// Prevents: a limit without effect; a container that ends for another reason.
 #[test]
 fn the_kernel_kills_the_unbounded_processor() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

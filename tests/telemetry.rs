@@ -71,7 +71,7 @@ fn names<'a>(profile: &'a Profile, sample: &Sample) -> Vec<&'a str> {
 fn hold_many_blocks() -> Vec<Vec<u8>> {
     let mut blocks = Vec::new();
     while blocks.len() < 4096 {
-        // Not one page of it is touched: the profiler counts what was asked for.
+        // No page of it is touched: the profiler counts requested bytes.
         blocks.push(Vec::with_capacity(64 << 10));
     }
     blocks

@@ -1,4 +1,4 @@
-//! `chaos`: makes the sink slow, deaf or faulty for a time.
+//! `chaos`: makes the sink slow, silent or faulty for a time.
 
 #[path = "../program.rs"]
 mod program;

@@ -1,5 +1,5 @@
-//! `lab`: the instruments of a run, from the prediction before it to the report after it; and, called by their names,
-//! the four programs of the pipeline. They are linked once.
+//! `lab`: the instruments of a run, from its prediction to its report. Under the name of one of the
+//! four pipeline programs it is that program, so that all five are linked once.
 
 use std::process::ExitCode;
 

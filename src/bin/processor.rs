@@ -1,4 +1,4 @@
-//! `processor`: takes events from the log, hands them to the sink, commits what was acked.
+//! `processor`: reads events from the log, sends them to the sink, and commits what was acked.
 
 #[path = "../program.rs"]
 mod program;

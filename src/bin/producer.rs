@@ -1,4 +1,5 @@
-//! `producer`: offers events to a Kafka topic at the rate of a schedule, whatever the brokers do.
+//! `producer`: offers events to a Kafka topic at the rate of a schedule, however slow the brokers
+//! are.
 
 #[path = "../program.rs"]
 mod program;

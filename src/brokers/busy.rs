@@ -1,8 +1,8 @@
-//! How a thread that talks to a broker is given up when it is stuck in a dead socket.
+//! Gives up a thread that is stuck in a dead socket to a broker.
 //!
-//! Crate `kafka` waits up to 120 s on a broker that is stopped or cut off. Whoever looks after the
-//! thread gives it up after less; the thread's call then returns `None`, however late it comes.
-//! Invariant: a call either returns its answer or was given up, never both.
+//! Crate `kafka` waits up to 120 s on a broker that is stopped or cut off. The thread's supervisor
+//! gives it up sooner; its call then returns `None`, however late. Invariant: a call either returns
+//! its answer or was given up, never both.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -20,8 +20,8 @@ const IDLE: i64 = 0;
 const GIVEN_UP: i64 = -1;
 
 impl Busy {
-    /// Runs a network call. `None` when it was given up meanwhile, or before: the answer must be
-    /// dropped, another thread has gone on.
+    /// Runs a network call. `None` when the thread was given up before or during it: the answer
+    /// must be dropped, because another thread has taken over.
     pub fn during<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
         let since = clock::now_us().max(1);
         self.state.compare_exchange(IDLE, since, Ordering::SeqCst, Ordering::SeqCst).ok()?;
@@ -30,8 +30,7 @@ impl Busy {
         Some(answer)
     }
 
-    /// Gives the thread up when it has been in one call for longer than `limit`; true when it just
-    /// was.
+    /// Gives the thread up when it has been in one call for longer than `limit`; true when it did.
     pub fn give_up_after(&self, limit: Duration) -> bool {
         let since = self.state.load(Ordering::SeqCst);
         let stuck = since > IDLE && (clock::now_us() - since) as u128 > limit.as_micros();
@@ -52,7 +51,7 @@ impl Busy {
 mod tests {
     use super::*;
 
-    /// An answer that comes after the replacement has gone on would be believed twice.
+    /// Prevents: an answer that comes after the replacement took over, and is used as well.
     #[test]
     fn an_answer_that_comes_too_late_is_dropped() {
         let busy = Busy::default();

@@ -1,8 +1,8 @@
-//! A kept connection to one broker: a question, its whole answer, and no question in between.
+//! A kept connection to one broker: a request, its whole answer, then the next request.
 //!
-//! Invariant: every wait has a limit, and an answer belongs to the question it is read for (its
-//! correlation id). After any error the connection is of no use: its owner drops it. Versions are
-//! negotiated once, when it is made (KIP-35). It knows no topic and retries nothing.
+//! Invariant: every wait has a limit, and an answer belongs to the request it is read for (its
+//! correlation id). After any error the owner must drop the connection. Versions are negotiated
+//! once, when it is made (KIP-35). It knows no topic and retries nothing.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -18,7 +18,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes, encode_request_he
 use super::security::{Conversation, Security};
 use super::stream::{Stream, connect};
 
-/// Bound of a name's look-up, of a connect, and of each control-plane question.
+/// Limit of a name's look-up, of a connect, and of each control-plane request.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Kafka's `client.id`, by which quotas and broker logs know the lab.
@@ -30,8 +30,8 @@ pub const ANSWER_BYTES_MAX: usize = (64 << 20) + (1 << 20);
 /// ApiVersions is asked in the version that every broker answers.
 const API_VERSIONS_VERSION: i16 = 0;
 
-/// SaslHandshake 1 is followed by SaslAuthenticate (KIP-152), and SaslAuthenticate 1 tells how long that
-/// is good for (KIP-368).
+/// SaslHandshake 1 is followed by SaslAuthenticate (KIP-152); SaslAuthenticate 1 returns how long
+/// the login is valid (KIP-368).
 const SASL_HANDSHAKE: Range = Range { min: 1, max: 1 };
 const SASL_AUTHENTICATE: Range = Range { min: 0, max: 2 };
 
@@ -62,12 +62,12 @@ pub(super) fn invalid(why: impl std::fmt::Display) -> io::Error {
 }
 
 impl Connection {
-    /// Connects to `host` (`name:port`), asks which versions it speaks, and signs on where `security`
-    /// says so.
+    /// Connects to `host` (`name:port`), asks which versions it speaks, and authenticates where
+    /// `security` says so.
     ///
     /// # Errors
-    /// When nobody answers as a Kafka broker does within [`TIMEOUT`] a step; `PermissionDenied`, when one
-    /// side does not trust the other.
+    /// When no Kafka broker answers within [`TIMEOUT`] a step; `PermissionDenied`, when one side
+    /// does not trust the other.
     pub(super) fn open(host: &str, security: Option<&Security>) -> io::Result<Self> {
         let tcp = connect(host)?;
         let stream = match security {
@@ -130,7 +130,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the broker closes it within [`TIMEOUT`], so that another is better made now.
+    /// Whether the broker closes it within [`TIMEOUT`]: the caller should make another one now.
     pub fn is_about_to_end(&self) -> bool {
         self.ends.is_some_and(|end| Instant::now() + TIMEOUT > end)
     }
@@ -165,10 +165,10 @@ impl Connection {
         Ok(version)
     }
 
-    /// Asks and reads the answer, each step at most `patience`.
+    /// Sends a request and reads the answer, each step at most `patience`.
     ///
     /// # Errors
-    /// Of the socket; `InvalidData` for an answer that is none. The connection must be dropped.
+    /// Errors of the socket; `InvalidData` for a malformed answer. The connection must be dropped.
     pub fn ask<Q: Encodable, A: Decodable>(
         &mut self,
         key: ApiKey,
@@ -185,7 +185,7 @@ impl Connection {
         A::decode(&mut answer, version).map_err(invalid)
     }
 
-    /// Sends a question; its answer is read by [`Connection::receive`] before the next one.
+    /// Sends a request; its answer is read by [`Connection::receive`] before the next one.
     pub(crate) fn send<Q: Encodable>(
         &mut self,
         key: ApiKey,
@@ -213,16 +213,17 @@ impl Connection {
         sent.map_err(|e| self.in_time(e))
     }
 
-    /// Reads the answer to the last question into `answer`, whose memory is used again: all that
+    /// Reads the answer to the last request into `answer`, whose memory is used again: all that
     /// follows its size, from the correlation id on.
     ///
     /// # Errors
-    /// As [`Connection::ask`]; an answer of over `bytes_max` is `InvalidData` and not read.
+    /// As [`Connection::ask`]; an answer above `bytes_max` is `InvalidData` and not read.
     pub(crate) fn receive(&mut self, answer: &mut Vec<u8>, bytes_max: usize) -> io::Result<()> {
         self.read_answer(answer, bytes_max).map_err(|e| self.in_time(e))
     }
 
-    /// Says of a wait that was over how long it was: a socket's own word for it is "try again".
+    /// Names the limit in the error of a wait that timed out; a socket's own error only says "try
+    /// again".
     fn in_time(&self, error: io::Error) -> io::Error {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
@@ -234,7 +235,7 @@ impl Connection {
     }
 
     fn read_answer(&mut self, answer: &mut Vec<u8>, bytes_max: usize) -> io::Result<()> {
-        /// How a TLS server begins to say that it heard no TLS: an alert, of whatever version.
+        /// First bytes of a TLS server's reply to a client without TLS: an alert, of any version.
         const ALERT: [u8; 2] = [0x15, 0x03];
         let mut size = [0; 4];
         self.stream.read_exact(&mut size)?;
@@ -260,9 +261,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads `size` bytes behind what `into` holds.
+    /// Appends `size` bytes to `into`.
     fn read_all(&mut self, into: &mut Vec<u8>, size: usize) -> io::Result<()> {
-        /// Memory follows what arrives: a length that was only announced reserves no more.
+        /// Memory grows with what arrives: an announced length reserves no more than this.
         const STEP_BYTES: usize = 4 << 20;
         let deadline = Instant::now() + self.patience;
         let mut left = size;

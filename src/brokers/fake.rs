@@ -1,5 +1,5 @@
-//! Brokers for tests without a cluster: real sockets, and answers from a model of one topic. They count
-//! what they are asked, refuse or keep silent where a test says so, and keep no state of their own.
+//! Brokers for tests without a cluster: real sockets, and answers from a model of one topic. They
+//! count requests, refuse them or keep silent where a test says so, and keep no state of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -30,7 +30,7 @@ use uuid::Uuid;
 use super::Brokers;
 use crate::records::{Builder, ProducerStamp};
 
-/// The only topic that there is.
+/// The only topic.
 pub(crate) const TOPIC: &str = "events";
 
 /// One partition.
@@ -41,7 +41,7 @@ pub(crate) struct Partition {
     pub start: i64,
     pub high_watermark: i64,
     pub last_stable: i64,
-    /// Error code of its offsets, and of what is committed of it; 0 is none.
+    /// Error code of its offsets and of its committed offset; 0 is none.
     pub error: i16,
     pub committed_error: i16,
     /// -1: nothing.
@@ -49,7 +49,7 @@ pub(crate) struct Partition {
     pub metadata: String,
     /// Its record batches: (base offset, bytes).
     pub batches: Vec<(i64, Vec<u8>)>,
-    /// What it is from its first fetch on.
+    /// Replaces it from its first fetch on.
     pub becomes: Option<Box<Partition>>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Partition {
 pub(crate) struct Model {
     pub topic_id: u128,
     pub partitions: BTreeMap<i32, Partition>,
-    /// Brokers that take a question and answer nothing.
+    /// Brokers that accept a request and do not answer.
     pub silent: BTreeSet<i32>,
     /// Brokers that close every connection.
     pub down: BTreeSet<i32>,
@@ -73,7 +73,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// As many brokers as said.
+    /// Starts so many brokers.
     pub fn start(brokers: i32, model: Model) -> Self {
         let bind = |_| TcpListener::bind("127.0.0.1:0").expect("a port");
         let listeners: Vec<TcpListener> = (0..brokers).map(bind).collect();
@@ -253,7 +253,7 @@ fn fetched(model: &mut Model, id: i32, question: &FetchRequest) -> FetchResponse
         if let Some(new) = partition.becomes.take() {
             *partition = *new;
         }
-        // The batch that holds the offset, else the one behind the gap.
+        // The batch that holds the offset, else the one after the gap.
         let next = partition.batches.iter().position(|(base, _)| *base > ask.fetch_offset);
         let at = next.unwrap_or(partition.batches.len()).saturating_sub(1);
         let records: Vec<u8> =
@@ -272,7 +272,7 @@ fn fetched(model: &mut Model, id: i32, question: &FetchRequest) -> FetchResponse
     ])
 }
 
-/// A batch of `values` as it stands in a log from `base` on.
+/// A batch of `values` as a log has it from `base` on.
 pub(crate) fn batch(base: i64, values: &[Vec<u8>]) -> (i64, Vec<u8>) {
     let mut builder = Builder::new();
     for value in values {
@@ -280,7 +280,7 @@ pub(crate) fn batch(base: i64, values: &[Vec<u8>]) -> (i64, Vec<u8>) {
     }
     let bytes = builder.finish(crate::records::Codec::None, ProducerStamp::NONE).expect("packed");
     let mut bytes = bytes.to_vec();
-    // The CRC does not cover the base offset, which is the broker's to give.
+    // The CRC does not cover the base offset, because the broker assigns it.
     bytes[..8].copy_from_slice(&base.to_be_bytes());
     (base, bytes)
 }

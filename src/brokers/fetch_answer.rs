@@ -1,10 +1,10 @@
-//! Reads the answer to a Fetch of version 4 to 17 where it lies: what it says of each partition, and
-//! where in the answer that partition's record batches are.
+//! Reads the answer to a Fetch of version 4 to 17 in place: the fields of each partition, and where
+//! in the answer that partition's record batches are.
 //!
-//! The one message that is read by hand. Crate `kafka-protocol` makes room for as many elements as an
-//! array announces, before it has read one: a few bytes on the wire ask for gigabytes. Here a count
-//! is only counted down, and each element is read from bytes that are there. Layout: Kafka's
-//! `FetchResponse.json`; compact arrays and tagged fields are KIP-482's.
+//! This is the one message that is read by hand. Crate `kafka-protocol` reserves memory for as many
+//! elements as an array announces, before it has read one, so a few bytes on the wire can ask for
+//! gigabytes. Here a count reserves nothing, and each element is read from bytes that are there.
+//! Layout: Kafka's `FetchResponse.json`; compact arrays and tagged fields are KIP-482's.
 
 use std::ops::Range;
 
@@ -18,16 +18,16 @@ pub const TOPIC_ID_SINCE: i16 = 13;
 /// From here on sizes are varints and structures end in tagged fields (KIP-482).
 const FLEXIBLE_SINCE: i16 = 12;
 
-/// What an answer says besides its partitions.
+/// The fields of an answer besides its partitions.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
-    /// The client is asked to stay away for so long (KIP-219), ms.
+    /// Time for which the client must send nothing (KIP-219), ms.
     pub throttle_ms: i32,
-    /// An error of the whole question; 0 is none.
+    /// Error of the whole request; 0 is none.
     pub error_code: i16,
 }
 
-/// What an answer says of one partition.
+/// The fields of an answer for one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
     /// Its number.
@@ -40,9 +40,9 @@ pub struct Answered {
     pub last_stable_offset: i64,
     /// First offset that is still there; -1 unknown.
     pub log_start_offset: i64,
-    /// Where the log parts from what the consumer has read: (epoch, end offset) (KIP-320).
+    /// Where the log diverges from what the consumer has read: (epoch, end offset) (KIP-320).
     pub diverging: Option<(i32, i64)>,
-    /// Who leads the partition by now, with the epoch, where the refusal says so (KIP-951).
+    /// The partition's current leader and its epoch, where the refusal names them (KIP-951).
     pub leader: Option<(i32, i32)>,
     /// Transactions that were aborted: (producer id, first offset).
     pub aborted: Vec<(i64, i64)>,
@@ -62,11 +62,11 @@ pub struct Endpoint {
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FetchAnswer {
-    /// What it says besides.
+    /// Its other fields.
     pub head: Head,
     /// Its partitions.
     pub partitions: Vec<Answered>,
-    /// Where the leaders that it names are (version 16 and above).
+    /// Addresses of the leaders that it names (version 16 and above).
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -79,7 +79,7 @@ pub enum Malformed {
     /// A length or a count that no field can have.
     #[error("the answer to a fetch has an impossible length at byte {0}")]
     Length(usize),
-    /// Nobody asked in this version.
+    /// The lab sends no request of this version.
     #[error("answers to a fetch of version {0} are not read")]
     Version(i16),
 }
@@ -87,7 +87,7 @@ pub enum Malformed {
 /// Reads `bytes`, a whole answer from its correlation id on, in `version`.
 ///
 /// # Errors
-/// When it is not what the version's layout says.
+/// When it does not match the version's layout.
 pub fn read(bytes: &[u8], version: i16) -> Result<FetchAnswer, Malformed> {
     if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
         return Err(Malformed::Version(version));
@@ -221,8 +221,8 @@ impl<'a> Reader<'a> {
         Err(Malformed::Length(at))
     }
 
-    /// Elements of an array; null has none. No element takes less than a byte, so a count above the
-    /// bytes that are left is refused at once.
+    /// Number of elements of an array; null has none. Each element takes at least a byte, so a
+    /// count above the remaining bytes is refused at once.
     fn count(&mut self) -> Result<usize, Malformed> {
         let at = self.at;
         let count = if self.flexible {
@@ -360,7 +360,7 @@ mod tests {
         }
     }
 
-    /// Prevents: gigabytes of room for an array that was only announced.
+    /// Prevents: gigabytes reserved for an array that is only announced.
     #[test]
     fn a_count_above_the_bytes_that_are_there_is_refused() {
         let mut bytes = vec![0; 4 + 4 + 2 + 4];

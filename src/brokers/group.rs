@@ -1,8 +1,8 @@
-//! What a group's coordinator knows of a topic: the committed offsets, with what was written beside them.
+//! Asks a group's coordinator for a topic's committed offsets and their metadata.
 //!
-//! Asked over connections of its own, so that the group membership's poll never waits for a broker. One
-//! partition's trouble is that partition's: an open transactional commit (KIP-447) hides its own offset
-//! only.
+//! It uses connections of its own, so that the member's poll never waits for a broker. An error of
+//! one partition concerns only that partition: an open transactional commit (KIP-447) hides only
+//! its own offset.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,8 +20,8 @@ use super::connection::{Connection, Range, TIMEOUT, in_words, refused};
 
 /// FindCoordinator up to the version that still asks for one group.
 const FIND_COORDINATOR: Range = Range { min: 1, max: 3 };
-/// OffsetFetch up to the version that still asks for one group; 7 is the first that can insist on
-/// offsets which no open transaction may still take back.
+/// OffsetFetch up to the version that still asks for one group; 7 is the first that can require
+/// stable offsets: no open transaction can change those.
 const OFFSET_FETCH: Range = Range { min: 1, max: 7 };
 const REQUIRE_STABLE_SINCE: i16 = 7;
 /// DescribeGroups, for groups whose members join by JoinGroup.
@@ -32,19 +32,19 @@ const CONSUMER_GROUP_DESCRIBE: Range = Range { min: 0, max: 1 };
 const DEAD: &str = "Dead";
 const GROUP_ID_NOT_FOUND: i16 = 69;
 
-/// What is committed of a partition.
+/// The committed offset of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     /// The offset; `None` when nothing is committed.
     pub offset: Option<i64>,
-    /// What the client that committed it wrote beside it.
+    /// Metadata that the client committed with it.
     pub metadata: String,
 }
 
 impl Committed {
-    /// The offset, unless it is of another topic than `topic_id`: one that was deleted, whose offsets a
-    /// coordinator may keep for the topic that was made in its place. Only what the lab itself writes
-    /// tells: other clients leave text of their own there, or none, and mean the topic that is there.
+    /// The offset, unless it belongs to another topic than `topic_id`: a coordinator may keep the
+    /// offsets of a deleted topic for the topic that replaced it. Only metadata of the lab can
+    /// tell: other clients write text of their own, or none, and mean the topic that exists.
     pub fn offset_in(&self, topic_id: u128) -> Option<i64> {
         self.offset.filter(|_| !self.is_of_another(topic_id))
     }
@@ -63,13 +63,13 @@ pub fn commit_metadata(topic_id: u128) -> String {
     if topic_id == 0 { String::new() } else { format!("{TOPIC_ID}{topic_id:032x}") }
 }
 
-/// By partition; an `Err` is that partition's trouble.
+/// By partition; an `Err` concerns only that partition.
 pub type Commits = BTreeMap<i32, Result<Committed, String>>;
 
 /// What `group` has committed of `partitions` of `topic`.
 ///
 /// # Errors
-/// When no broker of the list, or not the coordinator, answers.
+/// When no broker of the list answers, or the coordinator does not.
 pub fn committed(
     brokers: &Brokers,
     group: &str,
@@ -141,7 +141,7 @@ fn commits(
     if answer.error_code != 0 {
         return Err(refused("OffsetFetch", answer.error_code));
     }
-    // One that the answer leaves out is not one without a commit.
+    // A partition that the answer leaves out may still have a commit.
     let left_out = || Err("committed offset: the answer leaves it out".to_owned());
     let mut all: BTreeMap<_, _> = partitions.into_iter().map(|p| (p, left_out())).collect();
     let told = answer.topics.iter().flat_map(|topic| &topic.partitions);
@@ -163,7 +163,8 @@ fn commits(
 /// The id of the broker that coordinates `group`, and its `host:port`.
 ///
 /// # Errors
-/// When no broker of the list says it: a group's first question makes the topic that its commits go to.
+/// When no broker of the list names it: the first request for any group creates the topic of
+/// commits.
 pub fn coordinator(brokers: &Brokers, group: &str) -> io::Result<(i32, String)> {
     brokers.any_of(|host| ask(brokers, host, group))
 }
@@ -185,8 +186,8 @@ fn ask(brokers: &Brokers, host: &str, group: &str) -> io::Result<(i32, String)> 
 mod tests {
     use super::*;
 
-    /// Prevents: a group that another client has used being read from its start; and an offset of a
-    /// topic that is gone being taken for one of the topic that was made in its place.
+    /// Prevents: a group that another client has used is read from its start; an offset of a
+    /// deleted topic is taken for one of the topic that replaced it.
     #[test]
     fn only_a_well_formed_id_of_another_topic_is_of_another() {
         let id = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;

@@ -1,16 +1,16 @@
-//! The brokers: who leads what, and how one of them is asked.
+//! The brokers: who leads which partition, and requests to one broker.
 //!
 //! - `connection`   a kept connection to one broker, every wait bounded
 //! - `stream`       its bytes, plain or by TLS
 //! - `security`     TLS and SASL by a client's properties file; feature `tls`
-//! - `wire`         one question over a connection of its own: leaders, offsets, a batch's header
-//! - `offsets`      where the logs that one broker leads start and end, in one question
-//! - `group`        what a group's coordinator knows: committed offsets
-//! - `topics`       topics made and deleted
-//! - `fetch_answer` reads the answer to a Fetch where it lies
-//! - `view`         the leaders as last heard, shared, and the bell that asks for newer
-//! - `busy`         how a thread stuck in a dead socket is given up
-//! - here           the bootstrap list, the topic's view, and what went wrong in our words
+//! - `wire`         one request over a connection of its own: leaders, offsets, a batch's header
+//! - `offsets`      start and end of the logs that one broker leads, in one request
+//! - `group`        committed offsets, from a group's coordinator
+//! - `topics`       creates and deletes topics
+//! - `fetch_answer` reads the answer to a Fetch in place
+//! - `view`         the last known leaders, shared, and the bell that asks for a refresh
+//! - `busy`         gives up a thread that is stuck in a dead socket
+//! - here           the bootstrap list, the topic's view, and errors in our words
 
 mod busy;
 pub mod connection;
@@ -46,13 +46,13 @@ pub use busy::Busy;
 pub use security::Security;
 pub use view::View;
 
-/// How long a topic must be unknown to the brokers before it is taken for missing: metadata
-/// reaches every live broker within a heartbeat of the controller, 2 s by default.
+/// How long a topic must be unknown to the brokers before it counts as missing: metadata reaches
+/// every live broker within a heartbeat of the controller, 2 s by default.
 const MISSING_AFTER: Duration = Duration::from_secs(3);
-/// A wait says so at most this often.
+/// Shortest time between two log lines of a wait.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// The bootstrap list, and how each broker is spoken with.
+/// The bootstrap list, and the security settings for its brokers.
 #[derive(Debug, Clone)]
 pub struct Brokers {
     hosts: Arc<[String]>,
@@ -62,15 +62,16 @@ pub struct Brokers {
 /// Why the brokers could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// No broker of the list answered. Worth waiting for.
+    /// No broker of the list answered. A later try may succeed.
     #[error("no broker answers at {hosts}: {last}; check --brokers and that the cluster is up")]
     Unreachable {
         /// The bootstrap list.
         hosts: String,
-        /// What the last one tried said.
+        /// The error of the last one that was tried.
         last: String,
     },
-    /// The broker no longer speaks the versions crate `kafka` sends (KIP-896). Waiting is no help.
+    /// The broker no longer speaks the versions crate `kafka` sends (KIP-896). Waiting does not
+    /// help.
     #[error(
         "broker {host} is too new for --client kafka: it takes Fetch from version {fetch_min}, \
          crate `kafka` sends version 0 (removed in Kafka 4.0, KIP-896); use --client wire, or a \
@@ -82,7 +83,7 @@ pub enum BrokerError {
         /// Lowest Fetch version it takes.
         fetch_min: i16,
     },
-    /// One does not let us in, or is not trusted, and no other answered. Waiting is no help.
+    /// One refuses our login, or is not trusted, and no other answered. Waiting does not help.
     #[error("broker {host}: {why}")]
     Denied {
         /// Its address.
@@ -109,7 +110,7 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// Whether the same question may have an answer later.
+    /// Whether the same request may succeed later.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Client { .. })
     }
@@ -118,7 +119,7 @@ impl BrokerError {
 /// One topic as the brokers describe it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TopicView {
-    /// The topic's own id: one that was deleted and made anew has another (KIP-516).
+    /// The topic's own id: a topic that is deleted and created again has another (KIP-516).
     pub id: u128,
     /// Leader of each partition, by broker id; `None` while there is none.
     pub leaders: BTreeMap<i32, Option<i32>>,
@@ -129,7 +130,7 @@ pub struct TopicView {
 }
 
 impl TopicView {
-    /// Takes over the leaders of `heard` that are newer than its own.
+    /// Takes those leaders of `heard` that have a newer epoch than its own.
     pub(crate) fn keep_newer_leaders(&mut self, heard: &Self) {
         for (partition, epoch) in &mut self.epochs {
             let newer = heard.epochs.get(partition).filter(|before| *before > epoch);
@@ -170,7 +171,7 @@ fn is_address(host: &str) -> bool {
 }
 
 impl Brokers {
-    /// As the flags `--brokers` and `--command-config` give them, else `LAB_BROKERS` and
+    /// From the flags `--brokers` and `--command-config`, else from `LAB_BROKERS` and
     /// `LAB_COMMAND_CONFIG`, else where `run/cluster.sh up` listens.
     ///
     /// # Errors
@@ -214,7 +215,7 @@ impl Brokers {
         self.hosts.iter().map(String::as_str)
     }
 
-    /// The same brokers, asked at `hosts` (`name:port`) instead.
+    /// The same settings, with `hosts` (`name:port`) as the list.
     pub fn at(&self, hosts: impl IntoIterator<Item = String>) -> Self {
         let mut other = self.clone();
         other.hosts = hosts.into_iter().collect();
@@ -224,23 +225,24 @@ impl Brokers {
     /// A connection to the broker at `address` (`name:port`).
     ///
     /// # Errors
-    /// When nobody answers as a Kafka broker does within [`connection::TIMEOUT`] a step;
-    /// `PermissionDenied`, when one side does not trust the other.
+    /// When no Kafka broker answers within [`connection::TIMEOUT`] a step; `PermissionDenied`, when
+    /// one side does not trust the other.
     pub fn connect(&self, address: &str) -> io::Result<Connection> {
         Connection::open(address, self.security.as_deref())
     }
 
-    /// How librdkafka speaks with them: its settings, by name.
+    /// librdkafka's settings for them, by name.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         let mut all = self.security.as_ref().map(|s| s.properties()).unwrap_or_default();
         all.push(("bootstrap.servers", self.list()));
         all
     }
 
-    /// Whether they let us in: a login that is refused is not tried again and again, which may lock it.
+    /// Checks that they accept our login. A refused login is not tried again and again, because
+    /// that may lock the account.
     ///
     /// # Errors
-    /// When they do not. What they say else is found out later.
+    /// When they refuse it. Other errors show later.
     pub fn let_us_in(&self, topic: &str) -> Result<(), Failure> {
         match self.have_security().then(|| self.describe(topic, 0)) {
             Some(Err(denied @ BrokerError::Denied { .. })) => Err(Failure::failed(denied)),
@@ -248,7 +250,7 @@ impl Brokers {
         }
     }
 
-    /// Whether they are spoken with by TLS or SASL.
+    /// Whether TLS or SASL is used.
     pub fn have_security(&self) -> bool {
         self.security.as_ref().is_some_and(|security| !security.is_plain())
     }
@@ -256,7 +258,7 @@ impl Brokers {
     /// The first answer that a broker of the list gives.
     ///
     /// # Errors
-    /// What the last one said, when none of them answers.
+    /// The error of the last one, when none of them answers.
     fn any_of<T>(&self, mut ask: impl FnMut(&str) -> io::Result<T>) -> io::Result<T> {
         let mut last = io::Error::other("the list of brokers is empty");
         for host in self.hosts() {
@@ -273,7 +275,7 @@ impl Brokers {
         self.describe_until(&Stop::default(), topic, first)
     }
 
-    /// The same; none is asked any more once `stop` is set.
+    /// The same; asks no further broker once `stop` is set.
     fn describe_until(
         &self,
         stop: &Stop,
@@ -305,23 +307,25 @@ impl Brokers {
         answers.all(|answer| matches!(answer, Err(BrokerError::MissingTopic { .. })))
     }
 
-    /// Waits, with backoff and a log line in 5 s, until every live broker knows the topic. Ends early with
-    /// `Ok(None)` when `stop` is set. Partitions may still have no leader: the others need not wait.
+    /// Waits, with backoff and a log line in 5 s, until every live broker knows the topic. Ends
+    /// early with `Ok(None)` when `stop` is set. Partitions may still have no leader: the others
+    /// need not wait.
     ///
-    /// Every broker, because librdkafka assigns from what the group's coordinator knows: one that
-    /// learns of a new topic a moment later than the others leaves the group without partitions,
-    /// and librdkafka, which heard of the topic elsewhere before, never asks again.
+    /// It waits for every broker because librdkafka assigns from what the group's coordinator
+    /// knows. A coordinator that learns of a new topic a moment later than the others leaves the
+    /// group without partitions, and librdkafka never asks again, because it heard of the topic
+    /// from another broker.
     ///
     /// # Errors
-    /// What no waiting cures: a topic that does not exist.
+    /// Errors that waiting does not cure: a topic that does not exist.
     pub fn await_topic(&self, topic: &str, stop: &Stop) -> Result<Option<TopicView>, BrokerError> {
         let mut backoff = Backoff::standard();
         let mut missing_since: Option<Instant> = None;
         let mut lines = Limiter::per(SAY_EVERY, 1);
         for attempt in 0.. {
             let answer = self.describe_until(stop, topic, attempt);
-            // Brokers learn of a new topic one after the other, so one that does not know it yet
-            // is not believed at once. Each try begins with another broker of the list.
+            // Brokers learn of a new topic one after the other, so the first "unknown topic" does
+            // not count. Each try begins with another broker of the list.
             let unknown = matches!(answer, Err(BrokerError::MissingTopic { .. }));
             missing_since = unknown.then(|| missing_since.unwrap_or_else(Instant::now));
             let is_news = missing_since.is_some_and(|since| since.elapsed() < MISSING_AFTER);
@@ -364,8 +368,8 @@ impl TopicView {
     }
 }
 
-/// Whether the broker describes the same topic with as many partitions. One that does not answer is not
-/// waited for.
+/// Whether the broker describes the same topic with as many partitions. True for one that does not
+/// answer: it is not waited for.
 fn knows(brokers: &Brokers, host: &str, topic: &str, view: &TopicView) -> bool {
     match wire::metadata(brokers, host, topic) {
         Ok(Ok(theirs)) => theirs.id == view.id && theirs.leaders.len() == view.leaders.len(),
@@ -403,7 +407,7 @@ mod tests {
     /// Prevents: a SIGTERM that waits for every broker of a list that hangs.
     #[test]
     fn a_list_that_hangs_holds_up_the_end_by_one_broker_at_most() {
-        // They accept, in the kernel's queue, and never answer.
+        // The kernel accepts connections to them, and they never answer.
         let silent: Vec<_> =
             (0..4).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
         let address = |of: &std::net::TcpListener| of.local_addr().expect("bound").to_string();
@@ -415,7 +419,7 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(100));
             stop.set();
         });
-        // A step of the talk with one of them; all four would take four times that.
+        // One step with one of them; all four would take four times that.
         assert!(begun.elapsed() < 2 * connection::TIMEOUT, "{:?}", begun.elapsed());
     }
 

@@ -1,6 +1,6 @@
-//! Where the logs that one broker leads start and end: one question for all its partitions.
+//! Start and end of the logs that one broker leads: one request for all its partitions.
 //!
-//! Asked over a connection that its owner keeps. One partition's error code is that partition's alone.
+//! The caller owns the connection. An error code concerns only its own partition.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,14 +22,14 @@ const VERSIONS: Range = Range { min: 1, max: 5 };
 pub enum Mark {
     /// The first offset that is still there.
     LogStart,
-    /// Behind the last record that all replicas have.
+    /// After the last record that all replicas have.
     HighWatermark,
-    /// Behind the last record that no open transaction holds back (KIP-98).
+    /// After the last record that no open transaction holds back (KIP-98).
     LastStable,
 }
 
-/// Asks for `mark` of each of `partitions`, which are (number, leader's epoch; -1 unknown). Each of them
-/// is in what comes back; the inner `Err` is one partition's trouble.
+/// Asks for `mark` of each of `partitions`, which are (number, leader's epoch; -1 unknown). The
+/// result has each of them; an inner `Err` concerns only its own partition.
 ///
 /// # Errors
 /// When the broker does not answer. The connection must be dropped.

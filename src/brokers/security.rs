@@ -8,8 +8,8 @@
 //! | `sasl.username`, `sasl.password` | or both within `sasl.jaas.config`; the password else from [`PASSWORD_VARIABLE`] |
 //! | `ssl.ca.location` | PEM; or `ssl.truststore.location` with `ssl.truststore.type=PEM`; without one, the system's CAs |
 //!
-//! Another key of `ssl.` or `sasl.` is refused, not ignored: who gives it counts on it. The broker's name is
-//! always verified. No secret is on a command line, and none is shown by `Debug`.
+//! Any other key of `ssl.` or `sasl.` is refused, not ignored, because the user relies on it. The
+//! broker's name is always verified. No secret is on a command line, and `Debug` shows none.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -121,7 +121,7 @@ impl Security {
         })
     }
 
-    /// The stream as the protocol wants it; with TLS, once both sides trust each other.
+    /// The stream as the protocol wants it; with TLS, after the handshake.
     pub(super) fn wrap(&self, tcp: TcpStream, host: &str) -> io::Result<Stream> {
         let Some(tls) = &self.tls else { return Ok(Stream::Plain(tcp)) };
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
@@ -139,7 +139,7 @@ impl Security {
         Ok(Stream::Tls(Box::new(TlsStream(stream))))
     }
 
-    /// Why TLS came to nothing, in words that say what to do.
+    /// The error of a failed TLS handshake, in words that say what to do.
     fn untrusted(&self, error: io::Error) -> io::Error {
         let of_tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
         let file = self.file.display();
@@ -154,7 +154,7 @@ impl Security {
                 let why = format!("no answer to TLS within {}", crate::units::show(TIMEOUT));
                 return io::Error::new(ErrorKind::TimedOut, why);
             }
-            // A broker that is going down does that too.
+            // A broker that is shutting down closes the connection in the same way.
             None if error.kind() == ErrorKind::UnexpectedEof => {
                 let why = format!("it hangs up on TLS: see security.protocol in {file} ({error})");
                 return io::Error::new(error.kind(), why);
@@ -164,7 +164,7 @@ impl Security {
         io::Error::new(ErrorKind::PermissionDenied, format!("{advice} ({error})"))
     }
 
-    /// Who signs on with a password; none, where the protocol has no SASL.
+    /// The SASL exchange; `None` where the protocol has no SASL.
     pub(super) fn conversation(&self) -> io::Result<Option<Conversation>> {
         let Some(login) = &self.login else { return Ok(None) };
         let (user, password) = (login.user.clone(), login.password.clone());
@@ -182,7 +182,7 @@ impl Security {
         self.tls.is_none() && self.login.is_none()
     }
 
-    /// librdkafka's settings that mean the same.
+    /// The same settings for librdkafka.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         let protocol = match (&self.tls, &self.login) {
             (None, None) => "plaintext",
@@ -203,7 +203,7 @@ impl Security {
     }
 }
 
-/// One step of the handshake: says what is to be said, else hears what comes.
+/// One step of the handshake: writes what is pending, else reads.
 fn shake_hands(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Result<()> {
     let StreamOwned { conn, sock } = stream;
     if conn.wants_write() {
@@ -214,15 +214,15 @@ fn shake_hands(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> io::Res
         return Err(ErrorKind::UnexpectedEof.into());
     }
     if let Err(e) = conn.process_new_packets() {
-        // The alert that says why.
+        // Sends the alert that says why.
         let _best_effort = conn.write_tls(sock);
         return Err(io::Error::new(ErrorKind::InvalidData, e));
     }
     Ok(())
 }
 
-/// The iteration count that a broker asks for by SCRAM (RFC 5802): below the least that is allowed (RFC 7677) it
-/// is a cheap guess at the password, and far above it nothing but work for us.
+/// Checks the iteration count that a broker requires by SCRAM (RFC 5802). Below the minimum (RFC
+/// 7677) the password is cheap to guess; far above it the count only costs CPU time.
 fn check_iterations(heard: &[u8]) -> Result<(), String> {
     const ITERATIONS: std::ops::RangeInclusive<u64> = 4096..=1_000_000;
     let text = String::from_utf8_lossy(heard);
@@ -235,7 +235,7 @@ fn check_iterations(heard: &[u8]) -> Result<(), String> {
     }
 }
 
-/// `key="value"` of a login module's line, as Kafka's own clients have it.
+/// The value of `key="value"` in a login module's line, as Kafka's own clients write it.
 fn in_jaas(line: &str, key: &str) -> Option<String> {
     let quoted = Regex::new(&format!(r#"\b{key}\s*=\s*"((?:[^"\\]|\\.)*)""#)).ok()?;
     let value = quoted.captures(line)?.get(1)?.as_str();
@@ -300,7 +300,7 @@ impl Login {
     }
 }
 
-/// One exchange of SASL: what to say next, given what was heard.
+/// One exchange of SASL: the next message to send, given the last one received.
 pub struct Conversation {
     session: Session,
     mechanism: &'static str,
@@ -314,8 +314,8 @@ impl Conversation {
         self.mechanism
     }
 
-    /// What to say next; `None`, when all is said and the broker has shown that it knows the password too
-    /// (SCRAM).
+    /// The next message to send; `None` at the end, once the broker has shown that it knows the
+    /// password too (SCRAM).
     pub(super) fn step(&mut self, heard: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
         if self.finished {
             return Ok(None);
@@ -417,7 +417,8 @@ mod tests {
         assert!(!format!("{:?}", read(&lines)).contains("hunter2-9f3c"));
     }
 
-    /// Prevents: a broker that makes a client count for an hour, or give its password away cheaply.
+    /// Prevents: a broker that makes a client compute for an hour, or makes its password cheap to
+    /// guess.
     #[test]
     fn the_count_that_a_broker_asks_for_has_limits() {
         for (count, fine) in

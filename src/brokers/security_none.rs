@@ -1,5 +1,5 @@
-//! In place of `security`, in a build without feature `tls`: there is none, and whoever asks for it is
-//! told which build has it.
+//! Replaces `security` in a build without feature `tls`: it refuses TLS and SASL, and names the
+//! build that has them.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -41,7 +41,7 @@ impl Security {
         match *self {}
     }
 
-    /// librdkafka's settings that mean the same.
+    /// The same settings for librdkafka.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         match *self {}
     }

@@ -29,8 +29,8 @@ impl Stream {
         limit(tcp, patience)
     }
 
-    /// Reads once, at most `bytes` of what is there, behind what `into` holds; 0 is the stream's end. The memory
-    /// of a plain stream is not filled with zeros first.
+    /// Reads once and appends at most `bytes` to `into`; 0 is the stream's end. A plain stream does
+    /// not fill the memory with zeros first.
     pub fn read_some(&mut self, bytes: usize, into: &mut Vec<u8>) -> io::Result<usize> {
         /// A record of TLS.
         const TLS_STEP: usize = 16 << 10;
@@ -40,7 +40,7 @@ impl Stream {
                 let room = into.spare_capacity_mut();
                 let most = bytes.min(room.len());
                 let read = SockRef::from(&*tcp).recv(room.get_mut(..most).unwrap_or_default())?;
-                // SAFETY: so many bytes behind the length were written just now.
+                // SAFETY: the read wrote so many bytes after the length just now.
                 unsafe { into.set_len(into.len() + read) };
                 Ok(read)
             }
@@ -95,7 +95,7 @@ pub fn connect(host: &str) -> io::Result<TcpStream> {
                 tcp.set_nodelay(true)?;
                 return Ok(tcp);
             }
-            // The machine's own, of a route that is prohibited: no word of the broker's.
+            // This error is the local machine's, for a prohibited route; it is not the broker's.
             Err(e) if e.kind() == ErrorKind::PermissionDenied => last = io::Error::other(e),
             Err(e) => last = e,
         }
@@ -103,8 +103,8 @@ pub fn connect(host: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The addresses of `host`. The system's look-up has no limit, so a name is looked up on a thread of
-/// its own, which is left behind when it takes longer than [`TIMEOUT`].
+/// The addresses of `host`. The system's look-up has no time limit, so a name is looked up on a
+/// thread of its own, which is abandoned when it takes longer than [`TIMEOUT`].
 fn resolve(host: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
@@ -113,7 +113,7 @@ fn resolve(host: &str) -> io::Result<Vec<SocketAddr>> {
     let name = host.to_owned();
     threads::spawn("look-up", move || {
         let addresses = name.to_socket_addrs().map(Iterator::collect);
-        // Nobody waits any more when the time is over.
+        // After the limit the receiver is gone.
         let _too_late = answer.send(addresses);
     })
     .map_err(io::Error::other)?;

@@ -1,4 +1,5 @@
-//! Topics made, grown, listed and deleted. Any broker is asked: it passes the question on to the controller (KIP-590).
+//! Creates, grows, lists and deletes topics. Any broker can be asked: it forwards the request to
+//! the controller (KIP-590).
 
 use std::io::{self, ErrorKind};
 
@@ -13,7 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::connection::{Range, TIMEOUT, in_words, invalid};
 use super::{Brokers, wire};
 
-/// CreateTopics from 2 on is what Kafka 4 speaks; DeleteTopics up to 5 names topics, later ids.
+/// Kafka 4 speaks CreateTopics from 2 on. DeleteTopics up to 5 names topics, later ids.
 const CREATE: Range = Range { min: 2, max: 5 };
 const DELETE: Range = Range { min: 1, max: 5 };
 const GROW: Range = Range { min: 0, max: 3 };
@@ -23,32 +24,33 @@ const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// Not all brokers have registered yet.
 const INVALID_REPLICATION_FACTOR: i16 = 38;
 
-/// A topic to be.
+/// A topic to create.
 #[derive(Debug, Clone)]
 pub struct NewTopic<'a> {
     /// Its name.
     pub name: &'a str,
-    /// How many logs.
+    /// Number of partitions.
     pub partitions: i32,
-    /// Copies of each.
+    /// Replicas of each.
     pub replication: i16,
     /// `key=value`, as Kafka's own tool takes them.
     pub settings: &'a [String],
 }
 
 impl Brokers {
-    /// Makes a topic where it is not there yet. To be asked again until it is so, with another `attempt`: a
-    /// cluster that just started takes its time.
+    /// Creates a topic unless it exists. The caller repeats it with another `attempt` until it
+    /// succeeds: a cluster that just started needs time.
     ///
     /// # Errors
-    /// Until every broker shows all of its replicas in sync; `AlreadyExists` where one shows another number of
-    /// partitions, which passes if it has not heard of this topic yet; `InvalidInput` for what no waiting cures.
+    /// Until every broker shows all of its replicas in sync; `AlreadyExists` where one shows
+    /// another number of partitions, which passes if it has not heard of this topic yet;
+    /// `InvalidInput` where waiting does not help.
     pub fn make_topic(&self, new: &NewTopic<'_>, attempt: usize) -> io::Result<()> {
         self.try_to_create(new, attempt)?;
         self.hosts().try_for_each(|host| self.is_whole(host, new))
     }
 
-    /// The host at `attempt` of the list, which is never empty.
+    /// The host of the list at `attempt`; the list is never empty.
     fn at_attempt(&self, attempt: usize) -> &str {
         self.hosts().nth(attempt % self.hosts().count().max(1)).unwrap_or_default()
     }
@@ -99,18 +101,19 @@ impl Brokers {
         }
     }
 
-    /// Deletes a topic, and with it what it took on disk; one that is not there is fine.
+    /// Deletes a topic and its data on disk; a topic that does not exist is no error.
     ///
     /// # Errors
-    /// What the last broker of the list said, when none of them deletes it.
+    /// The error of the last broker of the list, when none of them deletes it.
     pub fn delete_topic(&self, name: &str) -> io::Result<()> {
         self.any_of(|host| self.try_to_delete(host, name))
     }
 
-    /// Adds partitions to a topic, up to so many.
+    /// Adds partitions to a topic, up to `partitions`.
     ///
     /// # Errors
-    /// `InvalidInput` when the brokers refuse: it has as many, or is not there; else as [`Self::delete_topic`].
+    /// `InvalidInput` when the brokers refuse: it has as many, or does not exist; else as
+    /// [`Self::delete_topic`].
     pub fn grow_topic(&self, name: &str, partitions: i32) -> io::Result<()> {
         self.any_of(|host| self.try_to_grow(host, name, partitions))
     }
@@ -159,14 +162,14 @@ fn words(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-/// What a broker says of a topic: `InvalidInput` for what no waiting cures.
+/// A broker's error for a topic: `InvalidInput` where waiting does not help.
 fn refusal(name: &str, code: i16, words: Option<&str>) -> io::Result<()> {
     if code == 0 {
         return Ok(());
     }
     let known = kafka_protocol::ResponseError::try_from_code(code);
     let retriable = known.is_some_and(|error| error.is_retriable());
-    // Kafka calls that one retriable; it is the controller who says it.
+    // Kafka calls UNKNOWN_TOPIC_OR_PARTITION retriable, but here it comes from the controller.
     let passes =
         code == INVALID_REPLICATION_FACTOR || retriable && code != UNKNOWN_TOPIC_OR_PARTITION;
     let kind = if passes { ErrorKind::Other } else { ErrorKind::InvalidInput };

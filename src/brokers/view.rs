@@ -1,8 +1,8 @@
-//! The topic's leaders as last heard, shared by the threads that go by them.
+//! The last known leaders of a topic, shared by the threads that use them.
 //!
 //! A thread that finds them wrong rings the bell; the supervisor of the threads asks the brokers. A
-//! failed question changes nothing: old leaders are better than none; nor does a broker that lags
-//! behind one that was heard before (by the leader's epoch, KIP-320).
+//! failed request changes nothing: old leaders are better than none. A broker that lags behind one
+//! that was heard before (by the leader's epoch, KIP-320) changes nothing either.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 
 use super::{BrokerError, Brokers, TopicView};
 
-/// The newest metadata, and the bell that asks for newer.
+/// The newest metadata, and the bell that asks for a refresh.
 #[derive(Clone)]
 pub struct View {
     topic: Arc<Mutex<Arc<TopicView>>>,
-    /// Ids of topics of this name that were deleted: none of them comes back.
+    /// Ids of deleted topics of this name: an id never comes back.
     former: Arc<Mutex<BTreeSet<u128>>>,
     gone: Arc<AtomicBool>,
     bell: (Sender<()>, Receiver<()>),
@@ -36,13 +36,13 @@ impl View {
         Arc::clone(&self.topic.lock())
     }
 
-    /// Whether the brokers said, when they were last asked, that there is no such topic.
+    /// Whether the brokers' last answer was that there is no such topic.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
     }
 
-    /// A broker's refusal says who leads `partition` now (KIP-951). Believed where it is newer than what
-    /// is known, and its broker is known.
+    /// Takes the new leader of `partition` that a broker's refusal names (KIP-951), if it is newer
+    /// than the known one and its broker is known.
     pub fn leader_moved(&self, partition: i32, leader: i32, epoch: i32) {
         let mut current = self.topic.lock();
         let known = current.epochs.get(&partition).copied().unwrap_or(-1);
@@ -53,13 +53,13 @@ impl View {
         }
     }
 
-    /// Asks for newer metadata soon.
+    /// Asks for a refresh soon.
     pub fn renew(&self) {
-        // Full means that somebody asked already.
+        // A full channel means that a refresh is requested already.
         let _asked_already = self.bell.0.try_send(());
     }
 
-    /// Waits at most `time` until newer metadata is asked for.
+    /// Waits at most `time` until a refresh is requested.
     pub fn is_asked(&self, time: Duration) -> bool {
         self.bell.1.recv_timeout(time).is_ok()
     }
@@ -92,7 +92,7 @@ impl View {
         }
         let mut former = self.former.lock();
         if former.contains(&newer.id) {
-            log::warn!(topic = topic; "a broker still tells of a topic that was deleted, asking on");
+            log::warn!(topic = topic; "a broker still reports a deleted topic, asking again");
             return false;
         }
         if current.id != newer.id {

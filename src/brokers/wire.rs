@@ -1,5 +1,5 @@
-//! Questions to one broker over a connection of their own: connect, ask, read the answer, close. Each
-//! step is bounded by [`TIMEOUT`], so nothing here hangs on a host that is stopped or cut off.
+//! Requests to one broker, each over its own connection: connect, send, read the answer, close.
+//! Each step is bounded by [`TIMEOUT`], so nothing here hangs on a host that is stopped or cut off.
 //!
 //! Messages are crate `kafka-protocol`'s, in the highest version that both sides speak.
 
@@ -27,7 +27,7 @@ const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
-/// What the broker at `host` says of the topic, and in which version.
+/// How the broker at `host` describes the topic, and in which version.
 pub(super) fn described(
     brokers: &Brokers,
     host: &str,
@@ -59,7 +59,7 @@ fn ask(
     Ok((version, connection.ask(ApiKey::Metadata, version, &question, TIMEOUT)?))
 }
 
-/// The topic's partitions and their leaders; the inner `Err` is the broker's own verdict.
+/// The topic's partitions and their leaders; the inner `Err` is the broker's own error.
 pub fn metadata(
     brokers: &Brokers,
     host: &str,
@@ -95,7 +95,7 @@ pub(super) fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
 
-/// Where `mark` is in the partition's log, by its leader.
+/// The offset of `mark` in the partition's log, from its leader.
 pub fn offset(
     brokers: &Brokers,
     leader: &str,
@@ -110,18 +110,18 @@ pub fn offset(
     offset.map_err(|why| io::Error::other(format!("ListOffsets refused with {why}")))
 }
 
-/// What stands at an offset.
+/// What a log has at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peeked {
     /// The batch that holds it, or the next one after a gap.
     Batch(BatchHeader),
     /// The log ends there.
     End,
-    /// The log starts behind it, or ended before it.
+    /// The log starts after it, or ended before it.
     OutOfRange,
 }
 
-/// Reads the header of what stands at `offset`.
+/// Reads the header of the batch at `offset`.
 pub fn peek_batch(
     brokers: &Brokers,
     leader: &str,

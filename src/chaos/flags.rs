@@ -12,8 +12,8 @@ use crate::sink::control::{Command, Failing, fault_time};
 use crate::threads::Stop;
 use crate::{cli, units};
 
-/// Makes the sink slow (stall), deaf (pause) or faulty (fail) for a time, and restores it. The sink
-/// ends the fault by itself, whatever becomes of this command.
+/// Makes the sink slow (stall), silent (pause) or faulty (fail) for a time, and restores it. The
+/// sink ends the fault by itself, also when this command is killed.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(example = "chaos stall --rate 200 --for 90s\nchaos pause --for 30s\n\
                   chaos fail --how cut --for 10s\nchaos restore\nchaos status")]

@@ -1,5 +1,5 @@
-//! What a program says of itself beside argh's help: its version, its man page, completions for a shell, its flags
-//! as a table. All but the version are made from the definitions of the flags.
+//! A program's pages besides argh's help: its version, its man page, completions for a shell, its
+//! flags as a table. All but the version are made from the definitions of the flags.
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 use argh_complete::Generator as _;
@@ -63,7 +63,7 @@ fn version(program: &str, revision: Option<&str>) -> String {
     format!("{program} {} (revision {revision})\n", env!("CARGO_PKG_VERSION"))
 }
 
-/// As somebody types it: `--rate <rate>`.
+/// As a user types it: `--rate <rate>`.
 fn spelled(flag: &FlagInfo<'_>) -> String {
     match flag.kind {
         FlagInfoKind::Switch => flag.long.to_owned(),
@@ -71,7 +71,7 @@ fn spelled(flag: &FlagInfo<'_>) -> String {
     }
 }
 
-/// What is to be typed: the flags, the words, and for a program with commands, those.
+/// The parts of a command line: the flags, the words, and for a program with commands, those.
 struct Parts<'a> {
     name: String,
     info: &'a CommandInfoWithArgs,
@@ -103,7 +103,7 @@ impl<'a> Parts<'a> {
 
 /// A word or a flag.
 struct Row<'a> {
-    /// Of the group that it begins.
+    /// The heading of the group that it begins.
     heading: Option<&'static str>,
     name: String,
     what: &'a str,

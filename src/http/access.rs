@@ -1,8 +1,8 @@
 //! Who may use an endpoint that changes or reveals something: control and pprof.
 //!
-//! With a token, whoever sends it. Without one, only the machine itself: the server must listen
-//! on loopback, and a web page that a local browser shows must not be able to drive it, neither
-//! from another origin nor by rebinding a DNS name to 127.0.0.1. It deliberately does not guard
+//! With a token, every caller that sends it. Without one, only this machine: the server must listen
+//! on loopback, and a web page in a local browser must not be able to drive it, neither from
+//! another origin nor by rebinding a DNS name to 127.0.0.1. It deliberately does not guard
 //! `/metrics`, `/healthz`, `/readyz` and the data path.
 
 use std::env::VarError;
@@ -19,7 +19,8 @@ const TOKEN_VARIABLE: &str = "LAB_TOKEN";
 /// Shorter tokens can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
-/// What callers must show. It prints as its name, so that no log and no error can hold it.
+/// The token that callers must send. It prints as its name, so that no log and no error can hold
+/// it.
 #[derive(Clone)]
 pub struct Token(String);
 
@@ -36,12 +37,12 @@ impl Token {
         (long && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.to_owned()))
     }
 
-    /// The `Authorization` header that shows it.
+    /// The `Authorization` header that carries it.
     pub fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
-    /// Whether `given` is this token, in a time that tells nothing but the token's length.
+    /// Whether `given` is this token, in a time that depends only on the token's length.
     fn is(&self, given: &str) -> bool {
         given.as_bytes().ct_eq(self.0.as_bytes()).into()
     }
@@ -71,8 +72,8 @@ pub fn token(file: Option<&Path>) -> Result<Option<Token>, Failure> {
     Token::new(text.trim()).ok_or_else(weak).map(Some)
 }
 
-/// What the variable gives as a token; an empty one is as good as none. What is no text is a weak
-/// token, not none: it was meant to close something.
+/// The token of the variable; an empty one means none. A value that is not text is a weak token,
+/// not none, because it was meant to close something.
 fn of_variable(value: Result<String, VarError>) -> Option<String> {
     match value {
         Ok(text) => Some(text).filter(|text| !text.is_empty()),
@@ -130,8 +131,8 @@ fn bearer<'a>(request: &'a Request<'_>) -> Option<&'a str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// What a browser cannot be made to send by a page from elsewhere. A client that is no browser
-/// sends a `Host` of its own making and no `Origin`.
+/// Refuses what a page from elsewhere can make a browser send. A client that is no browser sends a
+/// `Host` of its own making and no `Origin`.
 fn same_site(request: &Request) -> Result<(), &'static str> {
     let header = |name: &str| request.headers.get(name);
     let host = header("host").unwrap_or_default();
@@ -147,8 +148,8 @@ fn same_site(request: &Request) -> Result<(), &'static str> {
     }
 }
 
-/// `localhost` or a loopback address, with or without a port: no DNS name that could be rebound, and
-/// not 0.0.0.0, by which a page reaches this machine without a word of where it is from.
+/// `localhost` or a loopback address, with or without a port: no DNS name, which could be rebound,
+/// and not 0.0.0.0, by which a page reaches this machine without saying where it is from.
 fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         // The colons of an IPv6 address stand in brackets.
@@ -244,7 +245,7 @@ mod tests {
         assert!(token(Some(&dir.path().join("none"))).is_err());
     }
 
-    /// Prevents a token that cannot be read from counting as none, and everything from being open.
+    /// Prevents: a token that cannot be read counts as none, and everything is open.
     #[test]
     fn a_variable_that_is_no_text_is_a_weak_token_and_not_none() {
         use std::os::unix::ffi::OsStringExt as _;

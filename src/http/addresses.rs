@@ -1,10 +1,10 @@
-//! Where a client's calls go: the addresses of a URL's host, without a thread a call.
+//! The addresses of a URL's host, without a thread for each call.
 //!
 //! ureq's own resolver starts a thread for every call that has a time limit, also where the host is
-//! an address and the connection is kept: 130 us a call. Here an address is its own answer, and a
-//! name is looked up at most once in [`KEPT`]. The lookup has a thread, since the system's has no
-//! limit that a caller can set: a call waits for it no longer than for anything else. It deliberately
-//! does not look at whether an address answers: a call that fails is made again, and looks again.
+//! an address and the connection is kept: 130 us a call. Here an address needs no look-up, and a
+//! name is looked up at most once in [`KEPT`]. The look-up has a thread, because the system's has
+//! no limit that a caller can set; a call's own limit covers its wait for it. It deliberately does
+//! not check that an address answers: a call that fails is made again, and looks again.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -19,7 +19,8 @@ use ureq::unversioned::transport::NextTimeout;
 
 use crate::threads;
 
-/// How long a name's addresses are used: so long a container that moved is called where it was.
+/// How long a name's addresses are used: after a move, a container is called at its old address for
+/// so long.
 const KEPT: Duration = Duration::from_secs(5);
 /// Most addresses of a name that are tried: as many as ureq takes.
 const ADDRESSES_MAX: usize = 16;
@@ -34,7 +35,7 @@ pub(super) struct Addresses {
     last: Mutex<Option<Known>>,
 }
 
-/// What the last lookup said; a client calls one host.
+/// The result of the last look-up; a client calls one host.
 #[derive(Debug)]
 struct Known {
     host: String,
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(of("http://other:9900").as_deref(), Ok("10.0.0.5:9900"));
         assert_eq!(of("http://other:1").as_deref(), Ok("10.0.0.5:1"));
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 3);
-        // What is known for too long is asked again.
+        // A result that is too old is looked up again.
         if let Some(known) = addresses.last.lock().as_mut() {
             known.since -= KEPT;
         }
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 4);
     }
 
-    /// Prevents a call that waits for a name server for as long as that likes.
+    /// Prevents: a call that waits for a name server without a limit.
     #[test]
     fn a_lookup_that_hangs_is_given_up_and_one_that_fails_is_not_kept() {
         let hangs = Addresses::by(|_, _| {

@@ -1,7 +1,7 @@
 //! The one way to make an HTTP client: every wait has a limit, the environment's proxy settings
 //! are ignored, and a status is an answer with a body, not an error.
 //!
-//! It deliberately does not retry: who may repeat a call is the caller's knowledge.
+//! It deliberately does not retry: only the caller knows which calls may be repeated.
 
 use std::io::{self, Read as _};
 use std::time::Duration;
@@ -59,12 +59,12 @@ pub fn check_page_url(url: &str) -> Result<(), String> {
     }
 }
 
-/// An address without encryption, and without a name and a password: `ps` would show those, and so
-/// would every message about the address.
+/// An address without encryption, and without a user name and a password: `ps` and every message
+/// about the address would show those.
 fn plain(url: &str) -> Option<ureq::http::Uri> {
     let uri: ureq::http::Uri = url.parse().ok()?;
     let authority = uri.authority()?;
-    // A port that is none would be taken for the default one.
+    // An invalid port would be taken for the default one.
     let has_port = match authority.port_u16() {
         Some(port) => port > 0,
         None => authority.as_str() == authority.host(),
@@ -73,8 +73,7 @@ fn plain(url: &str) -> Option<ureq::http::Uri> {
     (bare && has_port && uri.scheme_str() == Some("http")).then_some(uri)
 }
 
-/// The text of an address that was refused, as a message may repeat it: without what stands before
-/// an `@`.
+/// The text of a refused address as a message may repeat it: without the part before `@`.
 pub fn without_password(url: &str) -> String {
     let Some((before, host)) = url.rsplit_once('@') else { return url.to_owned() };
     match before.split_once("://") {
@@ -83,7 +82,7 @@ pub fn without_password(url: &str) -> String {
     }
 }
 
-/// As much is read of an answer whose words are told, not parsed: they are cut shorter still ([`said`]).
+/// Limit of what is read of an answer that is shown, not parsed: [`said`] cuts it further.
 const WORDS_BYTES_MAX: u64 = 4 << 10;
 
 /// The beginning of an answer.
@@ -97,7 +96,7 @@ pub fn read_beginning(answer: &mut ureq::Body, words: &mut Vec<u8>) -> io::Resul
 /// Largest answer that a [`Peer`] reads: control and ledger answers are below 1 KB.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
-/// Another of the lab's binaries, as a caller of its JSON endpoints sees it.
+/// A client of the JSON endpoints of another of the lab's binaries.
 pub struct Peer {
     agent: ureq::Agent,
     base: String,
@@ -125,8 +124,8 @@ pub enum CallError {
         /// The beginning of the answer's words.
         text: String,
     },
-    /// An answer that does not read as what was asked for.
-    #[error("{url} answered something else than expected: {why}")]
+    /// An answer that cannot be parsed as the expected value.
+    #[error("{url} gave an unexpected answer: {why}")]
     Garbled {
         /// What was called.
         url: String,
@@ -216,7 +215,7 @@ fn read<T: DeserializeOwned>(
     }
 }
 
-/// What an answer of this status and body says; its words may be anything.
+/// The value of an answer of this status and body; the body may be anything.
 pub(crate) fn value<T: DeserializeOwned>(
     url: String,
     status: u16,

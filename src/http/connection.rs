@@ -1,9 +1,10 @@
-//! One client's connection: a whole request in, its answer out, until either side is done.
+//! One client's connection: reads a whole request, writes its answer, and goes on until either side
+//! is done.
 //!
-//! Every wait for the client has a deadline and every buffer a limit; a handler is borrowed only
-//! for a request that is whole, and given back before its answer is sent, so a slow client holds
-//! nothing but its own connection, and its answer's turn where that has one. Bytes after a request
-//! stay in the buffer for the next one.
+//! Every wait for the client has a deadline and every buffer a limit. A handler is borrowed only
+//! for a whole request, and released before its answer is sent, so a slow client holds only its own
+//! connection, and its answer's turn where that has one. Bytes after a request stay in the buffer
+//! for the next one.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -16,7 +17,7 @@ use super::{Limits, guard};
 
 /// First size of the read buffer; it doubles as bytes arrive.
 const BUFFER_BYTES: usize = 8 << 10;
-/// After a refusal, so much is read and thrown away, so that the client gets to read the answer
+/// Bytes that are read and thrown away after a refusal, so that the client can read the answer
 /// before the close resets its connection.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ const LOST: Refusal = Refusal { status: 500, why: Cow::Borrowed("the handler was
 enum Closed {
     /// The client left, stayed idle, or was cut off: nothing to answer.
     Silently,
-    /// It sent what gets a refusal.
+    /// Its request is refused.
     Refused(Refusal),
 }
 
@@ -54,7 +55,8 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
             Err(Closed::Silently) => return,
             Err(Closed::Refused(refusal)) => return inbound.refuse(&refusal),
         };
-        // Cut off to make room, or the server stops: the client sends it again elsewhere.
+        // Cut off to make room, or the server stops: the client sends it again on another
+        // connection.
         if !ticket.begin() {
             return;
         }
@@ -95,7 +97,7 @@ struct Inbound<'a> {
     filled: usize,
     /// The read timeout that the socket has now.
     timeout: Duration,
-    /// The head to hand on.
+    /// The head for tiny_http.
     forward: Vec<u8>,
 }
 
@@ -188,7 +190,7 @@ impl Inbound<'_> {
         self.filled -= total;
     }
 
-    /// Answers, ends our side, and lets the client read the answer before the connection goes.
+    /// Answers, ends our side, and lets the client read the answer before the connection is closed.
     fn refuse(&mut self, refusal: &Refusal) {
         let answer = refusal.answer(false, false);
         let deadline = Instant::now() + LINGER_MAX;
@@ -246,8 +248,8 @@ pub(super) fn write_by(
     Ok(())
 }
 
-/// Says in an answer what the client cannot know by itself: that the connection ends, or that it
-/// stays although the request was HTTP/1.0.
+/// Says in an answer that the connection ends, or that it stays although the request was HTTP/1.0:
+/// the client cannot know this by itself.
 fn mark(answer_head: &mut Vec<u8>, request: &Head, stays: bool) {
     let line: &[u8] = match (stays, request.http_1_0) {
         (true, false) => return,

@@ -1,8 +1,8 @@
 //! The public side of a server: accepts, bounds the connections, stops in order.
 //!
-//! Invariant: the accept loop outlives every error, and no client can keep another one out: at
-//! the limit, the connection that has gone longest without a whole request makes room. Each
-//! connection has one thread. It deliberately does not read requests; `connection` does.
+//! Invariant: the accept loop outlives every error, and no client can keep another one out: at the
+//! limit, the connection that has gone longest without a whole request is closed. Each connection
+//! has one thread. It deliberately does not read requests; `connection` does.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -25,8 +25,8 @@ use crate::threads;
 const BACKLOG: i32 = 1024;
 /// A connection that has waited less may be about to send: it is not cut off to make room.
 const EVICTABLE_AFTER: Duration = Duration::from_millis(100);
-/// Threads whose connection is over, or was cut off, and that have not ended yet: no more of them
-/// at once, however fast clients come and go. They only have to wake.
+/// Limit of threads whose connection is over, or was cut off, and that have not ended yet, however
+/// fast clients come and go. They only have to wake.
 const ENDING_MAX: usize = 8;
 const ENDING_TICK: Duration = Duration::from_millis(1);
 /// How long accepting pauses when the process is out of descriptors or memory.
@@ -74,7 +74,7 @@ pub fn start(listen: SocketAddr, limits: Limits, handler: Handler) -> Result<Run
     let refused = |e: io::Error| {
         Failure::Failed(format!(
             "cannot listen on {listen}: {e}; choose another address with --listen (port 0 picks \
-             a free one) or stop what holds this one"
+             a free one) or stop the process that uses this one"
         ))
     };
     let listener = bind(listen).map_err(refused)?;
@@ -136,7 +136,7 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) -> Vec<JoinHandle<(
                         "cannot accept connections, trying on"
                     );
                 }
-                // Out of descriptors, most likely: give one back.
+                // Out of descriptors, most likely: frees one.
                 shared.connections.lock().evict(Instant::now());
                 std::thread::sleep(ACCEPT_PAUSE);
             }
@@ -144,8 +144,8 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) -> Vec<JoinHandle<(
     }
 }
 
-/// Joins those that are over: a thread that is merely let go still takes its stack and its place
-/// in the system for a while, and many do when clients come and go fast.
+/// Joins those that are over. A detached thread keeps its stack and its place in the system for a
+/// while, and there are many when clients come and go fast.
 fn reap(threads: &mut Vec<JoinHandle<()>>) {
     for thread in threads.extract_if(.., |thread| thread.is_finished()) {
         let _panic_was_printed = thread.join();
@@ -206,7 +206,7 @@ impl Connections {
     }
 }
 
-/// A connection's place in the table; leaving is dropping it.
+/// A connection's place in the table; dropping it frees the place.
 pub(super) struct Ticket<'a> {
     shared: &'a Shared,
     id: u64,
@@ -248,7 +248,7 @@ impl Drop for Ticket<'_> {
 }
 
 impl Drop for Running {
-    /// Stops accepting, lets what is being handled finish within [`STOP_GRACE`], joins.
+    /// Stops accepting, waits at most [`STOP_GRACE`] for requests that are being handled, joins.
     fn drop(&mut self) {
         let deadline = Instant::now() + STOP_GRACE;
         {
@@ -274,7 +274,7 @@ impl Drop for Running {
         }
         let all_free = self.shared.upstream.close(deadline.max(Instant::now() + ACCEPT_PAUSE));
         for thread in threads {
-            // Without a handler that hangs, every thread is at its end; with one, its own stays.
+            // If no handler hangs, every thread is at its end; if one hangs, its own stays.
             if all_free || thread.is_finished() {
                 let _panic_was_printed = thread.join();
             }

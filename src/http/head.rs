@@ -1,9 +1,9 @@
-//! What a request's head must look like before anything else sees it.
+//! Checks a request's head before anything else sees it.
 //!
-//! Invariant: what is forwarded was parsed here and written anew: one host, ASCII, no hop-by-hop
-//! header and no length, since the body stays with the guard, so nothing behind it can read the
-//! request differently. It deliberately takes no transfer coding: every client of the lab knows its
-//! body's length.
+//! Invariant: a forwarded head was parsed here and written anew: one host, ASCII, no hop-by-hop
+//! header, and no length, because the body stays with the guard. So nothing behind the guard can
+//! read the request differently. It deliberately takes no transfer coding: every client of the lab
+//! knows its body's length.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ pub struct Head {
     pub expects_continue: bool,
 }
 
-/// What the guard itself answers to a request that it does not hand on.
+/// The guard's own answer to a request that it does not forward.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Status code.
@@ -62,11 +62,11 @@ impl Refusal {
     }
 }
 
-/// Reads a head from the start of `bytes`; `None` when it has not all arrived. `forward` is
-/// filled with the head to hand on.
+/// Reads a head from the start of `bytes`; `None` when it has not all arrived. `forward` is filled
+/// with the head to forward.
 ///
 /// # Errors
-/// What the client is told; nothing after this head can be read.
+/// The refusal for the client; nothing after this head can be read.
 pub fn parse(
     bytes: &[u8],
     limits: &Limits,

@@ -1,17 +1,17 @@
 //! HTTP serving for every binary: tiny_http behind a guard.
 //!
-//! tiny_http reads each request's head and writes each answer's; the guard in front of it accepts,
-//! reads a whole request within a deadline and a size, and hands on only what is well formed.
-//! Handlers see bytes that were already checked.
+//! tiny_http reads each request's head and writes each answer's. The guard in front of it accepts,
+//! reads a whole request within a deadline and a size, and forwards only well-formed ones. Handlers
+//! see bytes that were already checked.
 //!
 //! - `guard`      the public listener: accepts, bounds the connections, stops in order
 //! - `connection` one client: a request in, an answer out, each within its deadline
-//! - `head`       what a request's head must look like
+//! - `head`       checks a request's head
 //! - `upstream`   tiny_http, and the calls of the handler
-//! - `turn`       what one answer at a time may take
+//! - `turn`       a permit for one answer at a time
 //! - `access`     who may use control and pprof
 //! - `client`     the other end
-//! - `addresses`  where its calls go
+//! - `addresses`  the addresses that the client calls
 
 pub mod access;
 mod addresses;
@@ -43,7 +43,7 @@ pub struct Request<'a> {
     pub query: String,
     /// Its headers.
     pub headers: Headers,
-    /// The whole body; the server lends it where the connection read it.
+    /// The whole body, borrowed from the connection's buffer in a server.
     pub body: Cow<'a, [u8]>,
 }
 
@@ -53,8 +53,8 @@ pub struct Request<'a> {
 pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
-    /// The value of a header by its name in lower case; of one that came several times, all
-    /// values with a comma between (RFC 9110 5.3).
+    /// The value of a header by its name in lower case; a repeated header gives all values with a
+    /// comma between (RFC 9110 5.3).
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -89,7 +89,7 @@ pub struct Response {
     pub headers: Vec<(&'static str, String)>,
     /// The whole body.
     pub body: Vec<u8>,
-    /// Given back once the client has the answer.
+    /// Released once the client has the answer.
     turn: Option<Taken>,
     /// The connection ends in the middle of it.
     cut: bool,
@@ -114,8 +114,7 @@ impl Response {
         Self { status, content_type, headers: Vec::new(), body, turn: None, cut: false }
     }
 
-    /// Has the connection closed in the middle of this answer: what a server that dies looks like to
-    /// its client. For chaos.
+    /// Closes the connection in the middle of this answer, as a server that dies does. For chaos.
     #[must_use]
     pub fn cut(mut self) -> Self {
         self.cut = true;
@@ -148,9 +147,9 @@ pub struct Limits {
     pub handlers: usize,
     /// How long a request may wait for a handler.
     pub handler_wait: Duration,
-    /// Open connections. One more takes the place of the one that has gone longest without a
-    /// whole request, so that idle and slow clients lock nobody out; when all are busy it is
-    /// answered 503 and closed.
+    /// Open connections. One more replaces the one that has gone longest without a whole request,
+    /// so that idle and slow clients lock no other out; when all are busy it is answered 503 and
+    /// closed.
     pub connections_max: usize,
     /// Request line and headers; more is answered 431.
     pub head_bytes_max: usize,

@@ -1,8 +1,8 @@
-//! What one answer at a time may take: a large copy of something, of which there must not be one for
-//! each connection.
+//! A permit that one answer at a time may hold, for a large copy of something: there must not be
+//! one copy for each connection.
 //!
-//! Invariant: a turn that an answer holds is given back when its client has the answer, or is gone,
-//! and not before (`upstream` and `connection` hand it on).
+//! Invariant: the turn of an answer is released when its client has the answer, or is gone, and not
+//! before (`upstream` and `connection` pass it on).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

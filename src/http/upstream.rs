@@ -8,10 +8,11 @@
 //!                                                  tiny_http's head of the answer, the client
 //! ```
 //! tiny_http's pool of connection threads can leave a connection unserved, its accept loop takes
-//! anybody, and what it reads of a body has no limit. A slot has none of these troubles: its listener
-//! is shut for good behind its one connection, which is then proven served, and only heads travel on
-//! it; bodies stay where the guard read them. Invariant: only the guard writes to a slot, one request
-//! at a time. It deliberately sets no time limit on a handler.
+//! every client, and it reads bodies without a limit. A slot has none of these troubles: its
+//! listener is shut for good after its one connection, a first request proves that this connection
+//! is served, and only heads travel on it; bodies stay where the guard read them. Invariant: only
+//! the guard writes to a slot, one request at a time. It deliberately sets no time limit on a
+//! handler.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
@@ -32,7 +33,7 @@ use crate::threads;
 
 /// How long tiny_http may take to read a head: on an idle machine it takes some 10 us.
 const READ_WAIT: Duration = Duration::from_secs(5);
-/// How often meanwhile to look whether it refused the head or is gone.
+/// How often to check meanwhile whether it refused the head or is gone.
 const READ_LOOK: Duration = Duration::from_millis(50);
 /// First size of an answer's head: the sink's to a write has 150 B.
 const HEAD_BYTES: usize = 256;
@@ -48,7 +49,7 @@ pub(super) struct Upstream {
     came_free: Condvar,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 pub(super) enum Exchange {
     /// It was handled.
     Answered(Answer),
@@ -67,7 +68,7 @@ pub(super) struct Answer {
     pub head: Vec<u8>,
     /// Empty where the request or the status wants none.
     pub body: Vec<u8>,
-    /// Its turn, given back when the answer is dropped: after its client has it.
+    /// Its turn, released when the answer is dropped: after its client has it.
     _turn: Option<Taken>,
     /// Its sender asked for the connection to end in the middle of it.
     pub cut: bool,
@@ -87,8 +88,8 @@ impl Upstream {
         Ok(Self { handler, wait, slots: handlers, free, came_free })
     }
 
-    /// Has a request handled, on this thread. `is_gone` says whether the client has left: a request
-    /// that nobody waits for is not worth a handler.
+    /// Has a request handled, on this thread. `is_gone` says whether the client has left: then the
+    /// request gets no handler.
     pub fn exchange(&self, head: &[u8], body: &[u8], is_gone: impl Fn() -> bool) -> Exchange {
         let Some((place, waited)) = self.take() else { return Exchange::Busy };
         if waited && is_gone() {
@@ -137,7 +138,7 @@ impl Upstream {
             match free.pop() {
                 Some(place) => return Some((place, true)),
                 None if late => return None,
-                None => {} // somebody who just came has it
+                None => {} // a newer request took it
             }
         }
     }
@@ -186,8 +187,8 @@ impl Slot {
         Ok(slot)
     }
 
-    /// Sends a first request through a new slot: the connection has its thread. That the accept
-    /// loop has ended, it reports as an error, before that request or after it.
+    /// Sends a first request through a new slot, to prove that the connection has its thread. The
+    /// end of tiny_http's accept loop is reported as an error, before that request or after it.
     fn prove(&mut self) -> io::Result<()> {
         self.stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
         let (mut read, mut shut) = (false, false);
@@ -226,9 +227,10 @@ impl Slot {
     }
 }
 
-/// A listener that one connection waits at, this stream, and that takes no other. Everybody on the
-/// machine may connect to an abstract name, and read it in `/proc/net/unix`; but with a backlog of 0
-/// a single one can wait (unix(7), listen(2)): it is this one, or `connect` fails with `WouldBlock`.
+/// A listener at which one connection waits, this stream, and which takes no other. Every process
+/// on the machine can read an abstract name in `/proc/net/unix` and connect to it; but with a
+/// backlog of 0 only one connection can wait (unix(7), listen(2)): it is this one, or `connect`
+/// fails with `WouldBlock`.
 fn shut_behind_one() -> io::Result<(UnixListener, UnixStream)> {
     let unique = RandomState::new().hash_one(std::process::id());
     let addr = SockAddr::unix(format!("\0backpressure-lab-{unique:016x}"))?;
@@ -286,7 +288,7 @@ fn written(request: &tiny_http::Request, response: Response) -> Answer {
     Answer { head, body: response.body, _turn, cut }
 }
 
-/// The answer's headers, unless one could forge another or the status ends no request.
+/// The answer's headers; `None` if one could forge another, or the status does not end a request.
 fn checked_headers(answer: &Response) -> Option<Vec<tiny_http::Header>> {
     if !(200..=599).contains(&answer.status) {
         return None;
@@ -309,7 +311,7 @@ mod tests {
     use super::*;
     use crate::http::{Limits, head};
 
-    /// What the guard takes of anything that looks like a head.
+    /// The heads that the guard accepts, out of anything that looks like one.
     fn guarded() -> impl Strategy<Value = (String, Vec<u8>)> {
         let name = "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,12}";
         let header =
@@ -331,8 +333,8 @@ mod tests {
         // Each has a slot of its own, five threads that last 5 s; and 20 heads on average.
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// Prevents a request that the guard takes and tiny_http does not, or reads differently: a
-        /// slot would be lost to it.
+        /// Prevents: a request that the guard takes and tiny_http does not, or reads differently,
+        /// which would cost a slot.
         #[test]
         fn tiny_http_reads_whatever_the_guard_takes(
             heads in proptest::collection::vec(guarded(), 1..40),
@@ -361,7 +363,7 @@ mod tests {
         assert!(begun.elapsed() < READ_WAIT / 2, "{:?}", begun.elapsed());
     }
 
-    /// Prevents a way past the guard for others on the machine, while a server starts.
+    /// Prevents: a way past the guard for other processes on the machine, while a server starts.
     #[test]
     fn a_lane_lets_in_the_one_that_opened_it_and_nobody_else() {
         let (listener, mut stream) = shut_behind_one().expect("a slot");

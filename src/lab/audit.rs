@@ -1,14 +1,13 @@
 //! `lab audit`: does every id that was produced have exactly one fate?
 //!
-//! The ids that the brokers acknowledged to the producer are held against the sink's bitmap of
-//! delivered ids, the processor's of shed ids and of dead letters, and the log from the committed offsets
-//! to its end, read record by record. Invariant: an id in none of them is *missing*; what was invalid
-//! explains those ids that its letters name, and no other.
-//! What a processor held in memory is not committed, so the log has it: a killed one, which leaves
-//! no summary, is audited like any other. Settled and still in the log is allowed (at-least-once): it
-//! is counted as `again`. Shed and delivered is two fates, unless the event can have been taken up
-//! twice: after a kill, or by another member.
-//! It changes nothing: it joins no group and commits nothing.
+//! The ids that the brokers acknowledged to the producer are compared with the sink's bitmap of
+//! delivered ids, the processor's shed ids and dead letters, and the log from the committed offsets
+//! to its end, read record by record. Invariant: an id in none of them is *missing*; dead letters
+//! explain only the ids that they name. Events that a processor held in memory are not committed,
+//! so the log has them: a killed processor, which leaves no summary, is audited like any other. An
+//! id may be delivered or shed and still be in the log (at-least-once): it is counted as `again`.
+//! An id that is shed and delivered has two fates, unless its event can have been read twice: after
+//! a kill, or by another member. The audit changes nothing: it joins no group and commits nothing.
 
 mod ledger;
 mod lost;
@@ -39,13 +38,13 @@ use tail::Tail;
 /// File name inside an arm's folder.
 pub const FILE: &str = "ledger.json";
 
-/// How long a question to the sink may take.
+/// Limit of a request to the sink.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Largest bitmap taken from the sink, and most ids of the producers: 1 GiB is 8 billion dense ids.
 const IDS_BYTES_MAX: u64 = 1 << 30;
 const IDS_MAX: u64 = IDS_BYTES_MAX * 8;
-/// How often a busy sink is asked, and after what time again: one that lets a single reader at its ids
-/// cuts that one off after 10 s (`http::Limits`), so this is room for two before us.
+/// How often a busy sink is asked, and how long after. A sink that serves its ids to one reader at
+/// a time cuts that reader off after 10 s (`http::Limits`), so this is room for two before us.
 const TRIES_MAX: u32 = 30;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -114,7 +113,7 @@ impl Produced {
     }
 }
 
-/// What it needs of a processor's. One that says nothing of what it fetched and acked is no summary.
+/// What it needs of a processor's summary. One without its fetched and acked events is refused.
 #[derive(Deserialize, Default)]
 struct Taken {
     fetched: u64,
@@ -132,8 +131,8 @@ struct Taken {
 }
 
 impl Taken {
-    /// Read from its file; `None` when that is empty: the processor was killed before it could print
-    /// anything. A file that is not there says nothing, least of all that.
+    /// Read from its file; `None` when that is empty: the processor was killed before it could
+    /// print anything. A missing file is an error, not a kill.
     fn read(path: &Path) -> Result<Option<Self>, Failure> {
         let failed = |why: String| {
             let path = path.display();
@@ -160,16 +159,16 @@ fn held(taken: &[Option<Taken>]) -> Option<u64> {
     if taken.is_empty() { None } else { sum }
 }
 
-/// Whether an event may have been taken up a second time.
+/// Whether an event may have been read a second time.
 fn taken_again(taken: &[Option<Taken>]) -> bool {
     taken.len() > 1 || taken.iter().any(|one| one.as_ref().is_none_or(|one| one.evictions > 0))
 }
 
-/// Audits, and writes the ledger whatever it says.
+/// Audits, and always writes the ledger.
 ///
 /// # Errors
 /// [`Failure::Verdict`] when ids are unaccounted for; [`Failure::Failed`] when the log or the
-/// sink cannot be read to the end: half an audit is none.
+/// sink cannot be read to the end: a partial audit does not count.
 pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     cli::check_topic(&settings.topic)?;
     let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
@@ -244,8 +243,8 @@ fn delivered(base: &str) -> Result<(RoaringTreemap, Totals), Failure> {
     Ok((ids, totals))
 }
 
-/// What is at `url`. A sink that answers 503 is busy: with its handlers, or with another reader of its
-/// ids.
+/// The body at `url`. A sink that answers 503 is busy: all its handlers are, or another reader
+/// reads its ids.
 fn ask(agent: &ureq::Agent, url: &str) -> Result<Vec<u8>, Failure> {
     let failed = |why: String| Failure::Failed(format!("the sink's ledger, {url}: {why}"));
     let mut tries = 1;
@@ -333,7 +332,7 @@ mod tests {
         }
     }
 
-    /// Prevents: an audit without a ledger because somebody else reads the same sink's ids.
+    /// Prevents: an audit without a ledger because another reader reads the same sink's ids.
     #[test]
     fn a_sink_that_is_busy_is_asked_again() {
         use crate::http::{Limits, Request, Response, Server};

@@ -190,7 +190,7 @@ impl Autopsy {
     }
 }
 
-/// A profile comes from elsewhere and may name what has no end, such as a device.
+/// A profile comes from elsewhere and may name a file without an end, such as a device.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no file"));

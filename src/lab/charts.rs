@@ -95,7 +95,7 @@ impl Chart {
     /// The picture as SVG text.
     ///
     /// # Errors
-    /// When the drawing library refuses, which no data should bring about.
+    /// When the drawing library fails, which no data should cause.
     pub fn svg(&self) -> Result<String, Failure> {
         // Before any text is measured; doing it again changes nothing.
         register_font(FONT, FontStyle::Normal, FONT_BYTES)
@@ -194,8 +194,9 @@ impl Chart {
                 line.ink.draw(&plotting, &path)?;
             }
         }
-        // Marks over all lines: every point of a short line; 12 of a long one, each line's a little
-        // further on than the one before's, so that lines which lie on each other still show both.
+        // Marks are over all lines: at every point of a short line, at 12 of a long one. Each
+        // line's marks are a little further on than those of the one before, so that lines on top
+        // of each other both show.
         for (at, (line, points)) in self.lines.iter().zip(&lines).enumerate() {
             let step = (points.len() / 12).max(1);
             let first = if step > 1 { step * (2 * at + 1) / 6 } else { 0 };

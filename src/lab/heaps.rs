@@ -1,8 +1,8 @@
 //! Keeps the newest heap profile of a process that may be killed at any moment.
 //!
 //! The profile is taken raw (`?names=no`: addresses alone), because near a memory limit the naming
-//! itself could be the kill; `lab autopsy` names it afterwards. Invariant: what stands in the folder
-//! is a whole profile; one that was cut short by the kill never replaces the one before it.
+//! itself could cause the kill; `lab autopsy` names it afterwards. Invariant: the folder holds a
+//! whole profile; one that the kill cut short never replaces an earlier one.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -36,7 +36,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Of the process that serves `/debug/pprof/` at `url` (`http://127.0.0.1:9902`), into `dir`.
+    /// A keeper for the process that serves `/debug/pprof/` at `url` (`http://127.0.0.1:9902`),
+    /// into `dir`.
     ///
     /// # Errors
     /// When `url` is not of that form.

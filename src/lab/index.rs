@@ -1,8 +1,8 @@
 //! `lab report --index`: all experiments in one page, `index.html`.
 //!
-//! Invariant: the page asks the network for nothing (its own policy forbids it, too), and all that
-//! it holds is escaped: text by the templates, charts as images in data URIs, which run nothing.
-//! It judges nothing: verdicts are as `verdict.json` has them.
+//! Invariant: the page requests nothing from the network (its own policy forbids it, too), and all
+//! that it holds is escaped: text by the templates, charts as images in data URIs, which run
+//! nothing. It judges nothing: verdicts are those of `verdict.json`.
 
 use std::path::Path;
 
@@ -102,7 +102,8 @@ fn page(rows: &[Row], results: &[Result]) -> Markup {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                // Says to the browser what is true anyway: nothing is loaded, nothing runs.
+                // Tells the browser to enforce what is true anyway: nothing is loaded, nothing
+                // runs.
                 meta http-equiv="Content-Security-Policy"
                     content="default-src 'none'; img-src data:; style-src 'unsafe-inline'";
                 title { "Backpressure lab: results" }
@@ -135,7 +136,7 @@ fn page(rows: &[Row], results: &[Result]) -> Markup {
     }
 }
 
-/// What fell short, what is void, and what follows for who chooses a policy.
+/// What fell short, what is void, and the consequence for the choice of a policy.
 fn conclusions(results: &[Result]) -> Markup {
     let of = |outcome: Outcome| results.iter().filter(move |it| it.verdict.outcome == outcome);
     let failed = html! {
@@ -162,7 +163,7 @@ fn conclusions(results: &[Result]) -> Markup {
                 (wide("What fell short", &["experiment", "", "question", "wanted", "measured"], &failed))
             }
             @for table in promises {
-                p { "So, for who chooses an overload policy: " (table.title.to_lowercase()) "." }
+                p { "For the choice of an overload policy: " (table.title.to_lowercase()) "." }
                 (listed(table))
             }
         }
@@ -211,7 +212,8 @@ fn experiment(result: &Result) -> Markup {
                 figure {
                     // Focusable, so that a keyboard can scroll it where it is wider than the page.
                     div.wide tabindex="0" role="group" aria-label={ "Chart: " (chart.title) } {
-                        // It holds its own title; this is for those who do not see it.
+                        // The picture holds its own title; this text is for readers who do not see
+                        // it.
                         img src=(picture) alt={ (chart.title) ". " (chart.subtitle) } width="900" height="520";
                     }
                 }

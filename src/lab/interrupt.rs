@@ -1,5 +1,5 @@
-//! A signal that ends a run in order. A second one changes nothing: half of a clean-up is worse than a
-//! slow one, and every wait of it has an end.
+//! A signal that ends a run in order. A second one changes nothing: half a clean-up is worse than a
+//! slow one, and every wait in it has a limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,8 @@ use crate::failure::Failure;
 
 /// How often a wait looks for a signal.
 pub const LOOK: Duration = Duration::from_millis(20);
-/// How often a patient wait looks, first and last, and how often it says that it still waits.
+/// The first and the longest interval between the checks of a patient wait, and how often it says
+/// that it still waits.
 const PATIENT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -21,7 +22,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// Set by SIGINT, SIGTERM and SIGHUP, but where the caller has them ignored, as nohup does.
+    /// Set by SIGINT, SIGTERM and SIGHUP, except those that the caller ignores, as nohup does.
     ///
     /// # Errors
     /// When the process cannot watch them.
@@ -48,7 +49,7 @@ impl Interrupt {
         }
     }
 
-    /// Looks at `ready` until it gives something, at most for `time`; `None` when it is over.
+    /// Checks `ready` until it gives something, for at most `time`; `None` when the time is over.
     ///
     /// # Errors
     /// [`Failure::Interrupted`], and what `ready` fails with.
@@ -63,8 +64,8 @@ impl Interrupt {
         })
     }
 
-    /// As [`Interrupt::until`] for what is dear to look at: it looks with backoff, and says now and then that
-    /// it still waits for `what`.
+    /// As [`Interrupt::until`], for a costly check: it checks with backoff, and says now and then
+    /// that it still waits for `what`.
     ///
     /// # Errors
     /// The same.
@@ -84,7 +85,7 @@ impl Interrupt {
         })
     }
 
-    /// Looks, and waits by `wait` between two looks; that is told when the first one was.
+    /// Checks, and waits by `wait` between two checks; `wait` gets the time of the first one.
     fn look<T>(
         &self,
         time: Duration,

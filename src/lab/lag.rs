@@ -3,10 +3,10 @@
 //! ```text
 //! kafka thread: every interval  leaders ─► committed ─► one short-lived thread a leader: starts, ends
 //! ```
-//! Invariant: a slow or dead broker leaves a gap only in its own partitions, and every wait for it is
-//! bounded (`connection::TIMEOUT` a step); a partition's error is that partition's alone. A round asks
-//! each leader twice, however many partitions it has, over a connection that is kept. It deliberately
-//! smooths nothing and keeps no old offset.
+//! Invariant: a slow or dead broker leaves a gap only in its own partitions, and every wait for it
+//! is bounded (`connection::TIMEOUT` a step); an error of one partition concerns only that
+//! partition. A round asks each leader twice, however many partitions it has, over a kept
+//! connection. It deliberately smooths nothing and keeps no old offset.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -30,15 +30,15 @@ pub struct LagReader {
     topic: String,
     group: String,
     isolation: Isolation,
-    /// The topic as last heard.
+    /// The topic as last described.
     view: TopicView,
     /// Connections to leaders, by address.
     kept: BTreeMap<String, Connection>,
-    /// Which of the brokers is asked first who leads.
+    /// Which of the brokers is asked first for the leaders.
     first: usize,
 }
 
-/// What the coordinator said: all of it, or why nothing.
+/// The coordinator's answer, or why there is none.
 type Commits = Result<group::Commits, String>;
 /// Start and end of each partition's log; why they are not known.
 type Ends = BTreeMap<i32, Result<Bounds, String>>;
@@ -49,14 +49,14 @@ type Told = Result<i64, String>;
 /// Of one log.
 struct Bounds {
     start: i64,
-    /// For who reads as the reader asks.
+    /// The end for the reader's isolation.
     end: i64,
     high_watermark: i64,
 }
 
 impl LagReader {
-    /// A reader of what `group` has still to read of `topic`. Its isolation says which end counts: a
-    /// reader of uncommitted records reads on behind an open transaction.
+    /// A reader of the lag of `group` on `topic`. Its isolation says which end counts: a reader of
+    /// uncommitted records reads past an open transaction.
     pub fn new(brokers: &Brokers, topic: &str, group: &str, isolation: Isolation) -> Self {
         Self {
             brokers: brokers.clone(),
@@ -69,7 +69,7 @@ impl LagReader {
         }
     }
 
-    /// The topic as it was described in the last round that was answered.
+    /// The topic as the brokers described it in the last answered round.
     pub fn view(&self) -> &TopicView {
         &self.view
     }
@@ -94,7 +94,7 @@ impl LagReader {
         match self.known_brokers().describe(&self.topic, 0) {
             Ok(mut view) => {
                 if view.id == self.view.id {
-                    // A broker that lags behind is not believed over one that was heard before.
+                    // A lagging broker does not replace newer leaders.
                     view.keep_newer_leaders(&self.view);
                 }
                 self.view = view;
@@ -120,7 +120,7 @@ impl LagReader {
         reading
     }
 
-    /// The bootstrap list, and behind it the brokers heard of since: those of the list may be down.
+    /// The bootstrap list, followed by the brokers learned of since: those of the list may be down.
     fn known_brokers(&self) -> Brokers {
         let mut hosts: Vec<String> = self.brokers.hosts().map(str::to_owned).collect();
         for address in self.view.addresses.values() {
@@ -144,7 +144,7 @@ impl LagReader {
                 None => drop(ends.insert(*partition, Err("it has no leader".to_owned()))),
             }
         }
-        // Those to brokers that lead nothing any more are dropped.
+        // Drops connections to brokers that lead nothing any more.
         let mut kept = std::mem::take(&mut self.kept);
         let (brokers, topic) = (&self.brokers, self.topic.as_str());
         let mark = match self.isolation {
@@ -181,7 +181,7 @@ impl LagReader {
         ends
     }
 
-    /// Makes a row of each partition, and says once why several are not known.
+    /// Makes a row of each partition, and reports each reason for unknown ones once.
     fn put_together(&self, reading: &mut LogReading, commits: &Commits, ends: Ends) {
         let mut missing: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         let mut miss = |partition, why: String| missing.entry(why).or_default().push(partition);
@@ -215,7 +215,7 @@ impl LagReader {
         }
     }
 
-    /// What somebody who asks for this group hardly means.
+    /// A note if the user probably means another group.
     fn odd(&self, reading: &LogReading) -> Option<String> {
         let rows = &reading.partitions;
         if reading.members != Some(0) || rows.is_empty() || !reading.unread.is_empty() {
@@ -223,19 +223,19 @@ impl LagReader {
         }
         let (group, topic) = (&self.group, &self.topic);
         Some(match rows.values().any(|row| row.committed.is_some()) {
-            true => format!("group {group} has no members: nobody reads {topic} on"),
+            true => format!("group {group} has no members: {topic} is not read"),
             false => format!(
                 "there is no group {group} that reads {topic}: no members, nothing committed; lag is the whole log"
             ),
         })
     }
 
-    /// `committed`: `None` when it is not known, `Some(None)` when there is none. What retention took is
-    /// no lag: nobody will read it.
+    /// `committed`: `None` when it is not known, `Some(None)` when there is none. Records that
+    /// retention deleted are no lag: they will not be read.
     fn row(committed: Option<Option<i64>>, bounds: &Bounds) -> PartitionReading {
         let Bounds { start, end, high_watermark } = *bounds;
-        // An offset above all that there is, is of a log that is gone or was cut: a reader is told
-        // "out of range" there, and starts anew.
+        // An offset above the high watermark belongs to a log that is gone or was cut: a reader
+        // gets "out of range" there, and starts anew.
         let committed = committed.map(|at| at.filter(|at| *at <= high_watermark));
         PartitionReading {
             end: Some(end),
@@ -245,7 +245,8 @@ impl LagReader {
     }
 }
 
-/// Asks one leader for the starts and the ends of its logs; gives the connection back for the next round.
+/// Asks one leader for the starts and the ends of its logs; returns the connection for the next
+/// round.
 fn ask_leader(
     brokers: &Brokers,
     address: &str,
@@ -272,7 +273,7 @@ fn ask_leader(
     if let Some(connection) = kept {
         match ask(connection) {
             Err(e) if !is_timeout(&e) => {
-                // A broker closes what is idle for long, and it may have been restarted.
+                // A broker closes idle connections, and it may have been restarted.
             }
             answer => return answer,
         }

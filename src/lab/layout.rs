@@ -1,10 +1,11 @@
-//! What one event costs in memory while it waits in the queue: computed from the layouts of a run and of
+//! The memory of one event while it waits in the queue: computed from the layouts of a run and of
 //! crossbeam's channel and the size classes of jemalloc, never fitted to a measurement.
 //!
-//! An event waits in a run ([`Run`]): its frame in the run's body and its mark are its own; the run, and
-//! its place in the channel, it shares. So what it costs depends on how many came together
-//! ([`run_events`]). [`queued_event_bytes`] counts what the allocator hands out, [`resident_event_bytes`]
-//! the records that it keeps about that as well; neither counts what else the process does.
+//! An event waits in a run ([`Run`]). It has its own frame in the run's body and its own mark; it
+//! shares the run and the run's place in the channel. So its memory depends on how many events came
+//! together ([`run_events`]). [`queued_event_bytes`] counts what the allocator hands out,
+//! [`resident_event_bytes`] also the allocator's records about it; neither counts the rest of the
+//! process.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, AtomicUsize};
@@ -51,7 +52,7 @@ pub fn resident_event_bytes(payload_bytes: usize, run_events: f64) -> f64 {
     mean_of_runs(run_events, |events| run_bytes(payload_bytes, events, resident))
 }
 
-/// What a run of `events` takes, by what each allocation of so many bytes takes.
+/// The memory of a run of `events`, given the memory of each allocation of so many bytes.
 fn run_bytes(payload_bytes: usize, events: usize, each: impl Fn(usize) -> f64) -> f64 {
     let frame =
         FRAME_HEADER_BYTES + HEADER_BYTES + payload_bytes + Transform::Digest.trailer_bytes();
@@ -95,7 +96,7 @@ fn record_bytes(bytes: usize) -> f64 {
     (EDATA_BYTES + LEAF_BYTES * slab / PAGE_BYTES) / (slab / class as f64)
 }
 
-/// What jemalloc really sets aside for a request of `bytes`: the size class.
+/// The bytes that jemalloc really reserves for a request of `bytes`: the size class.
 fn allocated(bytes: usize) -> usize {
     if bytes == 0 {
         return 0; // an empty box allocates nothing
@@ -117,8 +118,8 @@ mod tests {
         assert!((bytes - expected).abs() < 1e-9, "{bytes} {expected}");
     }
 
-    /// The longer the runs, the less of them an event pays for; and a size class holds at most a quarter
-    /// more than what is asked for.
+    /// The longer the runs, the less of them an event pays for; and a size class holds at most a
+    /// quarter more than the request.
     #[test]
     fn an_event_among_others_costs_its_frame_and_its_mark() {
         for run_events in [13.0, 50.0, 200.0, 1000.0] {
@@ -133,8 +134,8 @@ mod tests {
         assert!(queued_event_bytes(512, 1.0) > queued_event_bytes(512, 200.0) + 100.0);
     }
 
-    // Guards the mirror against another layout in a later crossbeam: what its channel really
-    // allocates for 31,000 messages is what the mirror says, within the one open block.
+    // Guards the mirror against another layout in a later crossbeam: its real channel allocates for
+    // 31,000 messages what the mirror says, within the one open block.
     #[test]
     fn the_mirror_agrees_with_the_real_channel() {
         let before = thread_allocated();
@@ -148,7 +149,7 @@ mod tests {
         assert!((real / model - 1.0).abs() < 0.01, "real {real} model {model}");
     }
 
-    // What runs really allocate is what the layout says of their lengths.
+    // Real runs allocate what the layout says of their lengths.
     #[test]
     fn the_layout_agrees_with_real_runs() {
         use std::sync::Arc;

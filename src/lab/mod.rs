@@ -1,13 +1,13 @@
 //! The lab: watches a run, audits its ledger, and compares it with the model.
 //!
 //! - `watch`       samples the whole pipeline on a fixed cadence
-//! - `lag`, `procs`, `scrape`  what a sample is read from: Kafka, `/proc`, `/metrics`
+//! - `lag`, `procs`, `scrape`  the sources of a sample: Kafka, `/proc`, `/metrics`
 //! - `probe`       whether a program lives, or takes events
 //! - `live`        the page that the watch serves, and its line in a terminal
 //! - `samples`     a sample and its file
 //! - `model`, `layout`  the fluid model, and the bytes that one queued event costs
 //! - `web`         what the pages have in common: look, charts, headers
-//! - `predict`     what the model says about any load, without a run, as text or as a page
+//! - `predict`     the model's figures for any load, without a run, as text or as a page
 //! - `audit`       the ledger, id by id
 //! - `heaps`, `autopsy`  the last heap profile of a process, and the call sites that it names
 //! - `stats`, `text`  lines, rates, means; how a figure is written
@@ -17,8 +17,8 @@
 //! - `run`         from the declaration to the verdict: processes, cluster, arms
 //! - `interrupt`, `tools`  a signal, and waits that it ends; other programs, run to their end
 //! - `bench`       the race against a franz-go program of the same job
-//! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
-//! - `verdict`, `slo`, `index`  what came of it; all of them against the targets, and in one page
+//! - `run_folder`, `charts`, `report`  after a run: from its files to its verdict
+//! - `verdict`, `slo`, `index`  a run's verdict; all verdicts against the targets, and in one page
 
 pub mod audit;
 pub mod autopsy;

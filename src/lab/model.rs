@@ -1,8 +1,8 @@
 //! The fluid model: events as a liquid, offered at λ(t), served at μ(t), held in a queue of some
 //! capacity and, beyond it, in the log. Exact for piecewise-constant rates, no integration step.
 //!
-//! Invariant: offered = served + queue + log at every instant. Pure functions: nothing here has
-//! seen a measurement, so what it says before a run it also says after it.
+//! Invariant: offered = served + queue + log at every instant. These are pure functions without any
+//! measurement, so a prediction is the same before a run and after it.
 
 use std::time::Duration;
 
@@ -46,8 +46,9 @@ impl Rates {
         self
     }
 
-    /// What of it gets in where a place of `room` events before `ceiling` is full now and then, and what comes
-    /// meanwhile is dropped: its own rate, and the ceiling's while the place is full.
+    /// The part of this rate that enters a place of `room` events before `ceiling`, if events that
+    /// come while the place is full are dropped: its own rate, and the ceiling's while the place is
+    /// full.
     #[must_use]
     pub fn admitted(&self, ceiling: &Self, room: f64) -> Self {
         let mut edges: Vec<f64> = self.edges().chain(ceiling.edges()).collect();
@@ -67,7 +68,7 @@ impl Rates {
                 held = room;
             } else {
                 steps.push((from, rate));
-                // The last one has no end, and nobody asks what is held then.
+                // The last step has no end, and its value of `held` is not used.
                 held = (held + slope * (to - from)).max(0.0);
             }
         }
@@ -130,7 +131,7 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// Where there is none.
+    /// No phase.
     pub const NONE: Self = Self { rate: 0.0, from: 0.0, to: 0.0 };
 
     /// How long it lasts, s.
@@ -203,12 +204,12 @@ impl Course {
         Self(corners)
     }
 
-    /// The corners.
+    /// The corners of the line.
     pub fn corners(&self) -> &[(f64, f64)] {
         &self.0
     }
 
-    /// The backlog at `t` s; beyond its end what it was there.
+    /// The backlog at `t` s; after its end the last value.
     pub fn at(&self, t: f64) -> f64 {
         let after = self.0.partition_point(|corner| corner.0 <= t);
         match (after.checked_sub(1).and_then(|last| self.0.get(last)), self.0.get(after)) {
@@ -293,7 +294,7 @@ pub fn oom_s(
     (growth > 0.0).then(|| (limit_bytes - base_bytes).max(0.0) / growth)
 }
 
-/// What a sink's stall leaves behind.
+/// The result of a sink's stall.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stall {
     /// Events waiting when it ends.

@@ -1,5 +1,5 @@
-//! `lab plan`: before a run, writes down what it is given, what the model says about it, and what
-//! it runs on. Nothing is measured yet, so nothing here can be fitted to the result.
+//! `lab plan`: before a run, writes down its input, the model's prediction, and the host. Nothing
+//! is measured yet, so nothing here can be fitted to the result.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,16 +61,16 @@ pub struct Plan {
     pub experiment: String,
     /// When this was written.
     pub written_at: String,
-    /// What the run is given.
+    /// The input of the run.
     pub setup: Setup,
-    /// What the model says.
+    /// The model's predictions.
     pub predictions: Vec<Prediction>,
 }
 
-/// What the run ran on.
+/// The host of the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Host {
-    /// When it was looked at.
+    /// When these facts were read.
     pub date: String,
     /// Processor model.
     pub cpu: String,
@@ -118,10 +118,10 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// What this is run on, with `source`'s revision.
+/// The facts of this host, with `source`'s revision.
 pub fn host(kafka: &str, source: &Path) -> Host {
     let cpu = CpuInfo::current().ok();
-    // A run that is under way changes the committed results itself.
+    // A run in progress changes the committed results itself.
     let status = says("git", source, &["status", "--porcelain", "--", ".", ":!results"]);
     Host {
         date: now(),
@@ -169,7 +169,7 @@ impl Plan {
         })
     }
 
-    /// The prediction of a load of one's own, from the flags of its programs.
+    /// The prediction of a user's own load, from the flags of its programs.
     ///
     /// # Errors
     /// When a program would not take them.
@@ -182,7 +182,7 @@ impl Plan {
         Ok(Self { experiment: name.into(), written_at: now(), setup, predictions })
     }
 
-    /// What it is of: an experiment, or a load of one's own.
+    /// What it plans: an experiment, or a user's own load.
     ///
     /// # Errors
     /// When there is none of its name.
@@ -193,7 +193,7 @@ impl Plan {
         experiments::named(&self.experiment)
     }
 
-    /// The arm whose folder is called so; that of a load of one's own, whatever its folder is called.
+    /// The arm of that folder; that of a user's own load, whatever its folder is called.
     ///
     /// # Errors
     /// When it has no such arm.
@@ -203,7 +203,7 @@ impl Plan {
         experiment.arm(if experiment.name == own { own } else { folder })
     }
 
-    /// Writes it, and what the run runs on, into the run's folder.
+    /// Writes the plan and the host facts into the run's folder.
     ///
     /// # Errors
     /// In a debug build, or when the folder cannot be written.
@@ -229,7 +229,8 @@ impl Plan {
 mod tests {
     use super::*;
 
-    /// Prevents: a plan of one's own that predicts another load, or that takes a flag which its program does not.
+    /// Prevents: a plan of a user's own load that predicts another load, or that takes a flag which
+    /// its program does not take.
     #[test]
     fn a_load_of_ones_own_is_planned_from_the_flags_of_its_programs() {
         let plan =

@@ -1,9 +1,9 @@
-//! `lab predict`: what the fluid model says about any load, sink, queue and memory limit, without
+//! `lab predict`: the fluid model's figures for any load, sink, queue and memory limit, without
 //! running anything, also at sizes that no machine here has.
 //!
 //! - here        flags, and the ways to show a forecast: table, JSON, charts, page
-//! - `scenario`  the flags checked: what is given
-//! - `forecast`  what follows: phase by phase, and figure by figure with its formula
+//! - `scenario`  the flags checked: the input
+//! - `forecast`  the result: phase by phase, and figure by figure with its formula
 //! - `wire`      bytes of an event in a request, in the log, between brokers
 //! - `drawing`   the charts
 //! - `page`      sliders that ask the model, in a browser
@@ -76,8 +76,8 @@ pub struct Settings {
     /// at a full queue: buffer, shed (with --queue bounded), slow-source (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
-    /// members of the group: each has the queue, the workers and the memory that are given here, and an equal share of the
-    /// load (1)
+    /// members of the group: each has this queue, these workers and this memory, and an equal share
+    /// of the load (1)
     #[argh(option, default = "at_least_1(1)", from_str_fn(units::count))]
     members: NonZeroUsize,
     /// threads of a member that call the sink: each has a batch in flight (4)
@@ -119,8 +119,8 @@ pub struct Settings {
     /// folder for charts (SVG)
     #[argh(option)]
     chart: Option<PathBuf>,
-    /// folder of a recorded arm, such as results/exp1/bounded: it is predicted, and drawn beside the prediction; other
-    /// flags change what it was given
+    /// folder of a recorded arm, such as results/exp1/bounded: it is predicted, and drawn beside
+    /// the prediction; other flags change its input
     #[argh(option)]
     beside: Option<PathBuf>,
     /// serve a page whose sliders ask the model, such as 127.0.0.1:9904
@@ -136,7 +136,7 @@ fn at_least_1(n: usize) -> NonZeroUsize {
 ///
 /// # Errors
 /// [`Failure::Usage`] for flags that contradict each other; [`Failure::Failed`] when a chart cannot
-/// be written, or the page's address cannot be had.
+/// be written, or the page's address is not free.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let beside = settings.beside.as_deref().map(Recorded::read).transpose()?;
     let words = || match &beside {
@@ -150,7 +150,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-/// What the model says of arm `name` of a setup.
+/// The model's predictions for arm `name` of a setup.
 ///
 /// # Errors
 /// When the model does not cover it.

@@ -10,7 +10,8 @@ use crate::logging::said;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Ask a page such as http://127.0.0.1:9902/readyz; exit 0 when it answers 200 in 3 s, else 1 with its words.
+/// Ask a page such as http://127.0.0.1:9902/readyz; exit 0 when it answers 200 in 3 s, else 1 with
+/// its text.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "probe")]
 pub struct Settings {

@@ -1,7 +1,7 @@
 //! Reads processes and the machine from `/proc`.
 //!
 //! Invariant: a process is known by the `/proc/PID` folder opened at the start, so a PID that the
-//! kernel gives to somebody else later reads as gone, never as the newcomer's memory.
+//! kernel gives to another process later reads as gone, never as the new process's memory.
 
 use procfs::process::Process;
 use procfs::{Current, CurrentSI, KernelStats, Meminfo, ProcError};
@@ -19,7 +19,7 @@ impl Watched {
     /// Opens `pid`, which must run now.
     ///
     /// # Errors
-    /// When there is no such process: a watch of nothing would look like an idle one.
+    /// When there is no such process: a watch without a process would look like an idle one.
     pub fn open(name: &str, pid: i32) -> Result<Self, Failure> {
         Process::new(pid)
             .map(|process| Self { pid, process })

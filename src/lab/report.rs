@@ -1,8 +1,8 @@
 //! `lab report`: from a run's folder to `report.md`, `verdict.json` and charts; from all of them to
 //! the targets and the page.
 //!
-//! Invariant: every file is written before the exit code says that a check fell short. It knows
-//! no experiment by name: what is asked and drawn is declared in `experiments`.
+//! Invariant: every file is written before the exit code says that a check fell short. It knows no
+//! experiment by name: `experiments` declares the checks and the charts.
 
 #[cfg(test)]
 mod evidence;
@@ -152,15 +152,16 @@ pub(super) fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is asked of a run: the experiment's own questions, and those of every arm.
+/// The checks of a run: the experiment's own, and those of every arm.
 pub(super) fn checks(experiment: &Experiment, run: &Run) -> Vec<Check> {
     let mut checks = (experiment.checks)(run);
     checks.extend(run.arms.iter().flat_map(common_checks));
     checks
 }
 
-/// Common to all arms of all experiments: every id has its fate; nothing was taken for no event, and, but
-/// where an eviction is what the arm is about, nobody was evicted and nothing came twice.
+/// Common to all arms of all experiments: every id has its fate, and no event was taken for another
+/// record. Except where an eviction is the subject of the arm, no member was evicted and nothing
+/// came twice.
 fn common_checks(arm: &Arm) -> Vec<Check> {
     let ask = |name: &str, question: &str, measured: Option<f64>, unit: &str| {
         let name = format!("{}_{name}", arm.spec.name);
@@ -181,8 +182,9 @@ fn common_checks(arm: &Arm) -> Vec<Check> {
     checks
 }
 
-/// What the host took from an arm, phase by phase, where that is more than passes by on any machine: what other
-/// processes used while less than that was left over, and what the hypervisor took.
+/// The CPU time that the host took from an arm, phase by phase, where that is more than any machine
+/// shows: the time of other processes while less than that was left over, and the time that the
+/// hypervisor took.
 pub fn disturbances(setup: &Setup, arm: &Arm) -> Vec<Disturbance> {
     let mut found = Vec::new();
     for phase in setup.phases() {

@@ -21,9 +21,9 @@ use crate::telemetry::latency::Stage;
 /// A run.
 #[derive(Clone)]
 pub struct Run {
-    /// What was written down before it.
+    /// The plan, written before the run.
     pub plan: Plan,
-    /// What it ran on.
+    /// The host of the run.
     pub host: Host,
     /// In the experiment's order.
     pub arms: Vec<Arm>,
@@ -38,7 +38,7 @@ pub struct Killed {
     pub at_us: i64,
     /// 137 after a signal 9.
     pub exit_code: i32,
-    /// What the limit's own counter of kernel kills said; 0 where there is none ([`WATCHED`]).
+    /// The limit's own counter of kernel kills; 0 where there is none ([`WATCHED`]).
     pub oom_kills: u64,
     /// The limit, bytes.
     pub limit_bytes: u64,
@@ -49,15 +49,15 @@ pub struct Killed {
 /// Shares of a machine's CPU time, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HostShares {
-    /// What processes used that are not part of the run.
+    /// CPU time of processes that are not part of the run.
     pub others: f64,
-    /// What the hypervisor took.
+    /// CPU time that the hypervisor took.
     pub steal: f64,
-    /// What nobody used.
+    /// Unused CPU time.
     pub idle: f64,
 }
 
-/// The limit that no kernel enforces: the run's script watches memory, and kills.
+/// The limit without a kernel's enforcement: the run watches the memory, and kills.
 pub const WATCHED: &str = "watched";
 
 /// File name of [`Killed`] inside an arm's folder.
@@ -73,7 +73,7 @@ pub struct Arm {
     pub spec: ArmSpec,
     /// Every second of it.
     pub samples: Vec<Sample>,
-    /// What the audit found; absent when it could not be made.
+    /// The audit's result; absent when it could not be made.
     pub ledger: Option<Ledger>,
     /// Latencies second by second; empty when the processor wrote none.
     latencies: Vec<hlog::Interval>,
@@ -81,17 +81,17 @@ pub struct Arm {
     pub commands: String,
     /// Its folder.
     dir: PathBuf,
-    /// What disturbed it when it was run before; empty when it was run once.
+    /// What disturbed earlier runs of it; empty when it was run once.
     pub repeated: Vec<String>,
     /// How the processor was killed; absent when it was not.
     pub killed: Option<Killed>,
-    /// What its heap held last; absent when nobody looked.
+    /// The autopsy of its last heap profile; absent when none was taken.
     pub autopsy: Option<Autopsy>,
     /// The schedule's start, µs since the epoch.
     start_us: f64,
 }
 
-/// Packs what is large in the folder of an arm that has ended: its samples and its latency logs.
+/// Packs the large files in the folder of an arm that has ended: its samples and its latency logs.
 ///
 /// # Errors
 /// When one of them cannot be packed; it is still there then.
@@ -132,7 +132,7 @@ impl Run {
         })
     }
 
-    /// A run under way: one arm, whose folder is `dir`, nothing seen yet.
+    /// A run in progress: one arm, whose folder is `dir`, with no samples yet.
     pub fn under_way(plan: Plan, spec: ArmSpec, dir: &Path) -> Self {
         let arm = Arm {
             spec,
@@ -184,7 +184,7 @@ impl Arm {
         })
     }
 
-    /// Takes in what was seen next of a run under way.
+    /// Adds the next sample of a run in progress.
     pub fn push(&mut self, sample: Sample) {
         if self.start_us.is_nan() {
             self.start_us = start_us(std::slice::from_ref(&sample)).unwrap_or(f64::NAN);
@@ -209,7 +209,7 @@ impl Arm {
         Phase { to: to.max(phase.from), ..phase }
     }
 
-    /// What `process` logged: (s, line); empty when it has no log. Lines without a time are left
+    /// The log of `process`: (s, line); empty when it has no log. Lines without a time are left
     /// out.
     pub fn log_of(&self, process: &str) -> Vec<(f64, String)> {
         let text = std::fs::read_to_string(self.dir.join(format!("{process}.log")));
@@ -260,7 +260,7 @@ impl Arm {
         lag
     }
 
-    /// The quantile `q` of what events of each second waited in `stage`, s.
+    /// The quantile `q` of the waits in `stage` of each second's events, s.
     pub fn latency(&self, stage: Stage, q: f64) -> Series {
         self.latencies
             .iter()
@@ -272,14 +272,15 @@ impl Arm {
             .collect()
     }
 
-    /// The quantile `q` of what all events acked in `phase` waited in `stage`, s.
+    /// The quantile `q` of the waits in `stage` of all events acked in `phase`, s.
     pub fn latency_in(&self, stage: Stage, q: f64, phase: Phase) -> Option<f64> {
         let us = |t: f64| (self.start_us + t * 1e6) as i64;
         let all = hlog::merge(&self.latencies, stage, us(phase.from), us(phase.to));
         (!all.is_empty()).then(|| all.value_at_quantile(q) as f64 / 1e6)
     }
 
-    /// Who had the machine's CPU beside the watched processes, from the first of `phase` to its last.
+    /// The machine's CPU time apart from the watched processes, from the first sample of `phase` to
+    /// its last.
     pub fn host_in(&self, phase: Phase) -> Option<HostShares> {
         let phase = self.alive_in(phase);
         let mut inside = self
@@ -319,7 +320,7 @@ impl Arm {
         self.rate_in("processor", "processor_events_fetched_total", phase)
     }
 
-    /// Evictions of all its processors together; `None` when one does not show them.
+    /// Evictions of all its processors together; `None` when one has no such metric.
     pub fn evictions(&self) -> Option<f64> {
         let members: std::collections::BTreeSet<&String> =
             self.samples.iter().flat_map(|s| s.metrics.keys()).collect();
@@ -339,7 +340,7 @@ impl Arm {
         stats::overall_rate(&stats::between(&self.delivered(), phase.from, phase.to))
     }
 
-    /// What a counter gained a second in `phase`.
+    /// A counter's gain a second in `phase`.
     pub fn rate_in(&self, source: &str, key: &str, phase: Phase) -> Option<f64> {
         stats::overall_rate(&stats::between(&self.metric(source, key), phase.from, phase.to))
     }
@@ -347,7 +348,7 @@ impl Arm {
 
 #[cfg(test)]
 impl Arm {
-    /// As if every event had taken as long in every stage as `to` makes of it, µs.
+    /// As if every event had taken the time that `to` makes of its own in every stage, µs.
     pub fn change_latencies(&mut self, to: fn(f64) -> f64) {
         for interval in &mut self.latencies {
             let mut scaled = hdrhistogram::Histogram::new(3).expect("3 digits");
@@ -359,7 +360,7 @@ impl Arm {
         }
     }
 
-    /// As if nobody had logged anything.
+    /// As if no process had logged anything.
     pub fn forget_logs(&mut self) {
         self.dir = PathBuf::from("/nowhere");
     }
@@ -369,7 +370,8 @@ fn read_json_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Opt
     path.exists().then(|| read_json(path)).transpose()
 }
 
-/// When the schedule started: the first sample that saw events due says how many, at which rate.
+/// When the schedule started: computed from the events due in the first sample that has some, and
+/// their rate.
 fn start_us(samples: &[Sample]) -> Option<f64> {
     samples.iter().find_map(|s| {
         let due = s.metric("producer", "producer_events_due").filter(|due| *due > 0.0)?;

@@ -1,7 +1,7 @@
-//! A sample: what one look at the whole pipeline saw, one JSON object a line.
+//! A sample of the whole pipeline, one JSON object a line.
 //!
 //! Invariant: a sample says what could not be read (`unread`, and the value is absent); it never
-//! invents a 0. Counters are kept as they were read: rates are the reader's to take.
+//! invents a 0. Counters are kept as they were read: the reader computes rates.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -15,20 +15,20 @@ use crate::packed;
 /// File name inside an arm's folder.
 pub const FILE: &str = "samples.jsonl";
 
-/// One look.
+/// One sample.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// The deadline of this look, µs since the epoch; looks are one interval apart.
+    /// The deadline of this sample, µs since the epoch; samples are one interval apart.
     pub due_us: i64,
     /// How long after its deadline it was taken, s.
     pub late_s: f64,
-    /// Deadlines passed over since the last look, because it took too long.
+    /// Deadlines skipped since the last sample, because it took too long.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub missed: u64,
     /// Samples just before it that a full disk did not take.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
-    /// The log's side: absent when no reading has come yet.
+    /// Kafka's side: absent when no reading has come yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<LogReading>,
     /// `/proc` by name.
@@ -64,7 +64,8 @@ pub struct LogReading {
     /// What could not be read, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<String>,
-    /// What was read and is hardly meant: a group that is not there, or that nobody reads for.
+    /// What was read and is probably not intended: a group that does not exist, or that has no
+    /// reader.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -78,8 +79,8 @@ pub struct PartitionReading {
     /// Committed offset; absent while the group has none in this log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub committed: Option<i64>,
-    /// End less committed, but not what retention took; where nothing is committed, end less the log's
-    /// start.
+    /// End less committed, without what retention deleted; where nothing is committed, end less log
+    /// start offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
 }
@@ -112,19 +113,19 @@ pub enum ProcessReading {
 /// The machine since boot, s of CPU time over all cores, and its free memory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostReading {
-    /// Time spent at work, by anybody.
+    /// CPU time of all processes.
     pub busy_s: f64,
-    /// Time that the hypervisor gave to somebody else.
+    /// CPU time that the hypervisor gave to other machines.
     pub steal_s: f64,
     /// All time: busy, stolen and idle.
     pub total_s: f64,
-    /// Memory that can be had without swapping, bytes.
+    /// Memory that is available without swapping, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_bytes: Option<u64>,
 }
 
 impl Sample {
-    /// What was seen and is hardly meant.
+    /// What was read and is probably not intended.
     pub fn notes(&self) -> Vec<String> {
         let gone = self.processes.iter().filter_map(|(name, reading)| match reading {
             ProcessReading::Gone { pid } => Some(format!("process {name} ({pid}) has ended")),
@@ -133,12 +134,12 @@ impl Sample {
         gone.chain(self.log.iter().flat_map(|log| log.notes.iter().cloned())).collect()
     }
 
-    /// What could not be read, of the log too.
+    /// What could not be read, including Kafka's side.
     pub fn all_unread(&self) -> impl Iterator<Item = &String> {
         self.unread.iter().chain(self.log.iter().flat_map(|log| &log.unread))
     }
 
-    /// Whether everything that was asked for was read.
+    /// Whether every requested value was read.
     pub fn is_complete(&self) -> bool {
         self.log.is_some() && self.all_unread().next().is_none()
     }

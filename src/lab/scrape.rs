@@ -1,6 +1,6 @@
 //! Reads one `/metrics` page, in Prometheus' text format, into plain numbers.
 //!
-//! Invariant: two series never come under one key; a line that is not read makes the page unread.
+//! Invariant: two series never get one key; a line that cannot be read makes the page unread.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// A page that is given up after `timeout`.
+    /// A page whose reading ends after `timeout`.
     pub fn new(name: &str, url: &str, timeout: Duration) -> Self {
         Self {
             name: name.to_owned(),
@@ -50,7 +50,7 @@ impl Target {
 /// they are escaped there. Buckets are left out: their `_sum` and `_count` are rows of their own.
 ///
 /// # Errors
-/// The line that is no sample, the series that is there twice, and that a page has more than is kept.
+/// A line that is no sample, a series that is there twice, and a page above the limits.
 pub(crate) fn numbers(text: &str) -> Result<BTreeMap<String, f64>, String> {
     let lines =
         || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -89,7 +89,7 @@ fn key(name: &str, mut labels: Labels<'_>) -> String {
     if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) }
 }
 
-/// A line's metric, labels and value. What follows the value, such as a time, is not looked at.
+/// A line's metric, labels and value. The rest of the line, such as a time, is ignored.
 fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
     let (name, rest) = word(line, |c| c.is_ascii_alphanumeric() || c == '_' || c == ':')?;
     let (labels, rest) = match rest.strip_prefix('{') {
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
 
-    // Guards the contract between what the binaries export and the keys that the report reads.
+    // Guards the contract between the binaries' exports and the keys that the report reads.
     #[test]
     fn our_own_metrics_come_back_under_the_keys_that_the_report_reads() {
         let metrics = Metrics::default();
@@ -163,7 +163,7 @@ mod tests {
         assert!(!read.keys().any(|key| key.contains("stage=\"sink\"")), "NaN is no number");
     }
 
-    /// Prevents: series that fall together, or are left out without a word.
+    /// Prevents: series that get the same key, or are left out without an error.
     #[test]
     fn any_label_of_the_text_format_makes_a_key_of_its_own() {
         let page = r#"# TYPE odd gauge
@@ -209,7 +209,7 @@ odd_sum +Inf
         assert!(why.contains(r#"a{b="c",d="e"}"#), "{why}");
     }
 
-    /// Prevents: a page that fills the watch's memory, which keeps hundreds of samples.
+    /// Prevents: a page that fills the memory of the watch, which keeps hundreds of samples.
     #[test]
     fn a_page_with_more_than_is_kept_counts_as_unread() {
         let rows = |count: usize, name: &str| -> String {
@@ -246,7 +246,7 @@ odd_sum +Inf
         assert_eq!(read(&(PAGE_BYTES_MAX / 2)).expect("a page").get("a"), Some(&1.0));
         let why = read(&PAGE_BYTES_MAX).expect_err("too large");
         assert!(why.contains("/metrics") && why.contains("1048576"), "{why}");
-        // Bytes that are no text would fall together under one key.
+        // Bytes that are no text would get one key together.
         assert!(read(&"odd").is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! `lab report --slo`: the targets in one table, each from the checks that measured it.
 //!
-//! Invariant: what no verdict holds is "not measured" and falls short; a target that several
-//! checks measure shows the worst. It measures and judges nothing itself.
+//! Invariant: a target without a verdict is "not measured" and falls short; a target that several
+//! checks measure shows the worst. This module measures and judges nothing itself.
 
 use std::path::Path;
 
@@ -13,11 +13,11 @@ use crate::lab::experiments::{Check, Form, Margin};
 use crate::lab::text::aligned;
 use crate::lab::verdict::{self, Outcome, Verdict, measured, wanted};
 
-/// What the lab is to show.
+/// A target of the lab.
 struct Target {
     /// In a few words.
     says: &'static str,
-    /// Whose checks measure it; `*`: everybody's.
+    /// The experiment whose checks measure it; `*`: any.
     experiment: &'static str,
     /// Which checks: a name, with at most one `*`. One must be found, and all that are must hold.
     check: &'static str,
@@ -53,27 +53,27 @@ const TARGETS: &[Target] = &[
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// What the lab is to show.
+    /// The target in words.
     pub target: &'static str,
-    /// The worst check that measured it, or the pattern that none fits.
+    /// The worst check that measured it, or the pattern that no check fits.
     pub check: String,
-    /// What it asks for; empty when there is none.
+    /// The check's wanted value; empty when there is no check.
     pub wanted: String,
-    /// What it measured.
+    /// The check's measured value.
     pub measured: String,
     /// Where, from the results' folder; empty when nowhere.
     pub file: String,
-    /// What came of it.
+    /// Its result.
     pub standing: Standing,
 }
 
-/// What came of a target.
+/// The result of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// Every check holds.
     Met,
-    /// Every check holds, in a short run of what is stated for half an hour.
+    /// Every check holds, but in a short run, and the target is stated for half an hour.
     Quick,
     /// One falls short.
     Short,
@@ -177,7 +177,7 @@ fn badness(check: &Check) -> f64 {
         Margin::AtMost => measured / wanted,
         Margin::AtLeast => wanted / measured,
     };
-    // 0 of at most 0 is no number; a check that falls short is worse than any that holds.
+    // 0 of at most 0 is not a number; a check that falls short is worse than any that holds.
     let used = if used.is_nan() { 0.0 } else { used };
     if check.pass { used.clamp(0.0, 1.0) } else { used.max(2.0) }
 }

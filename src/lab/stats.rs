@@ -1,5 +1,5 @@
-//! The few statistics that the verdicts rest on: a straight line through samples, rates between
-//! counters, the mean. Times in s. No smoothing: what is drawn is what was sampled.
+//! The few statistics behind the verdicts: a straight line through samples, rates between counters,
+//! the mean. Times in s. No smoothing: charts show the samples.
 
 /// A measured quantity over time: (s, value), ascending.
 pub type Series = Vec<(f64, f64)>;
@@ -57,7 +57,7 @@ pub fn between(series: &[(f64, f64)], from: f64, to: f64) -> Series {
 }
 
 /// Units per second between successive readings of a counter, at the later one's time. A counter
-/// that went back (its process started anew) gives no rate for that step.
+/// that went back (its process was restarted) gives no rate for that step.
 pub fn rates(counter: &[(f64, f64)]) -> Series {
     counter
         .iter()
@@ -67,7 +67,7 @@ pub fn rates(counter: &[(f64, f64)]) -> Series {
         .collect()
 }
 
-/// What a counter gained a second from its first reading to its last.
+/// A counter's gain a second from its first reading to its last.
 pub fn overall_rate(counter: &[(f64, f64)]) -> Option<f64> {
     let (first, last) = (counter.first()?, counter.last()?);
     (last.0 > first.0 && last.1 >= first.1).then(|| (last.1 - first.1) / (last.0 - first.0))

@@ -1,4 +1,4 @@
-//! Other programs: run to their end, or tied to this process so that they do not outlive it.
+//! Runs other programs to their end, or ties them to this process so that they do not outlive it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -13,27 +13,27 @@ use super::interrupt::{Interrupt, LOOK};
 use crate::failure::Failure;
 use crate::logging::said;
 
-/// For a child that is told to end, before it is killed.
+/// Time for a child that got a signal to end, before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(5);
-/// As many of a log as are shown when its process broke.
+/// How many lines of a log are shown when its process broke.
 pub const LAST_LINES: usize = 15;
 
-/// What `words` print.
+/// Runs `words` and returns their output.
 ///
 /// # Errors
-/// When there is no such tool, or it fails: with its words.
+/// When there is no such tool, or it fails: with its output.
 pub fn run(words: &[&str]) -> Result<String, Failure> {
     run_on("", words)
 }
 
-/// What `words` print when they read `input`.
+/// The same, with `input` as stdin.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_on(input: &str, words: &[&str]) -> Result<String, Failure> {
     let failed = |why: String| Failure::Failed(format!("{}: {why}", words.join(" ")));
     let Some((program, rest)) = words.split_first() else { return Ok(String::new()) };
-    // A Ctrl-C in the terminal is for the run alone.
+    // A group of its own: a Ctrl-C in the terminal is for the run alone.
     let mut command = Command::new(program);
     command.args(rest).process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = fed(&mut command, input).and_then(Child::wait_with_output);
@@ -41,7 +41,7 @@ pub fn run_on(input: &str, words: &[&str]) -> Result<String, Failure> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    // Some say what is wrong on stdout.
+    // Some tools write their errors to stdout.
     let words = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
     Err(failed(format!("failed: {}", said(words).trim())))
 }
@@ -49,7 +49,8 @@ pub fn run_on(input: &str, words: &[&str]) -> Result<String, Failure> {
 /// Starts `command`, which reads `input`. Only a little: a pipe holds 64 KiB.
 ///
 /// # Errors
-/// When it cannot be started. One that does not read its input says why by how it ends.
+/// When it cannot be started. A program that does not read its input fails later, and its end says
+/// why.
 pub fn fed(command: &mut Command, input: &str) -> io::Result<Child> {
     let mut child = command.stdin(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -58,7 +59,8 @@ pub fn fed(command: &mut Command, input: &str) -> io::Result<Child> {
     Ok(child)
 }
 
-/// Runs `words` to their end, at most for `time`, with what they say on stderr; a signal to us ends them.
+/// Runs `words` to their end, for at most `time`, with their output on stderr; a signal to us ends
+/// them.
 ///
 /// # Errors
 /// When there is no such tool, it fails or takes too long; [`Failure::Interrupted`].
@@ -74,7 +76,8 @@ pub fn attend(words: &[&str], time: Duration, interrupt: &Interrupt) -> Result<(
     }
 }
 
-/// How a child ends, at most after `time`; one that does not is ended, and so is one when a signal comes.
+/// Waits for a child's end for at most `time`. It ends one that takes longer, and also when a
+/// signal comes.
 ///
 /// # Errors
 /// [`Failure::Interrupted`].
@@ -102,23 +105,24 @@ pub fn last_lines(log: &Path) -> String {
     lines.get(from..).unwrap_or_default().join("\n")
 }
 
-/// `command` in a group of its own, told to end when this process is gone.
+/// `command` in a group of its own, with a signal to end when this process is gone.
 pub fn tied(command: &[String]) -> Command {
     let mut tied = Command::new("setpriv");
     tied.args(["--pdeathsig", "TERM"]).args(command).process_group(0);
-    // What is logged at info is read here and by the reports: where a program listens, what it counted.
+    // The run and the reports read lines that are logged at info: a program's address, its counts.
     tied.env_remove("LAB_LOG");
     tied
 }
 
-/// Sends `signal` to a child and what it started; to nobody when it has ended and been waited for.
+/// Sends `signal` to a child and what it started; to no process when it has ended and been waited
+/// for.
 pub fn send(child: &Child, signal: Signal) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _may_be_gone = kill_process_group(group, signal);
     }
 }
 
-/// Waits for a child that was told to end.
+/// Waits for a child that got a signal to end.
 pub fn is_gone_within(child: &mut Child, time: Duration) -> bool {
     let end = Instant::now() + time;
     while matches!(child.try_wait(), Ok(None)) {

@@ -1,5 +1,5 @@
-//! What came of a run: `verdict.json`, as `lab report` writes it and the targets and the page read
-//! it.
+//! The verdict of a run: `verdict.json`, as `lab report` writes it and the targets and the page
+//! read it.
 
 use std::path::Path;
 
@@ -19,16 +19,16 @@ pub struct Verdict {
     pub experiment: String,
     /// Which of its two lengths.
     pub form: Form,
-    /// What came of it.
+    /// The result of the run.
     pub outcome: Outcome,
     /// How the host disturbed the run.
     pub disturbances: Vec<String>,
     /// One by one.
     pub checks: Vec<Check>,
-    /// What was drawn.
+    /// The charts of the run.
     #[serde(default)]
     pub charts: Vec<Picture>,
-    /// What was listed.
+    /// The tables of the run.
     #[serde(default)]
     pub tables: Vec<Table>,
 }
@@ -44,7 +44,7 @@ pub struct Picture {
     pub subtitle: String,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -56,7 +56,7 @@ pub enum Outcome {
     Void,
 }
 
-/// What the host took from an arm in one phase.
+/// CPU time that the host took from an arm in one phase.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Disturbance {
     /// Which arm.
@@ -67,13 +67,13 @@ pub struct Disturbance {
     pub why: String,
 }
 
-/// What passes by on any machine, as a share of its CPU: the kernel's own threads, the watch.
+/// Disturbance on any machine, as a share of its CPU: the kernel's own threads, the watch.
 pub const PASSING: f64 = 0.05;
 
 impl Disturbance {
-    /// Whether it may be why `check` fell short: it took a larger share than the check's margin bears. Nothing
-    /// explains a promise that is broken: a slow machine may lose no event either. What belongs to no arm of
-    /// `arms` belongs to all.
+    /// Whether it may be why `check` fell short: it took a larger share than the check's margin
+    /// bears. It never explains a broken promise, because a slow machine may lose no event either.
+    /// A check that belongs to no arm of `arms` belongs to all.
     fn explains(&self, check: &Check, arms: &[String]) -> bool {
         let is_of = |arm: &String| check.name.strip_prefix(arm).is_some_and(|s| s.starts_with('_'));
         let concerned = is_of(&self.arm) || !arms.iter().any(is_of);
@@ -87,7 +87,8 @@ impl Disturbance {
 }
 
 impl Outcome {
-    /// Of a run of `arms` with these checks: void where the host may be why every one fell short that did.
+    /// The outcome of a run of `arms` with these checks: void where the host may explain each check
+    /// that fell short.
     pub fn of(checks: &[Check], disturbances: &[Disturbance], arms: &[String]) -> Self {
         let explained =
             |check: &Check| disturbances.iter().any(|found| found.explains(check, arms));
@@ -115,7 +116,7 @@ impl Verdict {
         self.checks.iter().filter(|check| check.pass).count()
     }
 
-    /// What runs it again.
+    /// The command that runs it again.
     pub fn command(&self) -> String {
         let quick = if self.form == Form::Quick { " --quick" } else { "" };
         format!("run/{}.sh{quick}", self.experiment)
@@ -145,12 +146,12 @@ pub fn all(dir: &Path) -> Result<Vec<(String, Verdict)>, Failure> {
     Ok(all)
 }
 
-/// What a check measured, with its unit.
+/// A check's measured value, with its unit.
 pub fn measured(check: &Check) -> String {
     check.measured.map_or("not measured".into(), |m| with_unit(m, &check.unit))
 }
 
-/// What it asks for, with its margin.
+/// A check's wanted value, with its margin.
 pub fn wanted(check: &Check) -> String {
     let value = with_unit(check.predicted, &check.unit);
     match check.margin {
@@ -165,8 +166,8 @@ pub fn wanted(check: &Check) -> String {
 mod tests {
     use super::*;
 
-    /// Prevents: a lost event that passes for the host's fault; a check called void that could bear what the
-    /// host took; one arm's trouble that excuses another's.
+    /// Prevents: a lost event that is excused by the host; a check called void though its margin
+    /// could bear what the host took; one arm's disturbance that excuses another's check.
     #[test]
     fn the_host_excuses_only_what_its_share_can_explain() {
         let check = |name: &str, margin, because| {

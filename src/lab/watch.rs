@@ -1,12 +1,12 @@
-//! `lab watch`: looks at the whole pipeline on a fixed cadence, writes what it saw, and shows it.
+//! `lab watch`: samples the whole pipeline on a fixed cadence, writes the samples, and shows them.
 //!
 //! ```text
 //! kafka thread ─► latest reading ┐
 //! /proc, every /metrics ─────────┴─► sample ─► samples.jsonl, kafka_consumergroup_lag, live page
 //! ```
-//! Invariant: deadlines are absolute (start + n intervals), so a slow look delays itself and never
-//! the ones after it; a deadline that was passed over is counted in the next sample. What is exported and said of
-//! a look is `exported`'s.
+//! Invariant: deadlines are absolute (start + n intervals), so a slow sample delays itself and
+//! never the ones after it; a skipped deadline is counted in the next sample. `exported` exports
+//! and logs a sample.
 
 mod exported;
 
@@ -79,7 +79,7 @@ pub struct Settings {
     /// sink that the live page may stall, pause and restore; without it, it cannot
     #[argh(option)]
     pub sink: Option<String>,
-    /// file with the token that the live page's buttons ask for and the sink is shown (LAB_TOKEN)
+    /// file with the token that the live page's buttons ask for and that the sink gets (LAB_TOKEN)
     #[argh(option)]
     pub token_file: Option<PathBuf>,
     /// time between two samples (1s)
@@ -158,11 +158,11 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     until(settings, &stop)
 }
 
-/// Samples until it is told to stop.
+/// Samples until `stop` is set.
 ///
 /// # Errors
-/// When the settings cannot be used, the folder cannot be written, or the address is taken. What
-/// cannot be *read* is no error: the samples say so.
+/// When the settings cannot be used, the folder cannot be written, or the address is taken. A value
+/// that cannot be *read* is no error: the samples report it.
 pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
     cli::check_topic(&settings.topic)?;
     let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
@@ -213,7 +213,7 @@ pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
     let sampled = watch.sample_until(stop, &mut file);
     stop.set();
     threads.join();
-    // A round may take longer where every broker is frozen, and nobody waits for what it reads.
+    // A round may take longer where every broker is frozen, and its result is not needed any more.
     kafka.join_within(TIMEOUT);
     sampled?;
     stop.outcome()
@@ -276,7 +276,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// One look at everything; at most as long as the slowest answer's timeout.
+    /// One sample of everything; it takes at most as long as the slowest answer's timeout.
     fn look(&mut self, due: Instant, missed: u64) -> Sample {
         let mut sample = Sample { due_us: clock::at_us(due), missed, ..Sample::default() };
         sample.late_s = due.elapsed().as_secs_f64();
@@ -335,8 +335,8 @@ impl SampleFile {
         Ok(Self { lines, path })
     }
 
-    /// One line in one write: a reader never sees half of one. A sample that a full disk does not
-    /// take is left out, and said so: false.
+    /// Writes a line in one write, so that a reader never sees half of one. A sample that a full
+    /// disk does not take is left out and logged: false.
     fn append(&mut self, sample: &Sample) -> Result<bool, Failure> {
         let mut line = serde_json::to_vec(sample).map_err(Failure::failed)?;
         line.push(b'\n');

@@ -11,14 +11,14 @@ use crate::event::{self, Event, HEADER_BYTES};
 use crate::planes::{Client, Outgoing};
 use crate::records;
 
-/// What makes events out of ids.
+/// Makes events out of ids.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipe {
     /// The run's seed.
     pub seed: u64,
     /// Id of the first event.
     pub first_id: u64,
-    /// Which keys there are.
+    /// The keys of the load.
     pub keys: Keys,
     /// Bytes of payload.
     pub payload_bytes: usize,
@@ -29,8 +29,8 @@ pub struct Recipe {
 /// Bytes of a record's key.
 pub const KEY_BYTES: usize = 8;
 
-/// How many ids a batch looks at, at most: with more partitions than events a sender would else
-/// search a long backlog for an event of its own without a sign of life. 1 M ids take about 50 ms.
+/// Most ids that a batch examines: with more partitions than events a sender would otherwise search
+/// a long backlog for an event of its own and report nothing meanwhile. 1 M ids take about 50 ms.
 const SCAN_MAX: u64 = 1_000_000;
 
 /// How much is sent together.
@@ -43,9 +43,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a plane. Brokers take batches up to `message.max.bytes`, 1,048,588 by default. What a
-    /// request costs them grows little with its size; but crate `kafka` sends it with one `write`,
-    /// which must not come back short.
+    /// The limits of a plane. Brokers take batches up to `message.max.bytes`, 1,048,588 by default.
+    /// The cost of a request at the broker grows little with its size; but crate `kafka` sends it
+    /// with one `write`, which must not come back short.
     pub const fn of(client: Client) -> Self {
         let batch_bytes = 900_000;
         let batches = match client {
@@ -55,13 +55,13 @@ impl Limits {
         Self { request_bytes: batches * batch_bytes, batch_bytes }
     }
 
-    /// No limit: for what is known to have been sent together before.
+    /// No limit: for events that were sent together before.
     pub const NONE: Self = Self { request_bytes: usize::MAX, batch_bytes: usize::MAX };
 }
 
 /// Events to be sent together.
 pub struct Batch {
-    /// The first position not looked at.
+    /// The first position that was not examined.
     pub end: u64,
     bytes: Vec<u8>,
     records: Vec<Record>,
@@ -92,7 +92,7 @@ impl Recipe {
     ) -> Batch {
         let records = |bytes: usize| (bytes / self.record_bytes()).max(1);
         let records_max = records(limits.request_bytes);
-        // How many records each partition still takes; none, for those that are not asked for.
+        // How many more records each partition takes; `None` for those that are not wanted.
         let mut room: Vec<Option<usize>> = vec![None; self.partitions as usize];
         for &partition in partitions {
             if let Some(room) = room.get_mut(partition as usize) {
@@ -109,7 +109,7 @@ impl Recipe {
             if let Some(Some(left)) = room.get_mut(partition as usize) {
                 let Some(less) = left.checked_sub(1) else { break };
                 *left = less;
-                // A due event has a due time for as long as its cursor may ask for it.
+                // A due event has a due time as long as its cursor may need it.
                 let Some(ts_us) = curve.due_at(batch.end) else { break };
                 let payload = event::payload(&mut stream, self.payload_bytes);
                 let from = batch.bytes.len();
@@ -232,7 +232,8 @@ mod tests {
         assert!(ids.into_iter().eq(1000..1050));
     }
 
-    /// An event larger than the limit still travels, alone: else its partition would never move.
+    /// An event larger than the limit is still sent, alone: otherwise its partition would never
+    /// move.
     #[test]
     fn at_least_one_event_is_sent() {
         let least = Limits { request_bytes: 1, batch_bytes: 1 };

@@ -1,5 +1,5 @@
-//! The rate control's HTTP end: `POST /rate` grants a lease, `GET /rate` shows it, `DELETE /rate`
-//! ends one. Who may call is decided before; see [`super::rate`] for what travels.
+//! The HTTP side of the rate control: `POST /rate` grants a lease, `GET /rate` shows it,
+//! `DELETE /rate` ends one. The caller's right is checked before; [`super::rate`] has the bodies.
 
 use super::leases::Lease;
 use super::rate::{Held, RateLease, RateState, check_holder};
@@ -7,7 +7,7 @@ use super::sender::Shared;
 use crate::clock;
 use crate::http::{Request, Response};
 
-/// Answers a request to [`super::rate::RATE`]; `None` is a run that has not begun.
+/// Answers a request to [`super::rate::RATE`]; `None`: the run has not begun.
 pub fn answer(run: Option<&Shared>, request: &Request) -> Response {
     let Some(run) = run else {
         return Response::text(503, "the schedule has not begun: still waiting for the brokers");
@@ -36,7 +36,7 @@ pub fn answer(run: Option<&Shared>, request: &Request) -> Response {
     Response::json(200, &state(run))
 }
 
-/// Whose lease is to end.
+/// The holder whose lease is to end.
 fn holder(query: &str) -> Result<&str, String> {
     match query.strip_prefix("holder=") {
         Some(holder) => check_holder(holder),

@@ -1,12 +1,12 @@
 //! How far each partition has been sent, and which sender may send it now.
 //!
-//! Invariant: every event of a partition below its cursor is acknowledged, and a cursor is moved
-//! only by the sender that holds it: one that was given up moves nothing, however late its answer
+//! Invariant: every event of a partition below its cursor is acknowledged, and only the sender that
+//! holds a cursor moves it: a sender that was given up moves nothing, however late its answer
 //! comes. So nothing is ever skipped; an event may be sent twice. It knows no broker and no time.
 
 use parking_lot::Mutex;
 
-/// One sender thread for its life; a replacement has another number.
+/// Number of a sender thread; a replacement has another one.
 pub type SenderId = u64;
 
 /// The cursors of one topic, shared by its senders.
@@ -20,14 +20,14 @@ struct Cursor {
     next: u64,
     /// Acknowledged so far.
     acked: u64,
-    /// Where the batch ends that was sent last and whose fate is not known.
+    /// End of the last batch that was sent and whose result is not known.
     sent_to: Option<u64>,
     stamp: Option<Stamp>,
     holder: Option<SenderId>,
 }
 
-/// By which brokers know a partition's batches (KIP-98). Each partition has a producer id of its own: what
-/// one of them loses, the others keep.
+/// The mark by which brokers recognise a partition's batches (KIP-98). Each partition has a
+/// producer id of its own, so a loss of one id concerns no other partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// The producer id.
@@ -45,15 +45,16 @@ pub struct Claim {
     pub partition: u32,
     /// The first event that is not known to be acknowledged.
     pub next: u64,
-    /// Where the batch ends that was sent from there and whose fate is not known: to be known again, it
-    /// must be the same.
+    /// End of the batch that was sent from there and whose result is not known: a resend must be
+    /// the same batch, so that the broker recognises it.
     pub sent_to: Option<u64>,
     /// The partition's stamp, and the sequence number of its next event.
     pub stamp: Option<(Stamp, i32)>,
 }
 
 impl Stamp {
-    /// Sequence number of the event that follows `acked` ones: they wrap round to 0 behind `i32::MAX`.
+    /// Sequence number of the event that follows `acked` ones: after `i32::MAX` they start again at
+    /// 0.
     fn sequence(&self, acked: u64) -> i32 {
         ((acked - self.since) & i32::MAX as u64) as i32
     }
@@ -65,7 +66,7 @@ impl Cursors {
         Self { table: Mutex::new(vec![Cursor::default(); partitions as usize]) }
     }
 
-    /// Takes those of `wanted` that nobody holds, the one furthest behind first.
+    /// Claims those of `wanted` that are free, the one furthest behind first.
     pub fn claim(&self, sender: SenderId, wanted: impl Iterator<Item = u32>) -> Vec<Claim> {
         let mut table = self.table.lock();
         let mut claims = Vec::new();
@@ -107,7 +108,7 @@ impl Cursors {
         }
     }
 
-    /// Gives a held cursor a producer id: from now on its events are counted by that.
+    /// Gives a held cursor a producer id: from now on its sequence numbers count from here.
     pub fn stamp(&self, sender: SenderId, partition: u32, producer_id: i64, epoch: i16) {
         if let Some(cursor) = self.table.lock().get_mut(partition as usize)
             && cursor.holder == Some(sender)
@@ -116,7 +117,7 @@ impl Cursors {
         }
     }
 
-    /// Takes a held cursor's producer id away: its broker knows it no more.
+    /// Removes a held cursor's producer id, which its broker no longer knows.
     pub fn unstamp(&self, sender: SenderId, partition: u32) {
         if let Some(cursor) = self.table.lock().get_mut(partition as usize)
             && cursor.holder == Some(sender)
@@ -125,7 +126,7 @@ impl Cursors {
         }
     }
 
-    /// Gives back all that `sender` holds: at the end of its turn, or by whoever gives it up.
+    /// Releases all cursors of `sender`: at the end of its turn, or when it is given up.
     pub fn release(&self, sender: SenderId) {
         for cursor in self.table.lock().iter_mut().filter(|c| c.holder == Some(sender)) {
             cursor.holder = None;
@@ -139,8 +140,9 @@ impl Cursors {
 
     /// Every event below it is acknowledged, of the `due` first ones.
     ///
-    /// The slowest cursor, but when all are acknowledged: a partition that had none of the last
-    /// events stands before them until its next turn, which does not come any more.
+    /// This is the slowest cursor, except when all events are acknowledged: the cursor of a
+    /// partition that had none of the last events stays below them until its next turn, which never
+    /// comes.
     pub fn acked_below(&self, due: u64) -> u64 {
         let acked: u64 = self.acked().iter().sum();
         if acked == due { due } else { self.slowest().min(due) }
@@ -203,8 +205,8 @@ mod tests {
         assert_eq!(cursors.claim(2, [0, 1].into_iter()).len(), 2);
     }
 
-    /// A sender stuck in a dead socket comes back after it was replaced: were its answer believed,
-    /// the cursor could pass events that the new sender has yet to send.
+    /// A sender stuck in a dead socket comes back after it was replaced: if its answer counted, the
+    /// cursor could pass events that the new sender has yet to send.
     #[test]
     fn a_sender_that_was_given_up_moves_nothing() {
         let cursors = Cursors::new(1);
@@ -220,8 +222,7 @@ mod tests {
         assert_eq!((cursors.slowest(), cursors.acked()), (20, vec![10]));
     }
 
-    /// Prevents: a summary that does not vouch for the last events because they were another
-    /// partition's.
+    /// Prevents: a summary without the last events because they were another partition's.
     #[test]
     fn when_all_is_acknowledged_no_cursor_holds_it_back() {
         let cursors = Cursors::new(2);

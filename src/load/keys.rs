@@ -1,9 +1,9 @@
 //! Which key an event has and which partition a key has.
 //!
-//! Invariant: both are pure functions, of (seed, id) and of (key, partitions): the same seed
-//! sends the same keys to the same partitions on every run. Crate `kafka` would hash keys with
-//! XxHash32; the partition is chosen here with murmur2, as the Java client and franz-go do, so
-//! that other clients agree where a key lives.
+//! Invariant: both are pure functions, of (seed, id) and of (key, partitions): the same seed sends
+//! the same keys to the same partitions on every run. Crate `kafka` would hash keys with XxHash32;
+//! here murmur2 chooses the partition, as in the Java client and franz-go, so that all clients
+//! agree on a key's partition.
 
 use rand_distr::{Distribution, Zipf};
 use rand_xoshiro::Xoshiro256PlusPlus;

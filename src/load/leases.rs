@@ -1,13 +1,13 @@
-//! Who holds the source down, and to what rate all of them together: a group of processors, each with a lease of
-//! its own.
+//! Leases that slow the source, and the rate that they allow together: a group of processors, each
+//! with a lease of its own.
 //!
-//! Invariant: while one lease leads, the source may offer what all leases in force add up to; one that only
-//! follows says what its holder could take, and holds nobody down by itself. A lease that is ended or expires is its
-//! holder's alone. At most [`HOLDERS_MAX`] are kept.
+//! Invariant: while one lease leads, the source may offer the sum of all leases in force. A lease
+//! that only follows states what its holder could take, and slows the source only while another
+//! leads. A lease that ends or expires changes no other one. At most [`HOLDERS_MAX`] are kept.
 
 use std::collections::BTreeMap;
 
-/// A processor each. A change costs the square of it, four times a second each.
+/// One holder per processor. A change costs the square of it, four times a second each.
 pub const HOLDERS_MAX: usize = 200;
 
 /// A ceiling on the rate for a while.
@@ -56,7 +56,7 @@ impl Leases {
         self.at(at_us).filter(|lease| !lease.follows).count()
     }
 
-    /// When the last that leads expires, µs since the epoch.
+    /// When the last leading lease expires, µs since the epoch.
     pub fn until(&self, at_us: i64) -> Option<i64> {
         self.at(at_us).filter(|lease| !lease.follows).map(|lease| lease.expires_us).max()
     }
@@ -79,7 +79,8 @@ mod tests {
         Lease { rate, expires_us, follows }
     }
 
-    /// Prevents: the last one that wins; one that ends another's; followers that hold each other down for ever.
+    /// Prevents: a last lease that replaces the others; one that ends another's; followers that
+    /// hold each other down for ever.
     #[test]
     fn grants_add_up_while_one_leads_and_each_ends_alone() {
         let mut leases = Leases::default();

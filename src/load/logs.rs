@@ -1,14 +1,14 @@
-//! How far the brokers acknowledged each partition's log, and which of the logs went.
+//! How far the brokers acknowledged each partition's log, and which of the logs are gone.
 //!
-//! A log's offsets only grow. One that is acknowledged below an earlier one says that the log began
-//! anew (its topic was deleted, and another made in its place) or was cut back (acks below all), and
-//! that what was acknowledged up to there may be gone with it.
+//! A log's offsets only grow. An acknowledgement below an earlier one means that the log began anew
+//! (its topic was deleted and another created in its place) or was cut back (acks below all). The
+//! events that were acknowledged up to the earlier offset may be gone with it.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A log that went.
+/// A log that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoneLog {
     /// The partition's number.
@@ -25,7 +25,8 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Notes that `count` events were acknowledged from offset `first` on; the log before, if it went.
+    /// Notes that `count` events were acknowledged from offset `first` on; returns the log before,
+    /// if it is gone.
     pub fn acked(&mut self, partition: i32, first: i64, count: u64) -> Option<GoneLog> {
         let end = first.saturating_add_unsigned(count);
         let acked_below = self.ends.insert(partition, end).filter(|before| first < *before)?;
@@ -34,7 +35,7 @@ impl Logs {
         Some(gone)
     }
 
-    /// The logs that went, the earliest first.
+    /// The logs that are gone, the earliest first.
     pub fn gone(&self) -> &[GoneLog] {
         &self.gone
     }

@@ -1,18 +1,18 @@
-//! The load: an open model that decides when each event is due, whatever the brokers do, and the
-//! producer that follows it.
+//! The load: an open model that decides when each event is due, however slow the brokers are, and
+//! the producer that follows it.
 //!
 //! - `schedule` when each event is due
-//! - `keys`     which key an event has, and which partition a key
-//! - `rate`     what travels to slow the source down
-//! - `leases`   what the leases of a group of processors come to
+//! - `keys`     the key of an event, and the partition of a key
+//! - `rate`     the requests and answers that slow the source down
+//! - `leases`   the sum of the leases of a group of processors
 //! - `settings` the producer's flags, checked
 //! - `batch`    events made from their ids, one request's worth
-//! - `cursors`  how far each partition has been sent, and by whom
-//! - `logs`     how far each log was acknowledged, and which of them went
+//! - `cursors`  how far each partition has been sent, and by which sender
+//! - `logs`     how far each log was acknowledged, and which of them are gone
 //! - `sender`   one broker's thread: batch, send, advance what was confirmed
-//! - `senders`  the senders, replaced when one is stuck, and the metadata they go by
-//! - `control`  the rate control's HTTP end
-//! - `producer` joins them: runs the schedule to its end and says what became of it
+//! - `senders`  the senders, replaced when one is stuck, and the refresh of their metadata
+//! - `control`  the rate control's HTTP side
+//! - `producer` joins them: runs the schedule to its end and prints the summary
 
 mod batch;
 mod control;

@@ -1,8 +1,9 @@
-//! The producer: runs a schedule to its end, sends what became due, says what became of it.
+//! The producer: runs a schedule to its end, sends the due events, prints a summary.
 //!
-//! Invariant: every id below `first_id + due` is acknowledged, or counted as unsent in the summary
-//! and exit code 1. Ids are dense; the schedule starts when the topic is first seen and from then
-//! on waits for nothing. The summary is one JSON line on stdout, everything else goes to stderr.
+//! Invariant: every id below `first_id + due` is acknowledged, or it is counted as unsent in the
+//! summary and the exit code is 1. Ids are dense; the schedule starts when the topic is first seen
+//! and then waits for nothing. The summary is one JSON line on stdout, everything else goes to
+//! stderr.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ use crate::threads::Stop;
 use crate::units;
 use crate::{cli, clock};
 
-/// How often the gauges, the progress line and the senders are looked after.
+/// How often the gauges, the progress line and the senders are updated.
 const LOOK: Duration = Duration::from_millis(50);
 /// `producer_achieved_rate` is taken over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ const LATENCY_MAX_US: u64 = 3_600_000_000;
 /// achieved rate forgives it once, at the end of the run, so that it measures falling behind.
 const ON_TIME: Duration = Duration::from_millis(100);
 
-/// What became of the run.
+/// The result of the run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// The topic.
@@ -81,7 +82,7 @@ pub struct Summary {
     pub latency_max_ms: f64,
     /// Produce requests, or partitions of them, that were sent again.
     pub retries: u64,
-    /// Logs that went, with what was acknowledged of them.
+    /// Logs that are gone, with the offsets acknowledged in them.
     pub logs_gone: Vec<GoneLog>,
 }
 
@@ -168,7 +169,7 @@ fn handler(metrics: Metrics, access: Access, run: &Arc<OnceLock<Arc<Shared>>>) -
     })
 }
 
-/// Looks after the run until everything due is sent or the drain takes too long.
+/// Supervises the run until everything due is sent or the drain takes too long.
 fn follow(
     shared: &Shared,
     mut senders: Senders,

@@ -1,4 +1,4 @@
-//! The producer's rate control, as it travels: the body of `POST /rate` and the answer to
+//! The messages of the producer's rate control: the body of `POST /rate` and the answer to
 //! `GET /rate`. `DELETE /rate?holder=NAME` ends that holder's lease.
 //!
 //! Invariant: leases can only lower the offered rate, and each ends by itself, so a processor
@@ -30,10 +30,10 @@ pub struct RateLease {
     pub rate: f64,
     /// How long it holds, ms from its arrival.
     pub lease_ms: u64,
-    /// Whose it is; nobody's in particular without a name.
+    /// Its holder; without a name, no particular one.
     #[serde(default)]
     pub holder: String,
-    /// It counts only while another's, which does not follow, is in force.
+    /// It counts only while another lease, one that does not follow, is in force.
     #[serde(default)]
     pub follows: bool,
 }
@@ -63,14 +63,14 @@ impl RateLease {
     }
 }
 
-/// What all leases in force come to.
+/// The sum of all leases in force.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Held {
     /// Their sum, events/s.
     pub rate: f64,
-    /// What is left of the longest that leads, ms.
+    /// Time left of the longest leading lease, ms.
     pub lease_ms: u64,
-    /// How many lead.
+    /// How many leases lead.
     pub leading: usize,
 }
 
@@ -79,7 +79,7 @@ pub struct Held {
 pub struct RateState {
     /// What the schedule asks for now, events/s.
     pub schedule_rate: f64,
-    /// What leases allow, while one leads.
+    /// The rate that leases allow, while one leads.
     pub lease: Option<Held>,
     /// The lower of the two: what the producer offers, events/s.
     pub effective_rate: f64,

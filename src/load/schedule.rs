@@ -133,11 +133,11 @@ fn micros(time: Duration) -> i64 {
 
 /// A height this close to a whole number of events is that number: f64 rounding, no more.
 const SNAP: f64 = 1e-6;
-/// How far above the last event due a new knot lies at least: well above [`SNAP`], too little to
-/// delay anything, and still an f64 of its own at 10^12 events.
+/// Least distance of a new knot above the last event due: well above [`SNAP`], too little to delay
+/// anything, and still a distinct f64 at 10^12 events.
 const NUDGE: f64 = 1e-3;
 
-/// From here on the curve rises with `rate`.
+/// From this moment on the curve rises with `rate`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Knot {
     at_us: i64,
@@ -146,8 +146,8 @@ struct Knot {
     rate: f64,
 }
 
-/// A snapshot of what is due when, with the changes that are known to come. Events are counted
-/// from 0, whatever their ids.
+/// A snapshot of the due times, with the changes that are already known. Events are counted from 0,
+/// whatever their ids.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     /// In order of time and of `due`; never empty.
@@ -162,7 +162,7 @@ impl Curve {
         if n < self.count_max { self.reaches(n) } else { None }
     }
 
-    /// When the curve's height is `n`, whatever the count's limit.
+    /// When the curve's height is `n`, regardless of the count's limit.
     fn reaches(&self, n: u64) -> Option<i64> {
         let after = self.knots.partition_point(|knot| knot.due <= n as f64);
         let knot = self.knots.get(after.checked_sub(1)?)?;
@@ -182,10 +182,10 @@ impl Curve {
             Some(knot) => knot.due_by(now_us) as u64,
             None => 0,
         };
-        // What was due before the first knot is due: `due_at` no longer knows when.
+        // Events due before the first knot are due: `due_at` no longer knows when.
         let floor = self.knots.first().map_or(0.0, |first| first.due.ceil()) as u64;
         count = count.max(floor).min(self.count_max);
-        // The estimate is within an event of the truth, which is what `due_at` says.
+        // The estimate is within an event of the exact value, which `due_at` gives.
         while self.due_at(count).is_some_and(|at| at <= now_us) {
             count += 1;
         }
@@ -197,18 +197,19 @@ impl Curve {
 }
 
 impl Knot {
-    /// The curve's height at `at_us`, whole where it is whole but for rounding.
+    /// The curve's height at `at_us`, rounded where it is whole within rounding.
     fn due_by(&self, at_us: i64) -> f64 {
         let due = self.due + (at_us - self.at_us) as f64 * self.rate / 1e6;
         if (due - due.round()).abs() < SNAP { due.round().max(self.due) } else { due }
     }
 }
 
-/// The schedule as it runs: it started at a moment, slow-source leases may hold it down, and it
-/// may be stopped early.
+/// The schedule as it runs: it has a start time, slow-source leases may lower its rate, and it may
+/// be stopped early.
 ///
-/// Under leases the rate is the lower of schedule and their sum. When they end the schedule's
-/// rate is back; what it held back is not made up for, since the source was slowed, not queued.
+/// Under leases the rate is the lower of the schedule's and their sum. When they end, the
+/// schedule's rate is back. The events that leases held back are not made up for, because the
+/// source was slowed, not queued.
 #[derive(Debug)]
 pub struct Pacer {
     schedule: Schedule,
@@ -233,12 +234,12 @@ impl Pacer {
         pacer
     }
 
-    /// What is due when, as known now.
+    /// The due times as known now.
     pub fn curve(&self) -> Arc<Curve> {
         Arc::clone(&self.curve)
     }
 
-    /// Holds the rate down from `now_us` on; replaces an earlier lease of this holder. Events below
+    /// Lowers the rate from `now_us` on; replaces an earlier lease of this holder. Events below
     /// `slowest` will not be asked for again.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ fn schedule(text: &str) -> Schedule {
     text.parse().expect("a valid schedule")
 }
 
-/// What `--schedule` with these steps and an endless last rate would be.
+/// As `--schedule` with these steps and an endless last rate.
 fn endless(steps: &[(f64, i64)], last: f64) -> Schedule {
     let timed = steps.iter().map(|&(rate, length)| Step { rate, length_us: Some(length) });
     let steps = timed.chain([Step { rate: last, length_us: None }]).collect();
@@ -90,7 +90,7 @@ impl Simulation {
 
 proptest! {
     /// Guards the whole promise: no event is skipped, moved or due twice whatever leases come and
-    /// go, and what a lease held back is never caught up.
+    /// go, and held back events are never caught up.
     #[test]
     fn the_curve_agrees_with_a_plain_simulation(
         steps in proptest::collection::vec((rates(), 1i64..2_000_000), 0..4),
@@ -117,7 +117,7 @@ proptest! {
                 due_at.push(at);
             }
             prop_assert!(curve.due_at(count).is_none_or(|at| at > now), "not counted, but due");
-            // What was not acknowledged yet keeps its time, however often the rate changes.
+            // An event that is not acknowledged yet keeps its time, however often the rate changes.
             slowest = slowest.max(count * u64::from(trim) / 4);
             match act {
                 Act::Grant { holder, rate, lasting_us, follows } => {
@@ -213,7 +213,7 @@ fn leads(rate: f64, expires_us: i64) -> Lease {
     Lease { rate, expires_us, follows: false }
 }
 
-/// The lease ends by itself, and what it held back is reported, not sent in a burst.
+/// The lease ends by itself, and the events that it held back are reported, not sent in a burst.
 #[test]
 fn an_expired_lease_gives_the_schedules_rate_back_without_a_burst() {
     let second = 1_000_000;
@@ -234,7 +234,8 @@ fn an_expired_lease_gives_the_schedules_rate_back_without_a_burst() {
     close(pacer.held_back(end), 2700);
 }
 
-/// Leases are renewed every second for hours: the curve keeps only what a cursor may still ask.
+/// Leases are renewed every second for hours: the curve keeps only the part that a cursor may still
+/// need.
 #[test]
 fn renewed_leases_do_not_grow_the_curve() {
     let mut pacer = Pacer::new(Schedule::constant(1000.0), START_US);

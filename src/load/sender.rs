@@ -1,11 +1,11 @@
-//! One broker's sender: on every linger tick it sends the due events of the partitions which that
+//! One broker's sender: on every linger tick it sends the due events of the partitions that this
 //! broker leads.
 //!
-//! Invariant: a cursor advances only past what the broker confirmed, partition by partition, so a
-//! failure is a wait, never a gap. What may have arrived is sent again as it was, under the same
-//! sequence numbers, so that a broker that has it does not take it twice (KIP-98; where all replicas
-//! must ack, and the plane can). It finds no new leader by itself: it asks for newer metadata and rests
-//! what failed.
+//! Invariant: a cursor advances only past events that the broker confirmed, partition by partition,
+//! so a failure is a wait, never a gap. A batch that may have arrived is sent again unchanged,
+//! under the same sequence numbers, so that a broker that has it does not take it twice (KIP-98; if
+//! all replicas must ack, and the plane supports it). It finds no new leader by itself: it asks for
+//! a metadata refresh and lets failed partitions rest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use crate::units;
 /// sender is given up.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a sender that leads nothing looks again.
+/// How often a sender that leads nothing checks again.
 const IDLE: Duration = Duration::from_millis(50);
 
 /// What the senders of one run share.
@@ -41,27 +41,27 @@ pub struct Shared {
     pub brokers: Brokers,
     /// The topic.
     pub topic: String,
-    /// What makes events out of ids.
+    /// Makes events out of ids.
     pub recipe: Recipe,
     /// How events are sent.
     pub settings: ProduceSettings,
     /// Time between two requests to a broker.
     pub linger: Duration,
-    /// What is due when.
+    /// The due times.
     pub pacer: Mutex<Pacer>,
-    /// How far each partition is.
+    /// How far each partition has been sent.
     pub cursors: Cursors,
-    /// Who leads what.
+    /// The leaders of the partitions.
     pub view: View,
     /// Latencies and the last acknowledgement.
     pub tally: Mutex<Tally>,
-    /// What is counted.
+    /// The counters.
     pub metrics: ProducerMetrics,
     /// Set when the senders are to end.
     pub done: Stop,
 }
 
-/// What the summary is made of, besides the cursors.
+/// The summary's data besides the cursors.
 pub struct Tally {
     /// Due → acknowledged, µs.
     pub latency_us: Histogram<u64>,
@@ -77,7 +77,7 @@ pub struct Sender {
     broker: i32,
     shared: Arc<Shared>,
     busy: Arc<Busy>,
-    /// What moves the events, and where it was made to go.
+    /// The plane that sends the events, and the address it was made for.
     link: Option<(Box<dyn Produces>, String)>,
     /// When the broker was lost, while it is.
     lost: Option<Instant>,
@@ -88,9 +88,9 @@ pub struct Sender {
 enum Trouble {
     /// The call took too long and another sender has taken over.
     GivenUp,
-    /// The connection is of no use any more.
+    /// The connection cannot be used any more.
     Lost(String),
-    /// No waiting cures it.
+    /// Waiting does not help.
     Fatal(String),
 }
 
@@ -152,8 +152,8 @@ impl Sender {
         }
         let (curve, due) = {
             let pacer = self.shared.pacer.lock();
-            // The time is read under the lock, as by whoever changes the curve: nothing is sent as due
-            // that a stop at an earlier time took away.
+            // The time is read under the lock, as the threads that change the curve do: an event
+            // that a stop at an earlier time removed is not sent as due.
             let curve = pacer.curve();
             let due = curve.due_count(clock::now_us());
             (curve, due)
@@ -170,7 +170,7 @@ impl Sender {
             let Some(first) = group.first() else { continue };
             let partitions: Vec<u32> = group.iter().map(|claim| claim.partition).collect();
             let recipe = &self.shared.recipe;
-            // What was sent before and not answered goes as it was.
+            // A batch that was sent before without an answer is sent unchanged.
             let batch = match first.sent_to {
                 Some(to) => recipe.batch(&partitions, first.next, to, curve, Limits::NONE),
                 None => recipe.batch(&partitions, first.next, due, curve, self.limits),
@@ -224,7 +224,8 @@ impl Sender {
         Ok(())
     }
 
-    /// By which brokers know the claim's batch; a partition without a producer id gets one.
+    /// The mark by which brokers recognise the claim's batch; a partition without a producer id
+    /// gets one.
     fn stamp(&mut self, claim: &Claim) -> Result<ProducerStamp, Trouble> {
         let ProduceSettings { client, acks, .. } = self.shared.settings;
         if client != Client::Wire || acks != Acks::All {
@@ -245,7 +246,8 @@ impl Sender {
         Ok(ProducerStamp { producer_id, producer_epoch, base_sequence: 0 })
     }
 
-    /// The partition's part of the batch is acknowledged, its first event at `first`, where that was told.
+    /// The partition's part of the batch is acknowledged, its first event at `first`, if the broker
+    /// told it.
     fn acked(&mut self, partition: u32, batch: &Batch, first: Option<i64>, acked_us: i64) {
         let count = batch.count(partition);
         let held = self.shared.cursors.advance(self.id, partition, batch.end, count);
@@ -262,7 +264,7 @@ impl Sender {
             log::error!(
                 topic = self.shared.topic.as_str(), partition = partition,
                 acked_below = gone.acked_below, now_at = first;
-                "the log began anew: what was acknowledged before may be gone"
+                "the log began anew: events acknowledged before may be gone"
             );
         }
         for due_us in batch.due_times(partition) {
@@ -294,8 +296,8 @@ impl Sender {
             }
             Unsent::Never(why) => return Err(Trouble::Fatal(named(&why))),
             Unsent::Sequence(why) => {
-                // What the broker knew of this producer is gone, or was never there. The next try goes
-                // under an id of its own.
+                // The broker's state for this producer is gone, or never existed. The next try has
+                // a new producer id.
                 log::warn!(
                     partition = partition, why = why.as_str();
                     "the broker lost count, going on under another producer id: the last batch may be \
@@ -315,7 +317,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Leaves a partition alone for a while and asks who leads it.
+    /// Lets a partition rest for a while and asks for its leader.
     fn rest(&mut self, partition: u32, why: &str) {
         if self.resting.rest(partition as i32) {
             log::warn!(partition = partition, broker = self.broker, why = why; "partition waits");

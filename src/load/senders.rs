@@ -1,9 +1,9 @@
 //! The senders, one a broker: started when a broker appears, replaced when one is stuck.
 //!
 //! Crate `kafka` waits up to 120 s on a broker that is stopped or cut off. A sender that has been
-//! in one call for longer than [`STUCK_AFTER`] is given up: its partitions are free for others at
-//! once, a fresh sender takes its place, and the old thread, detached, ends with its socket. What
-//! its request still brings into the log is a duplicate.
+//! in one call for longer than [`STUCK_AFTER`] is given up: other senders can claim its partitions
+//! at once, a fresh sender replaces it, and the old thread, detached, ends with its socket. Events
+//! that its request still brings into the log are duplicates.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::threads::{self, Stop};
 /// each step of a connection.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// Metadata is renewed at least this often, to notice leaders that moved quietly: back to a broker
-/// that was restarted, say.
+/// Metadata is refreshed at least this often, to notice a leader that moved without an error, such
+/// as back to a restarted broker.
 const RENEW: Duration = Duration::from_secs(3);
 
 /// The senders at work.
@@ -33,7 +33,7 @@ pub struct Senders {
 }
 
 impl Senders {
-    /// None yet, whose failures stop the run; starts renewing the metadata.
+    /// No senders yet; their failures stop the run. Starts the refresh of the metadata.
     pub fn start(shared: Arc<Shared>, stop: Stop) -> Result<Self, Failure> {
         let asker = Arc::clone(&shared);
         threads::spawn_watched("metadata", stop.clone(), move || {
@@ -72,7 +72,7 @@ impl Senders {
     }
 }
 
-/// Renews the metadata when somebody asks, and now and then.
+/// Refreshes the metadata on request, and now and then.
 fn keep_asking(shared: &Shared) {
     let mut backoff = Backoff::standard();
     let mut tries = 0;

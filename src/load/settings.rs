@@ -1,4 +1,4 @@
-//! The producer's flags as they are written, and the settings that they make.
+//! The producer's flags as a user writes them, and the settings made from them.
 //!
 //! Invariant: a `Settings` can be run as it is; making one opens nothing.
 
@@ -35,8 +35,8 @@ const FIRST_ID_MAX: u64 = 1 << 63;
 pub const GROUPS: cli::Groups =
     &[("--rate", "Load"), ("--brokers", "Kafka"), ("--listen", "Observability and control")];
 
-/// Offers events to a Kafka topic at the rate of a schedule, whatever the brokers do: what cannot
-/// be sent now is sent later. The same seed gives the same ids, keys and payloads.
+/// Offers events to a Kafka topic at the rate of a schedule, however slow the brokers are: events
+/// that cannot be sent now are sent later. The same seed gives the same ids, keys and payloads.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     usage = "[flags]",
@@ -72,8 +72,9 @@ pub struct Flags {
     #[argh(option, default = "0", from_str_fn(first_id))]
     pub first_id: u64,
 
-    /// which of several producers of one load this is: 2/8 is the second of eight, with an eighth of the
-    /// rate and of the count, and ids of its own, so that one audit joins what all of them print
+    /// which of several producers of one load this is: 2/8 is the second of eight, with an eighth
+    /// of the rate and of the count, and ids of its own, so that one audit joins the summaries of
+    /// all
     #[argh(option, default = "Share::WHOLE", from_str_fn(Share::parse))]
     pub share: Share,
 
@@ -128,12 +129,12 @@ pub struct Flags {
     pub token_file: Option<PathBuf>,
 }
 
-/// Ids between the first ones of two shares: years of a million events a second.
+/// Ids between the first ids of two shares: years at a million events a second.
 const SHARE_IDS: u64 = 1 << 40;
 /// Most producers of one load.
 const SHARES_MAX: u64 = 4096;
 
-/// One producer's place among those of one load.
+/// One producer's place among the producers of one load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// From 1 on.
@@ -158,7 +159,7 @@ impl Share {
 /// What the producer runs with.
 #[derive(Debug)]
 pub struct Settings {
-    /// What is due when.
+    /// The offered load over time.
     pub schedule: Schedule,
     /// Bytes of payload in each event.
     pub payload_bytes: usize,
@@ -166,7 +167,7 @@ pub struct Settings {
     pub seed: u64,
     /// Id of the first event.
     pub first_id: u64,
-    /// Which keys there are.
+    /// The keys of the load.
     pub keys: Keys,
     /// Time between two requests to a broker.
     pub linger: Duration,

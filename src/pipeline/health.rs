@@ -1,4 +1,4 @@
-//! What `/healthz` and `/readyz` say of a processor.
+//! The answers of `/healthz` and `/readyz` of a processor.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Pulse;
 use crate::units;
 
-/// It lives while its workers move and its member polls; it takes events while it has partitions and its sink
-/// answers. Before it is a member of the group it lives, and waits.
+/// It is alive while its workers move and its member polls; it is ready while it has partitions and
+/// its sink answers. Before it joins the group it is alive, and waits.
 #[derive(Clone)]
 pub(super) struct Health {
     metrics: ProcessorMetrics,
@@ -29,7 +29,7 @@ impl Health {
         }
     }
 
-    /// From now on: each worker's, and the member's polls.
+    /// From now on it checks these pulses: each worker's, and the member's polls.
     pub(super) fn watch(&self, workers: &[Pulse], polls: &Pulse) {
         let _once = self.threads.set((workers.to_vec(), polls.clone()));
     }
@@ -71,7 +71,8 @@ mod tests {
     use crate::telemetry::Health as _;
     use crate::telemetry::metrics::Metrics;
 
-    /// Prevents: a probe that is green whatever stands still, and one that kills who only waits.
+    /// Prevents: a probe that is green though something stands still; a probe that kills a
+    /// processor that only waits.
     #[test]
     fn it_says_what_stands_still_and_what_it_waits_for() {
         let metrics = ProcessorMetrics::register(&Metrics::default()).expect("names");

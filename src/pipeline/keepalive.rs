@@ -1,4 +1,4 @@
-//! A member that polls on a thread of its own: a full queue holds up no poll, a worker that is stuck does.
+//! A member that polls on a thread of its own: a full queue delays no poll, a stuck worker does.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What naive consumers do: poll, fetch, push and poll again on one thread. A slow sink then stops the
-//! group's clock, and the member is evicted: experiment 6.
+//! The loop of a naive consumer: poll, fetch, push and poll again on one thread. A slow sink then
+//! stops the group's clock, and the member is evicted: experiment 6.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::source::member::Member;
 use crate::source::supervisor::Shared;
 use crate::threads::Stop;
 
-/// Poll between two fetches: short, so that it costs no rate; long enough that what waits for it (an
-/// eviction is three events) is heard in one turn on a busy machine too.
+/// Poll between two fetches: short, so that it costs no rate; long enough that pending events (an
+/// eviction is three) are handled in one turn on a busy machine too.
 const NAIVE_POLL: Duration = Duration::from_millis(20);
 
 /// The fetcher of one broker on the thread that polls; it must not wait there.
@@ -35,7 +35,7 @@ pub(super) fn poll_between_fetches(member: &mut Member, shared: &Shared, leave: 
             continue;
         }
         let known = view.get();
-        // A broker that moved is fetched from at its new address.
+        // A broker that moved gets a new fetcher at its new address.
         fetchers.retain(|id, naive| known.addresses.get(id) == Some(&naive.address));
         let mut idle = true;
         for (id, address) in &known.addresses {

@@ -1,13 +1,14 @@
-//! The data plane of crate `kafka` 0.10, with the traps it has: the only file that names it.
+//! The data plane of crate `kafka` 0.10, with its traps: the only file that names the crate.
 //!
-//! It speaks Fetch v0 and Produce v0, which Kafka 4.0 removed (KIP-896) and brokers before it convert
-//! down to. What it does wrong, and what is done about it:
-//! - it waits up to 120 s on a dead socket, which stays in its pool: one client a broker, thrown away
-//!   after any error; its caller gives the thread up sooner ([`crate::brokers::Busy`])
-//! - it says nothing of a batch that is larger than a fetch, of plain batches before a compressed one in
-//!   the same answer, of lz4 and zstd: where an answer cannot be trusted the partition is read one batch
-//!   at a time, each one's own header first (`stepper`)
-//! - it tells no tombstone from an empty value, and knows no transactions: their records are delivered
+//! It speaks Fetch v0 and Produce v0, which Kafka 4.0 removed (KIP-896) and which earlier brokers
+//! convert down to. Its faults, and the remedies:
+//! - it waits up to 120 s on a dead socket, which stays in its pool: one client a broker, thrown
+//!   away after any error; its caller gives the thread up sooner ([`crate::brokers::Busy`])
+//! - it reports nothing of a batch that is larger than a fetch, of plain batches before a
+//!   compressed one in the same answer, of lz4 and zstd: after a suspect answer the partition is
+//!   read one batch at a time, each after its own header (`stepper`)
+//! - it cannot tell a tombstone from an empty value, and knows no transactions: it delivers their
+//!   records
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -33,17 +34,17 @@ pub struct Fetcher {
     topic: String,
     settings: FetchSettings,
     client: Option<KafkaClient>,
-    /// Partitions whose last plain fetch could not be trusted.
+    /// Partitions whose last plain fetch was suspect.
     stepping: BTreeSet<i32>,
-    /// What was answered, for [`Fetches::read`].
+    /// The answers, for [`Fetches::read`].
     kept: Vec<Kept>,
 }
 
-/// An answer, or what a step found instead.
+/// An answer, or the result of a step.
 enum Kept {
     /// Answers of one request; parts of them are found by partition.
     Plain(Vec<Response>),
-    /// A batch that was asked for by itself.
+    /// A batch that was requested alone.
     Batch(Vec<Response>, BatchHeader),
     /// No record up to `to`.
     Passed { to: i64, what: Passed },
@@ -115,13 +116,13 @@ impl Fetcher {
             parts.push(Part { partition, answer, at });
         }
         if parts.iter().any(|part| matches!(part.answer, Err(Refusal::Moved { .. }))) {
-            self.client = None; // what it knows of the leaders is old
+            self.client = None; // its metadata of the leaders is old
         }
         self.kept.push(Kept::Plain(responses));
         Ok(())
     }
 
-    /// What stands at one partition's offset, by its batch's header.
+    /// The entry at one partition's offset, by its batch's header.
     fn step(&mut self, ask: &Ask, parts: &mut Vec<Part>) {
         let stepper =
             Stepper { brokers: &self.brokers, address: &self.address, topic: &self.topic };
@@ -227,8 +228,8 @@ impl Fetches for Fetcher {
                     ControlFlow::Continue(next) => next,
                     ControlFlow::Break(()) => return,
                 };
-                // Crate kafka drops what stands before a compressed batch, and says nothing of one that
-                // is larger than the fetch. Go on from there one batch at a time.
+                // Crate kafka drops the records before a compressed batch, and reports nothing of
+                // one that is larger than the fetch. Go on from there one batch at a time.
                 let last = data.messages().last().map_or(-1, |m| m.offset);
                 if last >= next || (next == from && data.highwatermark_offset() > from) {
                     self.stepping.insert(part.partition);
@@ -243,7 +244,7 @@ impl Fetches for Fetcher {
                 };
                 let to = header.last_offset + 1;
                 match next {
-                    // It has records, and none of them was given.
+                    // It has records, and the crate returned none of them.
                     next if next <= header.base_offset && header.records > 0 => {
                         let why = "the batch cannot be read: it is corrupt".to_owned();
                         each(Entry::Unreadable { to: Some(to), reason: "corrupt", why })
@@ -256,7 +257,7 @@ impl Fetches for Fetcher {
     }
 }
 
-/// Shows the records from `from` on, without a gap but for one inside `batch`. Gives the next offset.
+/// Shows the records from `from` on, without a gap except inside `batch`. Returns the next offset.
 fn records(
     data: &Data<'_>,
     from: i64,
@@ -401,7 +402,7 @@ impl Produces for Sender {
         };
         let verdicts: Vec<_> = parcels.iter().map(verdict).collect();
         if verdicts.iter().any(|(_, verdict)| matches!(verdict, Err(Unsent::Moved { .. }))) {
-            self.client = None; // what it knows of the leaders is old
+            self.client = None; // its metadata of the leaders is old
         }
         Ok(Produced { verdicts, throttled: std::time::Duration::ZERO })
     }

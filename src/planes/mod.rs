@@ -1,12 +1,12 @@
-//! The data planes: how records come out of the log, and into it. One file each behind one seam.
+//! The data planes: they read records from the log, and write them. One file each behind one trait.
 //!
 //! - `wire`    today's protocol over one kept connection a broker (crate `kafka-protocol`)
 //! - `kafka`   crate `kafka`, which speaks the oldest one: brokers up to 3.9, with the traps it has
 //! - `stepper` one batch at a time, where a fetch of crate `kafka` cannot go on
 //!
-//! What the seam promises: one blocking question a broker at a time, nothing is fetched that was not
-//! asked for, nothing is stepped over in silence: what is no record is passed over by name. A plane
-//! knows nothing of the group, finds no leader by itself, and after an error begins anew.
+//! The contract: one blocking request a broker at a time; nothing is fetched that was not
+//! requested; nothing is skipped silently: an offset without a record is passed by name. A plane
+//! knows nothing of the group, finds no leader by itself, and starts anew after an error.
 
 pub mod kafka;
 mod stepper;
@@ -38,7 +38,7 @@ impl Client {
         units::one_of(text, &[("wire", Self::Wire), ("kafka", Self::Kafka)])
     }
 
-    /// Whether the plane can speak with `brokers` as their properties file says.
+    /// Whether the plane can use `brokers` as their properties file says.
     ///
     /// # Errors
     /// Usage: crate `kafka` has no TLS and no SASL here.
@@ -56,7 +56,7 @@ impl Client {
 pub enum Isolation {
     /// All, those of open and aborted transactions too.
     ReadUncommitted,
-    /// Those of committed transactions, and none behind one that is open (KIP-98).
+    /// Those of committed transactions, and none after an open one (KIP-98).
     ReadCommitted,
 }
 
@@ -72,7 +72,7 @@ impl Isolation {
     }
 }
 
-/// How large an answer is asked for, within the limits.
+/// How large an answer is requested, within the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
     /// Always as large as it may be.
@@ -90,18 +90,19 @@ pub struct FetchSettings {
     pub bytes: i32,
     /// Bytes of a whole answer (`fetch.max.bytes`); crate `kafka` cannot ask for that.
     pub answer_bytes: i32,
-    /// How much of that is asked for.
+    /// How much of that is requested.
     pub answers: Answers,
-    /// Largest batch that is fetched, and largest that one may unpack to; a larger one ends the run with
-    /// its name.
+    /// Largest batch that is fetched, and largest size that one may unpack to; a larger one ends
+    /// the run with an error that names it.
     pub bytes_max: i32,
-    /// How long the broker may hold an answer back while there is nothing to send (`fetch.max.wait.ms`).
+    /// How long the broker may delay an answer while there is nothing to send
+    /// (`fetch.max.wait.ms`).
     pub wait: Duration,
     /// Which records of transactions are delivered.
     pub isolation: Isolation,
 }
 
-/// What is asked of a broker for one partition.
+/// A request for one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
     /// The partition.
@@ -114,59 +115,59 @@ pub struct Ask {
     pub leader_epoch: i32,
 }
 
-/// What a broker answered.
+/// A broker's answer.
 #[derive(Debug, Default)]
 pub struct Fetched {
-    /// One for each partition that the answer speaks of.
+    /// One for each partition of the answer.
     pub parts: Vec<Part>,
-    /// The broker asks to stay away for so long (KIP-219).
+    /// Time for which the client must send nothing (KIP-219).
     pub throttled: Duration,
 }
 
-/// What a broker answered for one partition.
+/// A broker's answer for one partition.
 #[derive(Debug)]
 pub struct Part {
     /// The partition.
     pub partition: i32,
-    /// Its high watermark; [`Fetches::read`] shows what there is below it.
+    /// Its high watermark; [`Fetches::read`] shows the records below it.
     pub answer: Result<i64, Refusal>,
     /// Where the plane keeps its records.
     at: usize,
 }
 
-/// Why a partition was not answered with records. It concerns that partition alone.
+/// Why a partition's answer has no records. It concerns that partition alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The offset is not in the log: retention took it, or the log ends before it.
+    /// The offset is not in the log: retention deleted it, or the log ends before it.
     OutOfRange,
     /// The log was cut: it ends at `end`, below the offset (KIP-320).
     Cut {
-        /// Its first offset that is not what was read.
+        /// The first offset at which the log differs from what was read.
         end: i64,
     },
-    /// Somebody else leads it now, or will: who, where the broker says so.
+    /// Another broker leads it now, or will: which one, if the broker says so.
     Moved {
-        /// What the broker said.
+        /// The broker's message.
         why: String,
         /// The new leader and its epoch.
         leader: Option<(i32, i32)>,
     },
-    /// The broker's own trouble: ask again later.
+    /// A temporary error of the broker: try again later.
     NotNow(String),
-    /// No waiting cures it.
+    /// Waiting does not help.
     Never(String),
 }
 
 /// Why a broker did not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lost {
-    /// Its connection is of no use any more.
+    /// Its connection cannot be used any more.
     Connection(String),
-    /// No waiting cures it.
+    /// Waiting does not help.
     Never(String),
 }
 
-/// What stands in the log, as a plane shows it.
+/// An entry of the log, as a plane shows it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry<'a> {
     /// A record.
@@ -176,16 +177,16 @@ pub enum Entry<'a> {
         /// Its value; `None` is a tombstone.
         value: Option<&'a [u8]>,
     },
-    /// No record stands below `to`.
+    /// There is no record below `to`.
     Passed {
         /// The next offset that may hold one.
         to: i64,
-        /// What stood there.
+        /// What is there instead.
         what: Passed,
     },
-    /// What stands here cannot be read.
+    /// The entry cannot be read.
     Unreadable {
-        /// First offset behind it; `None` where that cannot be told either.
+        /// First offset after it; `None` where that is unknown too.
         to: Option<i64>,
         /// A short label for it.
         reason: &'static str,
@@ -194,30 +195,31 @@ pub enum Entry<'a> {
     },
 }
 
-/// What holds an offset and is no record.
+/// An offset that holds no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passed {
     /// The marker of a transaction's end.
     Control,
     /// Records of a transaction that was aborted.
     Aborted,
-    /// Nothing: compaction or a deletion took it.
+    /// Nothing: compaction or a deletion removed it.
     Gap,
 }
 
 /// Moves one broker's records out of its logs; one a thread.
 pub trait Fetches: Send {
-    /// Asks once, and waits for the answer.
+    /// Sends one request, and waits for the answer.
     ///
     /// # Errors
-    /// [`Lost`]: what was asked is not answered.
+    /// [`Lost`]: the request has no answer.
     fn fetch(&mut self, asks: &[Ask]) -> Result<Fetched, Lost>;
 
-    /// Shows what `part` of the last answer holds from offset `from` on, until `each` breaks off.
+    /// Shows the entries of `part` of the last answer from offset `from` on, until `each` breaks
+    /// off.
     fn read(&mut self, part: &Part, from: i64, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>);
 }
 
-/// A fetcher of `topic` from the broker at `address`; it connects when it is asked.
+/// A fetcher of `topic` from the broker at `address`; it connects at its first request.
 pub fn fetches(
     brokers: &Brokers,
     address: &str,
@@ -237,7 +239,7 @@ pub enum Acks {
     All,
     /// The leader.
     One,
-    /// None: what is written to the socket is sent.
+    /// None: an event is sent once it is written to the socket.
     None,
 }
 
@@ -284,38 +286,38 @@ pub struct Outgoing<'a> {
 pub struct Parcel<'a> {
     /// The partition.
     pub partition: i32,
-    /// By which a broker knows a resend (KIP-98).
+    /// The mark by which a broker recognises a resend (KIP-98).
     pub stamp: ProducerStamp,
     /// Its events, in order.
     pub events: Vec<Outgoing<'a>>,
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug, Default)]
 pub struct Produced {
-    /// By partition: the offset of its first event, where the broker tells it; or why it has none.
+    /// By partition: the offset of its first event, if the broker tells it; or the error.
     pub verdicts: Vec<(i32, Result<Option<i64>, Unsent>)>,
-    /// The broker asks to stay away for so long (KIP-219).
+    /// Time for which the client must send nothing (KIP-219).
     pub throttled: Duration,
 }
 
 /// Why a partition's events were not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unsent {
-    /// They are more than the topic takes in one batch.
+    /// They are larger than the topic allows for one batch.
     TooLarge(String),
-    /// The broker expects another sequence number: whether it has them is not known.
+    /// The broker expects another sequence number: it may have them or not.
     Sequence(String),
-    /// Somebody else leads the partition now, or will: who, where the broker says so.
+    /// Another broker leads the partition now, or will: which one, if the broker says so.
     Moved {
-        /// What the broker said.
+        /// The broker's message.
         why: String,
         /// The new leader and its epoch.
         leader: Option<(i32, i32)>,
     },
-    /// The broker's own trouble: send them again later.
+    /// A temporary error of the broker: send them again later.
     NotNow(String),
-    /// No waiting cures it.
+    /// Waiting does not help.
     Never(String),
 }
 
@@ -324,11 +326,11 @@ pub trait Produces: Send {
     /// Sends one batch for each parcel, and waits for the answer.
     ///
     /// # Errors
-    /// [`Lost`]: whether they arrived is not known.
+    /// [`Lost`]: it is not known whether they arrived.
     fn produce(&mut self, parcels: &[Parcel<'_>]) -> Result<Produced, Lost>;
 }
 
-/// A sender to `topic` by the broker at `address`; it connects when it is asked.
+/// A sender to `topic` by the broker at `address`; it connects at its first request.
 pub fn produces(
     brokers: &Brokers,
     address: &str,

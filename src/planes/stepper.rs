@@ -1,9 +1,9 @@
-//! One batch at a time, where a plain fetch cannot go on: it answered nothing although there is
+//! One batch at a time, where a plain fetch cannot go on: its answer was empty although there is
 //! more (a batch larger than the fetch), it skipped offsets (plain and compressed batches in one
 //! set; compaction left a gap), or it failed as a whole (a codec that crate `kafka` cannot read).
 //!
-//! The batch's own header tells its size, codec and offsets, so the next fetch can ask for exactly
-//! this batch, and what must be passed over is known to the record.
+//! The batch's own header gives its size, codec and offsets, so the next fetch can request exactly
+//! this batch, and the number of skipped records is exact.
 
 use crate::brokers::Brokers;
 use crate::brokers::wire::{self, Peeked};
@@ -13,37 +13,37 @@ use crate::records::BatchHeader;
 pub enum Step {
     /// The log ends here.
     End,
-    /// Retention overtook the position, or the log ends before it.
+    /// Retention deleted the position, or the log ends before it.
     OutOfRange,
     /// The log has nothing below `to`.
     Gap {
-        /// First offset that is there.
+        /// First offset that exists.
         to: i64,
     },
     /// A transaction marker up to `to`; it holds no record.
     Control {
-        /// First offset behind it.
+        /// First offset after it.
         to: i64,
     },
     /// The batch's codec cannot be read; its offsets end below `to`.
     Unreadable {
         /// The reason it is counted under.
         codec: &'static str,
-        /// First offset behind it.
+        /// First offset after it.
         to: i64,
     },
     /// Fetch exactly this batch.
     Batch {
         /// Its size.
         bytes: i32,
-        /// What else its header says.
+        /// The rest of its header.
         header: BatchHeader,
     },
     /// The batch is larger than the limit.
     TooLarge {
         /// Its size.
         bytes: usize,
-        /// First offset behind it.
+        /// First offset after it.
         to: i64,
     },
     /// The header could not be read now.
@@ -61,7 +61,7 @@ pub struct Stepper<'a> {
 }
 
 impl Stepper<'_> {
-    /// What stands at `position`; batches above `bytes_max` are too large.
+    /// The next step at `position`; batches above `bytes_max` are too large.
     pub fn next(&self, partition: i32, position: i64, bytes_max: i32) -> Step {
         let batch =
             match wire::peek_batch(self.brokers, self.address, self.topic, partition, position) {

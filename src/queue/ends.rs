@@ -1,10 +1,10 @@
-//! Both ends of the queue: runs are enqueued, dequeued and counted by their events, and a gate closes
-//! it early.
+//! Both ends of the queue: runs are enqueued, dequeued and counted by their events, and a gate
+//! closes it early.
 //!
-//! Invariant: what was offered ends as dequeued, refused to its producer, or still inside when the
-//! last end is dropped, exactly once; what was inside when the gate closed is taken by a worker that
-//! goes on until [`Dequeued::Closed`]. Occupancy is what entered less what left, never a third counter.
-//! `tests/interleavings.rs` drives this file, and `room`, through its interleavings.
+//! Invariant: each run ends as dequeued, refused to its producer, or still inside when the last end
+//! is dropped, exactly once. Runs that are inside when the gate closes are dequeued by workers that
+//! go on until [`Dequeued::Closed`]. Occupancy is what entered less what left, never a third
+//! counter. `tests/interleavings.rs` drives this file, and `room`, through its interleavings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use super::room::Room;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
-/// What travels through a queue: some events together.
+/// An element of a queue: some events together.
 pub trait Load: Sized {
-    /// How many; at least one.
+    /// How many events; at least one.
     fn events(&self) -> usize;
 
-    /// Cuts it in two behind the first `at` events, which it keeps; gives the rest.
+    /// Cuts it in two after the first `at` events, which it keeps; returns the rest.
     fn split_off(&mut self, at: usize) -> Self;
 }
 
-/// What became of a run that was offered.
+/// The result of an enqueue.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Offer<T> {
     /// It is in the queue.
     Queued,
-    /// The queue has no room for it; here it is again.
+    /// The queue has no room for the run, which is returned.
     Full(T),
-    /// The queue is closed; here it is again.
+    /// The queue is closed; the run is returned.
     Closed(T),
 }
 
@@ -54,8 +54,8 @@ pub struct Occupancy {
     left: Arc<AtomicU64>,
 }
 
-/// Closes the queue to new runs at once, ahead of the last sender's end: a fetch thread that is
-/// stuck in a dead socket keeps its sender for minutes.
+/// Closes the queue to new runs at once, without waiting for the last sender's end: a fetch thread
+/// that is stuck in a dead socket keeps its sender for minutes.
 #[derive(Clone)]
 pub struct Gate {
     closed: Arc<AtomicBool>,
@@ -63,7 +63,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// From now on every offer is refused as closed; what is inside can still be taken.
+    /// From now on every enqueue is refused as closed; runs inside can still be dequeued.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.rooms.iter().for_each(|room| room.wake());
@@ -89,11 +89,11 @@ impl Occupancy {
 
 /// One shard of a queue: its channel, and the events that it may hold at most.
 pub struct Shard<T> {
-    /// Where runs go in.
+    /// Its sending end.
     pub sender: Sender<T>,
-    /// Where each of its workers takes them out.
+    /// Its receiving ends, one for each of its workers.
     pub receivers: Vec<Receiver<T>>,
-    /// Events; `None` is no limit of its own: the channel's is all there is.
+    /// Events; `None` is no limit of its own: only the channel's applies.
     pub limit: Option<u64>,
 }
 
@@ -146,7 +146,7 @@ impl<T: Load> Intake<T> {
         self.shards.get(shard).and_then(|(_, room)| room.free())
     }
 
-    /// Offers a run to `shard`, waiting at most `time` while there is no room for the whole of it.
+    /// Enqueues a run at `shard`; waits at most `time` for room for the whole of it.
     pub fn offer(&self, shard: usize, run: T, time: Duration) -> Offer<T> {
         let Some((sender, room)) = self.shards.get(shard) else { return Offer::Closed(run) };
         let events = run.events() as u64;
@@ -188,24 +188,24 @@ fn spread(key: u64) -> u64 {
     key ^ (key >> 33)
 }
 
-/// What a worker found.
+/// The result of a dequeue.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Dequeued<T> {
     /// A run.
     Run(T),
     /// Nothing within the time.
     Nothing,
-    /// The queue is closed, and what was in it by then is taken.
+    /// The queue is closed and empty.
     Closed,
 }
 
 impl<T: Load> Outlet<T> {
-    /// Takes the next run, waiting at most `time` for one.
+    /// Dequeues the next run, waiting at most `time` for one.
     pub fn dequeue(&self, time: Duration) -> Dequeued<T> {
         let (receiver, _) = &self.shard;
         match receiver.recv_timeout(time) {
             Ok(run) => self.took(run),
-            // Between the end of the wait and the closing of the gate a run may have come in.
+            // A run may have come in between the end of the wait and the closing of the gate.
             Err(RecvTimeoutError::Timeout) if self.gate.is_closed() => match receiver.try_recv() {
                 Ok(run) => self.took(run),
                 Err(_) => Dequeued::Closed,

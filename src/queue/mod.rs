@@ -1,11 +1,11 @@
 //! The queue between the fetch threads and the workers: one component, several capacities.
 //!
-//! - `bounded`    a full queue makes the fetch thread wait: the log keeps the difference
-//! - `unbounded`  never full: the heap keeps the difference, until the kernel ends it
+//! - `bounded`    a full queue makes the fetch thread wait: the excess stays in the log
+//! - `unbounded`  never full: the excess stays in the heap, until the kernel kills the process
 //! - `pull`       no queue: a worker takes a run from the fetcher, and the next fetch waits for the acks
 //!
-//! What both ends do is `ends`; how a limit counts events, `room`. Invariant: the only difference
-//! between the kinds is the channel's constructor, with its limit.
+//! `ends` has both ends; `room` counts a limit in events. Invariant: the only difference between
+//! the kinds is the channel's constructor, with its limit.
 
 mod bounded;
 mod ends;
@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 
 use crate::units;
 
-/// What a full queue means.
+/// The kind of queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// At most so many events; a full queue makes the sender wait.
@@ -34,7 +34,7 @@ pub enum Kind {
 /// A [`Kind`] as flags name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {
-    /// [`Kind::Bounded`], its limit being a flag of its own.
+    /// [`Kind::Bounded`]; another flag has its limit.
     Bounded,
     /// [`Kind::Unbounded`].
     Unbounded,
@@ -53,7 +53,7 @@ impl Name {
         units::one_of(text, &names)
     }
 
-    /// The kind; `capacity` is a bounded one's.
+    /// The kind; `capacity` is for a bounded one.
     pub fn with_capacity(self, capacity: NonZeroUsize) -> Kind {
         match self {
             Self::Bounded => Kind::Bounded(capacity),
@@ -73,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// One of `shards` equal parts of the queue, with `workers` that take from it.
+    /// One of `shards` equal parts of the queue, with `workers` that dequeue from it.
     fn open<T>(self, shards: NonZeroUsize, workers: usize) -> Shard<T> {
         let limit = self.shard_capacity(shards);
         let (sender, receiver) = match (self, limit) {
@@ -92,7 +92,7 @@ impl Kind {
     }
 }
 
-/// One shared shard: whichever worker is free takes the next run (work sharing).
+/// One shared shard: the next free worker takes the next run (work sharing).
 pub fn shared<T: Load>(
     kind: Kind,
     workers: NonZeroUsize,
@@ -100,7 +100,8 @@ pub fn shared<T: Load>(
     ends::join(vec![kind.open(NonZeroUsize::MIN, workers.get())])
 }
 
-/// One shard a worker, the capacity divided among them: what goes to a shard keeps its order.
+/// One shard for each worker, the capacity divided among them: the runs of a shard keep their
+/// order.
 pub fn by_shard<T: Load>(
     kind: Kind,
     workers: NonZeroUsize,

@@ -1,18 +1,18 @@
 //! The room of a shard, counted in events: runs differ in length, so a channel's slots alone would make
 //! the capacity depend on how the events came.
 //!
-//! Invariant: what is taken and not given back never exceeds the limit, but for a run that alone is
-//! larger and finds the shard empty. A wait ends when there is room, at its time, or when somebody calls
-//! [`Room::wake`]; it misses no wake-up: a waiter is counted before it looks, and room is given back
-//! before the waiters are counted.
+//! Invariant: the room taken and not yet released never exceeds the limit, except for a single run
+//! that is larger and finds the shard empty. A wait ends when there is room, at its time limit, or
+//! at a call of [`Room::wake`]. It misses no wake-up: a waiter is counted before it checks, and
+//! room is released before the waiters are counted.
 
 use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
-/// Waiters are woken when this part of the limit is free, not for each run that leaves: a fetcher that
-/// sleeps and wakes for 200 events costs more than what it brings (a tenth of the processor's CPU).
+/// Waiters are woken when this part of the limit is free, not for each run that leaves: a fetcher
+/// that sleeps and wakes for 200 events costs more than it brings (a tenth of the processor's CPU).
 const WAKE_SHARE: u64 = 8;
 
 /// See the module.
@@ -43,7 +43,7 @@ impl Room {
     }
 
     /// Takes room for `events`, waiting at most `time` for it; false when there is none by then, or
-    /// `is_over` says that nobody wants it any more.
+    /// when `is_over` returns true.
     pub fn take(&self, events: u64, time: Duration, is_over: impl Fn() -> bool) -> bool {
         let Some(limit) = self.limit else { return true };
         if self.try_take(events, limit) {
@@ -82,7 +82,7 @@ impl Room {
         false
     }
 
-    /// Gives back the room of `events`.
+    /// Releases the room of `events`.
     pub fn give_back(&self, events: u64) {
         let Some(limit) = self.limit else { return };
         let taken = self.taken.fetch_sub(events, Ordering::SeqCst) - events;
@@ -91,9 +91,9 @@ impl Room {
         }
     }
 
-    /// Has every waiter look again.
+    /// Makes every waiter check again.
     pub fn wake(&self) {
-        // The lock orders this after a waiter's own look, or the wake-up could be missed.
+        // The lock orders this after a waiter's own check, or the wake-up could be missed.
         drop(self.wait.lock());
         self.freed.notify_all();
     }

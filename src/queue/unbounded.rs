@@ -1,5 +1,6 @@
-//! Never full. The sender never waits, so memory grows with the difference between what is
-//! fetched and what is served, until the kernel ends it. This is the experiment, not an advice.
+//! Never full. The sender never waits, so memory grows with the difference between the fetched and
+//! the served events, until the kernel kills the process. This is the experiment, not a
+//! recommendation.
 
 use crossbeam_channel::{Receiver, Sender};
 

@@ -1,8 +1,9 @@
 //! Walks the batches of a fetched set, and opens one: CRC-32C first, then the codec, then records.
 //!
-//! A [`Batch`] is whole: as many bytes as its header says. A last one that is cut off is none
-//! (KIP-74: a broker fills an answer up to its limit, in the middle of a batch too). Offsets of
-//! batches are not compared with each other: the caller knows the position that it asked for.
+//! A [`Batch`] is whole: as many bytes as its header says. A last one that is cut off is not
+//! returned (KIP-74: a broker fills an answer up to its limit, in the middle of a batch too).
+//! Offsets of batches are not compared with each other: the caller knows the position that it asked
+//! for.
 
 use std::iter::FusedIterator;
 
@@ -16,7 +17,7 @@ pub fn batches(set: &[u8]) -> Batches<'_> {
     Batches { rest: set }
 }
 
-/// How many bytes the first batch of a set says that it has; `None` where its header is cut off.
+/// The size of a set's first batch by its own header; `None` where that is cut off.
 pub fn announced(set: &[u8]) -> Option<usize> {
     parse_header(set).ok().map(|header| header.size)
 }
@@ -46,15 +47,15 @@ impl<'a> Iterator for Batches<'a> {
 
 impl FusedIterator for Batches<'_> {}
 
-/// One whole batch, as it stands in the log.
+/// One whole batch, as the log has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
-    /// What it says of itself.
+    /// Its header.
     pub header: BatchHeader,
     bytes: &'a [u8],
 }
 
-/// What a control batch says (KIP-98).
+/// The marker in a control batch (KIP-98).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// The transaction of the batch's producer is committed.
@@ -63,13 +64,14 @@ pub enum Control {
     Abort,
     /// A marker of another type, such as the new leader's (2, KIP-595).
     Other(i16),
-    /// Compaction took the marker away and kept the batch for its producer's state.
+    /// Compaction removed the marker and kept the batch for its producer's state.
     Removed,
 }
 
 impl Batch<'_> {
     /// Checks the batch's CRC-32C, unpacks it into `scratch` where it is compressed, and starts
-    /// before its first record. Control records come out as they are: ask [`Batch::control`].
+    /// before its first record. Control records are returned unchanged: use [`Batch::control`] for
+    /// them.
     ///
     /// # Errors
     /// When the sum differs, the codec is unknown or broken, or the limit of `scratch` is reached.
@@ -79,7 +81,7 @@ impl Batch<'_> {
         Ok(Records::new(&self.header, scratch.unpack(self.header.codec, packed)?))
     }
 
-    /// What the control batch says.
+    /// The marker of the control batch.
     ///
     /// # Errors
     /// As [`Batch::records`]; and when the batch holds no control records, or the key of its record
@@ -92,7 +94,7 @@ impl Batch<'_> {
         }
         let mut records = self.records(scratch)?;
         let Some(record) = records.next() else { return Ok(Control::Removed) };
-        // A marker in a batch that is broken behind it is not believed.
+        // A marker does not count if the batch is broken after it.
         records.try_for_each(|record| record.map(drop))?;
         // Later versions only add to the key, as Kafka's Java client reads it.
         let key = record?.key.unwrap_or_default();

@@ -1,10 +1,10 @@
 //! Builds one batch from records, in buffers that are kept for the next one.
 //!
-//! What comes out is what Kafka's Java client sends: base offset 0 (the broker gives the real one),
+//! The result is what Kafka's Java client sends: base offset 0 (the broker assigns the real one),
 //! partition leader epoch -1, CreateTime, offsets without a gap, no record headers. Invariant: a
 //! finished batch is never larger than [`Builder::bytes`] says, whatever the codec.
 //!
-//! It knows no limit but the format's own: the caller bounds a batch by [`record_bytes`] or
+//! It has no limit but the format's own: the caller bounds a batch by [`record_bytes`] or
 //! [`Builder::bytes`].
 
 use bytes::BufMut as _;
@@ -16,10 +16,10 @@ use super::varint;
 /// Largest batch that the format holds: its length is an i32, and counts all but 12 bytes of it.
 const BATCH_BYTES_MAX: usize = i32::MAX as usize;
 
-/// Who sends a batch, for brokers that recognise a resend (KIP-98).
+/// The sender of a batch, for brokers that recognise a resend (KIP-98).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProducerStamp {
-    /// The id that InitProducerId gave.
+    /// The id from InitProducerId.
     pub producer_id: i64,
     /// Its epoch.
     pub producer_epoch: i16,
@@ -50,18 +50,18 @@ pub struct NotPacked {
     pub records: i32,
     /// The codec's name.
     pub codec: &'static str,
-    /// The library's words.
+    /// The library's error.
     pub why: std::io::Error,
 }
 
-/// The most bytes that one record takes before compression, wherever it stands in its batch, for a
-/// key and a value of these lengths; 0 for null.
+/// The most bytes that one record takes before compression, at any place in its batch, for a key
+/// and a value of these lengths; 0 for null.
 pub fn record_bytes(key_len: usize, value_len: usize) -> usize {
     fields_bytes(varint::I64_BYTES_MAX + varint::I32_BYTES_MAX, key_len, value_len)
         .saturating_add(varint::I32_BYTES_MAX)
 }
 
-/// Bytes of a record behind its length, with deltas that take `deltas` bytes.
+/// Bytes of a record after its length, with deltas that take `deltas` bytes.
 fn fields_bytes(deltas: usize, key_len: usize, value_len: usize) -> usize {
     const ATTRIBUTES: usize = 1;
     const HEADERS: usize = 1;
@@ -77,7 +77,7 @@ fn fields_bytes(deltas: usize, key_len: usize, value_len: usize) -> usize {
 pub struct Builder {
     /// Room for the header, then the records.
     plain: Vec<u8>,
-    /// The same packed, of the last [`Builder::finish`].
+    /// The same, packed by the last [`Builder::finish`].
     packed: Vec<u8>,
     records: i32,
     base_timestamp_ms: i64,
@@ -110,7 +110,7 @@ impl Builder {
             (self.base_timestamp_ms, self.max_timestamp_ms) = (timestamp_ms, timestamp_ms);
         }
         self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
-        // A reader adds it again, and wraps as this does.
+        // A reader adds it again, and wraps in the same way.
         let timestamp_delta = timestamp_ms.wrapping_sub(self.base_timestamp_ms);
         put_record(&mut self.plain, timestamp_delta, self.records, key, value);
         self.records += 1;
@@ -132,14 +132,14 @@ impl Builder {
         self.plain.len().max(BATCH_HEADER_BYTES)
     }
 
-    /// The whole batch, ready to send; nothing where there is no record. The records stay, so it may be
-    /// finished again, with the next epoch say, until [`Builder::clear`].
+    /// The whole batch, ready to send; empty where there is no record. The records stay, so it may
+    /// be finished again, for example with the next epoch, until [`Builder::clear`].
     ///
-    /// Records that packing does not make smaller go as they are, and the header says so, as
-    /// librdkafka does it.
+    /// Records that packing does not make smaller are left unpacked, and the header says so, as in
+    /// librdkafka.
     ///
     /// # Errors
-    /// When the codec has no memory.
+    /// When the codec is out of memory.
     pub fn finish(&mut self, codec: Codec, stamp: ProducerStamp) -> Result<&[u8], NotPacked> {
         if self.is_empty() {
             return Ok(&[]);
@@ -191,7 +191,7 @@ pub(super) fn put_record(
     let deltas = varint::len(timestamp_delta) + varint::len(offset_delta);
     let len = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
     let length = fields_bytes(deltas, len(key), len(value));
-    // `Builder::push` has seen that all lengths fit.
+    // `Builder::push` has checked that all lengths fit.
     varint::put(i64::try_from(length).unwrap_or(i64::MAX), out);
     out.push(NO_ATTRIBUTES);
     varint::put(timestamp_delta, out);
@@ -208,7 +208,7 @@ pub(super) fn put_record(
     out.push(NO_HEADERS);
 }
 
-/// What a batch's header says, beside its length and its sum.
+/// A batch's header, without its length and its sum.
 pub(super) struct Header {
     pub(super) attributes: i16,
     pub(super) base_offset: i64,

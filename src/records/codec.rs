@@ -1,8 +1,8 @@
-//! The codecs: their names, their bits in a batch's attributes, and how records are packed.
+//! The codecs: their names, their bits in a batch's attributes, and how they pack records.
 //!
-//! What is packed here is what Kafka's Java client packs, with its defaults: brokers of every version
-//! read it, and clients in other languages do too. Levels are no setting: this lab does not tune
-//! compression. Reading is in `unpack`.
+//! Packing matches Kafka's Java client with its defaults: brokers of every version read it, and
+//! clients in other languages do too. Levels are not a setting: this lab does not tune compression.
+//! Reading is in `unpack`.
 
 use std::io::{self, Write as _};
 
@@ -74,7 +74,7 @@ impl Codec {
     /// Appends `records`, packed, to `out`.
     ///
     /// # Errors
-    /// None is known: memory is what a codec may run out of.
+    /// None is known, except that a codec may run out of memory.
     pub(super) fn pack(self, records: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::None => out.extend_from_slice(records),
@@ -86,7 +86,7 @@ impl Codec {
             }
             Self::Snappy => pack_snappy(records, out)?,
             Self::Lz4 => {
-                // Java reads independent blocks alone; it writes 64 KiB ones.
+                // Java reads only independent blocks; it writes 64 KiB ones.
                 let frame = FrameInfo::new()
                     .block_size(BlockSize::Max64KB)
                     .block_mode(BlockMode::Independent);

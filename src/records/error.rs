@@ -1,12 +1,12 @@
 //! Why bytes are no batch ([`BadBatch`]), and why a batch cannot be read ([`Unreadable`]).
 //!
-//! The two differ in what a reader may do next. After a [`BadBatch`] no position can be taken: where
-//! the next batch starts is not known. An [`Unreadable`] batch has a good header: its offsets can be
-//! counted, and the next batch starts behind it.
+//! The two differ in what a reader may do next. After a [`BadBatch`] there is no next position,
+//! because the start of the next batch is not known. An [`Unreadable`] batch has a good header: its
+//! offsets can be counted, and the next batch starts after it.
 
 use super::header::BATCH_HEADER_BYTES;
 
-/// Why no header can be taken from bytes.
+/// Why bytes give no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadBatch {
     /// The bytes end inside the header.
@@ -15,7 +15,7 @@ pub enum BadBatch {
         /// Bytes that are there.
         left: usize,
     },
-    /// The batch has message format v0 or v1, or one of the future.
+    /// The batch has message format v0 or v1, or a future one.
     #[error("the batch has message format {magic}, expected 2")]
     OldFormat {
         /// The format that it names.
@@ -24,7 +24,7 @@ pub enum BadBatch {
     /// The length cannot hold the header, so there is no next batch.
     #[error("no batch has a length of {length} bytes, its header alone takes 49")]
     Length {
-        /// Bytes behind the length field, as announced.
+        /// Announced bytes after the length field.
         length: i32,
     },
     /// Offsets or a count that no batch has.
@@ -42,7 +42,7 @@ pub enum BadBatch {
 /// Why a batch with a good header cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// The bytes are not those that were written.
+    /// The bytes differ from those that were written.
     #[error("the CRC-32C is {computed:#010x}, the batch says {stored:#010x}")]
     Crc {
         /// The sum that the batch carries.
@@ -50,7 +50,7 @@ pub enum Unreadable {
         /// The sum of its bytes.
         computed: u32,
     },
-    /// Codec bits that Kafka has not given a meaning.
+    /// Codec bits without a meaning in Kafka.
     #[error("codec {0} is unknown, expected 0 to 4")]
     Codec(u8),
     /// The codec's own format is broken.
@@ -58,10 +58,10 @@ pub enum Unreadable {
     Unpack {
         /// The codec's name.
         codec: &'static str,
-        /// The library's words.
+        /// The library's error.
         why: String,
     },
-    /// The records take more bytes than may be unpacked: a decompression bomb, or a limit too low.
+    /// The unpacked records are larger than the limit: a decompression bomb, or a limit too low.
     #[error("takes more than {limit} bytes when unpacked with {codec}")]
     TooLarge {
         /// The codec's name.
@@ -69,7 +69,7 @@ pub enum Unreadable {
         /// Bytes that may be unpacked.
         limit: usize,
     },
-    /// What the batch holds are no records.
+    /// The content of the batch is not records.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
@@ -90,7 +90,7 @@ impl Unreadable {
 /// What is wrong with the records of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A record, or a field of one, goes on behind the end.
+    /// A record, or a field of one, goes on after the end.
     #[error("a record is cut short: {needed} bytes needed, {left} left")]
     CutShort {
         /// Bytes that the field announces.
@@ -104,13 +104,13 @@ pub enum Malformed {
         /// Bits of the type.
         bits: u32,
     },
-    /// A length or a count that is negative where none may be missing.
+    /// A length or a count that is negative where null is not allowed.
     #[error("a record has a length of {0}")]
     Length(i32),
     /// The record's fields take fewer bytes than the record.
     #[error("a record has {0} bytes more than its fields take")]
     LongRecord(usize),
-    /// An offset outside the batch, or not behind the record before it.
+    /// An offset outside the batch, or not after the record before it.
     #[error("a record has offset {offset}, expected {least} to {last}")]
     Offset {
         /// The record's offset; it saturates at `i64::MAX`.
@@ -131,7 +131,7 @@ pub enum Malformed {
     /// Bytes follow the last announced record.
     #[error("{0} bytes follow the last record")]
     Leftover(usize),
-    /// Asked for its marker, the batch is none of control records.
+    /// A marker was requested from a batch without control records.
     #[error("the batch holds no control record")]
     NoControl,
     /// The key of a control record is no version and type.

@@ -1,7 +1,8 @@
-//! The header of a record batch v2: its fields, its checks, and where they stand.
+//! The header of a record batch v2: its fields, its checks, and their positions.
 //!
-//! A header that is taken names a size to step over and a next position ahead: its length holds the
-//! header, its offsets ascend, and the offset behind its last one is a number. Its CRC is not
+//! An accepted header gives a size to skip and a next position that is higher: its length covers
+//! the header, its offsets ascend, and the offset after its last one fits an i64. Its CRC is not
+//! checked here, because that needs the whole batch.
 //! checked here, for that takes the whole batch.
 //!
 //! Layout (Kafka protocol guide, "Record Batch"): baseOffset i64, batchLength i32,
@@ -17,13 +18,13 @@ pub const BATCH_HEADER_BYTES: usize = 61;
 
 /// Bytes before those that the length counts: the base offset 8 and the length 4.
 pub(super) const LOG_OVERHEAD: usize = 12;
-/// Where the message format stands, in all formats.
+/// Position of the message format, in all formats.
 const MAGIC_AT: usize = 16;
 /// The message format that is read and written.
 pub(super) const MAGIC_V2: i8 = 2;
-/// Where the CRC-32C stands.
+/// Position of the CRC-32C.
 pub(super) const CRC_AT: usize = 17;
-/// First byte that the CRC-32C covers: what a broker rewrites stands before.
+/// First byte that the CRC-32C covers: a broker rewrites only bytes before it.
 pub(super) const CRC_COVERS_FROM: usize = 21;
 
 const CODEC_BITS: u8 = 0x07;
@@ -31,7 +32,7 @@ const LOG_APPEND_TIME_BIT: u8 = 0x08;
 const TRANSACTIONAL_BIT: u8 = 0x10;
 const CONTROL_BIT: u8 = 0x20;
 
-/// What a batch says of itself.
+/// The fields of a batch's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
     /// First offset of the batch; above the one asked for where the log has a gap.
@@ -54,7 +55,7 @@ pub struct BatchHeader {
     pub producer_epoch: i16,
     /// Sequence number of the first record, -1 likewise.
     pub base_sequence: i32,
-    /// Records that are in it; compaction may leave fewer than it has offsets, or none.
+    /// Number of its records; compaction may leave fewer than it has offsets, or none.
     pub records: i32,
     /// Timestamp that the records' deltas are added to, ms since the epoch.
     pub base_timestamp_ms: i64,
@@ -64,12 +65,12 @@ pub struct BatchHeader {
     pub log_append_time: bool,
 }
 
-/// Reads the header at the start of `bytes`; what follows it need not be there.
+/// Reads the header at the start of `bytes`; the bytes after it may be missing.
 ///
 /// # Errors
 /// When it is cut short, of an older format, or when its size and offsets cannot be those of a
-/// batch: no position may be taken from such a header. The format is judged as soon as its byte is
-/// there: a message of format v0 or v1 can be shorter than a header of v2.
+/// batch: such a header gives no position. The format is checked as soon as its byte is there: a
+/// message of format v0 or v1 can be shorter than a header of v2.
 pub fn parse_header(bytes: &[u8]) -> Result<BatchHeader, BadBatch> {
     const LENGTH_MIN: i32 = (BATCH_HEADER_BYTES - LOG_OVERHEAD) as i32;
     let cut_short = BadBatch::CutShort { left: bytes.len() };
@@ -99,7 +100,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<BatchHeader, BadBatch> {
     let base_sequence = header.get_i32();
     let records = header.get_i32();
     let last_offset = base_offset.saturating_add(i64::from(last_offset_delta));
-    // The offset behind the last one must be a number too: it is the next position.
+    // The offset after the last one must fit too: it is the next position.
     if base_offset < 0 || last_offset < base_offset || last_offset == i64::MAX || records < 0 {
         return Err(BadBatch::Impossible { base_offset, last_offset, records });
     }
@@ -211,7 +212,7 @@ mod tests {
     }
 
     /// Prevents: a message of an old format, or an impossible length, taken for a header that is
-    /// cut off: its reader would ask for the same bytes for ever.
+    /// cut off: its reader would request the same bytes for ever.
     #[test]
     fn a_cut_header_is_judged_by_what_is_there() {
         let whole = bytes();

@@ -1,5 +1,5 @@
-//! What others write is read, and what is built here others read: Kafka's Java client, by bytes that
-//! it wrote (tests/records/JavaBatches.java), and crate `kafka-protocol`.
+//! We read batches that others write, and others read batches built here: Kafka's Java client, by
+//! bytes that it wrote (tests/records/JavaBatches.java), and crate `kafka-protocol`.
 
 use std::io::{Read as _, Write as _};
 
@@ -81,7 +81,7 @@ fn javas_log_append_time() {
     assert!(read(&batch).iter().all(|record| record.1 == FIRST_TIMESTAMP + 7));
 }
 
-/// Prevents: what compaction leaves taken for a loss: gaps, and batches without a record.
+/// Prevents: compacted batches taken for a loss: gaps, and batches without a record.
 #[test]
 fn javas_gaps_and_compaction() {
     let set = java("gaps");

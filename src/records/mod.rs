@@ -1,17 +1,17 @@
 //! Kafka record batches, format v2: pure functions over bytes.
 //!
-//! - `header` the batch header: its fields, its checks, where they stand
+//! - `header` the batch header: its fields, its checks, their positions
 //! - `batch`  walks the batches of a fetched set; CRC-32C; transaction markers
 //! - `record` walks the records of one batch, without an allocation
 //! - `unpack` decompresses a batch into one kept buffer, never beyond a limit
-//! - `codec`  the codecs, their names, and how records are packed with them
+//! - `codec`  the codecs, their names, and how they pack records
 //! - `build`  builds one batch from records
 //! - `varint` the zigzag varints that records are made of
 //! - `error`  why bytes are no batch, or cannot be read
 //!
-//! Everything that is read is untrusted: counts and lengths are checked against the bytes that are
-//! there before anything is reserved. Nothing here knows the network, topics or positions, and
-//! message formats v0 and v1 are named, never read.
+//! All input is untrusted: counts and lengths are checked against the bytes that are there before
+//! memory is reserved. Nothing here knows the network, topics or positions; message formats v0 and
+//! v1 are recognised, never read.
 //!
 //! Source: Kafka protocol guide, "Record Batch"; KIP-98 (format v2), KIP-74 (a cut last batch).
 

@@ -1,7 +1,7 @@
 //! Walks the records of one batch, in place: no allocation, no copy.
 //!
-//! As many records come out as the header announces, at ascending offsets inside the header's range,
-//! or an error does: no record is left out in silence. Record headers are checked and passed over.
+//! It returns as many records as the header announces, at ascending offsets inside the header's
+//! range, or an error: it leaves out no record silently. Record headers are checked and skipped.
 //!
 //! Layout (Kafka protocol guide, "Record"): length varint, attributes i8, timestampDelta varlong,
 //! offsetDelta varint, keyLength varint, key, valueLength varint, value, headers varint, and for
@@ -13,7 +13,7 @@ use super::error::{Malformed, Unreadable};
 use super::header::BatchHeader;
 use super::varint;
 
-/// One record; its key and value stand in the batch, or in the scratch it was unpacked into.
+/// One record; its key and value are in the batch, or in the scratch it was unpacked into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
     /// Its offset in the partition.
@@ -62,7 +62,7 @@ impl<'a> Records<'a> {
         let timestamp_ms = if self.header.log_append_time {
             self.header.max_timestamp_ms
         } else {
-            // Any number may stand in both; their sum wraps as in Kafka's Java client.
+            // Both may have any value; their sum wraps as in Kafka's Java client.
             self.header.base_timestamp_ms.wrapping_add(timestamp_delta)
         };
         self.left -= 1;
@@ -109,7 +109,7 @@ fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Malformed> {
     Ok(taken)
 }
 
-/// Takes a length that may not be missing.
+/// Takes a length that must not be null.
 #[inline]
 fn take_length(bytes: &mut &[u8]) -> Result<usize, Malformed> {
     let length = varint::take_i32(bytes)?;
@@ -131,7 +131,7 @@ fn take_nullable<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed
 
 #[inline]
 fn pass_headers(bytes: &mut &[u8]) -> Result<(), Malformed> {
-    // However many are announced: each takes two bytes at least, so the bytes are the bound.
+    // The announced count is no bound: each header takes two bytes at least, so the bytes are.
     for _ in 0..take_length(bytes)? {
         let key_length = take_length(bytes)?;
         take(bytes, key_length)?;
@@ -146,7 +146,7 @@ mod tests {
     use super::super::{Codec, Scratch, batches};
     use super::*;
 
-    /// What comes out of the first batch, up to and with the first error.
+    /// The records of the first batch, up to and with the first error.
     fn read(bytes: &[u8]) -> Vec<Result<(i64, i64), Unreadable>> {
         let batch = batches(bytes).next().expect("a batch").expect("a good header");
         let mut scratch = Scratch::new(0);
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(read(&stamped.batch()), [Ok((0, 77)), Ok((1, 77))]);
     }
 
-    /// Prevents: an offset that is opened twice, or in the place of another batch.
+    /// Prevents: an offset that is returned twice, or that belongs to another batch.
     #[test]
     fn offsets_ascend_inside_the_batch() {
         let batch = Raw { base_offset: 10, last_delta: Some(2), ..Raw::default() };
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(read(&many.batch()), malformed(missing));
     }
 
-    /// Prevents: a length believed beyond its record, its batch, or below nothing.
+    /// Prevents: a length accepted beyond its record or its batch, or below zero.
     #[test]
     fn lengths_are_checked_against_the_bytes() {
         // length, attributes, timestamp delta, offset delta, key length, value length, headers.

@@ -10,7 +10,7 @@ use super::*;
 /// Enough for every batch here but the bombs.
 const LIMIT: usize = 4 << 20;
 
-/// A batch as no builder of ours makes it.
+/// A batch that our builder does not make.
 #[derive(Debug, Clone)]
 pub(super) struct Raw {
     pub(super) base_offset: i64,
@@ -47,7 +47,7 @@ impl Default for Raw {
 }
 
 impl Raw {
-    /// With one record more, `delta` offsets and as many ms behind the first.
+    /// With one more record, `delta` offsets and as many ms after the first.
     pub(super) fn record(mut self, delta: i32, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
         put_record(&mut self.body, i64::from(delta), delta, key, value);
         self.highest_delta = self.highest_delta.max(delta);
@@ -55,7 +55,7 @@ impl Raw {
         self
     }
 
-    /// With bytes that are said to be `records` records.
+    /// With bytes that count as `records` records.
     pub(super) fn bytes(mut self, records: i32, bytes: &[u8]) -> Self {
         self.body.extend_from_slice(bytes);
         self.records += records;
@@ -80,7 +80,7 @@ impl Raw {
     }
 }
 
-/// A batch of `records` small records of which each codec makes less.
+/// A batch of `records` small records that each codec makes smaller.
 pub(super) fn built(codec: Codec, records: i64) -> Vec<u8> {
     let mut builder = Builder::new();
     for n in 0..records {
@@ -172,7 +172,7 @@ proptest! {
         prop_assert_eq!(batch.records(&mut scratch).expect("again").count(), records.len());
     }
 
-    /// Prevents: a resend that differs from what was sent, records that stay in a kept buffer.
+    /// Prevents: a resend that differs from the first try, records that stay in a kept buffer.
     #[test]
     fn a_builder_is_kept(first in records(), second in records(), codec in any_codec()) {
         let fresh = filled(&second).finish(codec, ProducerStamp::NONE).expect("memory").to_vec();
@@ -201,8 +201,8 @@ proptest! {
         }
     }
 
-    /// Prevents: packed bytes that are broken behind a good sum, which a buggy producer sends, ending
-    /// the process or giving more records than there are.
+    /// Prevents: packed bytes that are broken though their sum is right, from a faulty producer,
+    /// ending the process or giving more records than there are.
     #[test]
     fn broken_bytes_behind_a_good_sum(
         records in records(),

@@ -1,13 +1,13 @@
 //! Decompresses the records of a batch into one kept buffer, never beyond its limit.
 //!
-//! The buffer grows with what really comes out, to twice its size or the limit, whichever is less;
-//! a size that a packed batch announces is believed only as far as the codec can reach from the
-//! bytes that are there. While it grows, the old buffer and the new are there together.
-//! A batch is one stream: bytes behind its end are an error.
+//! The buffer grows with the real output, to twice its size or the limit, whichever is less. A size
+//! that a packed batch announces counts only as far as the codec can reach from the bytes that are
+//! there. While it grows, the old buffer and the new are there together. A batch is one stream:
+//! bytes after its end are an error.
 //!
-//! Beside the buffer a codec works in memory of its own: gzip and zstd 0.2 MB, snappy none, lz4 two
-//! blocks of at most 4 MiB as the frame says (three and 64 KiB where they are linked), freed after
-//! the batch. None of it is made larger by what comes out.
+//! Besides the buffer a codec works in memory of its own: gzip and zstd 0.2 MB, snappy none, lz4
+//! two blocks of at most 4 MiB as the frame says (three and 64 KiB where they are linked), freed
+//! after the batch. The output makes none of it larger.
 
 use std::io::{self, Read};
 
@@ -130,7 +130,7 @@ impl Room {
     fn fill(&mut self, from: &mut impl Read) -> Result<(), Stop> {
         loop {
             if self.filled == self.limit {
-                // Only a byte more tells the end from too much.
+                // Only one more byte tells the end from an output that is too large.
                 return if from.read(&mut [0])? == 0 { Ok(()) } else { Err(Stop::Limit) };
             }
             self.grow(self.filled + 1)?;
@@ -161,7 +161,7 @@ fn snappy(packed: &[u8], decoder: &mut snap::raw::Decoder, room: &mut Room) -> R
     let Some(framed) = packed.strip_prefix(XERIAL_MAGIC) else {
         return snappy_block(packed, decoder, room);
     };
-    // The two versions are passed over, as librdkafka does: there is only one framing.
+    // The two versions are skipped, as in librdkafka: there is only one framing.
     let mut rest = framed.get(8..).ok_or_else(|| cut("its header"))?;
     while !rest.is_empty() {
         let (length, behind) = rest.split_first_chunk().ok_or_else(|| cut("a block's length"))?;
@@ -198,9 +198,10 @@ fn lz4(packed: &[u8], room: &mut Room) -> Result<(), Stop> {
     nothing_behind(decoder.into_inner())
 }
 
-/// In one call, into the buffer itself: a stream would keep a window of its own, up to 128 MiB as the
-/// packed bytes ask. Where the frame does not say how much comes out, the call is repeated with twice
-/// the room: at most twice the work, and only until the buffer has met its batches.
+/// In one call, into the buffer itself: a stream would keep a window of its own, up to 128 MiB if
+/// the packed bytes ask for it. Where the frame does not give its unpacked size, the call is
+/// repeated with twice the room: at most twice the work, and only until the buffer has the size of
+/// its batches.
 fn zstd(packed: &[u8], kept: &mut Option<DCtx<'static>>, room: &mut Room) -> Result<(), Stop> {
     let broken = |code| Stop::Broken(zstd_safe::get_error_name(code).to_owned());
     let no_context = || Stop::Broken("no memory for its context".to_owned());

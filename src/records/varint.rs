@@ -1,7 +1,7 @@
 //! Zigzag varints: 7 bits a byte, the lowest first, the sign in bit 0 (protocol buffers' `sint`).
 //!
-//! A number that does not fit its type is refused, never cut. One that takes more bytes than it
-//! must, but no more than its type may, is taken, as Kafka's Java client does.
+//! A number that does not fit its type is refused, never cut. An encoding that is longer than
+//! necessary, but not longer than its type allows, is accepted, as in Kafka's Java client.
 
 use super::error::Malformed;
 
@@ -41,7 +41,7 @@ fn take_long(bytes: &mut &[u8], bytes_max: usize) -> Result<u64, Malformed> {
     let (mut number, mut shift) = (0_u64, 0_u32);
     for (at, &byte) in bytes.iter().enumerate().take(bytes_max) {
         let part = u64::from(byte & 0x7f);
-        // The tenth byte has room for one bit more.
+        // The tenth byte has room for one more bit.
         if (part << shift) >> shift != part {
             break;
         }
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Prevents: a number cut to its type, or a read behind the end.
+    /// Prevents: a number cut to its type, or a read after the end.
     #[test]
     fn what_does_not_fit_is_refused() {
         let number = |bits| Malformed::Number { bits };

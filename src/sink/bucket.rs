@@ -1,15 +1,15 @@
 //! The token bucket that makes the sink slower than its source, seen as a fluid: tokens `earned`
 //! since the start (piecewise linear, slope = rate) against tokens `claimed` by requests.
 //!
-//! Invariant: a request owns the place at which its last token lies and is served once `earned`
-//! has reached it, so requests are served in the order in which they claimed, and since the start
-//! never more than rate × time + burst. A larger rate serves those already waiting sooner.
-//! It never sleeps and never reads a clock: `gate` does, and hands it the time.
+//! Invariant: a request owns the place at which its last token lies and is served once `earned` has
+//! reached it. So requests are served in the order of their claims, and since the start never more
+//! than rate × time + burst. A larger rate serves waiting requests sooner. It never sleeps and
+//! never reads a clock: `gate` does, and passes the time.
 
 use std::time::{Duration, Instant};
 
-/// Default burst as a share of the rate: 50 ms of tokens. It is what an oversleeping handler
-/// (some 0.1 ms, a few ms on a busy machine) may catch up on before capacity is lost.
+/// Default burst as a share of the rate: 50 ms of tokens. A handler that oversleeps (some 0.1 ms, a
+/// few ms on a busy machine) may catch up on so much before capacity is lost.
 pub const BURST_SHARE: f64 = 0.05;
 
 /// A request's place in the order of service: all tokens claimed up to and with its own.
@@ -23,7 +23,7 @@ pub enum Due {
     Now,
     /// At this instant, unless the rate changes.
     At(Instant),
-    /// Not before the rate changes: it is 0, or so low that the time cannot be told.
+    /// Not before the rate changes: it is 0, or so low that the time overflows.
     Unknown,
 }
 
@@ -51,19 +51,19 @@ impl Bucket {
         self.rate
     }
 
-    /// Tokens that may be saved up while nobody asks.
+    /// Tokens that may be saved up while there are no requests.
     pub fn burst(&self) -> f64 {
         self.fixed_burst.unwrap_or((self.rate * BURST_SHARE).max(1.0))
     }
 
-    /// Earns `rate` tokens/s from `at`, or from the last time that was told, whichever is later.
+    /// Earns `rate` tokens/s from `at`, or from the last known time, whichever is later.
     pub fn set_rate(&mut self, rate: f64, at: Instant) {
         self.advance(at);
         self.rate = rate;
         self.cap();
     }
 
-    /// Claims `cost` tokens behind everyone who claimed before.
+    /// Claims `cost` tokens, after all earlier claims.
     pub fn claim(&mut self, cost: f64, now: Instant) -> Place {
         self.advance(now);
         self.claimed += cost;
@@ -74,7 +74,7 @@ impl Bucket {
     /// request larger than the burst then waits for the rest, else it would be refused for ever.
     ///
     /// # Errors
-    /// When the tokens for a next try are there, as far as that can be told.
+    /// When the tokens for the next try are there, as far as that is known.
     pub fn try_claim(&mut self, cost: f64, now: Instant) -> Result<Place, Due> {
         self.advance(now);
         match self.due(Place(self.claimed + cost.min(self.burst())), now) {
@@ -90,14 +90,14 @@ impl Bucket {
         if missing <= 0.0 {
             return Due::Now;
         }
-        // Rounded up by a nanosecond, so that the token is there at the instant that is named.
+        // Rounded up by a nanosecond, so that the token is there at the returned instant.
         Duration::try_from_secs_f64(missing / self.rate)
             .ok()
             .and_then(|wait| self.at.checked_add(wait)?.checked_add(Duration::from_nanos(1)))
             .map_or(Due::Unknown, Due::At)
     }
 
-    /// When everyone who has claimed by now is served, seen from `now`.
+    /// When all claims so far are served, seen from `now`.
     pub fn drained(&mut self, now: Instant) -> Due {
         self.due(Place(self.claimed), now)
     }
@@ -110,7 +110,7 @@ impl Bucket {
         }
     }
 
-    /// Idle credit ends at the burst. Nobody waits when it binds: `claimed` is behind `earned`.
+    /// Idle credit ends at the burst. No request waits when it binds: `claimed` is behind `earned`.
     fn cap(&mut self) {
         self.earned = self.earned.min(self.claimed + self.burst());
     }
@@ -149,11 +149,11 @@ mod tests {
         credit_after: f64,
     }
 
-    /// Drives a bucket from service to service as ideal waiters would.
+    /// Drives a bucket from service to service, with ideal waiters.
     struct Run {
         bucket: Bucket,
         now: Instant,
-        /// ∫ rate dt, kept apart from the bucket's own arithmetic.
+        /// ∫ rate dt, separate from the bucket's own arithmetic.
         offered: f64,
         waiting: VecDeque<(usize, Place, f64)>,
         served: Vec<Served>,
@@ -195,7 +195,7 @@ mod tests {
 
         fn next_service(&mut self) -> Option<Instant> {
             let dues = self.waiting.iter().map(|w| self.bucket.due(w.1, self.now));
-            // Whoever is due first, not whoever claimed first: FIFO is what is tested.
+            // The one that is due first, not the one that claimed first: FIFO is what is tested.
             dues.filter_map(|due| if let Due::At(at) = due { Some(at) } else { None }).min()
         }
 
@@ -244,7 +244,7 @@ mod tests {
             }
         }
 
-        /// Prevents a small request from overtaking a large one that came before it.
+        /// Prevents: a small request that overtakes an earlier large one.
         #[test]
         fn served_in_the_order_of_the_claims(rate in 0.5f64..20_000.0, steps in steps()) {
             let mut run = Run::new(rate, None);
@@ -254,15 +254,15 @@ mod tests {
             prop_assert_eq!(order, sorted);
         }
 
-        /// Prevents lost capacity: while somebody waits no token is thrown away, whatever
-        /// the rate did in between.
+        /// Prevents: lost capacity. While a request waits, no token is thrown away, whatever the
+        /// rate did in between.
         #[test]
         fn enough_demand_gets_the_whole_rate(
             rate in 0.5f64..20_000.0, costs in 0.01f64..400.0, steps in steps(),
         ) {
             let mut run = Run::new(rate, None);
             for step in &steps {
-                // Demand is kept up: what could be served in 2 s, the longest pass, is claimed.
+                // Demand is kept up: the events of 2 s, the longest pass, are claimed.
                 if let Step::Pass(_) = step {
                     let ahead = run.bucket.rate() * 2.0 + run.bucket.burst();
                     while run.waiting.iter().map(|w| w.2).sum::<f64>() <= ahead {
@@ -281,7 +281,7 @@ mod tests {
             }
         }
 
-        /// Prevents a reject that lies: the instant it names is when the try succeeds.
+        /// Prevents: a reject with a wrong time: at the instant it names, the try succeeds.
         #[test]
         fn a_refused_try_succeeds_at_the_instant_it_was_told(
             rate in 0.5f64..20_000.0, debt in 0.0f64..2_000.0, cost in 0.0f64..2_000.0,

@@ -1,7 +1,7 @@
-//! One worker's way to the sink: posts events and says what became of them.
+//! One worker's client of the sink: it posts events and returns their fate.
 //!
-//! It makes one attempt; whether and when to try again is the worker's decision. What an answer means is
-//! `fate`'s.
+//! It makes one attempt; the worker decides whether and when to try again. `fate` has the meaning
+//! of an answer.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,8 +19,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the sink at `url` (`http://127.0.0.1:9900`), each call at most `timeout`, which says
-    /// what `transform` was done to the events.
+    /// A client of the sink at `url` (`http://127.0.0.1:9900`), each call at most `timeout`; it
+    /// tells the sink which `transform` the events have.
     pub fn new(url: &str, timeout: Duration, transform: Transform) -> Self {
         let base = url.trim_end_matches('/');
         let query = transform.query();
@@ -50,7 +50,7 @@ fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Posted {
     let status = answer.status().as_u16();
     let after = retry_after(answer.headers(), SystemTime::now());
     let mut text = Vec::new();
-    // A count of acks is below 40 B; of other words the beginning is told.
+    // A count of acks is below 40 B; of any other text the beginning is shown.
     match client::read_beginning(answer.body_mut(), &mut text) {
         Ok(()) => understood(url, status, after, &text, sent),
         Err(e) => {
@@ -60,7 +60,7 @@ fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Posted {
     }
 }
 
-/// No answer: too late, cut off, or nobody there.
+/// No answer: too late, cut off, or nothing listens.
 fn broken(url: &str, error: &ureq::Error) -> Posted {
     use std::io::ErrorKind;
     let trouble = match error {
@@ -77,8 +77,8 @@ fn broken(url: &str, error: &ureq::Error) -> Posted {
     Posted::NotNow(NotNow { trouble, after: None, why: format!("{url}: {error}") })
 }
 
-/// What the sink at `url` says of its rate; `None` where it says nothing of the kind, as a sink that is
-/// not the lab's, or does not answer yet.
+/// The sink's status with its rate; `None` where the answer has no such status, as from another
+/// sink than the lab's, or from one that is not up yet.
 pub fn ask_rate(url: &str) -> Option<Status> {
     /// It is asked once, before the run begins.
     const PATIENCE: Duration = Duration::from_secs(2);
@@ -123,7 +123,7 @@ mod tests {
         assert!(short(why), "{why}");
     }
 
-    /// Prevents: a sink that is down being taken for one that is slow, whose batches must shrink.
+    /// Prevents: a sink that is down and is taken for a slow one, whose batches must shrink.
     #[test]
     fn nobody_there_is_not_slow() {
         let answer =

@@ -1,8 +1,8 @@
-//! What chaos may do to the sink's rate and answers, and until when.
+//! What chaos may change in the sink's rate and answers, and until when.
 //!
-//! Invariant: a fault always carries its end, and the sink itself ends it; a chaos that is
+//! Invariant: a fault always has an end, and the sink itself ends it; a chaos command that is
 //! interrupted, killed or cut off cannot leave the sink slow. One fault at a time: a later one
-//! takes the place of the one before. Pure state: time is a parameter, `gate` keeps it.
+//! replaces the one before. Pure state: time is a parameter, `gate` passes it.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::units;
 /// Largest rate that can be asked for, tokens/s: the limit of `--rate-limit` too.
 const RATE_MAX: f64 = 1e9;
 
-/// Longest fault: a day is longer than any experiment, and an end to every mistake.
+/// Longest fault: a day is longer than any experiment, and limits every mistake.
 pub const FAULT_MAX: Duration = Duration::from_secs(86_400);
 
 /// The body of `POST /control`: `{"do":"stall","rate":200,"for":"90s"}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Command {
-    /// Sets the base rate, which holds whenever no fault does.
+    /// Sets the base rate, which holds while there is no fault.
     Rate {
         /// Tokens/s, above 0.
         rate: f64,
@@ -33,7 +33,7 @@ pub enum Command {
         #[serde(rename = "for", with = "written")]
         time: Duration,
     },
-    /// Lets nothing through for a time.
+    /// Acks nothing for a time.
     Pause {
         /// How long, at most [`FAULT_MAX`].
         #[serde(rename = "for", with = "written")]
@@ -49,7 +49,7 @@ pub enum Command {
     },
     /// Ends the fault now.
     Restore {
-        /// End it only if it is this one; without it, whichever there is.
+        /// Ends the fault only if it has this id; without an id, any fault.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault: Option<u64>,
     },
@@ -68,7 +68,7 @@ pub enum Failing {
     /// know, and what it sends again is a duplicate.
     #[serde(rename = "cut")]
     Cut,
-    /// The first half of its events is delivered and acked; of one event, that one.
+    /// The first half of its events is delivered and acked; a single event is.
     #[serde(rename = "partial")]
     Partial,
 }
@@ -96,7 +96,7 @@ impl std::str::FromStr for Failing {
     }
 }
 
-/// Times travel as they are written in flags: `90s`.
+/// Times in JSON as in flags: `90s`.
 mod written {
     use super::Duration;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -110,11 +110,11 @@ mod written {
     }
 }
 
-/// What a call costs: of n events `call_cost + n × event_cost` tokens, so that it is served in that
-/// many / rate seconds where nobody is before it.
+/// The cost of a call: for n events `call_cost + n × event_cost` tokens, so that it is served in
+/// that many / rate seconds if no request is before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
-    /// Tokens of a call, whatever is in it.
+    /// Tokens of a call, whatever its events.
     pub call_cost: f64,
     /// Tokens of each event.
     pub event_cost: f64,
@@ -130,14 +130,14 @@ impl Costs {
 /// The answer to `GET /control` and `POST /control`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The rate when nothing disturbs, tokens/s.
+    /// The rate without a fault, tokens/s.
     pub base_rate: f64,
     /// The rate now, tokens/s.
     pub rate: f64,
     /// What a call costs, in the same object: `call_cost`, `event_cost`.
     #[serde(flatten)]
     pub costs: Costs,
-    /// What disturbs now.
+    /// The current fault.
     pub fault: Option<FaultStatus>,
     /// Requests that wait for their tokens.
     pub waiting: usize,
@@ -158,7 +158,7 @@ pub struct FaultStatus {
     pub left_seconds: f64,
 }
 
-/// A fault planned for later, by the sink's own flags.
+/// A fault scheduled by the sink's own flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Scheduled {
     /// When it starts.
@@ -274,13 +274,13 @@ impl Control {
             }
             Command::Restore { fault } => {
                 let ended = self.fault.take_if(|current| fault.is_none_or(|id| id == current.id));
-                if ended.is_some() { "fault taken back" } else { "nothing to restore" }
+                if ended.is_some() { "fault ended" } else { "nothing to restore" }
             }
         };
         Ok(Change { at: now, rate: self.rate(), what })
     }
 
-    /// How things stand at `now`, where calls have these `costs` and so many wait.
+    /// The status at `now`, with these `costs` of calls and `waiting` requests.
     pub fn status(&self, now: Instant, costs: Costs, waiting: usize) -> Status {
         let kind = |fault: Fault| match (fault.failing, fault.rate) {
             (Some(how), _) => format!("fail {}", how.name()),
@@ -335,7 +335,7 @@ mod tests {
 
     fn command() -> impl Strategy<Value = Command> {
         let time = || (1u64..100).prop_map(Duration::from_secs);
-        // Quarters are exact in text: JSON is not the place for the last bit of a rate.
+        // Quarters are exact in text: the last bit of a rate is no concern of this test.
         let rate = || (1u32..40_000).prop_map(|quarters| f64::from(quarters) / 4.0);
         prop_oneof![
             rate().prop_map(|rate| Command::Rate { rate }),
@@ -348,8 +348,8 @@ mod tests {
     }
 
     proptest! {
-        /// Prevents a sink that stays slow: whatever was asked for and in which order, once no
-        /// one asks any more the base rate is back after the longest time that was asked for.
+        /// Prevents: a sink that stays slow. Whatever commands came and in which order, once no
+        /// more come the base rate is back after the longest requested time.
         #[test]
         fn every_fault_ends_by_itself(
             commands in proptest::collection::vec((command(), 0u64..50), 0..40),

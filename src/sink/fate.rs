@@ -1,4 +1,4 @@
-//! What an answer of the sink means for the events that were posted: the one table, which README repeats.
+//! The meaning of the sink's answers for the posted events: the one table, which README repeats.
 //!
 //! | answer | fate of the events |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | 408, 425, 429, 5xx, a broken connection | not now: they are sent again |
 //! | no answer in time | not now, and fewer at a time |
 //!
-//! It knows no events and retries nothing: whether and when to try again is the worker's decision.
+//! It knows no events and retries nothing: the worker decides whether and when to try again.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use ureq::http::HeaderMap;
 use crate::logging::said;
 use crate::sink::wire::Acked;
 
-/// What one call came to.
+/// The result of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Posted {
     /// The first so many events are delivered.
@@ -26,17 +26,17 @@ pub enum Posted {
     Refused {
         /// Its status.
         status: u16,
-        /// The beginning of its words.
+        /// The beginning of its text.
         why: String,
     },
-    /// Busy, failing or out of reach. Some events may have been delivered all the same.
+    /// Busy, failing or unreachable. Some events may have been delivered all the same.
     NotNow(NotNow),
 }
 
-/// Why it is to be tried again, and when.
+/// Why the call must be tried again, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotNow {
-    /// What kind of trouble it is.
+    /// The kind of failure.
     pub trouble: Trouble,
     /// How long the sink asks to wait, where it says so (`Retry-After`, RFC 9110 10.2.3).
     pub after: Option<Duration>,
@@ -44,7 +44,7 @@ pub struct NotNow {
     pub why: String,
 }
 
-/// A kind of passing trouble.
+/// A kind of temporary failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// A rate limit (429).
@@ -53,14 +53,14 @@ pub enum Trouble {
     Slow,
     /// The connection broke before an answer.
     Cut,
-    /// Anything else: nobody listens, 5xx.
+    /// Anything else: nothing listens, 5xx.
     Other,
 }
 
 /// Longest wait that a `Retry-After` can ask for.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// What an answer to `sent` events means. It may say anything.
+/// The meaning of an answer to `sent` events. The answer may be anything.
 pub(crate) fn understood(
     url: &str,
     status: u16,
@@ -84,10 +84,10 @@ pub(crate) fn understood(
     }
 }
 
-/// Of a refusal: the events were more than a body may have.
+/// A refusal because the body was too large.
 pub(crate) const TOO_LARGE: u16 = 413;
 
-/// Whether a refusal is about what was sent, and not about who sent it, and where to.
+/// Whether a refusal is about the event, and not about the sender or the address.
 pub(crate) fn is_about_the_event(status: u16) -> bool {
     matches!(status, 400 | 409 | TOO_LARGE | 415 | 422)
 }
@@ -103,14 +103,14 @@ fn acked(text: &[u8], sent: usize) -> Result<usize, String> {
     }
 }
 
-/// The exact milliseconds where the sink gives them, else the standard's two forms: whole seconds, or a
-/// date. What is neither is not obeyed.
+/// The exact milliseconds where the sink gives them, else the standard's two forms: whole seconds,
+/// or a date. Any other value is ignored.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let whole = |name: &str| {
         let digits = text(name)?;
         let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        // More digits than fit are as long as it gets.
+        // More digits than fit count as the largest number.
         is_number.then(|| digits.parse::<u64>().unwrap_or(u64::MAX))
     };
     let date = || {
@@ -141,14 +141,14 @@ mod tests {
         for status in [200, 201, 202, 204] {
             assert_eq!(fate(status, ""), Posted::Acked(3), "{status}: nothing is said against it");
         }
-        // Somebody else's page is no sink.
+        // A page of another server is no answer of a sink.
         for none in ["{}", r#"{"acked":-1}"#, r#"{"acked":1}x"#, "<html>", "ok"] {
             assert!(matches!(fate(200, none), Posted::Refused { .. }), "{none}");
         }
     }
 
-    /// Prevents: a refusal that no waiting cures being tried for ever, and one that waiting cures costing
-    /// an event.
+    /// Prevents: a permanent refusal that is retried for ever; a temporary refusal that costs an
+    /// event.
     #[test]
     fn every_status_has_one_fate() {
         for status in 100..600 {
@@ -163,8 +163,8 @@ mod tests {
         assert!(matches!(fate(429, ""), Posted::NotNow(NotNow { trouble: Trouble::Limit, .. })));
     }
 
-    /// Prevents: a limit that is asked again all the same because it named a date; and words that are no
-    /// time being obeyed as one.
+    /// Prevents: a limit that is ignored because it has a date; text that is no time and is obeyed
+    /// as one.
     #[test]
     fn retry_after_is_seconds_or_a_date_and_nothing_else() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);

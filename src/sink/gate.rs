@@ -1,9 +1,9 @@
 //! Holds a request until its tokens are there: the one place where the bucket, the clock and the
 //! faults meet, under one small mutex.
 //!
-//! Invariant: whoever takes the lock first applies the rate changes that are due, each at the
-//! instant it was due, so a late thread bends no rate. A change wakes everyone who waits to plan
-//! anew. A request that is let go without its tokens is never acked.
+//! Invariant: a thread that takes the lock first applies the rate changes that are due, each at its
+//! own instant, so a late thread changes no rate. A change wakes all waiting requests to plan anew.
+//! A request that is released without its tokens is never acked.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use super::bucket::{Bucket, Due, Place};
 use super::control::{Change, Command, Control, Costs, Failing, Scheduled, Status};
 use crate::telemetry::metrics::SinkMetrics;
 
-/// What a refused request is told when nobody knows when tokens come; and the most it is told
-/// during a fault, which chaos may take back at any time.
+/// The wait that a refused request is told when the time of its tokens is unknown; and the longest
+/// wait during a fault, which chaos may end at any time.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(1);
 
-/// What happens to a request whose tokens are not there.
+/// What happens to a request without tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLimit {
     /// It waits: costs its caller time and a connection.
@@ -38,25 +38,25 @@ impl std::str::FromStr for OnLimit {
     }
 }
 
-/// What a request costs and how long it may take.
+/// The cost of a request and its longest time.
 #[derive(Debug, Clone)]
 pub struct Terms {
     /// Tokens of a call.
     pub costs: Costs,
     /// What happens at the limit.
     pub on_limit: OnLimit,
-    /// What each call takes besides its wait for tokens.
+    /// The time of each call besides its wait for tokens.
     pub latency: Duration,
     /// Requests that may wait at once; one more is refused as busy.
     pub waiting_max: usize,
 }
 
-/// Why a request was let go without its tokens, and when to come again.
+/// Why a request was released without its tokens, and when to come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The limit is reached and the sink rejects.
     Limit(Duration),
-    /// Too many wait.
+    /// Too many requests wait.
     Busy(Duration),
     /// The sink stops.
     Stopping,
@@ -156,12 +156,12 @@ impl Gate {
         Ok(())
     }
 
-    /// How requests that come now are to fail.
+    /// How requests fail now, if they do.
     pub fn failing(&self) -> Option<Failing> {
         self.lock().0.control.failing()
     }
 
-    /// Does what chaos asks for, and tells how things stand after it.
+    /// Applies a command of chaos, and returns the status after it.
     ///
     /// # Errors
     /// As [`Control::apply`].
@@ -172,13 +172,13 @@ impl Gate {
         Ok(state.control.status(now, self.terms.costs, state.waiting))
     }
 
-    /// How things stand.
+    /// The current status.
     pub fn status(&self) -> Status {
         let (state, now) = self.lock();
         state.control.status(now, self.terms.costs, state.waiting)
     }
 
-    /// Applies the changes that come by themselves when they are due, until the gate is closed.
+    /// Applies scheduled changes when they are due, until the gate is closed.
     pub fn keep_time(&self) {
         let mut state = self.state.lock();
         while !state.closed {
@@ -190,13 +190,13 @@ impl Gate {
         }
     }
 
-    /// Lets everyone who waits go unserved, and everyone who comes later.
+    /// Releases all waiting requests unserved, and all later ones.
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// The state with every change applied that is due, and the time at which that is so.
+    /// The state with every due change applied, and the time of that.
     fn lock(&self) -> (Guard<'_>, Instant) {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -219,7 +219,7 @@ impl Gate {
 }
 
 impl State {
-    /// How long to stay away when tokens are there at `due`.
+    /// How long to stay away if the tokens come at `due`.
     fn wait_for(&self, due: Due, now: Instant) -> Duration {
         match due {
             Due::At(at) if self.control.is_disturbed() => (at - now).min(RETRY_UNKNOWN),

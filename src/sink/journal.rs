@@ -1,6 +1,6 @@
-//! What was delivered, kept in a file, so that a sink that was killed and started again still knows
-//! it: one JSON line a request, `{"at_us":…,"events":[[id,key],…]}`, with `"corrupt":n` where n of
-//! them were not what their digest says.
+//! A file of all deliveries, so that a sink that was killed and started again still knows them: one
+//! JSON line a request, `{"at_us":…,"events":[[id,key],…]}`, with `"corrupt":n` where n of them did
+//! not match their digest.
 //!
 //! Invariant: a request's line is in the file, whole, before the request is answered 200; a line
 //! that was cut short was never answered.
@@ -21,7 +21,7 @@ struct Line {
     at_us: i64,
     /// (id, key) of each of its events.
     events: Vec<(u64, u64)>,
-    /// How many of them were not what their digest says.
+    /// How many of them did not match their digest.
     #[serde(default, skip_serializing_if = "is_none")]
     corrupt: u64,
 }
@@ -36,7 +36,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the file or makes it; gives the ledger of what it holds.
+    /// Opens or creates the file; returns the ledger of its content.
     ///
     /// # Errors
     /// When it cannot be opened or read, or a whole line is no request.
@@ -52,7 +52,7 @@ impl Journal {
         Ok((ledger, Self { lines }))
     }
 
-    /// Keeps a request, its events each by its id and key; only then may it be answered.
+    /// Writes a request, with id and key of each of its events; it may be answered only after that.
     ///
     /// # Errors
     /// When it cannot be written whole: the file is then as it was before.
@@ -76,7 +76,7 @@ mod tests {
         ids.map(|id| (id, id % 3))
     }
 
-    /// Prevents: a sink that forgets what it acked, or takes for acked what it never answered.
+    /// Prevents: a sink that forgets what it acked, or counts as acked what it never answered.
     #[test]
     fn what_was_kept_comes_back_and_a_line_cut_short_does_not() {
         let dir = tempfile::tempdir().expect("dir");
@@ -95,7 +95,7 @@ mod tests {
         std::fs::write(&path, [&whole[..], br#"{"at_us":3,"events":[[9,"#].concat()).expect("cut");
         let (found, mut journal) = Journal::open(&path).expect("opened");
         assert_eq!(found.totals(), expected.totals());
-        // What comes next stands on a line of its own.
+        // The next request is on a line of its own.
         journal.keep(events(9..10), 0, 3_000_000).expect("written");
         expected.record(events(9..10), 0, 3_000_000);
         drop(journal);

@@ -1,5 +1,5 @@
-//! The ground truth of a run: which ids were delivered, how often too often, and in which order
-//! where order matters.
+//! The ground truth of a run: which ids were delivered, how many of them more than once, and in
+//! which order where order matters.
 //!
 //! Invariant: events = distinct + duplicates, and `distinct` is the size of the id set that an
 //! audit can fetch. Ids are a bitmap: one bit each while they are dense (21 MB for a day at
@@ -25,7 +25,7 @@ pub struct Totals {
     pub duplicates: u64,
     /// First deliveries whose id is below the largest that was delivered of their key: each was overtaken.
     pub order_violations: u64,
-    /// Events whose payload was not the one that their digest says; they are delivered all the same.
+    /// Events whose payload did not match their digest; they are delivered all the same.
     #[serde(default)]
     pub corrupt: u64,
     /// Requests acked.
@@ -47,14 +47,14 @@ pub struct Totals {
     pub events_per_second: Option<f64>,
 }
 
-/// What one request changed.
+/// The changes by one request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// Events whose id had been delivered before.
     pub duplicates: u64,
     /// First deliveries whose id is below the largest that was delivered of their key.
     pub order_violations: u64,
-    /// True for the one request that brought the first key too many.
+    /// True for the one request with the first key above the limit.
     pub keys_full: bool,
 }
 
@@ -62,7 +62,8 @@ pub struct Recorded {
 #[derive(Debug, Default)]
 pub struct Ledger {
     ids: RoaringTreemap,
-    /// Per key the largest id delivered; a replay after a restart is duplicates, no disorder.
+    /// The largest delivered id of each key; a replay after a restart counts as duplicates, not as
+    /// disorder.
     largest_by_key: HashMap<u64, u64>,
     events: u64,
     duplicates: u64,
@@ -77,7 +78,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Counts one request's events, each by its id and key, as delivered at `now_us` (µs since the
-    /// epoch); `corrupt` of them were not what their digest says.
+    /// epoch); `corrupt` of them did not match their digest.
     pub fn record(
         &mut self,
         events: impl Iterator<Item = (u64, u64)>,
@@ -217,7 +218,7 @@ mod tests {
         assert_eq!(record(&mut ledger, &events, 0).order_violations, 4);
     }
 
-    /// Prevents sums of a sink from before there was a transform that cannot be read any more.
+    /// Prevents: sums of a sink from before the transform that cannot be read any more.
     #[test]
     fn sums_without_a_count_of_corrupt_events_have_none() {
         let mut ledger = Ledger::default();

@@ -1,8 +1,10 @@
-//! The workers' line before a sink that refuses by its rate limit: the one that waits longest is next.
+//! The workers' line before a sink that refuses by its rate limit: the one that waits longest is
+//! next.
 //!
-//! A limit tells all who are refused the same time, one of them wins, and without a line the losers may
-//! lose again for minutes. Invariant: while anybody is in line, only its head calls the sink; who comes
-//! later stands behind it. A worker that waits for something else leaves the line.
+//! A limit gives the same time to all refused workers, and only one of them succeeds; without a
+//! line the others may fail again for minutes. Invariant: while the line is not empty, only its
+//! head calls the sink; later workers queue after it. A worker that waits for something else leaves
+//! the line.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ impl Place {
         Self { line, worker, is_in: false }
     }
 
-    /// Stands behind those who wait; keeps its place when it has one.
+    /// Joins the end of the line; keeps its place when it has one.
     pub fn join(&mut self) {
         if !self.is_in {
             self.is_in = true;
@@ -41,7 +43,7 @@ impl Place {
         }
     }
 
-    /// Lets the next one go.
+    /// Leaves the line, so that the next worker may call.
     pub fn leave(&mut self) {
         if self.is_in {
             self.is_in = false;
@@ -56,7 +58,8 @@ impl Place {
         self.line.length.store(waiting.len(), Ordering::SeqCst);
     }
 
-    /// Waits at most `time` for its turn; true when it may call the sink. With nobody in line, at once.
+    /// Waits at most `time` for its turn; true when it may call the sink: at once, if the line is
+    /// empty.
     pub fn is_next(&mut self, time: Duration) -> bool {
         if self.line.length.load(Ordering::SeqCst) == 0 {
             return true;

@@ -1,10 +1,10 @@
-//! Events that the sink refuses for good, and when that is the sink's trouble rather than theirs.
+//! Events that the sink refuses for good, and when the sink is at fault rather than the events.
 //!
-//! Invariant: a refused event is given up, and its offset done, only once the sink took another event
-//! after it; or when [`HELD_MAX`] has passed, if the status speaks of the event. If it does not, as that of
-//! a token that is over, the run stops then. And when [`SHARE`] of the last [`LAST`] events were refused, the
-//! run stops instead, and those that are still held are in the log. So a sink that refuses everything, a
-//! wrong address or a proxy does not eat the topic.
+//! Invariant: a refused event is given up, and its offset done, only once the sink took another
+//! event after it; or after [`HELD_MAX`], if the status is about the event. If it is not, as that
+//! of an expired token, the run stops then. When [`SHARE`] of the last [`LAST`] events were
+//! refused, the run stops instead, and the refused events that are still held stay in the log. So a
+//! sink that refuses everything, a wrong address or a proxy cannot use up the topic.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,31 +22,31 @@ use crate::source::Rejected;
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 
-/// Of so many events in a row…
+/// If, of so many events in a row…
 const LAST: usize = 100;
-/// … so many refused stop the run.
+/// … so many are refused, the run stops.
 const SHARE: usize = 50;
-/// How long a refused event is held for want of one that is taken: a source that waits for its ack (pull)
-/// brings no other.
+/// How long a refused event is held if the sink takes no other: a source that waits for its ack
+/// (pull) brings no other.
 const HELD_MAX: Duration = Duration::from_secs(10);
 
-/// What all workers know of the sink's refusals.
+/// The sink's refusals, shared by all workers.
 #[derive(Default)]
 pub struct Refusals {
     /// Whether each of the last events was refused.
     last: Mutex<VecDeque<bool>>,
-    /// Events that were taken.
+    /// Events that the sink took.
     taken: AtomicU64,
-    /// Too many were refused: nothing more is worth a call.
+    /// Too many were refused: no further call is made.
     too_many: AtomicBool,
 }
 
 impl Refusals {
-    /// The sink took events.
+    /// Notes that the sink took events.
     pub fn taken(&self, events: usize) {
         self.taken.fetch_add(events as u64, Ordering::Relaxed);
         let mut last = self.last.lock();
-        // Nearly always there is nothing to forget.
+        // Nearly always there is no refusal to forget.
         if last.contains(&true) {
             for _ in 0..events.min(LAST) {
                 note(&mut last, false);
@@ -54,12 +54,12 @@ impl Refusals {
         }
     }
 
-    /// Whether the sink refused too many: what is left goes back to the log.
+    /// Whether the sink refused too many: the remaining events go back to the log.
     pub fn are_too_many(&self) -> bool {
         self.too_many.load(Ordering::Relaxed)
     }
 
-    /// The sink refused an event by itself; true when that makes it too many.
+    /// Notes that the sink refused an event posted alone; true when that is one too many.
     fn refused(&self) -> bool {
         let mut last = self.last.lock();
         note(&mut last, true);
@@ -81,7 +81,7 @@ struct Held {
     status: u16,
     why: String,
     since: Instant,
-    /// What was taken by then.
+    /// The number of events taken by then.
     taken: u64,
 }
 
@@ -92,7 +92,7 @@ pub struct Suspects {
     metrics: ProcessorMetrics,
     stop: Stop,
     held: Vec<Held>,
-    /// Letters that could not be kept are tried again then.
+    /// Dead letters that could not be written are tried again then.
     letters_wait_until: Option<Instant>,
     backoff: Backoff,
     lines: Limiter,
@@ -112,7 +112,7 @@ impl Suspects {
         Self { shared, dead_letters, metrics, stop, held, letters_wait_until, backoff, lines }
     }
 
-    /// The sink refused an event by itself. Stops the run when it refuses too many.
+    /// Notes that the sink refused an event posted alone. Stops the run when it refuses too many.
     pub fn refused(&mut self, single: Single, status: u16, why: String) {
         if let Some(suppressed) = self.lines.allow() {
             log::error!(
@@ -132,7 +132,7 @@ impl Suspects {
         self.held.push(Held { single, status, why, since: Instant::now(), taken });
     }
 
-    /// Gives up the events that the sink is known to refuse for their own sake.
+    /// Gives up the events that the sink refuses for their own sake.
     pub fn resolve(&mut self) {
         if self.held.is_empty() || self.shared.are_too_many() {
             return;
@@ -182,7 +182,7 @@ impl Suspects {
             }
             assigned.release();
             if !kept {
-                // The worker goes on, and takes its partitions along.
+                // The worker goes on; so do its partitions.
                 self.letters_wait_until = Some(Instant::now() + self.backoff.wait());
                 later = true;
                 self.held.push(held);
@@ -190,7 +190,7 @@ impl Suspects {
         }
     }
 
-    /// What is still held goes back to the log.
+    /// Events still held go back to the log.
     pub fn release(&mut self) {
         self.metrics.returned.inc_by(self.held.len() as u64);
         self.held.clear();
@@ -225,7 +225,7 @@ mod tests {
         suspects.resolve();
     }
 
-    /// Prevents: a topic that is eaten by a sink that refuses everything.
+    /// Prevents: a topic used up by a sink that refuses everything.
     #[test]
     fn a_sink_that_refuses_everything_stops_the_run_and_costs_nothing() {
         let (mut suspects, assigned, stop) = suspects();
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(suspects.metrics.returned.get(), SHARE as u64);
     }
 
-    /// Prevents: one bad event in ten that stops the run, or holds up the commit.
+    /// Prevents: one bad event in ten that stops the run, or delays the commit.
     #[test]
     fn what_is_refused_for_its_own_sake_is_given_up_when_another_is_taken() {
         let (mut suspects, assigned, stop) = suspects();
@@ -257,7 +257,8 @@ mod tests {
         assert_eq!(sum(&suspects.metrics.invalid), 200);
     }
 
-    /// Prevents: a token that is over, or a wrong address, eating a quiet topic an event at a time.
+    /// Prevents: an expired token, or a wrong address, that uses up a quiet topic one event at a
+    /// time.
     #[test]
     fn after_a_while_only_a_status_about_the_event_gives_it_up() {
         for (status, given_up) in [(400, 1), (422, 1), (401, 0), (404, 0), (307, 0), (200, 0)] {

@@ -8,10 +8,10 @@
 //! ```
 //! Invariant: an event is in the ledger, and in its journal where there is one, if and only if its
 //! request was answered 200 with a count that covers it. A request is acked whole or not at all,
-//! unless chaos asks for the half of it. An event whose payload is not the one that its digest says is
-//! counted and delivered: this is the ground truth, no filter. A client that gave up waiting, or whose answer was cut off,
-//! is served all the same: for it the outcome is unknown, and what it sends again is a duplicate, as
-//! with any at-least-once sink.
+//! unless chaos asks for half of it. An event whose payload does not match its digest is counted
+//! and delivered: this is the ground truth, not a filter. A client that gave up waiting, or whose
+//! answer was cut off, is served all the same: it does not know the outcome, and what it sends
+//! again is a duplicate, as with any at-least-once sink.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,15 +38,15 @@ use crate::{cli, clock, units};
 /// while all the others wait.
 const HANDLERS_SPARE: usize = 4;
 
-/// What `POST /control` takes, for whoever sent something else.
+/// What `POST /control` takes, for a caller that sent something else.
 const COMMANDS: &str = concat!(
     r#"{"do":"stall","rate":200,"for":"90s"}, {"do":"pause","for":"30s"}, "#,
     r#"{"do":"fail","how":"500|429|cut|partial","for":"10s"}, {"do":"rate","rate":2000}, "#,
     r#"{"do":"restore"}"#
 );
 
-/// Runs the sink until SIGINT or SIGTERM: what waits then is answered 503 and not acked. The
-/// ledger's sums are one JSON line on stdout at the end.
+/// Runs the sink until SIGINT or SIGTERM: requests that wait then are answered 503 and not acked.
+/// At the end the ledger's sums are one JSON line on stdout.
 ///
 /// # Errors
 /// When the address cannot be bound, or a thread cannot be started or panics.
@@ -116,11 +116,11 @@ struct Sink {
     book: Mutex<Book>,
     metrics: SinkMetrics,
     access: Access,
-    /// Of the ids there is one copy at a time, however many ask.
+    /// Only one copy of the ids at a time, however many callers ask.
     ids_turn: Turn,
 }
 
-/// What was delivered, and where that is kept.
+/// The deliveries, and their journal.
 #[derive(Default)]
 struct Book {
     ledger: Ledger,
@@ -218,12 +218,13 @@ impl Sink {
         }
     }
 
-    /// The delivered moment: the tokens are paid and the answer is next.
+    /// The moment of delivery: the tokens are paid and the answer is next.
     fn deliver(&self, events: &[View<'_>], corrupt: u64) -> Response {
         let ids_and_keys = || events.iter().map(|event| (event.id, event.key));
         let now_us = clock::now_us();
         let mut book = self.book.lock();
-        // First where it survives this process: a sink that dies here has delivered.
+        // First to the journal, which survives this process: a sink that dies after that has
+        // delivered.
         let journal = book.journal.as_mut();
         let kept = journal.map_or(Ok(()), |journal| journal.keep(ids_and_keys(), corrupt, now_us));
         if let Err(e) = kept {
@@ -261,7 +262,7 @@ impl Sink {
 
     fn ids(&self) -> Response {
         let Some(turn) = self.ids_turn.take() else {
-            return Response::text(503, "somebody else reads the ids; one at a time, ask again")
+            return Response::text(503, "another client reads the ids; one at a time, try again")
                 .with_header("Retry-After", "1");
         };
         // Copied under the lock (a few ms at 100 M dense ids), written out after it.
@@ -274,8 +275,8 @@ impl Sink {
     }
 }
 
-/// The request's events, where they lie in its body, and what was done to them; all of them or an
-/// answer that says which is wrong and why.
+/// The request's events, in place in its body, and their transform; all of them, or an answer that
+/// says which one is wrong and why.
 fn decode<'a>(request: &'a Request<'_>) -> Result<(Vec<View<'a>>, Transform), Response> {
     if let Some(given) = request.headers.get("content-type") {
         let essence = given.split(';').next().unwrap_or_default().trim();
@@ -306,15 +307,15 @@ fn refused(refusal: Refusal) -> Response {
         Refusal::Busy(after) => (503, "too many requests wait for their tokens", after),
         Refusal::Stopping => (503, "the sink stops; nothing of this was delivered", RESTART_TIME),
     };
-    // RFC 9110 knows whole seconds only, so the exact time has a header of its own. Both round
-    // up: who keeps to them finds the tokens there.
+    // RFC 9110 knows whole seconds only, so the exact time has a header of its own. Both round up:
+    // a client that waits so long finds the tokens there.
     let millis = after.as_nanos().div_ceil(1_000_000);
     Response::text(status, why)
         .with_header("Retry-After", millis.div_ceil(1_000).to_string())
         .with_header("Retry-After-Ms", millis.to_string())
 }
 
-/// When to ask a sink again that stops: it may be back by then.
+/// When to try again at a sink that stops: it may be back by then.
 const RESTART_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -325,8 +326,8 @@ mod tests {
     use crate::http::Headers;
     use crate::sink::settings::Flags;
 
-    /// Prevents: as many copies of the ids as there are connections. That the turn is kept until the
-    /// answer is written is asked in `tests/http.rs`.
+    /// Prevents: as many copies of the ids as there are connections. `tests/http.rs` checks that
+    /// the turn is kept until the answer is written.
     #[test]
     fn the_ids_are_copied_for_one_at_a_time() {
         let flags = Flags::from_args(&["sink"], &[]).map_err(|e| e.output).expect("defaults");

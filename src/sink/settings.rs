@@ -1,4 +1,4 @@
-//! The sink's flags as they are written, and the settings that they make.
+//! The sink's flags as a user writes them, and the settings made from them.
 //!
 //! Invariant: a `Settings` can be run as it is; making one opens nothing but the token's file.
 
@@ -51,7 +51,7 @@ pub struct Flags {
     /// tokens that each event costs (1)
     #[argh(option, default = "1.0", from_str_fn(cost))]
     pub event_cost: f64,
-    /// tokens saved up while nobody asks, at least 1 (50 ms of the rate)
+    /// tokens saved up while there are no requests, at least 1 (50 ms of the rate)
     #[argh(option, from_str_fn(burst))]
     pub burst: Option<f64>,
     /// at the limit: delay (wait) or reject (429 and Retry-After) (delay)
@@ -80,7 +80,7 @@ pub struct Flags {
     pub token_file: Option<PathBuf>,
 }
 
-/// What the sink is told by its flags, already checked.
+/// The sink's settings, already checked.
 #[derive(Clone)]
 pub struct Settings {
     /// Where it listens; port 0 picks one.
@@ -97,13 +97,13 @@ pub struct Settings {
     pub on_limit: OnLimit,
     /// A stall of its own.
     pub stall: Option<Stall>,
-    /// What each call takes besides its wait for tokens.
+    /// The time of each call besides its wait for tokens.
     pub latency: Duration,
     /// Requests that may wait at once.
     pub handlers: NonZeroUsize,
-    /// Where what was delivered outlives the process.
+    /// The journal of deliveries, which survives the process.
     pub journal: Option<PathBuf>,
-    /// What control and profiles ask for; see [`access::Access`].
+    /// The token for control and profiles; see [`access::Access`].
     pub token: Option<Token>,
 }
 
@@ -119,7 +119,7 @@ pub struct Stall {
 }
 
 impl Flags {
-    /// Checks what one flag alone cannot know.
+    /// Checks the flags together, beyond each flag's own range.
     ///
     /// # Errors
     /// [`Failure::Usage`] that names the flag and what it may be.

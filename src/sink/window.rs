@@ -1,8 +1,8 @@
-//! The events that a worker has taken from the queue and that the sink has not acked, in order.
+//! The events in flight of a worker, in order: dequeued, and not acked by the sink.
 //!
-//! Invariant: a run is in flight from the moment it is here until it leaves, and what of it was
-//! delivered is done before that. The first events are always the next to be posted; a batch may begin
-//! and end inside a run.
+//! Invariant: a run is in flight from the moment it is pushed until it leaves, and its delivered
+//! events are marked done before that. The first events are always the next to be posted; a batch
+//! may begin and end inside a run.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -17,14 +17,14 @@ use crate::source::{Assigned, Run};
 pub struct Window {
     runs: VecDeque<Taken>,
     events: usize,
-    /// Where the frames of several runs are put together.
+    /// Buffer that joins the frames of several runs.
     body: Vec<u8>,
 }
 
-/// A run, and how far it is.
+/// A run, and how far it is delivered.
 struct Taken {
     run: Box<Run>,
-    /// Its first event that is not settled.
+    /// Its first event that is neither acked nor taken out.
     next: usize,
     at: Instant,
 }
@@ -35,7 +35,7 @@ impl Taken {
     }
 }
 
-/// An event that is refused by itself, taken out of the window and still open.
+/// An event that the sink refused when posted alone, taken out of the window and still open.
 pub struct Single {
     /// Its partition, as it was assigned.
     pub assigned: Arc<Assigned>,
@@ -48,33 +48,33 @@ pub struct Single {
 }
 
 impl Window {
-    /// Takes a run in; its partition was acquired.
+    /// Adds a run whose partition was acquired.
     pub fn push(&mut self, run: Box<Run>, at: Instant) {
         self.events += run.len();
         self.runs.push_back(Taken { run, next: 0, at });
     }
 
-    /// Events that are not settled.
+    /// Events that are neither acked nor taken out.
     pub fn events(&self) -> usize {
         self.events
     }
 
-    /// Since when the first of them is here.
+    /// When the first of them was pushed.
     pub fn oldest(&self) -> Option<Instant> {
         self.runs.front().map(|taken| taken.at)
     }
 
-    /// Whether a partition of one of them was taken away.
+    /// Whether a partition of one of them was revoked.
     pub fn is_revoked(&self) -> bool {
         self.runs.iter().any(|taken| taken.run.assigned.is_revoked())
     }
 
-    /// Lets go of the runs of partitions that were taken away; gives how many events go back to the log.
+    /// Releases the runs of revoked partitions; returns how many events go back to the log.
     pub fn release_revoked(&mut self) -> usize {
         if self.is_revoked() { self.release(|taken| taken.run.assigned.is_revoked()) } else { 0 }
     }
 
-    /// Lets go of all; gives how many events go back to the log.
+    /// Releases all runs; returns how many events go back to the log.
     pub fn release_all(&mut self) -> usize {
         self.release(|_| true)
     }
@@ -109,7 +109,7 @@ impl Window {
         events
     }
 
-    /// The frames of the first `events`, one behind the other.
+    /// The frames of the first `events`, one after the other.
     pub fn frames(&mut self, events: usize) -> &[u8] {
         if let Some(first) = self.runs.front().filter(|first| first.left().len() >= events) {
             return first.run.frames(first.next..first.next + events);
@@ -124,12 +124,12 @@ impl Window {
         &self.body
     }
 
-    /// The value of the first event, as it is posted by itself.
+    /// The value of the first event, for a post of it alone.
     pub fn value(&self) -> &[u8] {
         self.runs.front().map_or(&[], |first| first.run.value(first.next))
     }
 
-    /// The first `events` are delivered: each run's part is done, and shown to `each`.
+    /// Acks the first `events`: each run's part is marked done, and shown to `each`.
     pub fn ack(&mut self, events: usize, mut each: impl FnMut(&Run, Range<usize>, Instant)) {
         let mut wanted = events.min(self.events);
         self.events -= wanted;
@@ -223,7 +223,8 @@ mod tests {
         assert!(window.frames(4).len() <= BODY_BYTES_MAX);
     }
 
-    /// Prevents: a revoked partition that is waited for, because what the worker let go still counts.
+    /// Prevents: a wait for a revoked partition because events that the worker released still
+    /// count.
     #[test]
     fn what_is_let_go_stays_open_and_is_not_in_flight() {
         let (mut window, assigned) = window(&[5, 5], 10);

@@ -1,9 +1,10 @@
-//! What travels between a worker and the sink.
+//! The protocol between a worker and the sink.
 //!
 //! `POST /write` takes one event, `POST /batch` a run of `u32 length | event`; both
 //! `application/octet-stream`, answered by `{"acked": n}`: the first `n` events are delivered. With
 //! `?transform=digest` each event is followed by the digest of its payload, which a frame's length
-//! covers. The sink reads a body in place: no byte of it is copied, and nothing is allocated an event.
+//! covers. The sink reads a body in place: it copies no byte of it, and allocates nothing for an
+//! event.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +36,7 @@ pub struct Acked {
     pub acked: u64,
 }
 
-/// Why bytes are no event as the transform leaves it.
+/// Why bytes are no event with this transform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadEvent {
     /// They are no event.
@@ -98,12 +99,12 @@ pub struct View<'a> {
     pub ts_us: i64,
     /// [`Event::payload`].
     pub payload: &'a [u8],
-    /// What the transform appended.
+    /// The bytes that the transform appended.
     pub trailer: &'a [u8],
 }
 
 impl<'a> View<'a> {
-    /// Reads one event and what `transform` appended to it.
+    /// Reads one event and the bytes that `transform` appended to it.
     ///
     /// # Errors
     /// When `bytes` are too few or too many for that.
@@ -160,7 +161,8 @@ pub fn unframe(body: &[u8], transform: Transform) -> Result<Vec<View<'_>>, BadFr
         };
         let event = View::read(bytes, transform).map_err(|why| BadFrame::Event { index, why })?;
         if events.is_empty() {
-            // The events of a batch are mostly of one size; of shorter ones it can hold no more.
+            // The events of a batch are mostly of one size; the count for the shortest events is
+            // the maximum.
             events.reserve((body.len() / (FRAME_HEADER_BYTES + needed)).min(body.len() / least));
         }
         events.push(event);
@@ -228,7 +230,7 @@ mod tests {
         assert_eq!(size_of::<View<'_>>(), 2 * (FRAME_HEADER_BYTES + HEADER_BYTES));
     }
 
-    /// Prevents a digest that passes for the end of a payload, or a payload's end for a digest.
+    /// Prevents: a digest read as the end of a payload, or a payload's end read as a digest.
     #[test]
     fn an_event_has_as_many_bytes_as_its_transform_says() {
         let read = |len, transform| View::read(&[1; EVENT_BYTES_MAX + 9][..len], transform);

@@ -1,8 +1,8 @@
-//! The threads that take runs from the queue, batch their events, post them and wait for the ack.
+//! The threads that dequeue runs, batch their events, post them and wait for the ack.
 //!
-//! Invariant: an event that a worker took ends as acked, invalid, or returned to the log; a worker
-//! gives up an event only when its partition was revoked or the drain time is over. Retries never
-//! touch the group's poll clock: that is the member's thread.
+//! Invariant: each event that a worker dequeues ends as acked, invalid, or returned to the log; a
+//! worker releases an event without an ack only when its partition was revoked or the drain time is
+//! over. Retries never touch the group's poll clock: that is the member's thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -55,17 +55,17 @@ impl Mode {
     }
 }
 
-/// How long an idle worker waits before it shows that it is alive.
+/// How long an idle worker waits before its next sign of life.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Longest time that is left for what workers hold when they take no more.
+/// Longest time that is left for events in flight after the last dequeue.
 const HELD: Duration = Duration::from_secs(2);
 
-/// The end of a run: until when workers take from the queue, and when they give back what they hold.
+/// The end of a run: until when workers dequeue, and when they release their events in flight.
 ///
-/// The first comes before the second, for what one worker gives back may stand in the log before what
-/// another one has delivered: that is not committed, and comes again. (By key each worker has a queue of its
-/// own, and what is left in one may do the same.)
+/// The first comes before the second, because events that one worker releases may precede, in the
+/// log, events that another has delivered: those are not committed, and come again. (By key each
+/// worker has a queue of its own, and events left in one may have the same effect.)
 #[derive(Clone)]
 pub struct Drain {
     /// µs since the epoch.
@@ -81,8 +81,8 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// The run stops: what is queued may be delivered for `time` more; the last third of it, and at most
-    /// [`HELD`], is for what workers hold by then.
+    /// The run stops: queued events may be delivered for `time` more; the last third of it, and at
+    /// most [`HELD`], is for events in flight by then.
     pub fn start(&self, time: Duration) {
         let in_us = |time: Duration| {
             clock::now_us().saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
@@ -91,7 +91,7 @@ impl Drain {
         self.deadline_us.store(in_us(time), Ordering::SeqCst);
     }
 
-    /// Whether what a worker does not hold yet stays in the log.
+    /// Whether events that are still queued stay in the log.
     fn takes_no_more(&self) -> bool {
         is_past(&self.last_take_us)
     }
@@ -108,11 +108,11 @@ fn is_past(us: &AtomicI64) -> bool {
     }
 }
 
-/// What a worker is made of.
+/// The parts of a worker.
 pub struct Parts {
-    /// Where runs come from.
+    /// Its end of the queue.
     pub outlet: Outlet<Box<Run>>,
-    /// Where events go.
+    /// Its client of the sink.
     pub client: Client,
     /// How they travel.
     pub mode: Mode,
@@ -120,17 +120,17 @@ pub struct Parts {
     pub timeout: Duration,
     /// The run's stop signal.
     pub stop: Stop,
-    /// When to give up on stop.
+    /// When to give up after a stop.
     pub drain: Drain,
     /// This worker's sign of life.
     pub pulse: Pulse,
     /// This worker's place before a sink with a limit.
     pub place: Place,
-    /// The sink's refusals, this worker's part of them.
+    /// The refused events of this worker.
     pub suspects: Suspects,
-    /// The sink's refusals, as all workers know them.
+    /// The sink's refusals, shared by all workers.
     pub refusals: Arc<Refusals>,
-    /// What is counted.
+    /// The counters.
     pub metrics: ProcessorMetrics,
     /// Where latencies go.
     pub latency: Recorder,
@@ -141,9 +141,9 @@ pub struct Worker {
     parts: Parts,
     window: Window,
     backoff: Backoff,
-    /// Events a call at most, while one among more is refused: halved until it stands alone.
+    /// Most events of a call while one of them is refused: halved until that one is alone.
     refused_max: usize,
-    /// Events a call at most, so that a call is answered in time.
+    /// Most events of a call, so that a call is answered in time.
     timely_max: usize,
     /// Calls in a row that were cut off.
     cut: u32,
@@ -152,7 +152,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that holds nothing yet.
+    /// A worker without events.
     pub fn new(parts: Parts) -> Self {
         let end_to_end = parts.metrics.end_to_end.local();
         Self {
@@ -177,8 +177,9 @@ impl Worker {
         self.parts.pulse.end();
     }
 
-    /// Takes runs until a batch is full, or its first event has waited for its linger. False when there
-    /// will be none. Events of revoked partitions are let go here, before anything of them is sent.
+    /// Dequeues runs until a batch is full, or its first event has waited for its linger. False
+    /// when there will be none. Events of revoked partitions are released here, before any of them
+    /// is sent.
     fn fill(&mut self) -> bool {
         let (size, linger) = (self.parts.mode.events_max(), self.parts.mode.linger());
         loop {
@@ -203,7 +204,7 @@ impl Worker {
         }
     }
 
-    /// Whether what is left goes back to the log.
+    /// Whether the remaining events go back to the log.
     fn is_over(&self) -> bool {
         self.parts.drain.is_over() || self.parts.refusals.are_too_many()
     }
@@ -223,7 +224,7 @@ impl Worker {
         self.parts.metrics.returned.inc_by(events as u64);
     }
 
-    /// One call of the sink, and what follows from its answer.
+    /// Makes one call of the sink, and handles its answer.
     fn post(&mut self) {
         self.returned(Window::release_revoked);
         let most = self.parts.mode.events_max().min(self.refused_max).min(self.timely_max);
@@ -276,14 +277,14 @@ impl Worker {
         self.refused_max = usize::MAX;
         self.cut = 0;
         self.parts.place.leave();
-        // Far within its time: it may be larger again.
+        // Far within its time: batches may grow again.
         if self.timely_max < self.parts.mode.events_max()
             && now.duration_since(posted) < self.parts.timeout / 4
         {
             self.timely_max = self.timely_max.saturating_mul(2);
         }
         if acked > 0 {
-            // A part is progress: the rest goes at once.
+            // A partial ack is progress: the rest is sent at once.
             self.backoff.reset();
         } else {
             let wait = self.backoff.wait();
@@ -301,7 +302,7 @@ impl Worker {
         self.parts.metrics.sink_calls.with_label_values(&["rejected"]).inc();
         self.parts.place.leave();
         if events > 1 {
-            // One bad event must not hold up the rest: halve until it stands alone.
+            // One bad event must not delay the rest: halve until it is alone.
             self.refused_max = events / 2;
             if status == TOO_LARGE {
                 // The next batch would be as well.
@@ -323,12 +324,12 @@ impl Worker {
             _ => self.parts.place.leave(),
         }
         self.cut = if *trouble == Trouble::Cut { self.cut + 1 } else { 0 };
-        // What outlasts its time is not sent again whole; nor what is cut off twice: there are balancers
-        // that drop what is too large without a word.
+        // A batch that outlasts its time is not sent again whole; nor is one that is cut off twice:
+        // some balancers silently drop what is too large.
         if *trouble == Trouble::Slow || self.cut > 1 {
             self.timely_max = (events / 2).max(1);
         }
-        // A limit that names its time is obeyed to the letter: who waits longer on top loses its turn.
+        // A limit's own time is obeyed exactly: a worker that waits longer loses its turn.
         let wait = after.unwrap_or_else(|| self.backoff.wait());
         if let Some(suppressed) = self.complaints.allow() {
             log::warn!(
@@ -339,7 +340,7 @@ impl Worker {
         self.wait(wait);
     }
 
-    /// Waits before the next try, no longer than there is something to try.
+    /// Waits before the next try, and ends early when there is nothing to try.
     fn wait(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until {

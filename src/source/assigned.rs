@@ -1,9 +1,9 @@
 //! One partition while it is assigned to this member.
 //!
 //! Invariant: once revoked, no further event of it is sent to the sink, so the new owner's
-//! deliveries do not race with ours. It is never revived: a partition that comes back is a new
-//! [`Assigned`], and events of the old one find their own revoked. `tests/interleavings.rs` drives
-//! this file through its interleavings.
+//! deliveries do not race with ours. It is never revived: a partition that is assigned again is a
+//! new [`Assigned`], and events of the old one find the old one revoked. `tests/interleavings.rs`
+//! drives this file through its interleavings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,30 +15,30 @@ use super::tracker::Tracker;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
-/// A log that is gone, as it was left; what was not fetched of it is lost.
+/// A log that is gone, and how far it was fetched; the rest of it is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftLog {
     /// The partition's number.
     pub partition: i32,
-    /// Offset below which all was fetched.
+    /// Offset below which all events were fetched.
     pub position: i64,
-    /// Its high watermark as the last fetch told it. The producer may know of a later one.
+    /// Its high watermark as of the last fetch. The producer may know of a later one.
     pub end: i64,
 }
 
 impl LeftLog {
-    /// Events that were known to be in it and were not fetched.
+    /// Known events that were not fetched.
     pub fn unfetched(&self) -> u64 {
         up_to(self.end, self.position)
     }
 }
 
-/// Offsets from `offset` to the end of a log, which is a broker's word, so it may be any number.
+/// Offsets from `offset` to the end of a log, which a broker reports, so it may be any number.
 fn up_to(end: i64, offset: i64) -> u64 {
     u64::try_from(end.saturating_sub(offset)).unwrap_or(0)
 }
 
-/// What [`Assigned::cut`] has no offset for.
+/// The value of [`Assigned::cut`] for a log that is not cut.
 const NOT_CUT: i64 = -1;
 const CUT_SOMEWHERE: i64 = -2;
 
@@ -49,14 +49,14 @@ pub struct Assigned {
     /// The id of the topic whose log it is fetched from; see [`crate::brokers::TopicView::id`].
     pub topic_id: u128,
     tracker: Mutex<Tracker>,
-    /// As the last fetch told it.
+    /// As of the last fetch.
     high_watermark: AtomicI64,
-    /// Signalled when the last open offset is done or the last run leaves flight.
+    /// Signalled when the last open offset is done or the last run in flight is released.
     quiet: Condvar,
     revoked: AtomicBool,
-    /// Its log is gone: nothing more of it is opened. Set and read under the tracker's lock.
+    /// Its log is gone: no further offset is opened. Set and read under the tracker's lock.
     left: AtomicBool,
-    /// Where the log ends that was found to end before the position; [`NOT_CUT`] while it was not.
+    /// The end of a log that ends before the position; [`NOT_CUT`] as long as no such end is known.
     cut_to: AtomicI64,
     /// Runs that workers are sending now.
     in_flight: AtomicUsize,
@@ -95,17 +95,17 @@ impl Assigned {
         self.high_watermark.store(offset, Ordering::Relaxed);
     }
 
-    /// As noted last.
+    /// The high watermark as noted last.
     pub fn high_watermark(&self) -> i64 {
         self.high_watermark.load(Ordering::Relaxed)
     }
 
-    /// Notes that the log ends before the position: at `end`, where the broker says so, else somewhere.
+    /// Notes that the log ends before the position: at `end`, if the broker tells it.
     pub fn found_cut(&self, end: Option<i64>) {
         self.cut_to.store(end.map_or(CUT_SOMEWHERE, |end| end.max(0)), Ordering::SeqCst);
     }
 
-    /// Whether the log was found to end before the position, and where, if that is known.
+    /// Whether the log ends before the position, and where, if that is known.
     pub fn cut(&self) -> Option<Option<i64>> {
         match self.cut_to.load(Ordering::SeqCst) {
             NOT_CUT => None,
@@ -113,8 +113,8 @@ impl Assigned {
         }
     }
 
-    /// The log is gone: what was opened is still delivered, and nothing more is opened, though a
-    /// fetcher may have it already, so that what is lost can be counted.
+    /// The log is gone: opened events are still delivered, and no further offset is opened, though
+    /// a fetcher may have it already, so that the loss can be counted.
     pub fn leave(&self) -> LeftLog {
         let tracker = self.tracker.lock();
         self.left.store(true, Ordering::SeqCst);
@@ -127,22 +127,23 @@ impl Assigned {
         self.behind(None)
     }
 
-    /// Events between the offset that was committed, where one was, else the acked prefix, and the high watermark.
+    /// Events between the committed offset, or without one the acked prefix, and the high
+    /// watermark.
     pub fn behind(&self, committed: Option<i64>) -> u64 {
         let from = committed.unwrap_or_else(|| self.committable());
         up_to(self.high_watermark(), from)
     }
 
-    /// Runs `enqueue`, which opens what was fetched and enqueues it in order, while no other thread does
-    /// so: when the leader moves, the old one's fetcher may still have some of it, and would be overtaken
-    /// at a full queue.
+    /// Runs `enqueue`, which opens fetched events and enqueues them in order, while no other thread
+    /// does so: when the leader moves, the old leader's fetcher may still have some events, and
+    /// would be overtaken at a full queue.
     pub fn one_at_a_time<T>(&self, enqueue: impl FnOnce() -> T) -> T {
         let _alone = self.enqueuing.lock();
         enqueue()
     }
 
-    /// Opens offsets that were fetched, ascending; false when another fetcher already delivered the
-    /// first, or the log was left.
+    /// Opens fetched offsets, ascending; false when another fetcher already delivered the first, or
+    /// the log is gone.
     pub fn open(&self, offsets: &[i64]) -> bool {
         let mut tracker = self.tracker.lock();
         !self.left.load(Ordering::SeqCst) && tracker.open(offsets)
@@ -165,13 +166,13 @@ impl Assigned {
         }
     }
 
-    /// Whether the partition was taken away.
+    /// Whether the partition was revoked.
     pub fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::SeqCst)
     }
 
-    /// Asks to send a run to the sink; false when the partition was taken away. True must be
-    /// followed by one [`Assigned::release`], after the acks of what was delivered of it.
+    /// Asks to send a run to the sink; false when the partition was revoked. After true the caller
+    /// must call [`Assigned::release`] once, after the acks of the run.
     ///
     /// The count goes up before the flag is read and [`Assigned::revoke`] reads them in the other
     /// order, so either the sender sees the revocation or the revoker sees the sender.
@@ -185,8 +186,8 @@ impl Assigned {
         true
     }
 
-    /// A run is in flight no more: what of it is done was said before, so a revoker that waited for
-    /// this commits it; the rest stays open, and in the log.
+    /// The run is no longer in flight. Its delivered events were marked done before, so a revoker
+    /// that waited for this commits them; the rest stays open, and in the log.
     pub fn release(&self) {
         if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
             // The lock orders this after a waiter's own check, or the wake-up could be missed.
@@ -195,7 +196,7 @@ impl Assigned {
         }
     }
 
-    /// The partition is taken away: nothing of it is sent from now on.
+    /// Revokes the partition: nothing of it is sent from now on.
     pub fn revoke(&self) {
         self.revoked.store(true, Ordering::SeqCst);
         drop(self.tracker.lock());
@@ -213,8 +214,8 @@ impl Assigned {
         true
     }
 
-    /// Waits at most `time` until every open offset is done; true when it is, or when the
-    /// partition was taken away.
+    /// Waits at most `time` until every open offset is done; true when it is, or when the partition
+    /// was revoked.
     pub fn await_all_done(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut tracker = self.tracker.lock();
@@ -231,7 +232,7 @@ impl Assigned {
 #[derive(Default, Clone)]
 pub struct Assignment {
     partitions: Arc<Mutex<BTreeMap<i32, Arc<Assigned>>>>,
-    /// One a partition for each time that its log went.
+    /// One entry for each time that a partition's log went.
     left: Arc<Mutex<Vec<LeftLog>>>,
 }
 
@@ -241,19 +242,19 @@ impl Assignment {
         self.partitions.lock().insert(assigned.partition, Arc::new(assigned));
     }
 
-    /// Takes a revoked partition out; `None` when it was not assigned.
+    /// Removes a revoked partition; `None` when it was not assigned.
     pub fn remove(&self, partition: i32) -> Option<Arc<Assigned>> {
         self.partitions.lock().remove(&partition)
     }
 
-    /// Leaves the log of a partition that is assigned or was, and keeps how far it was.
+    /// Leaves the log of a partition that is or was assigned, and keeps how far it was fetched.
     pub fn leave(&self, assigned: &Assigned) -> LeftLog {
         let left = assigned.leave();
         self.left.lock().push(left);
         left
     }
 
-    /// The logs that were left.
+    /// The logs that are gone.
     pub fn left(&self) -> Vec<LeftLog> {
         self.left.lock().clone()
     }

@@ -1,8 +1,8 @@
-//! Moves one broker's records: asks for the next ones, checks them, enqueues them in runs.
+//! Moves one broker's records: requests the next ones, checks them, enqueues them in runs.
 //!
-//! Invariant: a position advances only past an offset that was enqueued, or counted: as invalid, or as
-//! holding no record. A partition that is refused backs off alone; the broker's others go on. It knows
-//! nothing of the group, and finds no new leader by itself: it says that it needs one.
+//! Invariant: a position advances only past an offset that was enqueued, or counted: as invalid, or
+//! as holding no record. A refused partition backs off alone; the broker's others go on. It knows
+//! nothing of the group, and finds no new leader by itself: it reports that it needs one.
 
 mod reading;
 
@@ -23,20 +23,20 @@ use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 use crate::transform::Transform;
 
-/// What one turn came to.
+/// The result of one turn.
 #[derive(Debug)]
 pub enum Turn {
     /// Records were enqueued.
     Progress,
     /// There was nothing to fetch.
     Idle,
-    /// The broker asks to stay away for so long.
+    /// Time for which the broker asks for no further request.
     Throttled(Duration),
-    /// The broker does not answer: back off and renew the metadata.
+    /// The broker does not answer: back off and refresh the metadata.
     Failed(String),
     /// The run stops, or this fetcher was given up.
     Unwanted,
-    /// No waiting cures it: the run must end with this message.
+    /// Waiting does not help: the run must end with this message.
     Fatal(String),
 }
 
@@ -51,15 +51,15 @@ pub struct Context {
     pub settings: FetchSettings,
     /// What the workers do to each event.
     pub transform: Transform,
-    /// Whether what cannot be read is counted and passed over, instead of ending the run.
+    /// Whether unreadable records are counted and skipped, instead of ending the run.
     pub skip_unreadable: bool,
-    /// Where runs go.
+    /// Where runs are enqueued.
     pub downstream: Arc<dyn Downstream>,
-    /// What is counted.
+    /// The counters.
     pub metrics: ProcessorMetrics,
     /// The run's stop signal.
     pub stop: Stop,
-    /// The topic's leaders as last heard.
+    /// The topic's last known leaders.
     pub view: View,
 }
 
@@ -70,11 +70,11 @@ pub struct Fetcher {
     plane: Box<dyn Fetches>,
     busy: Arc<Busy>,
     builder: Builder,
-    /// Partitions that were refused, left alone for a while.
+    /// Partitions that were refused, and rest for a while.
     resting: Resting,
-    /// What was enqueued since the last wait for acks.
+    /// Events enqueued since the last wait for acks.
     round: Round,
-    /// Lines about offsets that are passed over.
+    /// Limit of log lines about skipped offsets.
     lines: Limiter,
 }
 
@@ -182,7 +182,7 @@ impl Fetcher {
             });
             let ended = match halt {
                 None => reading.flush(),
-                // What was read before it counts; what follows waits for the next fetch.
+                // The entries before it count; the rest waits for the next fetch.
                 Some(Halt::Fatal(why)) => reading.flush().and(Err(Halt::Fatal(why))),
                 Some(halt) => Err(halt),
             };
@@ -225,7 +225,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Leaves a partition alone for a while.
+    /// Lets a partition rest for a while.
     fn rest(&mut self, partition: i32, why: &str) {
         self.context.metrics.fetch_retries.inc();
         if self.resting.rest(partition) {
@@ -236,8 +236,9 @@ impl Fetcher {
         }
     }
 
-    /// Retention overtook the position: go on at the log start offset. Or the log ends before the
-    /// position: the member decides where to go on. `Err` is why it waits; `None`, that it was given up.
+    /// Retention deleted the position: go on at the log start offset. Or the log ends before the
+    /// position: the member decides where to go on. `Err` is why it waits; `None` if it was given
+    /// up.
     fn out_of_range(&mut self, assigned: &Assigned) -> Result<(), Option<String>> {
         let (partition, position) = (assigned.partition, assigned.position());
         let Context { brokers, topic, .. } = &self.context;
@@ -255,13 +256,13 @@ impl Fetcher {
                 .ok_or(None)?
                 .map_err(|e| Some(format!("log end offset: {e}")))?;
             if position <= ends {
-                // A broker that has just taken over may not know it yet.
+                // A new leader may not know the offset yet.
                 self.context.view.renew();
                 return Err(Some(format!(
                     "offset {position} is refused, though the log goes from {earliest} to {ends}"
                 )));
             }
-            // Its own log was cut back, or it is another's: of the topic that was made in its place.
+            // Its own log was cut back, or this is the log of the topic that replaced its own.
             let view = self
                 .busy
                 .during(|| wire::metadata(brokers, &self.address, topic))

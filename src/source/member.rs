@@ -1,13 +1,13 @@
-//! A member of the consumer group: librdkafka joins, beats, rebalances and commits; every partition is
-//! paused, so it fetches nothing.
+//! A member of the consumer group: librdkafka joins, sends heartbeats, rebalances and commits;
+//! every partition is paused, so it fetches nothing.
 //!
-//! - `context` what librdkafka's callbacks do: assign, revoke, count commits
+//! - `context` librdkafka's callbacks: assign, revoke, count commits
 //! - `starts`  where a newly assigned partition starts
 //! - here      the poll and the commits
 //!
-//! Invariant: only the contiguous acked prefix of a partition is committed, on a period, on revoke
-//! and at the end. A commit names the topic's own id (KIP-516) in its metadata: an offset of a topic
-//! that was deleted is never taken for one of the topic that was made in its place. The poll is the
+//! Invariant: only the contiguous acked prefix of a partition is committed: periodically, on revoke
+//! and at the end. A commit names the topic's own id (KIP-516) in its metadata, so an offset of a
+//! deleted topic is never taken for one of the topic that replaced it. The poll is the
 //! `max.poll.interval.ms` clock (KIP-62): its thread does nothing else.
 
 mod context;
@@ -33,10 +33,10 @@ use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::{Pulse, Stop, ThreadGroup};
 
 /// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it. At most a third of
-/// the session, so that two beats may be lost.
+/// the session, so that two heartbeats may be lost.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// How often the member looks whether there is something to hear, and how often it wakes librdkafka.
+/// How often the member checks librdkafka's queue, and how often it wakes librdkafka.
 const LOOK: Duration = Duration::from_millis(10);
 const WAKE: Duration = Duration::from_secs(1);
 
@@ -53,17 +53,17 @@ pub struct MemberSettings {
     pub topic: String,
     /// Kafka's `group.id`.
     pub group: String,
-    /// Kafka's `group.instance.id` (KIP-345): a member that comes back under it within the session has
+    /// Kafka's `group.instance.id` (KIP-345): a member that returns with it within the session has
     /// its partitions at once, and one that stops does not leave the group.
     pub instance_id: Option<String>,
     /// Kafka's `max.poll.interval.ms`.
     pub max_poll_interval: Duration,
-    /// Kafka's `session.timeout.ms`. It should outlast the failover of a coordinator that died
-    /// (`broker.session.timeout.ms`, 9 s, and the election), or each such death is an eviction.
+    /// Kafka's `session.timeout.ms`. It should outlast the failover of a dead coordinator
+    /// (`broker.session.timeout.ms`, 9 s, and the election), or each such failover is an eviction.
     pub session_timeout: Duration,
     /// How often the acked prefix is committed.
     pub commit_interval: Duration,
-    /// How long a revocation waits for what workers have in flight.
+    /// How long a revocation waits for the workers' events in flight.
     pub revoke_wait: Duration,
     /// Where a partition without a committed offset starts.
     pub reset: Reset,
@@ -86,7 +86,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Joins the group; each poll is a beat of `polls`. A refusal that no waiting cures ends the run by `stop`.
+    /// Joins the group; each poll is a beat of `polls`. A refusal that waiting does not cure ends
+    /// the run by `stop`.
     ///
     /// # Errors
     /// When librdkafka refuses the settings, or a thread cannot be started.
@@ -126,7 +127,7 @@ impl Member {
             Ok(())
         })?;
         let next_commit = Instant::now() + settings.commit_interval;
-        // Gaps are counted from here on.
+        // Poll gaps are measured from here on.
         polls.beat();
         Ok(Self {
             consumer,
@@ -143,8 +144,8 @@ impl Member {
 
     /// One turn: commit when due, poll for at most `time`.
     ///
-    /// The commit comes first: a member that was away for longer than the interval offers it late,
-    /// and hears that it was refused, before it learns of its eviction.
+    /// The commit comes first: a member that was away for longer than the interval commits late,
+    /// and sees the refusal before it learns of its eviction.
     pub fn turn(&mut self, time: Duration) {
         let (now, gap) = (Instant::now(), self.polls.age().as_secs_f64());
         self.polls.beat();
@@ -161,7 +162,8 @@ impl Member {
         self.commits_refused();
     }
 
-    /// Ends the run when its commits go on being refused: what it delivers would be delivered again.
+    /// Ends the run when its commits are refused for too long: its deliveries would be delivered
+    /// again.
     fn commits_refused(&self) {
         let refused = self.consumer.context().refused.lock().clone();
         let Some(refused) = refused.filter(|refused| refused.since.elapsed() >= REFUSED_MAX) else {
@@ -174,7 +176,7 @@ impl Member {
         ));
     }
 
-    /// Polls until there was something to hear, at most for `time`.
+    /// Polls until librdkafka has an event, for at most `time`.
     ///
     /// librdkafka waits on the wall clock (`cnd_timedwait`, its issue 2145). If the clock steps back 1 h,
     /// such a wait lasts 1 h more, and heartbeats stop. So the poll never waits inside librdkafka, and its
@@ -204,11 +206,12 @@ impl Member {
         }
     }
 
-    /// Ends the run when the group goes on refusing the member for a reason that no waiting cures.
+    /// Ends the run when the group refuses the member for too long, for a reason that waiting does
+    /// not cure.
     fn refused(&mut self, error: &KafkaError) {
         use RDKafkaErrorCode as Code;
         let (group, topic) = (&self.settings.group, &self.settings.topic);
-        // As that it was fenced: the client never works again.
+        // Such as a fenced member: the client never works again.
         let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let advice = match error.rdkafka_error_code() {
             Some(Code::InconsistentGroupProtocol) => {
@@ -229,7 +232,7 @@ impl Member {
             _ => return,
         };
         if is_fatal {
-            // Its partitions are somebody else's by now.
+            // Its partitions are assigned to another member by now.
             self.consumer.context().assignment.all().iter().for_each(|assigned| assigned.revoke());
             self.stop.fail(format!(
                 "group {group} has done with this member of {topic}: {error}; {advice}"
@@ -257,8 +260,8 @@ impl Member {
         }
         self.consumer.context().commit_now(&self.consumer, &assigned);
         log::info!(group = self.settings.group.as_str(); "leaving the group");
-        // Dropping the consumer sends LeaveGroup, but for a static member. `starts` is not waited for: it
-        // may be asking a broker that does not answer.
+        // Dropping the consumer sends LeaveGroup, except for a static member. It does not wait for
+        // `starts`, which may wait for a broker that does not answer.
         drop(self.consumer);
         std::mem::forget(self.starts);
     }
@@ -307,13 +310,14 @@ impl MemberSettings {
     }
 }
 
-/// Says what the member heard; gives what was no record. With every partition paused, none is expected.
+/// Logs an event of the poll; returns it if it is an error. With every partition paused, no record
+/// is expected.
 fn note(
     event: KafkaResult<BorrowedMessage<'_>>,
     max_poll_interval: Duration,
 ) -> Option<KafkaError> {
     match event {
-        // The small window between assignment and pause; the fetcher brings it as well.
+        // From the short time between assignment and pause; the fetcher gets it as well.
         Ok(message) => {
             let (partition, offset) = (message.partition(), message.offset());
             log::debug!(partition = partition, offset = offset; "member fetched");

@@ -1,14 +1,14 @@
-//! Where events come from: a member of the consumer group and the threads that fetch.
+//! The source of events: a member of the consumer group and the threads that fetch.
 //!
 //! - `tracker`    which offsets of a partition are acked: what may be committed
 //! - `assigned`   one partition while it is assigned; revoked once, never revived
 //! - `member`     the group membership (librdkafka, every partition paused): polls, commits
 //! - `run`        events of one partition that came in one fetch, on their way to the sink
-//! - `fetcher`    moves one broker's records: ask, read (`fetcher/reading`), enqueue
-//! - `supervisor` one fetcher a broker: starts them, renews the metadata, gives up on stuck ones
+//! - `fetcher`    moves one broker's records: request, read (`fetcher/reading`), enqueue
+//! - `supervisor` one fetcher a broker: starts them, refreshes the metadata, gives up stuck ones
 //!
-//! Membership and bytes are two things: librdkafka holds the membership and fetches nothing; a data
-//! plane ([`crate::planes`]) fetches and knows nothing of the group.
+//! Membership and data transfer are separate: librdkafka has the membership and fetches nothing; a
+//! data plane ([`crate::planes`]) fetches and knows nothing of the group.
 
 pub mod assigned;
 pub mod fetcher;
@@ -22,12 +22,12 @@ pub use run::Run;
 
 use crate::threads::Stop;
 
-/// What became of a run that was offered downstream.
+/// The result of an enqueue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enqueued {
     /// It is in the queue, or was shed and counted.
     Yes,
-    /// The run stops or the partition was revoked: nothing more is wanted.
+    /// The run stops or the partition was revoked: no further run is wanted.
     Unwanted,
 }
 
@@ -57,7 +57,7 @@ impl Rejected<'_> {
     }
 }
 
-/// Takes what was fetched; blocking is how it says "not so fast".
+/// Takes fetched runs; it blocks to slow the fetcher down.
 pub trait Downstream: Send + Sync {
     /// How many shards the queue has.
     fn shards(&self) -> usize;
@@ -71,15 +71,15 @@ pub trait Downstream: Send + Sync {
     /// Enqueues a run, waiting as long as the policy asks for.
     fn enqueue(&self, shard: usize, run: Box<Run>) -> Enqueued;
 
-    /// Keeps what will not be delivered where it is kept, and counts it. False when the run stops
-    /// first: then it is not done.
+    /// Keeps and counts a record that will not be delivered. False when the run stops first: then
+    /// its offsets are not done.
     fn reject(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool;
 
     /// How many events a fetcher may have enqueued before it waits for their acks; `None` is any number
     /// (only a pull source waits).
     fn round_events_max(&self) -> Option<usize>;
 
-    /// Waits until all that was opened of the partition is done, or nobody wants it any more.
+    /// Waits until all opened offsets of the partition are done, or the wait is of no use any more.
     fn await_acks(&self, assigned: &Assigned);
 }
 
@@ -108,7 +108,7 @@ mod tests {
         sender.join().expect("no panic");
     }
 
-    /// A broker's answer may hold any number; wrapped round, a backlog of 2^63 events would stop
+    /// A broker's answer may have any number; if it wrapped, a backlog of 2^63 events would stop
     /// the producer (slow-source) or hide a real one.
     #[test]
     fn an_impossible_high_watermark_is_no_backlog() {
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// Prevents: a fetcher that goes on enqueuing what it has of a log that was counted as lost.
+    /// Prevents: a fetcher that goes on enqueuing events of a log that was counted as lost.
     #[test]
     fn of_a_log_that_was_left_what_is_open_is_done_and_nothing_more_is_opened() {
         let (assignment, assigned) = (Assignment::default(), Assigned::new(0, 3, 100));

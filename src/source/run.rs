@@ -1,10 +1,10 @@
 //! A run: events of one partition that came in one fetch, at most a batch long, on their way from the
 //! log to the sink.
 //!
-//! Its buffer already is the body of a POST: `u32 length | value | trailer` one event after the other
-//! (see [`crate::sink::wire`]); the trailer is filled in by the worker ([`crate::transform`]). So an
-//! event costs no allocation, and its bytes are copied once, out of the broker's answer, which is
-//! free again. A run knows where each event stands and which offset it has; the rest is in the bytes.
+//! Its buffer already is the body of a POST: `u32 length | value | trailer` one event after the
+//! other (see [`crate::sink::wire`]); the worker fills in the trailer ([`crate::transform`]). So an
+//! event costs no allocation, and its bytes are copied once, out of the broker's answer, whose
+//! memory is then free again. A run has each event's place and offset; the rest is in the bytes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::transform::Transform;
 
 /// Events of one partition; see the module.
 ///
-/// What an event takes in memory is its frame in `body` and its [`Mark`]; what a run takes besides is
-/// this struct and the three allocations. `lab predict` computes it from these layouts.
+/// The memory of an event is its frame in `body` and its [`Mark`]; a run adds this struct and the
+/// three allocations. `lab predict` computes it from these layouts.
 pub struct Run {
     /// The partition as it was assigned when the run was fetched.
     pub assigned: Arc<Assigned>,
-    /// When its answer had arrived, µs since the epoch.
+    /// When its answer arrived, µs since the epoch.
     pub fetched_us: i64,
     transform: Transform,
     /// The run's first offset; marks count from here.
@@ -62,7 +62,7 @@ impl Run {
         self.marks.len()
     }
 
-    /// Whether it holds none; a run on its way never does.
+    /// Whether it is empty; an enqueued run never is.
     pub fn is_empty(&self) -> bool {
         self.marks.is_empty()
     }
@@ -84,7 +84,7 @@ impl Run {
         self.frames(n..n + 1).get(FRAME_HEADER_BYTES..).unwrap_or_default()
     }
 
-    /// Event `n`'s value as it came out of the log.
+    /// Event `n`'s value as it is in the log.
     pub fn event(&self, n: usize) -> &[u8] {
         let value = self.value(n);
         value
@@ -94,7 +94,7 @@ impl Run {
 
     /// Id, key and due time of event `n`.
     pub fn head(&self, n: usize) -> Head {
-        // Checked when it was pushed.
+        // It was checked when it was pushed.
         Head::read(self.event(n)).unwrap_or_default()
     }
 
@@ -116,8 +116,8 @@ impl Run {
         before.map_or(0, |mark| mark.end as usize)
     }
 
-    /// Appends an event. False when the run cannot take it, whose caller begins another: its body would
-    /// be larger than the sink takes, or its offset too far from the first.
+    /// Appends an event. False when the run cannot take it, and the caller must begin another: its
+    /// body would be larger than the sink takes, or its offset too far from the first.
     fn push(&mut self, offset: i64, value: &[u8]) -> bool {
         if self.marks.is_empty() {
             self.first_offset = offset;
@@ -140,7 +140,7 @@ impl Run {
         true
     }
 
-    /// Gives back the room that it did not need: what waits in a queue costs what it holds.
+    /// Releases unused memory: a queued run should cost what it holds.
     fn shrink(&mut self) {
         self.body.shrink_to_fit();
         self.marks.shrink_to_fit();
@@ -152,7 +152,7 @@ impl Load for Box<Run> {
         self.len()
     }
 
-    /// Its events from `at` on as a run of their own.
+    /// Its events from `at` on as a separate run.
     fn split_off(&mut self, at: usize) -> Self {
         let start = self.start_of(at);
         let marks = self.marks.split_off(at.min(self.marks.len()));
@@ -171,17 +171,17 @@ impl Load for Box<Run> {
     }
 }
 
-/// Most events that a run is given room for when it begins.
+/// Most events for which a new run reserves memory.
 const ROOM_EVENTS_MAX: usize = 256;
 
-/// Makes runs of the events of one partition's part of an answer, one for each shard, and gives them
-/// out together when one is full.
+/// Makes runs of the events of one partition's part of an answer, one for each shard, and returns
+/// them together when one is full.
 pub struct Builder {
     events_max: usize,
     transform: Transform,
     /// The runs that are being filled, by shard.
     filling: Vec<Option<Box<Run>>>,
-    /// Offsets of all that are in `filling`, ascending.
+    /// Offsets of all events in `filling`, ascending.
     offsets: Vec<i64>,
 }
 
@@ -192,8 +192,8 @@ impl Builder {
         Self { events_max, transform, filling, offsets: Vec::new() }
     }
 
-    /// Appends an event to its shard's run. False when that is full: give out what is filled, and push
-    /// again.
+    /// Appends an event to its shard's run. False when that is full: call [`Builder::finish`], and
+    /// push again.
     pub fn push(
         &mut self,
         shard: usize,
@@ -203,7 +203,7 @@ impl Builder {
     ) -> bool {
         let Some(slot) = self.filling.get_mut(shard) else { return false };
         let (assigned, fetched_us) = of;
-        // Neighbours are of one size, mostly; what is too much is given back.
+        // Neighbours are mostly of one size; unused memory is released later.
         let (transform, room) =
             (self.transform, (self.events_max.min(ROOM_EVENTS_MAX), value.len()));
         let run = slot.get_or_insert_with(|| {
@@ -216,12 +216,12 @@ impl Builder {
         true
     }
 
-    /// Offsets of what is filled, ascending.
+    /// Offsets of the filled runs, ascending.
     pub fn offsets(&self) -> &[i64] {
         &self.offsets
     }
 
-    /// Gives out what is filled, with each run's shard.
+    /// Returns the filled runs, each with its shard.
     pub fn finish(&mut self) -> impl Iterator<Item = (usize, Box<Run>)> + '_ {
         self.offsets.clear();
         let filled = self.filling.iter_mut().enumerate();
@@ -255,8 +255,8 @@ mod tests {
     }
 
     proptest! {
-        /// Prevents: an event whose bytes, offset or place in the body is another's, in a run or in its
-        /// halves.
+        /// Prevents: an event that gets another's bytes, offset or place in the body, in a run or
+        /// in its halves.
         #[test]
         fn a_run_gives_back_what_was_pushed(
             sizes in proptest::collection::vec(0usize..300, 1..40), cut in 0usize..40, gap in 1i64..9,
@@ -288,7 +288,7 @@ mod tests {
         }
     }
 
-    /// Prevents: a body that no sink takes, and an offset that wraps.
+    /// Prevents: a body that is too large for the sink; an offset that wraps.
     #[test]
     fn a_run_ends_where_its_body_or_its_offsets_would_be_too_large() {
         let assigned = Arc::new(Assigned::new(0, 3, 0));

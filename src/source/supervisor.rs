@@ -1,9 +1,9 @@
-//! One fetcher a broker: starts them, renews the metadata when one of them asks, and gives up on
+//! One fetcher a broker: starts them, refreshes the metadata when one of them asks, and gives up
 //! one that is stuck in a dead socket.
 //!
 //! Crate `kafka` waits up to 120 s on a broker that is stopped or cut off. A fetcher that has been
-//! in one call for longer than [`STUCK_AFTER`] is given up: a fresh one takes its place at once,
-//! the old thread ends by itself when its socket does, and its answer is dropped.
+//! in one call for longer than [`STUCK_AFTER`] is given up: a fresh one replaces it at once, the
+//! old thread ends by itself when its socket does, and its answer is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::threads;
 /// reading a header and reconnecting add at most three bounded waits of 3 s.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// How often the supervisor looks after its fetchers.
+/// How often the supervisor checks its fetchers.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Metadata is renewed at least this often, to notice brokers and leaders that moved quietly.
@@ -31,7 +31,7 @@ const RENEW: Duration = Duration::from_secs(30);
 /// How long a fetcher that has nothing to ask for sleeps.
 const NOTHING_TO_DO: Duration = Duration::from_millis(20);
 
-/// What every fetcher, and who looks after them, shares.
+/// State shared by the fetchers and their supervisor.
 #[derive(Clone)]
 pub struct Shared {
     /// The partitions assigned now.
@@ -46,7 +46,7 @@ struct Supervised {
     retire: Arc<AtomicBool>,
 }
 
-/// Looks after the fetchers until the run stops.
+/// Supervises the fetchers until the run stops.
 ///
 /// # Errors
 /// When a thread cannot be started.
@@ -129,7 +129,7 @@ fn fetch_loop(shared: &Shared, id: i32, mut fetcher: Fetcher, retire: &AtomicBoo
             Turn::Progress => backoff.reset(),
             Turn::Idle => {
                 backoff.reset();
-                // An answer that is held back takes its time; one that asked for nothing takes none.
+                // A delayed answer takes its time; a turn without a request takes none.
                 stop.wait(NOTHING_TO_DO.saturating_sub(begun.elapsed()));
             }
             Turn::Throttled(time) => {
@@ -144,7 +144,7 @@ fn fetch_loop(shared: &Shared, id: i32, mut fetcher: Fetcher, retire: &AtomicBoo
             }
             Turn::Fatal(why) => stop.fail(why),
             Turn::Unwanted => {
-                // Given up, stopping, or a partition was just revoked: look again.
+                // Given up, stopping, or a partition was just revoked: check again.
                 stop.wait(Duration::from_millis(1));
             }
         }
@@ -157,14 +157,14 @@ impl Shared {
         Fetcher::new(address, self.fetching.clone(), Arc::clone(busy))
     }
 
-    /// The partitions assigned now that broker `id` leads. One whose topic was made anew is none of
-    /// them until the member has started it anew: its position is another log's.
+    /// The assigned partitions that broker `id` leads. A partition of a recreated topic is not
+    /// among them until the member has started it anew: its position belongs to another log.
     pub fn led_by(&self, id: i32) -> Vec<Arc<Assigned>> {
         let view = self.fetching.view.get();
         self.assignment.among(view.id, view.led_by(id))
     }
 
-    /// Says that broker `id` failed and asks for newer metadata; false when the run stops anyway.
+    /// Logs that broker `id` failed and asks for a refresh; false when the run stops anyway.
     pub fn complain(&self, id: i32, why: &str) -> bool {
         if self.fetching.stop.is_set() {
             return false;

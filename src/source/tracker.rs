@@ -14,7 +14,7 @@ const WORD: i64 = u64::BITS as i64;
 pub struct Tracker {
     /// The next offset to be opened.
     next: i64,
-    /// By offset; the first one has something open.
+    /// By offset; the first one has an open offset.
     words: VecDeque<Word>,
     /// Offsets opened and not done.
     open: usize,
@@ -58,9 +58,9 @@ impl Tracker {
         self.open
     }
 
-    /// Opens `offsets`, ascending, which will be done later. Offsets that were jumped over hold no event
-    /// and count as done. False, and nothing is opened, when the first was opened before: the caller must
-    /// drop its copy.
+    /// Opens `offsets`, ascending, which will be done later. Skipped offsets hold no event and
+    /// count as done. False, and nothing is opened, when the first was opened before: the caller
+    /// must drop its copy.
     pub fn open(&mut self, offsets: &[i64]) -> bool {
         if offsets.first().is_some_and(|first| *first < self.next) {
             return false;
@@ -86,7 +86,7 @@ impl Tracker {
     pub fn done(&mut self, offsets: impl IntoIterator<Item = i64>) {
         let mut at = None;
         for offset in offsets {
-            // Neighbours share a word, mostly.
+            // Neighbours mostly share a word.
             let near =
                 at.filter(|at| self.words.get(*at).is_some_and(|word| word.bit(offset) != 0));
             let found = near
@@ -185,7 +185,7 @@ mod tests {
         assert!(!tracker.open(&[9, 20]));
     }
 
-    /// Prevents: a corrupt batch header that takes a fetcher for ever, or all memory.
+    /// Prevents: a corrupt batch header that keeps a fetcher busy for ever, or takes all memory.
     #[test]
     fn a_jump_costs_nothing_however_wide_and_whatever_is_open() {
         let mut tracker = Tracker::new(0);

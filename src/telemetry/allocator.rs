@@ -21,18 +21,19 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// jemalloc's options, as C's `const char *malloc_conf` would give them. One sample in 2^19 bytes
 /// (512 KiB) allocated costs nothing measurable, and 1 MiB of one call site is seen with a
-/// probability of 86 %. Two arenas, not four a core: what one thread frees for another is used again
-/// sooner, and 3 to 5 MB less are resident at four times the ceiling.
+/// probability of 86 %. Two arenas, not four a core: memory that one thread frees for another is
+/// used again sooner, and 3 to 5 MB less are resident at four times the ceiling.
 #[unsafe(export_name = "malloc_conf")]
 pub static MALLOC_CONF: &[u8; 55] = b"prof:true,prof_active:true,lg_prof_sample:19,narenas:2\0";
 
-/// Bytes that the program has allocated now; `None` when jemalloc does not say.
+/// Bytes that the program has allocated now; `None` when jemalloc does not report it.
 pub(super) fn inuse_bytes() -> Option<u64> {
     // jemalloc keeps its figures until the epoch moves.
     epoch::advance().and_then(|_| stats::allocated::read()).ok().map(|bytes| bytes as u64)
 }
 
-/// What is in use by call site, in jemalloc's own words (`heap_v2`); `None` when its profiler is off.
+/// Memory in use by call site, in jemalloc's own format (`heap_v2`); `None` when its profiler is
+/// off.
 pub(super) fn heap_dump() -> io::Result<Option<String>> {
     let refused = |e: tikv_jemalloc_ctl::Error| io::Error::other(e.to_string());
     // SAFETY: `opt.prof` is a bool.

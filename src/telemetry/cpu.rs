@@ -1,9 +1,9 @@
-//! The CPU sampler: a timer interrupts whatever thread is running, the handler notes its stack.
+//! The CPU sampler: a timer interrupts the running thread, and the handler notes its stack.
 //!
 //! It takes 140 KB. Crate `pprof`'s sampler would take 70 MB for its table and, by naming frames
-//! once at its start, 110 MB more: a process near its memory limit would not survive being looked
-//! at. Invariant: the handler allocates nothing, takes no lock and leaves `errno` alone; a sample
-//! that finds no free slot is counted as lost.
+//! once at its start, 110 MB more: that would kill a process near its memory limit. Invariant: the
+//! handler allocates nothing, takes no lock and leaves `errno` alone; a sample that finds no free
+//! slot is counted as lost.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
@@ -11,7 +11,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Samples for each second of CPU; no divisor of the kernel's tick, so as not to beat with it.
+/// Samples for each second of CPU; not a divisor of the kernel's tick, so that the two do not beat.
 pub(super) const HZ: i64 = 99;
 /// Frames kept of a stack, from the inside.
 const DEPTH: usize = 64;
@@ -24,7 +24,7 @@ const FILLING: u8 = 1;
 const FULL: u8 = 2;
 
 /// A stack that the handler noted. Atomics, because handler and reader are different threads;
-/// `state` says whose it is.
+/// `state` says which of them owns it.
 struct Slot {
     state: AtomicU8,
     /// The thread's name, 16 bytes at most, 0-terminated.
@@ -48,10 +48,10 @@ static ACTIVE: AtomicBool = AtomicBool::new(false);
 /// Samples by thread name and stack; addresses innermost first.
 pub(super) type Samples = HashMap<(String, Vec<usize>), u64>;
 
-/// Samples the process for `time`; the caller sees to it that only one does.
+/// Samples the process for `time`; the caller ensures that only one does.
 pub(super) fn sample(time: Duration) -> io::Result<Samples> {
     install_handler()?;
-    // The unwinder's first walk loads its tables: not for a signal handler to do.
+    // The unwinder's first walk loads its tables: a signal handler must not do that.
     backtrace::trace(|_| true);
     let end = Instant::now() + time;
     let mut samples = Samples::new();

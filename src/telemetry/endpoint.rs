@@ -1,7 +1,7 @@
-//! What every binary serves about itself: `/metrics`, `/healthz`, `/readyz` and `/debug/pprof/`.
+//! The endpoints that every binary serves: `/metrics`, `/healthz`, `/readyz` and `/debug/pprof/`.
 //!
 //! Profiles show what the process does and cost it something, so they go through [`Access`]; the
-//! others are open to whoever can connect.
+//! others are open to every client that can connect.
 
 use std::time::Duration;
 
@@ -10,19 +10,20 @@ use super::profile::{self, Names, ProfileError};
 use super::tasks;
 use crate::http::{Access, Request, Response};
 
-/// Seconds that a CPU profile takes when `?seconds=` does not say.
+/// Seconds of a CPU profile without `?seconds=`.
 const CPU_SECONDS_DEFAULT: u64 = 30;
 const CPU_SECONDS_MAX: u64 = 600;
 
-/// Whether a program lives, and whether it takes events: what Kubernetes calls a liveness and a readiness probe.
+/// Whether a program is alive, and whether it is ready: the liveness and the readiness probe of
+/// Kubernetes.
 pub trait Health: Send + Sync + 'static {
-    /// `Err` says what has stopped: only a restart may help.
+    /// `Err` says what stands still: only a restart may help.
     fn lives(&self) -> Result<(), String>;
     /// `Err` says what it waits for.
     fn takes_events(&self) -> Result<(), String>;
 }
 
-/// A program that lives and takes what comes as long as it answers.
+/// A program that is alive and ready as long as it answers.
 pub struct Answers;
 
 impl Health for Answers {
@@ -78,8 +79,8 @@ pub fn endpoint(
     }
 }
 
-/// Where `go tool pprof` asks, by POST, for names that the profile lacks (libc's, the vdso's). It
-/// gives the profile up on an error, and goes on without names on an answer that has none.
+/// Where `go tool pprof` asks, by POST, for names that the profile lacks (libc's, the vdso's). On
+/// an error it drops the profile; on an answer without names it goes on without them.
 const NAMES: &str = "/debug/pprof/symbol";
 
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -1,8 +1,9 @@
 //! The standard HdrHistogram interval log: one line a stage and second, tagged with the stage,
 //! values in µs, times in s since the epoch.
 //!
-//! Invariant: it grows by whole seconds (`lines`); reading ignores a line that was cut short. A disk
-//! that is full leaves a gap, said in the log, and stops nobody. Any HdrHistogram tool reads the file.
+//! Invariant: it grows by whole seconds (`lines`); reading ignores a line that was cut short. A
+//! full disk leaves a gap, which is logged, and stops no thread. Any HdrHistogram tool reads the
+//! file.
 
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -28,7 +29,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Opens `path`, keeping what whole lines it has.
+    /// Opens `path`, keeping its whole lines.
     pub fn append(path: &Path) -> Result<Self, Failure> {
         Self::open(path).map_err(|e| failure("open", path, e))
     }
@@ -86,7 +87,7 @@ pub struct Interval {
     pub latencies: Histogram<u64>,
 }
 
-/// Reads an interval log. Intervals with a tag that is no stage are left out.
+/// Reads an interval log. Intervals whose tag is no stage are left out.
 ///
 /// # Errors
 /// When the file cannot be read or a line that is not its cut end is malformed.
@@ -125,13 +126,13 @@ fn interval(
     Ok(Some(Interval { stage, start_us, length: line.duration(), latencies }))
 }
 
-/// Everything that `stage` saw in the intervals that began within `from_us..to_us` (µs since the
-/// epoch): the same counts as if it had been recorded in one.
+/// All latencies of `stage` in the intervals that began within `from_us..to_us` (µs since the
+/// epoch): the same counts as if one histogram had recorded them.
 pub fn merge(intervals: &[Interval], stage: Stage, from_us: i64, to_us: i64) -> Histogram<u64> {
     let mut merged = super::latency::empty();
     for interval in intervals {
         if interval.stage == stage && (from_us..to_us).contains(&interval.start_us) {
-            // It grows to whatever range the source has.
+            // It grows to the range of the source.
             let _never_refused = merged.add(&interval.latencies);
         }
     }

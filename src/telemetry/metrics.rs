@@ -26,7 +26,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Registers a collector and hands it back.
+    /// Registers a collector and returns it.
     pub fn add<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, Failure> {
         self.register(collector.clone())?;
         Ok(collector)
@@ -87,7 +87,7 @@ pub fn sum(counters: &IntCounterVec) -> u64 {
     values.sum::<f64>() as u64
 }
 
-/// What the producer counts.
+/// The producer's metrics.
 #[derive(Clone)]
 pub struct ProducerMetrics {
     /// Events acknowledged by the brokers.
@@ -127,14 +127,14 @@ impl ProducerMetrics {
     }
 }
 
-/// What the processor counts.
+/// The processor's metrics.
 #[derive(Clone)]
 pub struct ProcessorMetrics {
     /// Fetch requests answered by a broker.
     pub polls: IntCounter,
     /// Records taken from the log.
     pub fetched: IntCounter,
-    /// Largest time between two of the member's polls so far, s.
+    /// Largest time between two polls of the member so far, s.
     pub poll_gap: Gauge,
     /// The time without a poll after which the group takes the partitions away, s.
     pub poll_interval: Gauge,
@@ -153,13 +153,13 @@ pub struct ProcessorMetrics {
     /// Fetched events given up because their partition was revoked or the run stopped; they are
     /// still in the log and will be fetched again.
     pub returned: IntCounter,
-    /// Offsets that were not there to be fetched, by reason: retention, gap.
+    /// Offsets that could not be fetched because they no longer exist, by reason: retention, gap.
     pub lost: IntCounterVec,
     /// Times the group took the partitions away because the member was too slow.
     pub evictions: IntCounter,
     /// Assignments and revocations.
     pub rebalances: IntCounter,
-    /// Partitions held now.
+    /// Partitions assigned now.
     pub partitions: IntGauge,
     /// Commits by result: ok, refused, failed.
     pub commits: IntCounterVec,
@@ -167,9 +167,10 @@ pub struct ProcessorMetrics {
     pub committable: IntGaugeVec,
     /// Next offset to fetch by partition.
     pub position: IntGaugeVec,
-    /// High watermark by partition, as the last fetch told it.
+    /// High watermark by partition, as of the last fetch.
     pub high_watermark: IntGaugeVec,
-    /// Events behind the committed offset that the log still holds, by partition, as the last fetch told its end.
+    /// Events after the committed offset that the log still has, by partition, up to its end as of
+    /// the last fetch.
     pub lag: IntGaugeVec,
     /// Fetches that failed and were tried again.
     pub fetch_retries: IntCounter,
@@ -185,7 +186,7 @@ pub struct ProcessorMetrics {
     pub latency_quantiles: GaugeVec,
     /// Events due later than they were fetched.
     pub clock_ahead: IntCounter,
-    /// Events on their way for longer than the hour that quantiles reach to.
+    /// Events with a latency above the hour that the quantiles cover.
     pub latency_beyond: IntCounter,
 }
 
@@ -231,7 +232,7 @@ impl ProcessorMetrics {
                 "Times the group took the partitions away from a slow member",
             )?,
             rebalances: m.counter("processor_rebalances_total", "Assignments and revocations")?,
-            partitions: m.int_gauge("processor_partitions", "Partitions held now")?,
+            partitions: m.int_gauge("processor_partitions", "Partitions assigned now")?,
             commits: m.counters("processor_commits_total", "Offset commits", &["result"])?,
             committable: m.int_gauges(
                 "processor_committable_offset",
@@ -285,7 +286,7 @@ impl ProcessorMetrics {
     }
 }
 
-/// What the sink counts.
+/// The sink's metrics.
 #[derive(Clone)]
 pub struct SinkMetrics {
     /// Requests acknowledged.
@@ -296,7 +297,7 @@ pub struct SinkMetrics {
     pub duplicates: IntCounter,
     /// First deliveries with a lower id than their key's last.
     pub order_violations: IntCounter,
-    /// Events whose payload is not the one that their digest says.
+    /// Events whose payload does not match their digest.
     pub corrupt: IntCounter,
     /// Requests refused, by status.
     pub rejected: IntCounterVec,
@@ -319,7 +320,7 @@ impl SinkMetrics {
             )?,
             corrupt: m.counter(
                 "sink_corrupt_total",
-                "Events delivered whose payload is not the one that their digest says",
+                "Events delivered whose payload does not match their digest",
             )?,
             rejected: m.counters("sink_rejected_total", "Requests refused", &["status"])?,
             rate_limit: m.gauge("sink_rate_limit", "The limit in force, tokens/s")?,
@@ -327,7 +328,7 @@ impl SinkMetrics {
         })
     }
 
-    /// Counts what was delivered.
+    /// Counts deliveries.
     pub fn count(&self, writes: u64, events: u64, duplicates: u64, violations: u64, corrupt: u64) {
         self.writes.inc_by(writes);
         self.events.inc_by(events);
@@ -337,7 +338,7 @@ impl SinkMetrics {
     }
 }
 
-/// What the watch exports. Names as of kafka_exporter, where it has them.
+/// The metrics of the watch. Names as in kafka_exporter, where it has them.
 #[derive(Clone)]
 pub struct WatchMetrics {
     /// High watermark less committed offset.
@@ -352,7 +353,7 @@ pub struct WatchMetrics {
     pub rss: IntGaugeVec,
     /// CPU time that it has used, s.
     pub cpu: CounterVec,
-    /// Whether the last look read everything that it was asked for.
+    /// Whether the last sample read every requested value.
     pub complete: IntGauge,
 }
 
@@ -394,7 +395,7 @@ impl WatchMetrics {
             )?,
             complete: m.int_gauge(
                 "watch_last_look_complete",
-                "Whether the last look read everything that it was asked for",
+                "Whether the last look read every requested value",
             )?,
         })
     }

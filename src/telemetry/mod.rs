@@ -5,11 +5,11 @@
 //! - `hlog`      the latency record on disk
 //! - `allocator` jemalloc with its profiler on, and its gauges
 //! - `profile`   heap and CPU profiles for `go tool pprof`
-//! - `pprof`     the messages that they are made of
-//! - `cpu`       the sampler behind the latter
-//! - `symbols`   names for both
+//! - `pprof`     the messages of a profile
+//! - `cpu`       the sampler behind CPU profiles
+//! - `symbols`   function names for both
 //! - `tasks`     the threads as a table
-//! - `endpoint`  what every binary serves of these
+//! - `endpoint`  the endpoints that serve these
 
 pub mod allocator;
 mod cpu;

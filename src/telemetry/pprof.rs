@@ -1,4 +1,5 @@
-//! The messages of pprof's format (`profile.proto` of google/pprof), as far as they are filled or read here.
+//! The messages of pprof's format (`profile.proto` of google/pprof), with the fields that are
+//! written or read here.
 //!
 //! Strings are numbers into the string table, whose first is empty; ids are 1 and above.
 
@@ -7,7 +8,7 @@ pub use prost::Message;
 /// A profile.
 #[derive(Clone, PartialEq, Message)]
 pub struct Profile {
-    /// What the values of every sample are.
+    /// The types of every sample's values.
     #[prost(message, repeated, tag = "1")]
     pub sample_type: Vec<ValueType>,
     /// The stacks.
@@ -34,13 +35,13 @@ pub struct Profile {
     /// When it was taken, ns since the epoch.
     #[prost(int64, tag = "9")]
     pub time_nanos: i64,
-    /// Over how long, ns.
+    /// How long it took, ns.
     #[prost(int64, tag = "10")]
     pub duration_nanos: i64,
-    /// What is between two samples.
+    /// The unit between two samples.
     #[prost(message, optional, tag = "11")]
     pub period_type: Option<ValueType>,
-    /// How much of it.
+    /// The amount of it.
     #[prost(int64, tag = "12")]
     pub period: i64,
     /// For people.
@@ -51,7 +52,7 @@ pub struct Profile {
     pub default_sample_type: i64,
 }
 
-/// What a value is, and in which unit.
+/// The type and the unit of a value.
 #[derive(Clone, PartialEq, Message)]
 pub struct ValueType {
     /// Its name.
@@ -71,12 +72,12 @@ pub struct Sample {
     /// One for each sample type.
     #[prost(int64, repeated, tag = "2")]
     pub value: Vec<i64>,
-    /// More.
+    /// Further data.
     #[prost(message, repeated, tag = "3")]
     pub label: Vec<Label>,
 }
 
-/// What else is known of a sample.
+/// Further data of a sample.
 #[derive(Clone, PartialEq, Message)]
 pub struct Label {
     /// Its name.
@@ -105,7 +106,7 @@ pub struct Mapping {
     /// Where it ends.
     #[prost(uint64, tag = "3")]
     pub memory_limit: u64,
-    /// What of the file that is.
+    /// Its offset in the file.
     #[prost(uint64, tag = "4")]
     pub file_offset: u64,
     /// Its file.
@@ -117,13 +118,13 @@ pub struct Mapping {
     /// Whether its functions are named.
     #[prost(bool, tag = "7")]
     pub has_functions: bool,
-    /// Whether their files are.
+    /// Whether its files are named.
     #[prost(bool, tag = "8")]
     pub has_filenames: bool,
-    /// Whether lines are.
+    /// Whether it has line numbers.
     #[prost(bool, tag = "9")]
     pub has_line_numbers: bool,
-    /// Whether inlined functions are.
+    /// Whether it has inlined functions.
     #[prost(bool, tag = "10")]
     pub has_inline_frames: bool,
 }
@@ -137,7 +138,7 @@ pub struct Location {
     /// Which file it is in.
     #[prost(uint64, tag = "2")]
     pub mapping_id: u64,
-    /// Where.
+    /// Its address.
     #[prost(uint64, tag = "3")]
     pub address: u64,
     /// Its lines.
@@ -168,7 +169,7 @@ pub struct Function {
     /// Its name.
     #[prost(int64, tag = "2")]
     pub name: i64,
-    /// As the linker knows it.
+    /// Its name as the linker knows it.
     #[prost(int64, tag = "3")]
     pub system_name: i64,
     /// Its file.

@@ -1,9 +1,9 @@
 //! Heap and CPU profiles in pprof's format, as `go tool pprof` reads them.
 //!
-//! A profile holds addresses, file mappings and build ids, and the paths of our functions from
-//! the symbol table (`symbols`); lines and inlined functions are the reader's to add. Reading the
-//! debug information in the process would take more memory than the profile is about: near a
-//! limit the dump itself would be the kill. Invariant: one profile at a time.
+//! A profile holds addresses, file mappings and build ids, and the paths of our functions from the
+//! symbol table (`symbols`); the reader adds lines and inlined functions. Reading the debug
+//! information in the process would take more memory than the profile is about: near a limit the
+//! dump itself would cause the kill. Invariant: one profile at a time.
 
 use std::io::Read;
 use std::time::Duration;
@@ -17,14 +17,15 @@ use pprof_util::{StackProfile, WeightedStack};
 use super::pprof::{Message, Profile, ValueType};
 use super::{allocator, cpu, symbols};
 
-/// Functions whose bytes belong to their caller: jemalloc, Rust's ways into it, the growing of a
-/// `Vec`. A reader drops such a frame with all that it called; these call back nobody.
+/// Functions whose bytes belong to their caller: jemalloc, Rust's entry points to it, the growing
+/// of a `Vec`. A reader drops such a frame with all frames below it; these functions call back into
+/// no other code.
 const HEAP_DROP_FRAMES: &str = concat!(
     "(_rjem_)?(je_)?(prof_|.?malloc|.?allocx|calloc|realloc|posix_memalign|aligned_alloc|do_rallocx",
     "|arena_|large_|te_|tcache_).*",
     "|(__rustc::)?__(rust|rdl|rg)_(alloc|dealloc|realloc).*",
     "|<?(tikv_jemallocator|alloc::alloc|alloc::raw_vec)(::| ).*",
-    // As a reader spells them that has no paths.
+    // As a reader without paths spells them.
     "|exchange_malloc|alloc_impl|try_allocate_in|with_capacity_in|finish_grow|grow_.*",
 );
 
@@ -57,8 +58,8 @@ fn failed(why: impl std::fmt::Display) -> ProfileError {
     ProfileError::Failed(why.to_string())
 }
 
-/// Objects and bytes in use by call site, as sampled since the start: a gzipped pprof profile.
-/// Its comments say what the process held just before: [`RESIDENT`] and [`INUSE`].
+/// Objects and bytes in use by call site, as sampled since the start: a gzipped pprof profile. Its
+/// comments give the process's memory just before: [`RESIDENT`] and [`INUSE`].
 ///
 /// # Errors
 /// When another profile is being taken, or the profiler is off or fails.
@@ -142,7 +143,7 @@ pub fn cpu(time: Duration, names: Names) -> Result<Vec<u8>, ProfileError> {
     })
 }
 
-/// The loader knows the program by how it was called; the reader needs the file.
+/// The loader knows the program by the name it was called by; the reader needs the file.
 fn name_executable(stacks: &mut StackProfile) {
     let Ok(executable) = std::env::current_exe() else { return };
     let Some(called) = stacks.mappings.first().map(|mapping| mapping.pathname.clone()) else {

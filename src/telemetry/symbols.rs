@@ -1,9 +1,9 @@
 //! Names for a profile's addresses, from the executable's symbol table alone.
 //!
 //! `go tool pprof` by itself names a Rust function without its path (`send`, not
-//! `queue::bounded::…::send`). The symbol table has the path and takes about 1 MB to read, where
-//! the debug information would take 100: what it lacks, inlined functions and lines, stays with
-//! the reader (`?names=no`).
+//! `queue::bounded::…::send`). The symbol table has the path and takes about 1 MB to read; the
+//! debug information would take 100. The reader adds what the symbol table lacks, inlined functions
+//! and lines (`?names=no`).
 
 use std::collections::HashSet;
 use std::fs::File;

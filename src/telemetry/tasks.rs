@@ -1,4 +1,4 @@
-//! The process's threads as a table: what each is called, does, has used and waits in.
+//! The process's threads as a table: name, state, CPU time, and what each waits in.
 
 use std::fmt::Write as _;
 

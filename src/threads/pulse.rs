@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::clock;
 
-/// Shows when a thread last moved, so that a deadlock can be told from a slow peer. A new one has just moved.
+/// Shows when a thread last moved, so that a deadlock differs from a slow peer. A new one has just
+/// moved.
 #[derive(Clone)]
 pub struct Pulse(Arc<AtomicI64>);
 

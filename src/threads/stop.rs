@@ -32,7 +32,7 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// Asks every holder to end its work in order.
+    /// Asks every thread with a clone to end its work in order.
     pub fn set(&self) {
         self.state.lock().open = None;
     }
@@ -56,7 +56,7 @@ impl Stop {
         matches!(self.closes.recv_timeout(time), Err(RecvTimeoutError::Disconnected))
     }
 
-    /// `Err` when some thread failed.
+    /// `Err` when a thread failed.
     pub fn outcome(&self) -> Result<(), Failure> {
         match &self.state.lock().failure {
             Some(why) => Err(Failure::Failed(why.clone())),

@@ -30,15 +30,16 @@ fn well(ended: Ended, what: &str) -> Ended {
     ended
 }
 
-/// What it printed, in a file.
+/// Its stdout, in a file.
 fn kept(ended: &Ended, dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, &ended.stdout).expect("written");
     path
 }
 
-/// Prevents: an address that cannot be another host's; a client that gives up where an answer takes 40 ms; producers of
-/// one load whose ids meet; an audit that cannot join what two producers and two processors say.
+/// Prevents: an address that cannot be another host's; a client that gives up where an answer takes
+/// 40 ms; producers of one load with the same ids; an audit that cannot join the summaries of two
+/// producers and two processors.
 #[test]
 fn a_pipeline_whose_parts_are_on_hosts_of_their_own_loses_nothing() {
     let (wan, place) = (Wan::new(SINK, DELAY), Place::free());
@@ -59,7 +60,8 @@ fn a_pipeline_whose_parts_are_on_hosts_of_their_own_loses_nothing() {
     let flags = format!("{} --rate-limit 4000", listen(SINK, 9900));
     let mut sink = start(&wan, SINK, env!("CARGO_BIN_EXE_sink"), &flags);
     sink.await_log("addr=");
-    // They are as far apart as is said: a connection and an answer are two ways there and two back.
+    // They are as far apart as intended: a connection and an answer are two ways there and two
+    // back.
     let asked = Instant::now();
     let probe = start(&wan, PRODUCERS, LAB, &format!("probe {to_sink}/readyz")).end(PATIENCE);
     well(probe, "the sink is asked");

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 type Packet = (Instant, Vec<u8>);
 
-/// The hosts and what joins them; gone with this.
+/// The hosts and their network; gone when dropped.
 pub struct Wan {
     holders: Vec<Child>,
     over: Arc<AtomicBool>,
@@ -50,17 +50,17 @@ impl Wan {
         wan
     }
 
-    /// Of host `n`.
+    /// The address of host `n`.
     pub fn address(n: usize) -> String {
         format!("10.199.{n}.1")
     }
 
-    /// What a command is run through on host `n`.
+    /// The prefix of a command that is to run on host `n`.
     pub fn on(&self, n: usize) -> Vec<String> {
         vec!["nsenter".into(), format!("--net={}", self.namespace(n))]
     }
 
-    /// What `body` gives on host `n`.
+    /// Runs `body` on host `n` and returns its value.
     pub fn within<T: Send>(&self, n: usize, body: impl FnOnce() -> T + Send) -> T {
         let namespace = self.namespace(n);
         std::thread::scope(|scope| {
@@ -120,7 +120,7 @@ fn enter(namespace: &str) {
     assert_eq!(moved, 0, "setns: {}", std::io::Error::last_os_error());
 }
 
-/// A tun device, `wan`, in a namespace: it belongs to that of the thread which opens it.
+/// A tun device, `wan`, in a namespace: it belongs to the namespace of the thread that opens it.
 fn tun_in(namespace: &str) -> File {
     let namespace = namespace.to_owned();
     let open = move || {
@@ -140,7 +140,7 @@ fn tun_in(namespace: &str) -> File {
     std::thread::spawn(open).join().expect("a device")
 }
 
-/// Takes what a host sends, until all is over.
+/// Takes the packets of a host, until all is over.
 fn take(from: &File, over: &AtomicBool, ends: &[Sender<Packet>], delay: Duration) {
     let mut bytes = [0; PACKET_BYTES_MAX];
     while !over.load(Ordering::Relaxed) {
@@ -160,7 +160,7 @@ fn take(from: &File, over: &AtomicBool, ends: &[Sender<Packet>], delay: Duration
     }
 }
 
-/// Gives a host what is for it, each packet in its time.
+/// Delivers a host's packets, each at its time.
 fn deliver(to: &File, arrivals: &Receiver<Packet>) {
     for (due, packet) in arrivals {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::common::PATIENCE;
 
-/// Keeps to itself: no look at Google's hosts, no updates, no proxy of the environment.
+/// No requests of its own: to Google's hosts, for updates, through the environment's proxy.
 const FLAGS: &[&str] = &[
     "--remote-debugging-pipe",
     "--headless",
@@ -34,7 +34,7 @@ pub struct Browser {
     answers: Receiver<Value>,
     session: Option<String>,
     sent: u64,
-    /// What the browser told unasked: requests, console, exceptions.
+    /// Events that the browser sent: requests, console, exceptions.
     pub events: Vec<Value>,
     _profile: tempfile::TempDir,
 }
@@ -97,7 +97,7 @@ impl Browser {
         answer["result"].clone()
     }
 
-    /// The next message that is the one `wanted`; what is told before it is kept in `events`.
+    /// The next message for which `wanted` is true; earlier ones are kept in `events`.
     fn hear(&mut self, why: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -186,8 +186,8 @@ impl Browser {
         self.until("it fits", "document.scrollingElement.scrollWidth <= 390");
     }
 
-    /// Nobody but `own`, `http://HOST:PORT/`, was asked for anything, and nothing of these kinds was told: exceptions,
-    /// what the console was given.
+    /// Checks that only `own`, `http://HOST:PORT/`, got requests, and that there were no events of
+    /// these kinds: exceptions, console output.
     pub fn kept_to(&self, own: &str, kinds: &[&str]) {
         let foreign: Vec<&Value> = self
             .told("Network.requestWillBeSent")

@@ -11,7 +11,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `lab cluster` on the tests' cluster; gives its stdout.
+/// Runs `lab cluster` on the tests' cluster; returns its stdout.
 pub fn cluster(words: &[&str]) -> String {
     let data = std::env::var("LAB_CLUSTER_DATA").unwrap_or_else(|_| {
         panic!("LAB_CLUSTER_DATA is not set: this test stops brokers, run it through run/test.sh")
@@ -19,7 +19,7 @@ pub fn cluster(words: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     let out = command.arg("cluster").args(words).args(["--data", &data]).output().expect("lab");
     let stderr = String::from_utf8_lossy(&out.stderr);
-    // `status` says 1 when a broker is down, which is what these tests are about.
+    // `status` ends with 1 when a broker is down, which is the subject of these tests.
     assert!(out.status.success() || words == ["status"], "lab cluster {words:?}: {stderr}");
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
@@ -41,7 +41,7 @@ impl Drop for Healed {
         if !std::thread::panicking() {
             return;
         }
-        // Up or down, it answers again afterwards.
+        // Up or down, the broker answers again afterwards.
         let _best_effort = std::panic::catch_unwind(|| {
             cluster(&["kill", &self.0.to_string()]);
             cluster(&["start", &self.0.to_string()]);

@@ -22,7 +22,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// Starts `binary` with `flags` and waits until it says where it listens.
+    /// Starts `binary` with `flags` and waits until it logs its address.
     pub fn start(binary: &str, flags: &[&str]) -> Self {
         let mut process = Running::start(binary, flags);
         process.await_log("addr=127.0.0.1:");
@@ -31,7 +31,7 @@ impl Served {
         Self { url: format!("http://{}", address.expect("an address")), process }
     }
 
-    /// What `GET` of `path` is answered: status and body.
+    /// The answer to `GET` of `path`: status and body.
     pub fn ask(&self, path: &str) -> (u16, String) {
         let agent = client::agent(Duration::from_secs(10));
         let answer = agent.get(format!("{}{path}", self.url)).call();
@@ -39,7 +39,7 @@ impl Served {
         (answer.status().as_u16(), answer.body_mut().read_to_string().expect("a body"))
     }
 
-    /// The body of `path`, which must be there.
+    /// The body of `path`, which must exist.
     pub fn get(&self, path: &str) -> String {
         let (status, body) = self.ask(path);
         assert_eq!(status, 200, "{path}");
@@ -105,7 +105,7 @@ pub fn producer(topic: &Topic, flags: &[&str]) -> Served {
     Served::start(env!("CARGO_BIN_EXE_producer"), &[&fixed, flags].concat())
 }
 
-/// Runs a producer to its end; gives its summary.
+/// Runs a producer to its end; returns its summary.
 pub fn produce(topic: &Topic, flags: &[&str]) -> Value {
     let ended = producer(topic, flags).process.end(PATIENCE * 2);
     assert!(ended.status.success(), "{}", ended.stderr);

@@ -1,5 +1,5 @@
-//! What tests on the real cluster share: where it is, topics of their own, what a log holds, and
-//! binaries that do not outlive their test.
+//! Shared by the tests on the real cluster: its address, topics of their own, the records of a log,
+//! and binaries that do not outlive their test.
 //!
 //! Without `LAB_BROKERS` a test fails with what to do; it never skips itself.
 #![allow(dead_code, reason = "every test program compiles this module and uses a part of it")]
@@ -43,7 +43,7 @@ pub fn brokers() -> String {
     })
 }
 
-/// The list, and how its brokers are spoken with (`LAB_COMMAND_CONFIG`).
+/// The list, with the security settings of its brokers (`LAB_COMMAND_CONFIG`).
 pub fn list() -> Brokers {
     Brokers::of_flags(Some(brokers()), None).expect("a broker list")
 }
@@ -134,7 +134,7 @@ impl Topic {
         self.make(3, &[]);
     }
 
-    /// Deletes what stands below `offset` of partition 0, as retention does.
+    /// Deletes the records below `offset` of partition 0, as retention does.
     pub fn delete_before(&self, offset: i64) {
         let admin: AdminClient<_> = config().create().expect("an admin client");
         let mut list = TopicPartitionList::new();
@@ -245,7 +245,7 @@ pub struct Running {
     stderr: Gathered,
 }
 
-/// What an ended binary said.
+/// The output of a binary that has ended.
 #[derive(Debug)]
 pub struct Ended {
     /// How it ended.
@@ -312,7 +312,7 @@ impl Running {
         self.child.id()
     }
 
-    /// What it logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.stderr.so_far()
     }

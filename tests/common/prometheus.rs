@@ -1,4 +1,4 @@
-//! What a real Prometheus is asked in tests: the queries of the board, and others.
+//! Queries to a real Prometheus in tests: those of the board, and others.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use std::time::Duration;

@@ -51,7 +51,7 @@ impl Sink {
         Self { running: process, url, agent: agent(Duration::from_secs(30)) }
     }
 
-    /// The part of the URL behind `http://`.
+    /// The part of the URL after `http://`.
     pub fn addr(&self) -> &str {
         self.url.strip_prefix("http://").unwrap()
     }
@@ -74,7 +74,7 @@ impl Sink {
         self.get(wire::CONTROL).json()
     }
 
-    /// Waits until the status is as `wanted`.
+    /// Waits for a status for which `wanted` is true.
     pub fn await_status(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         let end = Instant::now() + PATIENCE;
         loop {

@@ -1,4 +1,4 @@
-//! What breaks brokers: one test at a time, and nobody beside it.
+//! Tests that break brokers: one at a time, with no other test beside it.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 #[path = "../common/mod.rs"]

@@ -1,5 +1,5 @@
-//! The processor while things die: it is killed, it is stopped past the poll interval, a broker is
-//! killed under it. The sink's ledger judges. These tests stop brokers of the shared cluster, so
+//! The processor during failures: it is killed, it is stopped past the poll interval, its broker is
+//! killed. The sink's ledger judges. These tests stop brokers of the shared cluster, so
 //! `run/test.sh` runs this file by itself.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::common::cluster::{Healed, alone, cluster, signal_broker};
 use crate::common::lab::{Served, audit, figure, ledger, processor, produce, producer, sink};
 use crate::common::{PATIENCE, Topic, list};
 
-/// Waits until every id below `ids` is at the sink, and says how many came more than once.
+/// Waits until the sink has every id below `ids`, and returns how many came more than once.
 fn all_delivered(sink: &Served, ids: u64) -> u64 {
     sink.until("every id is delivered", |s| figure(&ledger(s), "distinct") >= ids);
     let ledger = ledger(sink);
@@ -41,14 +41,14 @@ fn killed_and_restarted(kind: &str) {
     assert!(producer.process.end(PATIENCE).status.success());
     let duplicates = all_delivered(&sink, 30_000);
     second.stop();
-    // At-least-once's bound: what was served since the last commit (interval 1 s, and the commit's
-    // own way there), and what the four workers had in flight.
+    // The bound of at-least-once: events served since the last commit (interval 1 s, and the
+    // commit's own time), and the four workers' events in flight.
     let bound = 4000 * 3 / 2 + 4 * 200;
     assert!(duplicates <= bound, "{kind}: {duplicates} duplicates, bound {bound}");
 }
 
-/// Prevents: what was shed being gone with the processor, so that the ledger cannot tell it from what
-/// was lost.
+/// Prevents: shed ids that are gone with the processor, so that the ledger cannot tell them from
+/// lost ones.
 #[test]
 fn a_shedding_processor_killed_with_9_leaves_a_fate_to_every_id() {
     let _alone = alone();
@@ -86,7 +86,7 @@ fn a_shedding_processor_killed_with_9_leaves_a_fate_to_every_id() {
     let (end, ledger) = audit(&topic, &sink.url, dir.path(), &files);
     assert_eq!((end.status.code(), ledger.wrong()), (Some(0), 0), "{end:?}");
     assert!(ledger.shed > 20_000 && ledger.delivered > 5_000, "{ledger:?}");
-    // What the killed one wrote is what makes it so.
+    // Without the file of the killed one the ledger must be red.
     let without_its_ids = &files[..files.len() - 2];
     let (end, without) = audit(&topic, &sink.url, dir.path(), without_its_ids);
     assert_eq!(end.status.code(), Some(3), "{end:?}");
@@ -124,7 +124,7 @@ fn a_member_stopped_past_the_interval_is_evicted_and_comes_back() {
     b.stop();
 }
 
-/// Prevents: a fetcher that spins on, or forgets, the partitions of a broker that died.
+/// Prevents: a fetcher that retries a dead broker's partitions without a pause, or forgets them.
 #[test]
 fn a_broker_killed_with_9_and_started_again_costs_no_event() {
     let _alone = alone();

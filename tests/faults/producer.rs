@@ -91,7 +91,7 @@ fn a_broker_that_hangs_holds_up_only_its_own_partitions_and_not_for_long() {
     assert_whole(&topic, &ended.stdout, 120_000);
 }
 
-/// When no broker is left the drain gives up, says how much is unsent, and fails.
+/// When no broker is left the drain gives up, reports how much is unsent, and fails.
 #[test]
 fn a_drain_that_cannot_end_says_what_is_unsent() {
     let _alone = alone();

@@ -1,11 +1,11 @@
-//! Hostile bytes for everything that reads bytes from elsewhere. A target here is a property of
-//! any input, not "it does not panic" alone.
+//! Hostile bytes for all code that reads bytes from elsewhere. A target here is a property of any
+//! input, not only "it does not panic".
 //!
-//! `cargo test` replays each target's seeds (`__fuzz__/TARGET/corpus`, and what once broke it in
-//! `crashes`), then random bytes and changed seeds, a second at most. `run/fuzz.sh` runs the same
-//! targets for as long as wished under libFuzzer, which follows the code that an input reaches.
-//! Part of the library's unit tests: an integration test would link every binary too, and those
-//! have no libFuzzer that the instrumented code could report to.
+//! `cargo test` replays each target's seeds (`__fuzz__/TARGET/corpus`, and inputs that once broke
+//! it in `crashes`), then random bytes and changed seeds, a second at most. `run/fuzz.sh` runs the
+//! same targets for any time under libFuzzer, which follows the code that an input reaches. It is
+//! part of the library's unit tests: an integration test would link every binary too, and those
+//! have no libFuzzer for the instrumented code to report to.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
@@ -78,8 +78,8 @@ mod property {
         assert_eq!(Event::decode(&again), Ok(event));
     }
 
-    /// A body is a batch in one way only, no byte of it left over, none missing; and it takes
-    /// memory by what has arrived, not by what it announces.
+    /// A body is a batch in one way only, no byte of it left over, none missing; and its memory
+    /// depends on the bytes that have arrived, not on an announced size.
     pub fn batch(body: &[u8]) {
         for (_, transform) in Transform::ALL {
             batch_of(body, transform);
@@ -119,8 +119,8 @@ mod property {
         }
     }
 
-    /// Commands, one a line, a second apart. Whatever is accepted leaves a finite rate that ends,
-    /// and a bucket that can be asked; what is refused changes nothing.
+    /// Commands, one a line, a second apart. An accepted command leaves a finite rate that ends,
+    /// and a bucket that works; a refused one changes nothing.
     pub fn sink_control(bytes: &[u8]) {
         let mut now = Instant::now();
         let mut control = Control::new(2_000.0, None);
@@ -157,8 +157,8 @@ mod property {
         assert_eq!((status.rate, status.fault), (status.base_rate, None));
     }
 
-    /// Leases, one a line, each granted when a third of the last one has passed. None may raise
-    /// the rate, make an event due again, or outlast its time; alone none is exceeded.
+    /// Leases, one a line, each granted when a third of the last one has passed. None may raise the
+    /// rate, make an event due again, or outlast its time; a lease that is alone is never exceeded.
     pub fn rate_lease(bytes: &[u8]) {
         const RATE: f64 = 2_000.0;
         let mut now_us = 1_700_000_000_000_000;
@@ -190,7 +190,7 @@ mod property {
         }
     }
 
-    /// Words, one a line. Not a letter of them is lost, what follows `--` is left alone, and any
+    /// Words, one a line. No letter of them is lost, words after `--` are left alone, and any
     /// spelling of a flag becomes the same two words.
     pub fn flags(bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
@@ -229,8 +229,8 @@ mod property {
         assert_eq!(scrape::numbers(&written), Ok(numbers), "{written:?}");
     }
 
-    /// A head that is taken has lengths within the limits, is the same whatever follows it, is
-    /// waited for at every cut, and is handed on in a form that reads as itself.
+    /// An accepted head has lengths within the limits, is the same whatever follows it, is waited
+    /// for at every cut, and is forwarded in a form that parses to the same head.
     pub fn http_head(bytes: &[u8]) {
         let limits = Limits { head_bytes_max: 512, body_bytes_max: 1_000, ..Limits::default() };
         let mut forward = Vec::new();
@@ -257,23 +257,23 @@ mod property {
         for cut in [own.len() - 1, own.len() / 2, 1] {
             assert_eq!(read(&own[..cut], &limits).0, Ok(None), "{cut} bytes");
         }
-        // One space more a header may be written than was read.
+        // The forwarded header may have one space more than the original.
         let wider = Limits { head_bytes_max: 4 * limits.head_bytes_max, ..limits };
         let Ok(Some(head)) = alone else { return };
         match read(&forward, &wider) {
             (Ok(Some(again)), same) => {
                 assert_eq!(same, forward);
                 assert_eq!(again.len, forward.len(), "something follows the head");
-                // The body does not travel with it.
+                // The body is not forwarded with it.
                 assert_eq!((again.body_len, again.is_head), (0, head.is_head));
             }
-            // HTTP/1.0 may go without a host; it is handed on as 1.1 to a server that does not mind.
+            // HTTP/1.0 may have no host; it is forwarded as 1.1 to a server that accepts that.
             (Err(refusal), _) if head.http_1_0 => assert!(refusal.why.contains("Host")),
             other => panic!("{other:?} from {:?}", String::from_utf8_lossy(&forward)),
         }
     }
 
-    /// A header that is taken names a next position that is ahead, and a size to fetch.
+    /// An accepted header gives a next position that is higher, and a size to fetch.
     pub fn batch_header(bytes: &[u8]) {
         let Ok(batch) = parse_header(bytes) else { return };
         assert!(0 <= batch.base_offset && batch.base_offset <= batch.last_offset, "{batch:?}");
@@ -284,8 +284,8 @@ mod property {
         assert_eq!(parse_header(&bytes[..61]).ok(), Some(batch), "what follows is not the header");
     }
 
-    /// A fetched set, as it came, and with the sums of its batches put right: no changed byte would
-    /// come past them.
+    /// A fetched set, unchanged, and with the sums of its batches corrected: else no changed byte
+    /// would pass them.
     pub fn record_batches(bytes: &[u8]) {
         const SUM_AT: usize = 17;
         const SUM_COVERS_FROM: usize = 21;
@@ -302,8 +302,8 @@ mod property {
     }
 
     /// Batches follow each other without a byte between them. Records have ascending offsets inside
-    /// their header's range, all that are announced or an error; no more is unpacked than the limit;
-    /// and built anew they are the same records.
+    /// their header's range, all that are announced or an error; no more is unpacked than the
+    /// limit; and built again they are the same records.
     fn read_set(set: &[u8]) {
         const UNPACKED_BYTES_MAX: usize = 64 << 10;
         let mut scratch = Scratch::new(UNPACKED_BYTES_MAX);
@@ -344,11 +344,11 @@ mod property {
         }
         assert!(all.next().is_none());
         assert!(scratch.kept_bytes() <= UNPACKED_BYTES_MAX, "{}", scratch.kept_bytes());
-        // What is left is a cut batch, or none.
+        // The rest is a cut batch, or empty.
         assert!(records::parse_header(rest).map_or(true, |header| header.size > rest.len()));
     }
 
-    /// What `builder` holds is what `batch` holds, but for offsets.
+    /// `builder` holds the same records as `batch`, except for offsets.
     fn same_again(batch: &records::Batch<'_>, scratch: &mut Scratch, builder: &mut Builder) {
         let again = builder.finish(Codec::None, ProducerStamp::NONE).expect("nothing to pack");
         let Some(again) = batches(again).next() else { return assert_eq!(batch.header.records, 0) };
@@ -364,8 +364,8 @@ mod property {
         assert!(again.next().is_none());
     }
 
-    /// The answer to a fetch: its version in the first byte. No more is read than is there, what is read
-    /// of records lies in it, and what is cut off is refused or was of the last tags.
+    /// The answer to a fetch: its version is in the first byte. No more is read than is there,
+    /// records are inside it, and a cut answer is refused or was cut in the last tags.
     pub fn fetch_answer(bytes: &[u8]) {
         let Some((version, answer)) = bytes.split_first() else { return };
         let version = i16::from(*version % 20);
@@ -391,10 +391,10 @@ mod property {
         );
     }
 
-    /// An answer of a sink, or of a server that passes for one: `STATUS NUMBER` on the first line, the
-    /// number being its `Retry-After` and how many ids it counts; its body is what follows. No more is
-    /// acked than was sent, what waiting cures gives no event up, no wait is longer than a minute, its
-    /// words come back short, and what it counts is what it lists.
+    /// An answer of a sink, or of another server in its place: `STATUS NUMBER` on the first line,
+    /// the number being its `Retry-After` and how many ids it counts; the body follows. No more is
+    /// acked than was sent, a temporary refusal gives up no event, no wait is longer than a minute,
+    /// a message repeats little of it, and its count is that of its list.
     pub fn answer(bytes: &[u8]) {
         const SENT: usize = 200;
         let short = |why: &str| {

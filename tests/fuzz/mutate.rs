@@ -1,11 +1,11 @@
-//! Seeds, changed a little: what random bytes never reach, the second brace of a JSON body, a
-//! changed seed does. bolero shrinks and repeats what fails.
+//! Seeds, changed a little: a changed seed gets to places that random bytes never reach, such as
+//! the second brace of a JSON body. bolero shrinks and repeats failures.
 
 use std::path::Path;
 
 use bolero::{Driver, ValueGenerator};
 
-/// What parsers stumble over: ends, signs, quotes, and numbers at their limits.
+/// Tokens that often break parsers: ends, signs, quotes, and numbers at their limits.
 const TOKENS: [&[u8]; 20] = [
     b"\0",
     b"\xff",

@@ -75,8 +75,8 @@ fn when_every_connection_is_busy_one_more_is_told_so() {
     }
 }
 
-// An answer is given back to its handler before it is sent, so a reader that stops reading holds
-// nothing but its own connection.
+// A handler is released before its answer is sent, so a client that stops reading holds only its
+// own connection.
 #[test]
 fn a_client_that_does_not_read_holds_no_handler() {
     let server = start(Limits { handlers: 1, ..Limits::default() });

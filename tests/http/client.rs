@@ -1,4 +1,4 @@
-//! The one client: what a call costs beside its bytes, and how long it can take.
+//! The one client: the cost of a call besides its bytes, and its longest time.
 
 use backpressure_lab::http::client::agent;
 

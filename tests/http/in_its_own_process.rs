@@ -1,4 +1,4 @@
-//! What counts threads or lowers limits: run by `alone`, one test a process.
+//! Tests that count threads or lower limits: `alone` runs them, one a process.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn a_thousand_connections() {
     for n in 0..1000 {
         kept.push(Client::connect(server.addr()));
         if n % 100 == 50 {
-            // Those before it had their chance: it is their turn to make room.
+            // The earlier ones had their chance: now they must make room.
             thread::sleep(Duration::from_millis(150));
             let begin = Instant::now();
             assert_eq!(Client::connect(server.addr()).get("/").status, 200, "{n}");

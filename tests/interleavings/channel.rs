@@ -1,7 +1,7 @@
 //! crossbeam's channel as far as the included files use it, over shuttle's primitives.
 //!
-//! A wait shorter than [`NEVER`] may end at any moment, before or after what it waited for; a
-//! longer one never does, so that a wake-up that was missed shows as a deadlock.
+//! A wait shorter than [`NEVER`] may end at any moment, before or after the event that it waits
+//! for; a longer one never ends, so that a missed wake-up shows as a deadlock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub const NEVER: Duration = Duration::from_secs(3600);
 
 struct State<T> {
     inside: VecDeque<T>,
-    /// Receivers that wait now: what a channel without room may still take.
+    /// Waiting receivers: as many events a channel without room may still take.
     waiting: usize,
     senders: usize,
     receivers: usize,
@@ -40,7 +40,7 @@ pub struct Sender<T>(Arc<Shared<T>>);
 
 pub struct Receiver<T>(Arc<Shared<T>>);
 
-/// A channel of `capacity` events; of 0, it hands over to a receiver that waits.
+/// A channel of `capacity` events; with 0, an event goes directly to a waiting receiver.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let state = State { inside: VecDeque::new(), waiting: 0, senders: 1, receivers: 1 };
     let shared = Arc::new(Shared { capacity, state: Mutex::new(state), changed: Condvar::new() });

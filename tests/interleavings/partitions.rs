@@ -11,7 +11,7 @@ use shuttle::thread::{self, JoinHandle};
 use crate::assigned::Assigned;
 use crate::{every_order, many_orders};
 
-/// What the rest of the world sees. Its own state is not shuttle's: looking adds no step.
+/// State outside the partition. It is not shuttle's: reading it adds no step.
 #[derive(Default)]
 struct World {
     /// Offsets that the sink acked.
@@ -54,7 +54,7 @@ fn held(offsets: i64) -> (Arc<Assigned>, Arc<World>) {
     (Arc::new(assigned), Arc::default())
 }
 
-/// A worker as `sink/workers.rs` has it: a run in flight, looked at again before the call.
+/// A worker as in `sink/workers.rs`: a run in flight, checked again before the call.
 fn worker(assigned: &Arc<Assigned>, world: &Arc<World>, batch: &'static [i64]) -> JoinHandle<()> {
     let (assigned, world) = (Arc::clone(assigned), Arc::clone(world));
     thread::spawn(move || {
@@ -71,7 +71,7 @@ fn worker(assigned: &Arc<Assigned>, world: &Arc<World>, batch: &'static [i64]) -
     })
 }
 
-/// The member gives the partition away, as `source/member.rs` does: the commit is what it returns.
+/// The member revokes the partition, as `source/member.rs` does: it returns the commit.
 fn give_away(assigned: &Assigned, world: &World) -> i64 {
     assigned.revoke();
     assert!(assigned.await_released(never()));
@@ -184,7 +184,7 @@ fn two_fetchers_open_each_offset_once() {
     many_orders(model);
 }
 
-/// Defect prevented: a pull source that misses the last ack fetches nothing for a whole look.
+/// Defect prevented: a pull source that misses the last ack fetches nothing until its next check.
 #[test]
 fn a_pull_source_hears_the_last_ack() {
     every_order(|| {

@@ -79,7 +79,7 @@ fn queue(
     (intake, outlets, occupancy, receiver)
 }
 
-/// What became of each event.
+/// The fate of each event.
 #[derive(Default)]
 struct Fates {
     taken: Mutex<BTreeMap<u32, usize>>,
@@ -94,7 +94,7 @@ fn count(fates: &Mutex<BTreeMap<u32, usize>>, event: u32) {
     *fates.lock().expect("whole").entry(event).or_default() += 1;
 }
 
-/// A producer as `policy::Admission` is one: it waits for room until the queue is closed.
+/// A producer like `policy::Admission`: it waits for room until the queue is closed.
 fn produce(intake: &Intake<u32>, mut events: std::ops::Range<u32>, fates: &Fates) {
     for event in events.by_ref() {
         loop {
@@ -125,7 +125,7 @@ fn work(outlet: &Outlet<u32>, fates: &Fates) {
     }
 }
 
-/// One worker alone finds what another would cover up; two find what they do to each other.
+/// One worker alone shows faults that another would hide; two show faults between them.
 fn stop_while_events_move(capacity: usize) {
     many_orders(move || stop_once(capacity, 1));
     many_orders(move || stop_once(capacity, 2));
@@ -171,7 +171,7 @@ fn stop_once(capacity: usize, workers: usize) {
     assert!(capacity > 0 || left == 0, "nothing can be inside a queue without room");
 }
 
-/// Defect prevented: a worker whose wait ends just before an event comes in, and who looks at the
+/// Defect prevented: a worker whose wait ends just before an event comes in, and which checks the
 /// gate just after it closed, ends and leaves the event to the next owner.
 #[test]
 fn closed_means_that_what_was_inside_is_taken() {
@@ -187,20 +187,20 @@ fn closed_means_that_what_was_inside_is_taken() {
     });
 }
 
-/// Defect prevented: an event that a producer offers during the stop is lost without its producer
-/// being told, is taken twice, or stays although it was queued before the gate closed.
+/// Defect prevented: an event that a producer enqueues during the stop is lost and its producer is
+/// not told, is dequeued twice, or stays although it was queued before the gate closed.
 #[test]
 fn a_bounded_queue_drains_when_its_gate_closes() {
     stop_while_events_move(1);
 }
 
-/// As above for `unbounded`: no model offers more than it holds.
+/// As above for `unbounded`: no model enqueues more than it holds.
 #[test]
 fn an_unbounded_queue_drains_when_its_gate_closes() {
     stop_while_events_move(usize::MAX);
 }
 
-/// As above for `pull`: what is handed over is in a worker's hand.
+/// As above for `pull`: an event that leaves the producer is in flight at a worker.
 #[test]
 fn a_pull_queue_drains_when_its_gate_closes() {
     stop_while_events_move(0);

@@ -40,8 +40,8 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// parking_lot's condition variable, whose time never comes: a wake-up that was missed leaves
-/// every thread waiting, which shuttle reports as a deadlock.
+/// parking_lot's condition variable, whose timeout never comes: a missed wake-up leaves every
+/// thread waiting, which shuttle reports as a deadlock.
 pub struct Condvar(shuttle::sync::Condvar);
 
 impl Condvar {

@@ -2,7 +2,7 @@
 //! that must catch each.
 //!
 //! They are real processors, broken from the outside: by a middleman that answers for the sink, by
-//! a flag that lifts the bound, by a commit that nobody acked.
+//! a flag that lifts the bound, by a commit without an ack.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use rdkafka::consumer::Consumer as _;
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 const EVENTS: u64 = 3000;
 
-/// Stands between processor and sink, passes on what `bend` makes of each batch, and answers that
-/// all of it was acked.
+/// A server between processor and sink: it passes on each batch as `bend` changes it, and answers
+/// that all of it was acked.
 fn middleman(sink: &Served, bend: fn(Vec<Event>) -> Vec<Event>) -> Server {
     let (agent, to) = (client::agent(PATIENCE), format!("{}{}", sink.url, wire::BATCH));
     let handler = move |request: Request| {
@@ -54,15 +54,15 @@ fn url(server: &Server) -> String {
     format!("http://{}", server.addr())
 }
 
-/// The audit of what a processor left that printed `summary`.
+/// The audit after a processor that printed `summary`.
 fn audit(topic: &Topic, sink: &Served, dir: &Path, summary: &str) -> (Ended, Ledger) {
     let path = dir.join("processor.json");
     std::fs::write(&path, summary).expect("written");
     lab::audit(topic, &sink.url, dir, &["--processor", &path.display().to_string()])
 }
 
-/// Produces [`EVENTS`] and has them consumed through a middleman; gives the folder, the topic, the
-/// sink, and what the processor printed.
+/// Produces [`EVENTS`] and has them consumed through a middleman; returns the folder, the topic,
+/// the sink, and the processor's output.
 fn run(
     name: &str,
     bend: fn(Vec<Event>) -> Vec<Event>,
@@ -82,7 +82,7 @@ fn run(
     (dir, topic, sink, summary)
 }
 
-/// Prevents: a ledger that takes the processor's word for what was delivered.
+/// Prevents: a ledger that trusts the processor about deliveries.
 #[test]
 fn acked_events_that_were_dropped_turn_the_ledger_red() {
     let dropped = |id: u64| id % 500 == 250;
@@ -110,7 +110,7 @@ fn a_batch_that_was_reordered_is_counted_as_violations() {
     assert!(figure(&ledger(&sink), "order_violations") > EVENTS / 10, "{}", ledger(&sink));
 }
 
-/// Prevents: an audit that believes a commit which no ack stands behind.
+/// Prevents: an audit that accepts a commit without an ack.
 #[test]
 fn a_commit_ahead_of_the_ack_turns_the_ledger_red() {
     let (topic, sink) = (Topic::create("ahead", 3), sink(&["--rate-limit", "500"]));
@@ -119,7 +119,7 @@ fn a_commit_ahead_of_the_ack_turns_the_ledger_red() {
     std::fs::write(dir.path().join("producer.json"), produced.to_string()).expect("written");
     let processor = processor(&topic, &sink, &["--batch-size", "20", "--drain-timeout", "1s"]);
     sink.until("some is delivered", |s| figure(&ledger(s), "events") > 200);
-    // It gives the rest back to the log, and leaves.
+    // It releases the rest to the log, and leaves.
     processor.process.signal(libc::SIGTERM);
     let summary = processor.process.end(PATIENCE).stdout;
     let (ended, honest) = audit(&topic, &sink, dir.path(), &summary);
@@ -180,7 +180,7 @@ fn a_queue_that_ignores_its_bound_turns_memory_and_poll_rate_red() {
     for red in ["pull_rss_slope", "pull_poll_ratio"] {
         assert!(!passes(red), "{red} holds: {ended:?}");
     }
-    // Those that no busy machine can spoil.
+    // The checks that no busy machine can spoil.
     for green in ["unbounded_ledger", "pull_ledger"] {
         assert!(passes(green), "{green} fell short: {ended:?}");
     }

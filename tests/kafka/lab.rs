@@ -20,7 +20,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
-/// Produces `count` events into `topic`; gives the folder's `producer.json`.
+/// Produces `count` events into `topic`; returns the folder's `producer.json`.
 fn produce(topic: &Topic, count: u32, dir: &Path) -> String {
     let flags = format!("--count {count} --rate 5000 --listen 127.0.0.1:0 --topic {}", topic.name);
     let ended = Running::start(env!("CARGO_BIN_EXE_producer"), flags.split(' ')).end(PATIENCE);
@@ -75,7 +75,7 @@ fn watch_sees_the_lag_and_an_ended_process_and_never_joins_the_group() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 
-/// Waits for a sample that is as `wanted`.
+/// Waits for a sample for which `wanted` is true.
 fn until(path: &Path, wanted: impl Fn(&Sample) -> bool) -> Sample {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -88,8 +88,8 @@ fn until(path: &Path, wanted: impl Fn(&Sample) -> bool) -> Sample {
     }
 }
 
-/// Prevents: a ledger that adds up although an id is nowhere; one that counts an id twice; one
-/// that looks at the log's start and not at the committed offset.
+/// Prevents: a ledger that adds up although an id is nowhere; one that counts an id twice; one that
+/// starts at the log start offset and not at the committed offset.
 #[test]
 fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
     let (topic, sink) = (Topic::create("audit", 3), Sink::start(&[]));
@@ -104,7 +104,7 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
     let (code, ledger) = audit();
     assert_eq!((code, ledger.in_log, ledger.delivered), (Some(0), 300, 0));
 
-    // One partition is committed to its end and delivered, but for one id.
+    // One partition is committed to its end and delivered, except for one id.
     let ids: BTreeSet<u64> = topic
         .records()
         .iter()
@@ -128,7 +128,8 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
     assert_eq!((ledger.delivered, ledger.again, ledger.duplicates), (ids.len() as u64 + 1, 1, 1));
     assert_eq!(ledger.delivered + ledger.in_log - ledger.again, 300);
 
-    // A producer that ended with events unsent vouches for the ids below its first unsent one.
+    // The summary of a producer that ended with unsent events covers only the ids below its first
+    // unsent one.
     let said = std::fs::read_to_string(&producer).expect("the summary");
     let cut = said.replace("\"acked_below\":300", "\"acked_below\":200");
     assert_ne!(cut, said);
@@ -137,7 +138,7 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
     assert_eq!((code, ledger.produced, ledger.beyond), (Some(0), 200, 100));
 }
 
-/// What a reader of that isolation has still to read, by the offsets of the topic's group.
+/// The lag of a reader of that isolation, by the offsets of the topic's group.
 fn lag(topic: &Topic, isolation: Isolation) -> Option<i64> {
     let brokers = Brokers::parse(&brokers()).expect("a list");
     let reading = LagReader::new(&brokers, &topic.name, &topic.name, isolation).read();
@@ -145,9 +146,9 @@ fn lag(topic: &Topic, isolation: Isolation) -> Option<i64> {
     reading.lag
 }
 
-/// Prevents: an open transaction that hides what is behind it from watch and audit, though the processor
-/// reads it; aborted records counted for a reader that leaves them out, or not counted for one that does
-/// not.
+/// Prevents: an open transaction that hides later records from watch and audit, though the
+/// processor reads them; aborted records counted for a reader that leaves them out, or not counted
+/// for one that does not.
 #[test]
 fn transactions_count_as_the_processor_reads_them() {
     let (topic, sink) = (Topic::create("transactions", 1), Sink::start(&[]));
@@ -173,7 +174,7 @@ fn transactions_count_as_the_processor_reads_them() {
     transaction.abort_transaction(PATIENCE).expect("aborted");
     begin(2_000_000..2_000_005); // and left open
     produce(&topic, 300, dir.path());
-    // With the marker of the one that was aborted.
+    // With the marker of the aborted one.
     assert_eq!(lag(&topic, Isolation::ReadUncommitted), Some(10 + 1 + 5 + 300));
     assert_eq!(lag(&topic, Isolation::ReadCommitted), Some(10 + 1));
 
@@ -188,8 +189,8 @@ fn transactions_count_as_the_processor_reads_them() {
     assert_eq!(audit(&committed), (Some(0), 300, 300, 0));
 }
 
-/// Prevents: lag of what retention took, and none of a topic that was made anew: the coordinator may
-/// keep the offsets of the one that was deleted.
+/// Prevents: lag of records that retention deleted, and none of a recreated topic: the coordinator
+/// may keep the offsets of the deleted one.
 #[test]
 fn only_what_is_in_the_log_is_lag() {
     let (topic, sink) = (Topic::create("retained", 1), Sink::start(&[]));
@@ -246,8 +247,8 @@ fn every_shed_id_is_accounted_for_by_itself() {
     assert_eq!((ended.status.code(), ledger.examples), (Some(3), vec![lost]), "{ended:?}");
     assert!(ended.stderr.contains(&format!("[{lost}]")), "{ended:?}");
 
-    // A file that is not there is a mistake; by an empty one what was shed has no fate. (A processor that is
-    // killed leaves no summary.)
+    // A missing file is a mistake; with an empty one the shed ids have no fate. (A killed processor
+    // leaves no summary.)
     std::fs::write(path("processor.json"), "").expect("emptied");
     std::fs::remove_file(&shed_ids).expect("removed");
     let (ended, _earlier) = audit();
@@ -259,8 +260,8 @@ fn every_shed_id_is_accounted_for_by_itself() {
     assert_eq!((again.delivered, again.missing), (ledger.delivered, ledger.shed + 1));
 }
 
-/// Prevents: a lag that climbs under a green "live" for a group that nobody has, and a consumer's death that is
-/// seen by nobody.
+/// Prevents: a lag that climbs under a green "live" for a group that does not exist; the unnoticed
+/// death of a consumer.
 #[test]
 fn a_group_that_is_not_there_and_one_that_nobody_reads_for_are_named() {
     let (topic, sink, dir) =
@@ -307,7 +308,7 @@ fn flags_that_cannot_be_used_end_with_2_and_name_themselves() {
         ("predict --schedule 5:5s --replication=4", "--replication 4"),
         ("watch --out /tmp --plan /nowhere/plan.json", "--plan /nowhere/plan.json"),
         ("watch --out /tmp --sink 127.0.0.1:9900", "--sink 127.0.0.1:9900"),
-        // An address with a password, which would stand in every message about it.
+        // An address with a password, which every message about it would show.
         ("watch --out /tmp --sink http://a:secret@b:1", "--sink http://…@b:1"),
         ("watch --out /tmp --heap http://a:secret@b:1", "--heap http://…@b:1"),
         ("watch --out /tmp --metrics sink=http://a:secret@b:1/m", "--metrics sink=http://…@b:1/m"),

@@ -49,7 +49,7 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
     page.until("a verdict holds", "document.querySelector('#verdicts .holds') !== null");
     assert_eq!(page.eval("document.querySelector('#name').textContent"), "exp2/pull");
 
-    // Each second another look, and what is shown moves with it.
+    // Each second another sample, and the page changes with it.
     let (begun, mut shown, mut looks) = (Instant::now(), BTreeSet::new(), BTreeSet::new());
     while begun.elapsed() < Duration::from_secs(5) {
         let seen = page.eval("[document.querySelector('#now').innerText, last]");
@@ -60,7 +60,7 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
     assert!((3..=7).contains(&looks.len()) && shown.len() >= 3, "{looks:?} {shown:?}");
     assert_eq!(page.charts_drawn(), 5, "charts with something drawn");
 
-    // By mouse, and the page sees what came of it.
+    // By mouse; the page shows the result.
     page.click("#stall");
     sink.until("the sink is stalled", |sink| control(sink)["rate"] == 200.0);
     assert_eq!(control(&sink)["fault"]["for_seconds"], 20.0);
@@ -89,7 +89,7 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
     page.call("Emulation.setEmulatedMedia", dark);
     assert_ne!(page.eval(background), light);
 
-    // What cannot be read is said and not shown as 0.
+    // A value that cannot be read is reported and not shown as 0.
     processor.process.signal(libc::SIGKILL);
     page.until(
         "unread",
@@ -101,7 +101,7 @@ fn the_page_follows_a_real_pipeline_and_its_buttons_disturb_the_sink() {
         &format!("{}/", watch.url),
         &["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"],
     );
-    // Even a script in the page may ask nobody else, not even on this machine.
+    // Even a script in the page may reach no other server, not even on this machine.
     let ask = format!(
         "fetch('{}/metrics', {{mode: 'no-cors'}}).then(() => 'asked', () => 'kept')",
         sink.url

@@ -1,4 +1,4 @@
-//! What needs brokers and leaves them alone: each test has a topic and a group of its own.
+//! Tests that need brokers and do not break them: each has a topic and a group of its own.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

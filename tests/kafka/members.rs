@@ -1,5 +1,5 @@
-//! The group, as its other members and its coordinator see it: who shares it with us, and what a member that
-//! is killed and comes back finds.
+//! The group, as its other members and its coordinator see it: which clients share it with us, and
+//! the state of a member that is killed and restarted.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ fn a_static_member_that_is_killed_and_restarted_has_its_partitions_at_once() {
     let killed = Instant::now();
     let second = processor(&topic, &sink, &flags);
     second.until("it has its partitions", |p| p.metric("processor_partitions", "") == 6.0);
-    // A member of no name waits for the session of the one that was killed.
+    // A member without a name waits for the session of the killed one.
     assert!(killed.elapsed() < SESSION / 2, "{:?} of {SESSION:?}", killed.elapsed());
     second.stop();
 }

@@ -1,6 +1,7 @@
-//! What a foreign producer may leave in the topic: batches of mixed codecs, records that are no event,
-//! batches larger than a fetch, a log that retention cut. Each is delivered whole, or counted by reason
-//! and passed over, or ends the run by name; nothing spins, nothing is skipped in silence.
+//! Records that a foreign producer may leave in the topic: batches of mixed codecs, records that
+//! are no event, batches larger than a fetch, a log that retention cut. Each is delivered whole, or
+//! counted by reason and skipped, or ends the run by name; nothing loops, nothing is skipped
+//! silently.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ impl<'a> Foreign<'a> {
     /// Writes `events` events of `payload` bytes to partition 0 as one batch.
     fn batch(&mut self, codec: &str, events: u64, payload: usize) {
         if codec == "zstd" {
-            // The library that these tests have was built without it.
+            // librdkafka was built without it for these tests.
             return self.ours(codec, events, payload);
         }
         let event = |_| (None, Some(self.event(payload)));
@@ -57,7 +58,7 @@ impl<'a> Foreign<'a> {
         let id = self.next_id;
         self.next_id += 1;
         let mut bytes = Vec::new();
-        // Payloads that do not compress, so that a batch's size is what it says.
+        // Payloads that do not compress, so that a batch's size is as requested.
         let random = &mut backpressure_lab::event::stream(1, id);
         let payload = backpressure_lab::event::payload(random, payload);
         let ts_us = backpressure_lab::clock::now_us();
@@ -137,7 +138,7 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     assert_eq!(figure(&ledger(&sink), "distinct"), 6);
     assert!(processor.process.log().contains("partition=0 offset=3 reason=tombstone"));
     processor.stop();
-    // Each is in the file, with where it stood and why.
+    // Each is in the file, with its offset and the reason.
     let text = std::fs::read_to_string(letters).expect("read");
     let line = |line: &str| {
         let letter: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -167,8 +168,8 @@ fn gaps_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
     // A whole batch.
     foreign.keyed("none", &[60, 61], 200);
     foreign.keyed("none", &[60, 61], 200);
-    // The cleaner leaves the last segment alone, which a record begins that comes a second later; and it
-    // looks every 15 s.
+    // The cleaner leaves the last segment alone, so a record that comes a second later begins a new
+    // one; and the cleaner runs every 15 s.
     for key in 70..73 {
         std::thread::sleep(Duration::from_millis(1200));
         foreign.keyed("none", &[key], 3000);
@@ -252,8 +253,8 @@ fn events_deleted_before_they_were_fetched_are_counted_as_lost() {
     second.stop();
 }
 
-/// Prevents: positions and commits of a topic that was deleted being taken for those of the one
-/// made in its place, which would pass over its first events; and the end of the run.
+/// Prevents: positions and commits of a deleted topic taken for those of the topic that replaced
+/// it, which would skip its first events; and the end of the run.
 #[test]
 fn a_topic_made_anew_is_read_from_its_start_and_the_loss_is_said() {
     let (topic, sink) = (Topic::create("anew", 1), sink(&["--rate-limit", "100"]));
@@ -276,7 +277,7 @@ fn a_topic_made_anew_is_read_from_its_start_and_the_loss_is_said() {
     let missing = 2100 - figure(&ledger(&sink), "distinct");
     assert!(missing > 0 && counted as u64 == missing, "{missing} missing, {counted} counted");
     first.stop();
-    // A commit that came late, of the topic that is gone; and one of Kafka's own tools.
+    // A late commit of the deleted topic; and one of Kafka's own tools.
     let metadata = format!("topic-id={:032x}", 7);
     commit_with(&topic, &[(0, 300)], &metadata);
     let second = processor(&topic, &sink, &flags);

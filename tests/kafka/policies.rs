@@ -1,4 +1,5 @@
-//! Overload policies on a real cluster, against the real sink: what is dropped is counted, and a source that is
+//! Overload policies on a real cluster, against the real sink: dropped events are counted, and a
+//! slowed source loses nothing.
 //! slowed loses nothing.
 
 use std::time::{Duration, Instant};
@@ -56,9 +57,10 @@ fn slow_source_brings_the_producer_to_the_sinks_rate_without_loss() {
     assert_eq!(figure(&summary, "produced"), figure(&summary, "due"), "nothing due is dropped");
 }
 
-/// Prevents: two members whose leases replace each other, so that the source swings between them; a member whose
-/// release frees the source for all; events lost when the source is slowed. The source runs within 5 % of the ceiling
-/// over 12 s: what it is allowed to exceed is a backlog of a second, and none builds up.
+/// Prevents: two members whose leases replace each other, so that the source swings between them; a
+/// member that ends its lease and frees the source for all; events lost when the source is slowed.
+/// The source runs within 5 % of the ceiling over 12 s: the allowed excess is a backlog of a
+/// second, and none builds up.
 #[test]
 fn a_group_slows_the_source_to_the_sinks_rate_together() {
     for members in [2, 3] {
@@ -72,7 +74,7 @@ fn a_group_slows_the_source_to_the_sinks_rate_together() {
             one.until("each has its share", |p| p.metric("processor_partitions", "") == least);
             one.until("each grants", |p| p.metric("processor_granted_rate", "") > 0.0);
         }
-        // Ten times the loop's 2 s, in which what came before the first lease is served.
+        // Ten times the loop's 2 s, in which the events before the first lease are served.
         std::thread::sleep(Duration::from_secs(20));
         let sent = || producer.metric("producer_events_sent_total", "");
         let (begun, before) = (Instant::now(), sent());

@@ -1,4 +1,4 @@
-//! The page of `lab predict --listen`, in a real browser, beside a run that is committed.
+//! The page of `lab predict --listen`, in a real browser, beside a committed run.
 
 use crate::browser::Browser;
 use crate::common::lab::Served;
@@ -6,8 +6,9 @@ use crate::common::lab::Served;
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 const ARM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results/full/ceiling/bounded");
 
-/// Prevents: a slider that moves nothing, or that only a mouse can move; a page that draws the run without the model
-/// or the model without the run; a wrong value that is taken for an answer; a page that asks somebody else.
+/// Prevents: a slider that moves nothing, or that only a mouse can move; a page that draws the run
+/// without the model or the model without the run; a wrong value that is taken for an answer; a
+/// page that calls another server.
 #[test]
 fn sliders_ask_the_model_beside_a_recorded_run() {
     let served = Served::start(LAB, &["predict", "--beside", ARM, "--listen", "127.0.0.1:0"]);
@@ -31,7 +32,7 @@ fn sliders_ask_the_model_beside_a_recorded_run() {
     let command = page.eval("document.querySelector('#command').textContent");
     assert!(command.as_str().is_some_and(|c| c.contains("--schedule ")), "{command}");
 
-    // A field, too: what is no queue is said, and what was drawn stays.
+    // A field, too: an invalid queue is reported, and the drawing stays.
     page.eval("{ const field = document.querySelector('#queue'); field.value = 'pull'; field.dispatchEvent(new Event('change')); }");
     page.until("pull", "document.querySelector('#given').textContent.includes('no queue (pull)')");
     page.eval("{ const field = document.querySelector('#policy'); field.value = 'shed'; field.dispatchEvent(new Event('change')); }");

@@ -1,10 +1,10 @@
-//! What Prometheus and Kubernetes ask of a processor.
+//! The requests of Prometheus and Kubernetes to a processor.
 
 use crate::common::lab::{Served, processor, produce, sink};
 use crate::common::{PATIENCE, Running, Topic};
 
-/// Prevents: a rollout that takes a processor for ready which has no partition or no sink, and one that kills
-/// a processor because its sink is away.
+/// Prevents: a rollout that takes a processor without a partition or a sink for ready, and one that
+/// kills a processor because its sink is away.
 #[test]
 fn it_is_ready_with_partitions_and_a_sink_and_tells_its_lag() {
     let (topic, sink) = (Topic::create("probes", 3), sink(&["--rate-limit", "1000"]));

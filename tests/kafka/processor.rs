@@ -1,4 +1,4 @@
-//! The processor on a real cluster, against the real sink: what is promised when nothing dies.
+//! The processor on a real cluster, against the real sink: its promises when nothing fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn every_event_is_delivered_once_and_committed_in_every_queue_kind() {
         let summary: serde_json::Value =
             serde_json::from_str(&first.stop().stdout).expect("a summary");
         assert_eq!((figure(&summary, "fetched"), figure(&summary, "acked")), (produced, produced));
-        // A second life finds nothing to do: everything acked was committed.
+        // A second run finds nothing to do: all acked events were committed.
         let second = processor(&topic, &sink, &["--queue", kind]);
         second.until("partitions are held", |p| p.metric("processor_partitions", "") == 12.0);
         std::thread::sleep(Duration::from_secs(1));
@@ -89,7 +89,7 @@ fn workers_by_key_keep_each_keys_order_and_round_robin_does_not() {
 /// Prevents: a sink that is away, or that rejects, costing events or stopping the group's clock.
 #[test]
 fn a_sink_that_is_away_or_rejects_is_waited_for() {
-    // What the first one acks until its last moment, only its journal tells.
+    // Only the journal has the events that the first sink acks until its last moment.
     let dir = tempfile::tempdir().expect("dir");
     let journal = dir.path().join("journal.jsonl").display().to_string();
     let flags = ["--rate-limit", "4000", "--journal", &journal];
@@ -106,7 +106,7 @@ fn a_sink_that_is_away_or_rejects_is_waited_for() {
     let second = Served::start(env!("CARGO_BIN_EXE_sink"), &rejecting);
     assert!(producer.process.end(PATIENCE).status.success());
     processor.until("all is acked", |p| p.metric("processor_events_acked_total", "") >= 12_000.0);
-    assert!(processor.metric("processor_poll_gap_seconds", "") < 2.0, "the seat kept polling");
+    assert!(processor.metric("processor_poll_gap_seconds", "") < 2.0, "the member kept polling");
     assert_eq!(processor.metric("processor_evictions_total", ""), 0.0);
     processor.stop();
     let all = ids(&second);
@@ -138,8 +138,8 @@ fn a_batch_larger_than_a_body_is_split() {
     processor.stop();
 }
 
-/// Prevents: a topic that is eaten by a sink that refuses everything, whatever its status: a wrong
-/// address, a proxy, a page of somebody else's; and a refusal that fills the processor's log.
+/// Prevents: a topic that is used up by a sink that refuses everything, whatever its status: a
+/// wrong address, a proxy, another server's page; and a refusal that fills the processor's log.
 #[test]
 fn a_sink_that_refuses_everything_ends_the_run_and_costs_nothing() {
     for (status, mode) in [(400, "single"), (404, "batch"), (200, "batch"), (301, "single")] {
@@ -160,7 +160,7 @@ fn a_sink_that_refuses_everything_ends_the_run_and_costs_nothing() {
         // Four workers, five lines a second each, in a second or two.
         assert!((1..=4 * 5 * 3).contains(&lines.count()), "{}", ended.stderr);
         assert!(ended.stderr.lines().all(|line| line.len() < 1500), "{}", ended.stderr);
-        // Nothing was given up: all of it is there for one whose sink takes it.
+        // Nothing was given up: a sink that accepts events gets all of them.
         let sink = sink(AMPLE);
         let second = processor(&topic, &sink, &[]);
         delivered(&sink, 2000);
@@ -196,7 +196,7 @@ fn a_poison_event_is_given_up_alone_and_kept() {
             (figure(&letter, "id"), &letter["reason"]),
             (777, &format!("sink_{status}").into())
         );
-        // All is committed: a second life finds nothing.
+        // All is committed: a second run finds nothing.
         let second = processor_to(&topic, &url, &flags);
         second.until("partitions are held", |p| p.metric("processor_partitions", "") == 3.0);
         std::thread::sleep(Duration::from_secs(1));
@@ -205,8 +205,8 @@ fn a_poison_event_is_given_up_alone_and_kept() {
     }
 }
 
-/// Prevents: a letter that is lost where letters go to a topic, and one that is too large for it holding up
-/// its partition.
+/// Prevents: a dead letter that is lost where letters go to a topic; one that is too large for the
+/// topic and delays its partition.
 #[test]
 fn letters_go_to_a_topic_without_their_value_where_that_is_too_large() {
     for (limit, has_value) in [("1000000", true), ("600", false)] {
@@ -268,8 +268,8 @@ fn calls_that_outlast_their_timeout_shrink_until_they_are_answered() {
     drop(processor);
 }
 
-/// Prevents: workers and batches that no patience suffices for, found out when the sink has served
-/// them twice.
+/// Prevents: workers and batches that no timeout is long enough for, noticed only when the sink has
+/// served them twice.
 #[test]
 fn what_the_sink_cannot_serve_in_time_is_refused_at_the_start() {
     let (topic, sink) = (Topic::create("too-much", 3), sink(&["--rate-limit", "200"]));
@@ -299,8 +299,8 @@ fn a_hung_sink_does_not_hold_up_the_end() {
     assert!(begun.elapsed() < Duration::from_secs(2 + 5), "{:?}", begun.elapsed());
 }
 
-/// Prevents: workers that a rate limit tells the same time, and of whom some lose for minutes. A round
-/// of four batches of 200 takes 0.4 s at 2,000/s; no batch is older than 2 s.
+/// Prevents: workers that get the same wait from a rate limit, so that some lose for minutes. A
+/// round of four batches of 200 takes 0.4 s at 2,000/s; no batch is older than 2 s.
 #[test]
 fn no_batch_starves_before_a_sink_that_rejects() {
     let (topic, sink) = (Topic::create("fair", 12), sink(&["--on-limit", "reject"]));
@@ -314,8 +314,8 @@ fn no_batch_starves_before_a_sink_that_rejects() {
     drop(processor);
 }
 
-/// Prevents: a full queue that stops the group's clock where the seat has a thread of its own, and
-/// a naive consumer (one thread polls, fetches and pushes) that is not seen to be evicted.
+/// Prevents: a full queue that stops the group's clock though the member has a thread of its own;
+/// and a naive consumer (one thread polls, fetches and pushes) whose eviction is not seen.
 #[test]
 fn a_slow_sink_evicts_only_the_consumer_that_polls_between_fetches() {
     let flags = |keepalive| {
@@ -349,7 +349,7 @@ fn a_missing_topic_is_an_error_that_names_it() {
     assert!(ended.stderr.contains("no-such-topic does not exist"), "{}", ended.stderr);
 }
 
-/// Prevents: a processor that gives up while no broker is there yet, or fills its log.
+/// Prevents: a processor that gives up before a broker is there, or fills its log.
 #[test]
 fn brokers_that_are_not_there_are_waited_for() {
     let flags = ["--brokers", "127.0.0.1:1", "--listen", "127.0.0.1:0"];
@@ -362,7 +362,8 @@ fn brokers_that_are_not_there_are_waited_for() {
     assert!(processor.end(PATIENCE).status.success());
 }
 
-/// Prevents: a file that cannot be opened found out when threads run already, which nobody then ends.
+/// Prevents: a file that cannot be opened and is noticed when threads run already, which then are
+/// not ended.
 #[test]
 fn a_file_that_cannot_be_opened_ends_the_run_before_it_begins() {
     for flag in ["--hlog", "--shed-ids", "--dead-letter"] {
@@ -373,7 +374,7 @@ fn a_file_that_cannot_be_opened_ends_the_run_before_it_begins() {
     }
 }
 
-/// Prevents: a flag that is taken wrongly or refused without saying which, what and why.
+/// Prevents: a flag that is misread, or refused without saying which, what and why.
 #[test]
 fn wrong_flags_end_with_2_and_name_flag_value_and_range() {
     for (flags, words) in [

@@ -1,5 +1,5 @@
-//! The producer against the real cluster: what it promises with every broker up. Brokers that die
-//! are in `faults_producer.rs`.
+//! The producer against the real cluster: its promises with every broker up. `faults_producer.rs`
+//! has dying brokers.
 
 use std::collections::HashMap;
 use std::io::copy;
@@ -30,7 +30,7 @@ fn start(topic: &str, flags: &str) -> Running {
     Running::start(PRODUCER, fixed.into_iter().chain(flags.split(' ').map(str::to_owned)))
 }
 
-/// Runs it to its end, which must be exit code 0; gives its summary.
+/// Runs it to its end, which must be exit code 0; returns its summary.
 fn run(topic: &Topic, flags: &str) -> Value {
     summary(&start(&topic.name, flags).end(PATIENCE), 0)
 }
@@ -119,7 +119,7 @@ fn eight_thousand_a_second_follows_its_schedule() {
     assert_dense(&topic, 80_000);
 }
 
-/// Due times are the schedule's, also across steps: ts is what every latency is measured from.
+/// Due times are the schedule's, also across steps: every latency is measured from ts.
 #[test]
 fn stamps_are_the_schedules() {
     let _alone = alone();
@@ -164,7 +164,7 @@ fn keys_go_where_librdkafkas_murmur2_puts_them() {
     }
 }
 
-/// SIGTERM ends the schedule, not the sending: what was due is in the log before the exit.
+/// SIGTERM ends the schedule, not the sending: due events are in the log before the exit.
 #[test]
 fn sigterm_sends_what_is_due() {
     let _alone = alone();
@@ -256,7 +256,7 @@ fn bad_flags_end_with_exit_code_2() {
     }
 }
 
-/// Whoever starts the lab starts it in any order.
+/// A user may start the lab's parts in any order.
 #[test]
 fn brokers_that_come_late_are_waited_for() {
     let _alone = alone();
@@ -280,7 +280,7 @@ fn brokers_that_come_late_are_waited_for() {
     assert_dense(&topic, 1000);
 }
 
-/// Passes connections to `listen` on to `to`, until the test's process ends.
+/// Forwards connections at `listen` to `to`, until the test's process ends.
 fn forward(listen: &str, to: String) {
     let listener = TcpListener::bind(listen).expect("the port is still free");
     std::thread::spawn(move || {
@@ -323,7 +323,7 @@ fn a_lease_slows_the_rate_and_expires() {
     }
     assert_eq!(post(r#"{"rate": 200, "lease_ms": 60000}"#), 200);
     assert_eq!((get().schedule_rate, get().effective_rate), (2000.0, 200.0));
-    // That of another adds to it, and each ends its own.
+    // Another holder's lease adds to it, and each ends its own.
     assert_eq!(post(r#"{"rate": 500, "lease_ms": 60000, "holder": "two"}"#), 200);
     assert_eq!(get().effective_rate, 700.0);
     let end = |query: &str| {

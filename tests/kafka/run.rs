@@ -1,4 +1,5 @@
-//! `lab run` and `lab bench` as a user runs them, on the tests' brokers: what they say before, and what is left when a run is ended.
+//! `lab run` and `lab bench` as a user runs them, on the tests' brokers: what they print before a
+//! run, and what is left after an interrupted one.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ fn lab(flags: &str) -> Running {
     Running::start(LAB, flags.split_whitespace())
 }
 
-/// Prevents: a dry run that runs something, or shows other flags than are started.
+/// Prevents: a dry run that runs something, or shows other flags than the ones used.
 #[test]
 fn a_dry_run_prints_commands_and_prediction_and_touches_nothing() {
     let dir = tempfile::tempdir().expect("dir");
@@ -27,7 +28,8 @@ fn a_dry_run_prints_commands_and_prediction_and_touches_nothing() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 0);
 }
 
-/// Prevents: an experiment that is started although it cannot be, and words that do not help.
+/// Prevents: an experiment that is started although it cannot run; an error message that does not
+/// help.
 #[test]
 fn what_cannot_be_run_is_refused_before_anything_starts() {
     let (dir, other) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));

@@ -1,5 +1,6 @@
-// What a lap asks others: the cluster, how many offsets there are and which are committed; the sink, what
-// arrived. It changes nothing but the sink's count, by /reset, and deletes the lap's own group.
+// Requests of a lap: it asks the cluster how many offsets there are and which are committed, and
+// the sink what arrived. It changes only two things: it resets the sink's count (/reset) and
+// deletes the lap's own group.
 
 package main
 
@@ -16,7 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// admin asks the cluster something.
+// admin runs `ask` with an admin client of the cluster.
 func (c *course) admin(ask func(*kadm.Client) error) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.brokers, ",")...))
 	if err != nil {
@@ -39,8 +40,8 @@ func (c *course) held(ctx context.Context) (sum uint64, err error) {
 	return sum, err
 }
 
-// committed is an error unless the group's offsets are the topic's ends. The group is then deleted: a lap
-// has one of its own, and a cluster that is there to stay should not collect them.
+// committed returns an error unless the group has committed the ends of the topic. It then deletes
+// the group: each lap has its own, and they must not pile up on a cluster that stays.
 func (c *course) committed(ctx context.Context) error {
 	held, err := c.held(ctx)
 	if err != nil {

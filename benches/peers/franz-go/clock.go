@@ -1,7 +1,7 @@
-// What a process has taken: CPU time and peak memory, from outside and while it lives.
+// CPU time and peak memory of a process, read from outside while it runs.
 //
-// Invariant: CPU time is user and system of all its threads, those that ended too, to the ns
-// (clock_gettime of the process's CPU clock), and peak memory is VmHWM: what it held at once, at most.
+// Invariant: CPU time is user plus system time of all its threads, ended ones included, to the ns
+// (clock_gettime of the process's CPU clock). Peak memory is VmHWM: the most that it held at once.
 
 package main
 
@@ -26,7 +26,7 @@ func cpuOf(pid int) (time.Duration, error) {
 	return time.Duration(at.Nano()), nil
 }
 
-// cpuOfAll adds up; a process that is gone counts as none.
+// cpuOfAll sums cpuOf; a process that has ended counts as 0.
 func cpuOfAll(pids []int) (sum time.Duration) {
 	for _, pid := range pids {
 		if cpu, err := cpuOf(pid); err == nil {

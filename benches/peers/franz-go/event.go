@@ -3,8 +3,8 @@
 // `u32 length | value`, and with the digest the value has 8 bytes more, the xxHash64 of its payload.
 //
 // Invariant: key and payload are the same pure functions of (seed, id) as in src/event.rs and
-// src/load/keys.rs, so both producers send the same bytes but for `ts`. event_test.go holds bytes of
-// the Rust side against it.
+// src/load/keys.rs, so both producers send the same bytes but for `ts`. event_test.go compares them
+// with bytes of the Rust side.
 
 package main
 
@@ -62,8 +62,8 @@ func (s *stream) key(keys uint64) uint64 {
 	return key
 }
 
-// fill fills `payload` with the stream's bytes, little-endian. It is `next` over and over with the state
-// in registers: half of a producer's work is here.
+// fill fills `payload` with the stream's bytes, little-endian. It repeats `next` with the state in
+// registers, because half of a producer's work is here.
 func (s *stream) fill(payload []byte) {
 	a, b, c, d := s[0], s[1], s[2], s[3]
 	for len(payload) >= 8 {
@@ -85,7 +85,7 @@ func (s *stream) fill(payload []byte) {
 	}
 }
 
-// recipe is what makes events out of ids.
+// recipe makes events out of ids.
 type recipe struct{ seed, keys uint64 }
 
 // encode writes event `id` into `value`, whose length decides the payload's.

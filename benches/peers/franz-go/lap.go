@@ -1,5 +1,5 @@
-// lap: one contestant, once. It starts the command, waits until all its work is done, reads what it
-// took at that moment, stops it, and prints one JSON line.
+// lap runs one contestant once. It starts the command, waits until all its work is done, reads the
+// CPU time and memory that it took until then, stops it, and prints one JSON line.
 //
 //	lap --sink URL --events N ... -- processor ...    done when the sink has N distinct ids
 //	lap --events N ... -- producer ...                done when the command has ended
@@ -32,11 +32,11 @@ const (
 	startWithin = 60 * time.Second
 	// stopWithin: 10 s of drain, 15 s to commit and leave, and as much again.
 	stopWithin = 50 * time.Second
-	// peakEvery is how often the peak of a producer is read, which ends by itself.
+	// peakEvery is how often the peak of a producer is read: a producer ends by itself.
 	peakEvery = 5 * time.Millisecond
 )
 
-// course is a lap as it is told.
+// course holds the flags of a lap.
 type course struct {
 	line           line
 	sink           string
@@ -93,7 +93,7 @@ func lap(ctx context.Context, args []string) error {
 	return errors.Join(err, say(c.line))
 }
 
-// contestant is the command as it runs.
+// contestant is the running command.
 type contestant struct {
 	command *exec.Cmd
 	stdout  bytes.Buffer
@@ -108,7 +108,7 @@ func (c *course) start() (*contestant, error) {
 	}
 	it := &contestant{command: exec.Command(c.command[0], c.command[1:]...), ended: make(chan struct{})}
 	it.command.Stdout, it.command.Stderr = io.MultiWriter(&it.stdout, log), log
-	// The kernel looks at the thread that started it, so that thread must stay.
+	// The kernel kills the command when the thread that started it ends, so that thread must stay.
 	runtime.LockOSThread()
 	it.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := it.command.Start(); err != nil {
@@ -169,7 +169,7 @@ func (c *course) sinkPids() []int {
 	return []int{c.sinkPid}
 }
 
-// took is CPU time and peak of a command that still lives.
+// took reads CPU time and peak memory of a command that still runs.
 func (c *course) took(f *Figures, it *contestant) error {
 	cpu, err := cpuOf(it.command.Process.Pid)
 	if err != nil {
@@ -209,7 +209,7 @@ func (c *course) consumed(ctx context.Context, it *contestant) (Figures, error) 
 		return f, err
 	}
 	f.Seconds = float64(seen.LastNs-seen.FirstNs) / 1e9
-	// The first request's events were there when the clock began.
+	// The events of the first request had arrived before the clock started.
 	f.PerSecond = float64(seen.Events-seen.FirstEvents) / f.Seconds
 	f.Duplicates, f.Requests = seen.Duplicates, seen.Requests
 	f.BatchEvents = float64(seen.Events) / float64(seen.Requests)
@@ -239,7 +239,7 @@ func (c *course) arrived(ctx context.Context, it *contestant, distinct uint64, q
 	}
 }
 
-// sound says what is wrong with what arrived.
+// sound returns an error if something is wrong with what arrived.
 func (c *course) sound(seen tally) error {
 	value := c.line.ValueBytes
 	if c.line.Transform == "digest" {

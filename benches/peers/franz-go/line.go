@@ -4,7 +4,7 @@ package main
 
 // line is what a lap prints, and what `table` reads.
 type line struct {
-	// What was run: as told by flags.
+	// What was run, from the flags.
 	Kind  string `json:"kind"`
 	Round int    `json:"round"`
 	Who   string `json:"who"`
@@ -20,14 +20,14 @@ type line struct {
 	*Figures
 }
 
-// Figures is what a sound lap took. Its name is exported because encoding/json must make one.
+// Figures are those of a sound lap. The name is exported because encoding/json must make one.
 type Figures struct {
 	// From the first request at the sink to the last, or from a producer's own start to its last
 	// acknowledgement.
 	Seconds   float64 `json:"seconds"`
 	PerSecond float64 `json:"events_per_s"`
-	// User and system time of the contestant from its start on; of a consumer also what of it had gone
-	// by at the first event's arrival.
+	// User plus system time of the contestant from its start; of a consumer also the part of it
+	// before the first event arrived.
 	CPUMicros      float64 `json:"cpu_us_per_event"`
 	CPUStartMillis float64 `json:"cpu_start_ms,omitempty"`
 	PeakMB         float64 `json:"peak_rss_mb"`

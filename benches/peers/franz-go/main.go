@@ -1,5 +1,5 @@
-// A franz-go program of the same job as this project's processor and producer, and what it takes to
-// race the two: run/bench.sh runs it.
+// A franz-go program that does the same job as this project's processor and producer, and the tools
+// to race the two: run/bench.sh runs it.
 //
 //	pipe      consumes a topic in a group and posts the values to a sink, as `processor` does
 //	produce   sends events flat out, as `producer` does
@@ -8,7 +8,7 @@
 //	lap       runs one contestant once and prints what it took as a JSON line
 //	table     makes a table of such lines
 //
-// It changes nothing on a cluster but the topic and the group that it is told; it makes no topic.
+// On a cluster it changes only the topic and the group of its flags; it creates no topic.
 package main
 
 import (
@@ -22,14 +22,14 @@ import (
 	"syscall"
 )
 
-// usageError is what the caller of the program did wrong: exit code 2.
+// usageError is a mistake of the caller: exit code 2.
 type usageError struct{ error }
 
 func misuse(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
 
-// commands take their arguments and end at the context's end, which SIGTERM and SIGINT bring about.
+// commands take their arguments and end when the context ends: at SIGTERM or SIGINT.
 var commands = map[string]func(context.Context, []string) error{
 	"pipe": pipe, "produce": produce, "fill": fill, "sink": sink, "lap": lap, "table": table,
 }
@@ -52,7 +52,7 @@ func main() {
 	os.Exit(1)
 }
 
-// parse reads flags; words that are no flags are an error unless `rest` says how they may be used.
+// parse reads flags; other words are an error unless `rest` allows them.
 func parse(flags *flag.FlagSet, args []string, rest bool) error {
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

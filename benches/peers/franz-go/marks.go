@@ -1,8 +1,9 @@
 // What has been acked of a partition, and so may be committed.
 //
-// Invariant: `committable` is the offset after the longest run of acked spans from the first one on: a
-// span that is still in flight holds back every later one. Spans are opened in order of offset. A
-// partition that was revoked is never used again: one that comes back is a new one.
+// Invariant: `committable` is the offset after the longest run of acked spans from the first one
+// on: a span that is still in flight holds back every later one. Spans are opened in order of
+// offset. A revoked partition is never used again: if it is assigned again, it gets a new
+// `partition`.
 
 package main
 
@@ -50,7 +51,7 @@ func (p *partition) ack(number uint64) {
 		p.next, p.moved = p.spans[done].next, true
 		done++
 	}
-	// Moved down, not cut off: the slice keeps its memory, and it is short.
+	// The rest moves down in the slice: the slice keeps its memory, and it is short.
 	p.spans = p.spans[:copy(p.spans, p.spans[done:])]
 }
 

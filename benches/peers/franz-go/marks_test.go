@@ -66,7 +66,8 @@ func TestAssignmentGivesEachOffsetOnce(t *testing.T) {
 	}
 }
 
-// Prevents: a queue that loses its rest when it is closed, or one whose pusher outlives the stop.
+// Prevents: a queue that loses its remaining batches when it is closed; a pusher that still waits
+// after the stop.
 func TestQueuesGiveAllAndEnd(t *testing.T) {
 	for name, q := range map[string]queue{"bounded": newBounded(3), "unbounded": newUnbounded()} {
 		for n := range 3 {

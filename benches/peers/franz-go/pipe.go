@@ -1,13 +1,13 @@
-// pipe: the processor's job by franz-go: poll a group's partitions, hand the records to workers,
-// post batches to the sink, commit what was acked.
+// pipe does the processor's job with franz-go: it polls a group's partitions, enqueues the records
+// for workers, posts batches to the sink, and commits what was acked.
 //
 //	PollFetches ─► batches of 200 ─► queue ─► 4 workers ─► net/http POST ─► sink
 //	                                                 └─ ack ─► marks ─► commit, each second
 //
-// Invariant: a commit is never ahead of an ack (marks.go), and a revoked partition sends nothing more
-// but the batch that a worker has begun. A queue of `--queue bounded` holds `--queue-cap` events at
-// most; under it lies what franz-go has fetched and nobody polled, at most one answer a broker.
-// It sheds nothing, measures no latency and serves no metrics.
+// Invariant: a commit is never ahead of an ack (marks.go), and a revoked partition sends nothing
+// more except the batch that a worker has begun. A queue of `--queue bounded` holds `--queue-cap`
+// events at most; franz-go also holds what it fetched and was not polled, at most one answer a
+// broker. It sheds nothing, measures no latency and serves no metrics.
 
 package main
 
@@ -93,7 +93,8 @@ func pipe(ctx context.Context, args []string) error {
 	case "unbounded":
 		p.queue = newUnbounded()
 	case "pull":
-		// What a poll gave lies here until its round is done, and the next poll waits for that.
+		// The queue holds one poll's records until their round is done; the next poll waits for
+		// that.
 		p.queue, p.pull = newUnbounded(), true
 		if p.pollMax = *pullMax; p.pollMax == 0 {
 			p.pollMax = *size * *workers
@@ -120,7 +121,7 @@ func pipe(ctx context.Context, args []string) error {
 		kgo.FetchMaxPartitionBytes(int32(*partitionBytes)),
 		kgo.DisableAutoCommit(),
 		kgo.WithPools(new(recordPool)),
-		// Between a poll and the last record's way into the queue the assignment stays as it is.
+		// The assignment does not change between a poll and the enqueue of its last record.
 		kgo.BlockRebalanceOnPoll(),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, given map[string][]int32) {
 			p.assignment.add(given[*topic])
@@ -144,7 +145,7 @@ func (p *pipeline) run(ctx context.Context, posters []*poster) error {
 	started := time.Now()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	// Workers outlive the context by the drain.
+	// Workers go on after the context's end, for the drain.
 	draining, endDrain := context.WithCancel(context.WithoutCancel(ctx))
 	defer endDrain()
 
@@ -169,7 +170,8 @@ func (p *pipeline) run(ctx context.Context, posters []*poster) error {
 			}
 		}
 	})
-	// From the signal on, also where the poller waits for a round whose acks do not come.
+	// The drain counts from the signal, also where the poller waits for a round whose acks do not
+	// come.
 	context.AfterFunc(ctx, func() { time.AfterFunc(drainTimeout, endDrain) })
 	fail(p.poll(ctx))
 	p.queue.close()
@@ -199,7 +201,7 @@ func (p *pipeline) poll(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		for _, failed := range fetches.Errors() {
-			// franz-go retries what can be retried by itself; what it shows is for good.
+			// franz-go retries by itself what can be retried; an error that it returns is final.
 			return fmt.Errorf("partition %d: %w", failed.Partition, failed.Err)
 		}
 		if err := p.enqueue(ctx, fetches, &round); err != nil {
@@ -245,7 +247,7 @@ func (p *pipeline) enqueue(ctx context.Context, fetches kgo.Fetches, round *sync
 
 func (p *pipeline) newBatch(round *sync.WaitGroup) *batch {
 	b := p.spare.Get().(*batch)
-	clear(b.spans) // its records are somebody else's memory
+	clear(b.spans) // its records' memory belongs to franz-go
 	b.spans, b.events, b.round = b.spans[:0], 0, nil
 	if p.pull {
 		round.Add(1)
@@ -309,7 +311,8 @@ func (p *pipeline) deliver(ctx context.Context, poster *poster, b *batch) error 
 	return nil
 }
 
-// commit commits what was acked since the last one. A failure is said and made good by the next.
+// commit commits what was acked since the last one. A failure is logged, and the next commit makes
+// up for it.
 func (p *pipeline) commit(ctx context.Context) {
 	offsets, failed := p.assignment.committable()
 	if offsets == nil {
@@ -334,8 +337,8 @@ func (p *pipeline) commit(ctx context.Context) {
 	}
 }
 
-// recordPool gives franz-go the records of earlier fetches again, some 200 B each, once all of a slice are
-// recycled: 5 % less CPU time and 10 MB less memory than without it.
+// recordPool lets franz-go use the records of earlier fetches again, some 200 B each, once all of a
+// slice are recycled. It saves 5 % of CPU time and 10 MB of memory.
 type recordPool struct{ spare sync.Pool }
 
 func (p *recordPool) GetRecords(n int) []kgo.Record {

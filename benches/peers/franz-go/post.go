@@ -1,8 +1,8 @@
-// A worker's way to the sink: one kept-alive connection of net/http, one body buffer.
+// A worker's client of the sink: one kept-alive connection of net/http, one body buffer.
 //
-// Invariant: `send` returns nil only when the sink has acked every event of the body. What it did not
-// take is sent again, from the first event that it did not ack, until the context ends; a refusal
-// (400, 413) is an error at once, as the same bytes will be refused again.
+// Invariant: `send` returns nil only when the sink has acked every event of the body. It sends the
+// rest again, from the first event without an ack, until the context ends; a refusal (400, 413) is
+// an error at once, because the same bytes will be refused again.
 
 package main
 
@@ -125,12 +125,13 @@ func isRefusal(err error) bool {
 
 // post makes one attempt; it returns how many events of the body's start are acked.
 func (p *poster) post(ctx context.Context, body []byte) (int, error) {
-	// A request may be used again once its answer is read and closed; a context's copy is shallow.
+	// A request can be used again once its answer is read and closed; WithContext copies it
+	// shallowly.
 	request := p.request.WithContext(ctx)
 	p.reader.Reset(body)
 	request.Body = io.NopCloser(&p.reader)
 	request.ContentLength = int64(len(body))
-	// For a kept-alive connection that the sink has closed meanwhile.
+	// For a kept-alive connection that the sink has closed in the meantime.
 	request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	answer, err := p.client.Do(request)
 	if err != nil {
@@ -155,7 +156,7 @@ func (p *poster) post(ctx context.Context, body []byte) (int, error) {
 	return int(says.Acked), nil
 }
 
-// skip returns the body after its first `events` frames, which it has.
+// skip returns the body after its first `events` frames; the body has as many.
 func skip(body []byte, events int) []byte {
 	for ; events > 0; events-- {
 		body = body[frameBytes+binary.BigEndian.Uint32(body):]

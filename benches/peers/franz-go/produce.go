@@ -1,10 +1,10 @@
 // produce and fill: ids 0 to count-1 as events, keyed, acks from all replicas, idempotent, as fast as
 // the brokers take them.
 //
-// Invariant: it ends well only when every event is acknowledged; the JSON line on stdout says how many
-// and how long from the first event's making to the last acknowledgement, under the names that
-// `producer` uses. Nothing is compressed: the payload cannot be. `fill` differs in that it wants large
-// record batches, not speed: it buffers some for every partition and flushes them together.
+// Invariant: it succeeds only if every event is acknowledged. The JSON line on stdout gives their
+// number and the time from the making of the first event to the last acknowledgement, under the
+// names that `producer` uses. Nothing is compressed: the payload cannot be. `fill` wants large
+// record batches, not speed, so it buffers some for every partition and flushes them together.
 
 package main
 
@@ -21,7 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// loading is what both commands are told.
+// loading holds the flags of both commands.
 type loading struct {
 	brokers, topic string
 	count          uint64
@@ -55,7 +55,7 @@ func (b *batches) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32,
 	b.records.Add(int64(m.NumRecords))
 }
 
-// options are the same for both.
+// options returns the client options that both share.
 func (l *loading) options(b *batches, more ...kgo.Opt) []kgo.Opt {
 	return append([]kgo.Opt{
 		kgo.SeedBrokers(strings.Split(l.brokers, ",")...),
@@ -70,7 +70,7 @@ func (l *loading) options(b *batches, more ...kgo.Opt) []kgo.Opt {
 	}, more...)
 }
 
-// connect makes a client that has reached a broker, so that what is started by then is in no figure.
+// connect makes a client that has reached a broker, so that no figure includes the start.
 func (l *loading) connect(ctx context.Context, options []kgo.Opt) (*kgo.Client, error) {
 	client, err := kgo.NewClient(options...)
 	if err != nil {
@@ -131,7 +131,7 @@ func (s *sending) acknowledged(record *kgo.Record, err error) {
 	s.spare.Put(record)
 }
 
-// finish flushes and says why not everything was acknowledged, if so.
+// finish flushes, and returns an error that says why if not everything was acknowledged.
 func (s *sending) finish(ctx context.Context) error {
 	err := s.client.Flush(ctx)
 	if failed := s.failed.Load(); failed != nil {
@@ -181,10 +181,11 @@ func produce(ctx context.Context, args []string) error {
 }
 
 const (
-	// fillBatchBytes is below the brokers' limit of 1,048,588, and what facts about fetching are told of.
+	// fillBatchBytes is below the brokers' limit of 1,048,588; the figures about fetching are for
+	// this size.
 	fillBatchBytes = 900_000
-	// fillFlushBytes are buffered before a flush: ten full batches for each of 12 partitions, so that the
-	// one that a flush leaves short is one of eleven; 108 MB.
+	// fillFlushBytes are buffered before a flush: ten full batches for each of 12 partitions (108
+	// MB), so that only one batch of eleven is short after a flush.
 	fillFlushBytes = 10 * 12 * fillBatchBytes
 )
 

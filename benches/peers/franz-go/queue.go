@@ -1,7 +1,7 @@
 // Between poll and workers: a bounded queue is a channel, an unbounded one a list.
 //
-// Invariant: what was pushed is popped once, in order; after `close` what is left is still popped, then
-// pop returns nil. A push that waits for room ends with the context.
+// Invariant: every batch that was pushed is popped once, in order. After `close` the rest is still
+// popped, then pop returns nil. A push that waits for room ends with the context.
 
 package main
 

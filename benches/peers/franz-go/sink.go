@@ -1,12 +1,12 @@
-// sink: the race's end. It acks as fast as it can read, and keeps the truth about what arrived.
+// sink receives the events of a race. It acks as fast as it can read, and records what arrived.
 //
-// Invariant: an id is a bit. Every value of every answered request was looked at: its id is distinct or
-// a duplicate, its bytes are counted, and where the request says `?transform=digest` the digest of
-// every value is recomputed (a few hundredths of a µs each; sampling would save nothing that shows).
-// A request that is no run of frames is refused whole, before anything of it counts.
+// Invariant: an id is a bit. Every value of every answered request was checked: its id is distinct
+// or a duplicate, its bytes are counted, and where the request says `?transform=digest` the digest
+// of every value is recomputed (a few hundredths of a µs each; sampling would save too little to
+// see). A request that is not a run of frames is refused whole, before any of it counts.
 //
 //	POST /batch, /write    {"acked": n}
-//	GET  /stats            what arrived; with ?distinct=N&wait=1s as soon as N ids did, or later
+//	GET  /stats            what arrived; ?distinct=N&wait=1s waits for N ids, 1 s at most
 //	POST /reset            forgets all of it
 
 package main
@@ -39,7 +39,7 @@ const (
 
 // tally is what /stats says.
 type tally struct {
-	// Events that arrived, and of them the first of their id, and the rest.
+	// Events that arrived, and of them those with a new id and those with a known one.
 	Events     uint64 `json:"events"`
 	Distinct   uint64 `json:"distinct"`
 	Duplicates uint64 `json:"duplicates"`
@@ -47,7 +47,7 @@ type tally struct {
 	Missing uint64 `json:"missing"`
 	// Bytes of the values, digests included.
 	Bytes uint64 `json:"bytes"`
-	// Values whose digest was recomputed, and of them those where it was another.
+	// Values whose digest was recomputed, and of them those whose digest was wrong.
 	Digested   uint64 `json:"digested"`
 	Mismatches uint64 `json:"mismatches"`
 	// Requests that were answered with 200, and with 400.
@@ -65,8 +65,8 @@ type ledger struct {
 	mu    sync.Mutex
 	tally tally
 	bits  []uint64
-	end   uint64 // the largest id and one
-	// bell is closed, and made anew, when `Distinct` reaches `want`.
+	end   uint64 // the largest id plus 1
+	// bell is closed, and replaced, when `Distinct` reaches `want`.
 	want uint64
 	bell chan struct{}
 }
@@ -129,8 +129,8 @@ func (l *ledger) reset() {
 	clear(l.bits)
 }
 
-// await returns once `distinct` ids have arrived, or after `wait`. One caller at a time is served in
-// time; of several with different numbers the last one is.
+// await returns once `distinct` ids have arrived, or after `wait`. It serves one caller at a time:
+// of several with different numbers only the last one is woken in time.
 func (l *ledger) await(ctx context.Context, distinct uint64, wait time.Duration) {
 	l.mu.Lock()
 	l.want = distinct
@@ -245,7 +245,7 @@ func (l *ledger) handler() http.Handler {
 			}
 			w.Header()["Content-Type"] = []string{"application/json"}
 			answer := append(strconv.AppendInt(append(make([]byte, 0, 32), `{"acked":`...), int64(len(r.ids)), 10), '}')
-			_, _ = w.Write(answer) // a client that is gone asks again, and its events are duplicates
+			_, _ = w.Write(answer) // a client that is gone sends again, and its events are duplicates
 		}
 	}
 	mux := http.NewServeMux()
@@ -281,7 +281,7 @@ func sink(ctx context.Context, args []string) error {
 	server := http.Server{Handler: newLedger().handler(), ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		<-ctx.Done()
-		_ = server.Close() // what is in flight is the client's to repeat
+		_ = server.Close() // the client repeats what is in flight
 	}()
 	if err := say(map[string]string{"listen": listener.Addr().String()}); err != nil {
 		return err

@@ -18,7 +18,7 @@ func value(id uint64, payload int) []byte {
 	return value
 }
 
-// posted posts values by the client of the race.
+// posted posts values with the client of the race.
 func posted(t *testing.T, url string, digest bool, values ...[]byte) {
 	t.Helper()
 	p, err := newPoster(url, digest, 4096)
@@ -58,7 +58,7 @@ func TestSinkSeesWhatIsWrong(t *testing.T) {
 		got.Bytes != 4*132 || got.Digested != 4 || got.Mismatches != 0 || got.Requests != 2 || got.FirstEvents != 3 {
 		t.Errorf("%+v", got)
 	}
-	// A value without its digest where one is announced: its last 8 bytes are not that of the rest.
+	// A value without the announced digest: its last 8 bytes are not the digest of the rest.
 	answer, err := http.Post(server.URL+"/write?transform=digest", "", strings.NewReader(string(value(2, 100))))
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestSinkSeesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// Prevents: a body that is cut short and counts all the same.
+// Prevents: a truncated body that counts all the same.
 func TestSinkRefusesWhatIsNoRunOfFrames(t *testing.T) {
 	server := httptest.NewServer(newLedger().handler())
 	defer server.Close()
@@ -94,7 +94,7 @@ func TestSinkRefusesWhatIsNoRunOfFrames(t *testing.T) {
 	}
 }
 
-// Prevents: a lap that ends late because nobody told it that the last id is there.
+// Prevents: a lap that ends late because it is not told that the last id has arrived.
 func TestStatsAnswersWhenTheIdsAreThere(t *testing.T) {
 	server := httptest.NewServer(newLedger().handler())
 	defer server.Close()
@@ -113,7 +113,7 @@ func TestStatsAnswersWhenTheIdsAreThere(t *testing.T) {
 	}
 }
 
-// Prevents: events that the sink did not ack and nobody sends again; a refusal that is tried for ever.
+// Prevents: events without an ack that are not sent again; a refusal that is retried for ever.
 func TestPosterSendsWhatWasNotAcked(t *testing.T) {
 	ledger := newLedger()
 	whole, calls := ledger.handler(), 0

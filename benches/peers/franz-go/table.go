@@ -1,8 +1,9 @@
-// table: the lines of laps as a table: of each contestant the median of its laps and, in brackets, the
-// least and the most; of ours the ratio of its median to that of franz-go in the same mode.
+// table makes a table of the lines of laps: for each contestant the median of its laps and, in
+// brackets, the minimum and the maximum; for ours the ratio of its median to that of franz-go in
+// the same mode.
 //
-// Invariant: only laps without an error have a part in a figure; those with one are counted and told
-// below the table. The order is that of the lines.
+// Invariant: figures use only laps without an error; failed laps are counted and listed below the
+// table. The order is that of the lines.
 
 package main
 
@@ -129,7 +130,7 @@ func peakMB(l line) float64    { return l.PeakMB }
 // spread is a median with its range.
 type spread struct{ least, median, most float64 }
 
-// of makes the spread of one figure of a lane's laps, of which there is one at least.
+// of returns the spread of one figure of a lane's laps; there is at least one.
 func (it *lane) of(figure func(line) float64) spread {
 	all := make([]float64, 0, len(it.laps))
 	for _, l := range it.laps {
@@ -144,7 +145,7 @@ func (it *lane) of(figure func(line) float64) spread {
 	return spread{all[0], median, all[len(all)-1]}
 }
 
-// show has one digit more where the median is a small number, and shows little.
+// show prints at least two decimals where the median is below 10.
 func (s spread) show(unit float64, digits int) string {
 	if s.median/unit < 10 {
 		digits = max(digits, 2)

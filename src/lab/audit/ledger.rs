@@ -1,9 +1,9 @@
-//! The sums: every produced id held against where it was found. Nothing is read here.
+//! The sums: each produced id, and where it was found. Nothing is read here.
 
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
-/// Ids in the wrong that are written out.
+/// How many of the wrong ids are written out.
 const EXAMPLES: usize = 20;
 
 /// Where every id went. `produced = delivered + shed + in_log − again + missing`, by id.
@@ -16,18 +16,19 @@ pub struct Ledger {
     pub delivered: u64,
     /// Of these, in the log at or above the committed offset.
     pub in_log: u64,
-    /// Delivered or shed, and in the log: a restart would take them up again.
+    /// Delivered or shed, and in the log: a restart would read them again.
     pub again: u64,
     /// Of these, shed by a processor and not delivered.
     pub shed: u64,
-    /// Both shed and delivered: an event that was taken up again after its shedding.
+    /// Both shed and delivered: an event that was read again after it was shed.
     pub shed_delivered: u64,
-    /// Both, where no event can have been taken up again: must be 0.
+    /// Both, where no event can have been read again: must be 0.
     pub two_fates: u64,
     /// Counted as no event by the processor, or refused for good by the sink.
     pub invalid: u64,
-    /// What the processor had taken and neither delivered nor dropped when it ended. It was not
-    /// committed: its ids are among `in_log`. Absent when it was killed and left no summary.
+    /// Events that the processor had read and neither delivered nor dropped when it ended. They
+    /// were not committed: their ids are among `in_log`. Absent when it was killed and left no
+    /// summary.
     pub held: Option<u64>,
     /// Lost with the log, by retention or with a topic that was deleted, as processors and producers
     /// counted it. Its ids are among `missing`.
@@ -38,12 +39,12 @@ pub struct Ledger {
     pub unexplained: u64,
     /// The lowest ids that are missing, or have two fates.
     pub examples: Vec<u64>,
-    /// Ids found that the producer does not vouch for (it was stopped before the acknowledgement
-    /// came).
+    /// Ids found without an acknowledgement to the producer (it was stopped before the
+    /// acknowledgement came).
     pub beyond: u64,
     /// Deliveries of an id that was delivered before.
     pub duplicates: u64,
-    /// Deliveries whose payload is not what its digest says: must be 0.
+    /// Deliveries whose payload does not match its digest: must be 0.
     pub corrupt: u64,
     /// Records in that part of the log; more than its ids when the producer sent some again.
     pub log_records: u64,
@@ -57,20 +58,20 @@ pub(super) struct Found {
     pub delivered: RoaringTreemap,
     pub shed: RoaringTreemap,
     pub in_log: RoaringTreemap,
-    /// Given up as what will never be delivered, by the processors' dead letters.
+    /// Ids that the processors' dead letters give up.
     pub invalid: RoaringTreemap,
-    /// Whether an event may have been taken up again: a processor was killed, or the group had more
+    /// Whether an event may have been read again: a processor was killed, or the group had more
     /// than one, and what was not yet committed came a second time.
     pub taken_again: bool,
 }
 
 impl Ledger {
-    /// Ids without a fate, or with two, and deliveries that were bent on their way: must be 0.
+    /// Ids without a fate, or with two, and corrupt deliveries: must be 0.
     pub fn wrong(&self) -> u64 {
         self.unexplained + self.two_fates + self.corrupt
     }
 
-    /// Holds the ids against each other; the counts that are not about ids stay 0.
+    /// Compares the ids; the counts that are not about ids stay 0.
     pub(super) fn of(all: &RoaringTreemap, found: &Found) -> Self {
         let Found { delivered, shed, in_log, invalid, taken_again } = found;
         let settled = delivered | shed;
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(sum, ledger.produced);
     }
 
-    /// Prevents: ids that are lost made up for by as many other records that are invalid.
+    /// Prevents: lost ids that are balanced by as many invalid records.
     #[test]
     fn what_was_invalid_explains_itself_and_no_other() {
         assert_eq!(ledger(0..90, [], [], 90..100).wrong(), 0);

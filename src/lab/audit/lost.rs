@@ -1,8 +1,9 @@
-//! What was lost with the log itself, counted by those who knew it: retention and gaps by the
-//! processor, a topic that was deleted by producer and processor together.
+//! Counts events that were lost with the log itself: those of retention and gaps from the
+//! processor, those of a deleted topic from producer and processor together.
 //!
-//! Of a log that is gone the processor knows how far it fetched, and its end only as of its last fetch;
-//! the producer knows how far it was acknowledged. A partition's logs are matched in their order.
+//! For a deleted log, the processor knows how far it fetched, and the log's end only as of its last
+//! fetch; the producer knows how far it was acknowledged. A partition's logs are matched in their
+//! order.
 
 use std::collections::HashMap;
 
@@ -29,7 +30,7 @@ pub(super) fn count(produced: &[Produced], taken: &[Option<Taken>]) -> u64 {
             if let Some(end) = ends.get(&(left.partition, turn)) {
                 left.end = left.end.max(*end);
             }
-            // What it knew of is in its own count.
+            // The processor's own count has what it knew of.
             lost += left.unfetched() - known;
         }
     }

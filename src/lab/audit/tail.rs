@@ -1,10 +1,10 @@
 //! What is still in the log: from the committed offsets to its end, read record by record. It joins
 //! no group and commits nothing.
 //!
-//! Invariant: an offset is read, known to hold no record, or fails the audit by name; none is counted
-//! as nothing because it could not be read. (What retention takes meanwhile is passed over: its ids are found
-//! nowhere, and so are missing.) One fetcher a leader, asked in turn; a leader that moves is
-//! followed.
+//! Invariant: each offset is read, or known to hold no record, or fails the audit by name; an
+//! unreadable offset is never skipped. (Offsets that retention deletes meanwhile are passed over:
+//! their ids are found nowhere, and so are missing.) One fetcher a leader, asked in turn; a leader
+//! that moves is followed.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -23,13 +23,13 @@ use crate::planes::{
     Answers, Ask, Client, Entry, FetchSettings, Fetches, Isolation, Lost, Part, Refusal, fetches,
 };
 
-/// How long the log may stand still while it is read.
+/// How long the reading may make no progress.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// When what could not be read is asked for again.
+/// Wait before unread offsets are asked for again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// The offsets. A coordinator that moves, or that the cluster's first group has yet to make, is
-/// waited for; what is unread after that is for [`tail_bounds`] to say.
+/// The offsets. It waits for a coordinator that moves, or that the cluster's first group has yet to
+/// create; [`tail_bounds`] reports what is unread after that.
 fn offsets(reader: &mut LagReader) -> LogReading {
     let end = Instant::now() + SILENCE_MAX;
     loop {
@@ -41,7 +41,7 @@ fn offsets(reader: &mut LagReader) -> LogReading {
     }
 }
 
-/// From where to where the log is read, by partition; partitions with nothing left are not in it.
+/// Where the reading starts and ends, by partition; partitions with nothing left are not in it.
 type Bounds = BTreeMap<i32, (i64, i64)>;
 
 fn tail_bounds(
@@ -95,8 +95,8 @@ impl Tail {
         }
     }
 
-    /// Takes what stands next in a log of which `(next, end)` is open; breaks off at the end, and where
-    /// it cannot be read: why.
+    /// Takes the next entry of a log of which `(next, end)` is open; breaks off at the end, and,
+    /// with the reason, where the log cannot be read.
     fn entry(
         &mut self,
         (next, end): &mut (i64, i64),
@@ -109,7 +109,7 @@ impl Tail {
                 }
                 *next = offset + 1;
             }
-            // Markers, aborted transactions and what compaction took are no records.
+            // Markers, aborted transactions and compacted offsets are no records.
             Entry::Passed { to, .. } => *next = to.max(*next),
             Entry::Unreadable { why, .. } => return ControlFlow::Break(Some(why)),
         }
@@ -124,7 +124,7 @@ struct Outcome {
     moved: bool,
     /// The metadata must be asked for again.
     renew: bool,
-    /// The broker asks to stay away for so long.
+    /// Time for which the broker asks for no further request.
     throttled: Duration,
 }
 
@@ -139,7 +139,7 @@ struct Reading<'a> {
     fetchers: BTreeMap<String, Box<dyn Fetches>>,
     /// What is to be read: (next offset, end).
     open: Bounds,
-    /// What was last wrong with a partition.
+    /// The last error of a partition.
     troubles: BTreeMap<i32, String>,
     tail: Tail,
 }
@@ -182,7 +182,7 @@ impl Reading<'_> {
         Ok(self.tail)
     }
 
-    /// Whether nobody can be asked for a partition.
+    /// Whether a partition has no leader to ask.
     fn leaderless(&self) -> bool {
         let view = self.view.get();
         self.open.keys().any(|partition| view.leader_address(*partition).is_none())
@@ -199,7 +199,7 @@ impl Reading<'_> {
 
     /// Asks one leader once.
     fn turn(&mut self, address: &str, asks: &[Ask]) -> Result<Outcome, Failure> {
-        // The broker holds an answer back only while there is nothing, and here there is something.
+        // The broker holds an answer back only while it has no records, and here it has some.
         let settings = FetchSettings {
             client: Client::Wire,
             bytes: 1 << 20,
@@ -261,13 +261,14 @@ impl Reading<'_> {
         Ok(next > ask.offset)
     }
 
-    /// What a refusal means. True when the metadata must be asked for again.
+    /// Handles a refusal. True when the metadata must be asked for again.
     fn refused(&mut self, address: &str, ask: &Ask, refusal: &Refusal) -> Result<bool, Failure> {
         let partition = ask.partition;
         let why = match refusal {
             Refusal::OutOfRange => {
                 match wire::offset(self.brokers, address, self.topic, partition, Mark::LogStart) {
-                    // Retention was here since: what it took is found nowhere, and so it is missing.
+                    // Retention has deleted these offsets since: their ids are found nowhere, and
+                    // so are missing.
                     Ok(start) if start > ask.offset => {
                         if let Some((next, end)) = self.open.remove(&partition)
                             && start < end

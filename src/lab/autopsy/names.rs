@@ -26,7 +26,7 @@ impl Frame {
         Self { function: function.into(), file: String::new(), line: 0 }
     }
 
-    /// Whether it is the standard library's: it allocates for whoever called it.
+    /// Whether it is the standard library's: it allocates for its caller.
     pub fn is_std(&self) -> bool {
         // By name where the file is unknown, and where ours is generic code of theirs.
         let name = self.function.trim_start_matches('<');
@@ -89,7 +89,7 @@ impl<'data> Names<'data> {
         frames
     }
 
-    /// What the debug information says; an error in it is the same as nothing.
+    /// The frames by the debug information; an error in it is the same as no information.
     fn inlined(&self, address: u64) -> Option<Vec<Frame>> {
         let mut frames = Vec::new();
         let mut found = self.lines.find_frames(address).skip_all_loads().ok()?;
@@ -108,7 +108,7 @@ impl<'data> Names<'data> {
     }
 }
 
-/// A source path without what belongs to the machine that compiled it.
+/// A source path without the part that depends on the machine that compiled it.
 fn shortened(file: &str) -> &str {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/");
     if let Some(rest) = file.strip_prefix(own) {

@@ -83,7 +83,7 @@ impl Heap {
     /// When the profile's own list of allocator frames is no regular expression.
     pub fn stacks(&self, names: &Names<'_>) -> Result<Vec<Stack>, Failure> {
         let dropped = text(&self.profile, self.profile.drop_frames);
-        // No list becomes `^()$`, which no name is.
+        // No list becomes `^()$`, which matches no name.
         let dropped = Regex::new(&format!("^({dropped})$")).map_err(|e| {
             Failure::Failed(format!("{}: its drop_frames are unusable: {e}", self.path.display()))
         })?;
@@ -124,8 +124,8 @@ impl Heap {
     }
 }
 
-/// Cuts the inner end off a stack: from the outermost frame that is the allocator's on, as pprof
-/// does with `drop_frames`, then what is the standard library's. One frame always stays.
+/// Cuts off the inner end of a stack: first all from the allocator's outermost frame on, as pprof
+/// does with `drop_frames`, then the standard library's frames. One frame always stays.
 fn to_call_site(mut frames: Vec<Frame>, dropped: &Regex) -> Vec<Frame> {
     let allocator =
         frames.iter().position(|frame| dropped.is_match(without_arguments(&frame.function)));
@@ -170,7 +170,7 @@ pub fn named(stacks: &[Stack], heap: &Heap) -> io::Result<Vec<u8>> {
     }
     out.profile.default_sample_type = out.string(text(from, from.default_sample_type));
     out.profile.time_nanos = from.time_nanos;
-    // One mapping, which says that nothing is left to be named; its folder is nobody's business.
+    // One mapping, which says that all names are known; the reader does not need its folder.
     let (binary, build_id) = heap.binary();
     let file = binary.file_name().unwrap_or_default().to_string_lossy();
     let mapping = Mapping {
@@ -257,8 +257,8 @@ mod tests {
         to_call_site(frames, &dropped).into_iter().map(|frame| frame.function).collect()
     }
 
-    // Prevents: bytes that belong to `Box::from` or to `malloc` instead of to who asked for them;
-    // a thread's start, which is std's as well, taken for the call site of all.
+    // Prevents: bytes that belong to `Box::from` or to `malloc` instead of to their caller; a
+    // thread's start, which is std's as well, taken for the call site of all.
     #[test]
     fn a_call_site_is_neither_the_allocators_nor_stds() {
         let thread = ["[libc.so.6]", "std::thread::start", "core::ops::FnOnce::call_once"];

@@ -1,5 +1,5 @@
-//! The commands of a race, word by word: the same words in commands.txt, and in `--dry-run` with names in place
-//! of what only a run knows.
+//! The commands of a race, word by word. commands.txt has the same words; `--dry-run` has names in
+//! place of values that only a run knows.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,12 @@ use crate::lab::run::commands::{Command, LOOPBACK};
 
 /// The peer's source.
 pub const PEER_SOURCE: &str = "benches/peers/franz-go";
-/// More a second than any producer sends: all is due at once, and the rest is how fast it is sent.
+/// Above what any producer sends in a second: all is due at once, so the lap measures how fast it
+/// is sent.
 const FLAT_OUT: &str = "producer --rate 5000000 --linger 1ms --drain-timeout 10m";
 
-/// Where everything is: our programs' folder, the peer's program, its sink (one for all laps: they reset it), the
-/// folder of the laps' words.
+/// Where everything is: our programs' folder, the peer's program, its sink (one for all laps: they
+/// reset it), the folder of the laps' output.
 pub struct Places {
     pub kind: Kind,
     pub bin: PathBuf,
@@ -27,7 +28,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Names in place of what only a run knows.
+    /// Names in place of values that only a run knows.
     pub fn named(kind: Kind) -> Self {
         Self {
             kind,
@@ -41,7 +42,7 @@ impl Places {
         }
     }
 
-    /// Whatever the user's settings say, the peer is built from its folder, for this machine.
+    /// Builds the peer from its folder, for this machine, whatever the user's settings are.
     pub fn build(&self) -> Command {
         let go = "-u GOOS -u GOARCH GOWORK=off GOFLAGS=-buildvcs=false go build -C";
         let mut words = words(Path::new("env"), go);
@@ -124,7 +125,7 @@ mod tests {
         topics.iter().map(|laps| laps.iter().map(said).collect()).collect()
     }
 
-    /// Prevents: a contestant that has another job than the one that it is compared with.
+    /// Prevents: a contestant that has another job than its rival.
     #[test]
     fn a_race_is_each_queue_in_turn_after_a_warm_up() {
         let race = laps_of("race --quick --rounds 1 --client wire --peers").concat();

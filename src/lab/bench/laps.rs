@@ -1,13 +1,15 @@
-//! What is raced, as data: the contestants, the points, and the laps that they come to.
+//! The race as data: the contestants, the points, and their laps.
 //!
-//! Invariant: a curve varies one thing at a time around the default point. Round 0 is a warm-up, because brokers
-//! that just started compile themselves on the cores that are measured: no figure is made of it.
+//! Invariant: a curve varies one thing at a time around the default point. Round 0 is a warm-up and
+//! gives no figure, because brokers that just started compile themselves on the cores that are
+//! measured.
 
 use super::settings::{Kind, Settings};
 use crate::event::HEADER_BYTES;
 use crate::planes::Client;
 
-/// Who runs a lap: what the lines call it, which client of ours it is (franz-go has none), and its own flags.
+/// Who runs a lap: its name in the lines, the client of ours that it uses (franz-go has none), and
+/// its own flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Contestant {
     pub who: &'static str,
@@ -24,7 +26,8 @@ const FRANZ_GO: Contestant = Contestant { who: "franz-go", client: None, flags: 
 const FRANZ_GO_2MIB: Contestant =
     Contestant { who: "franz-go 2MiB", flags: "--fetch-partition-bytes 2097152", ..FRANZ_GO };
 
-/// What a lap runs on. `mode` is what the lines call it: the queue of a race, or what a curve varies.
+/// What a lap runs on. `mode` is its name in the lines: the queue of a race, or what a curve
+/// varies.
 #[derive(Debug, Clone, Copy)]
 pub struct Point {
     pub mode: &'static str,
@@ -66,7 +69,7 @@ const CURVE: [Point; 16] = [
     Point { mode: "batch 1000", batch: 1000, ..DEFAULT },
     Point { mode: "batch 50", batch: 50, ..EXTRA },
     Point { mode: "batch 5000", batch: 5000, ..EXTRA },
-    // A request an event: some 15,000/s, where the default makes some 500,000.
+    // One request for each event: some 15,000/s, where the default makes some 500,000.
     Point { mode: "batch 1", batch: 1, slower: 20, ..DEFAULT },
     Point { mode: "partitions 1", partitions: 1, ..DEFAULT },
     Point { mode: "partitions 3", partitions: 3, ..EXTRA },
@@ -85,8 +88,8 @@ impl Point {
         self.payload + HEADER_BYTES as u64
     }
 
-    /// As many events as take about as long as `all` of the default: as many bytes, but of small ones, whose
-    /// number is what takes time, at most twice as many events.
+    /// The number of events that takes about as long as `all` of the default: as many bytes, but at
+    /// most twice as many events, because small events take time by their number.
     fn events(&self, all: u64) -> u64 {
         (all * DEFAULT.value_bytes() / self.value_bytes()).min(2 * all) / self.slower
     }

@@ -45,7 +45,7 @@ const COPIES: u64 = 3 * 2;
 /// Races what the flags ask for.
 ///
 /// # Errors
-/// `Failed` when a lap fails, or a process, the cluster or a file does not do as it should; `Interrupted`.
+/// `Failed` when a lap, a process, the cluster or a file fails; `Interrupted`.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let mut places = Places::named(settings.kind);
     if settings.dry_run {
@@ -56,7 +56,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let interrupt = Interrupt::on_signals()?;
     let (out, data) = settings.enter()?;
     let lock = ClusterLock::take(&data)?;
-    // Only now: what lies there may be the figures of the run that has the cluster.
+    // Only now, because the folder may hold the figures of the run that has the cluster.
     let _claim = Claim::emptied(&out)?;
     places.said = out.join("laps").join(settings.kind.name());
     let lines = forget_earlier(&out, settings.kind, &places.said)?;
@@ -179,7 +179,7 @@ impl Race<'_> {
         if failed == 0 { Ok(()) } else { Err(Failure::Failed(why)) }
     }
 
-    /// Laps that share a topic.
+    /// Runs the laps that share a topic.
     fn on_a_topic(&mut self, laps: &[Lap]) -> Result<(), Failure> {
         let Some(first) = laps.first() else { return Ok(()) };
         let kind = self.settings.kind;
@@ -196,7 +196,7 @@ impl Race<'_> {
         self.topic.take().map_or(Ok(()), |mut topic| topic.delete())
     }
 
-    /// A line of the results, but of the warm-up.
+    /// Runs a lap and adds its line to the results, except for the warm-up.
     fn lap(&mut self, lap: &Lap, topic: &str) -> Result<(), Failure> {
         let (round, mode, who) = (lap.round, lap.point.mode, lap.by.who);
         let (kind, rounds) = (self.settings.kind.name(), self.settings.rounds());
@@ -254,7 +254,7 @@ fn host(settings: &Settings, kafka: &str) -> String {
     )
 }
 
-/// Words for whoever watches; a pipe gets none.
+/// Shows progress on a terminal; a pipe gets none.
 fn show_progress(words: &str) {
     if io::stderr().is_terminal() {
         eprint!("\r\x1b[2K{words}");

@@ -32,8 +32,9 @@ impl Kind {
 /// One flag's: argh takes a `Vec` for a flag that may be repeated.
 pub type Clients = Vec<Client>;
 
-/// Race the processor and the producer against a franz-go program of the same job, on the same brokers, topic,
-/// sink and bodies, in turn. Exit 1 when a contestant loses, or does not commit, something.
+/// Race the processor and the producer against a franz-go program of the same job, on the same
+/// brokers, topic, sink and bodies, in turn. Exit 1 when a contestant loses an event or leaves one
+/// uncommitted.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "bench")]
 pub struct Settings {
@@ -47,7 +48,8 @@ pub struct Settings {
     /// laps of each contestant (5; of a curve 1)
     #[argh(option, from_str_fn(rounds))]
     rounds: Option<u64>,
-    /// events of a lap (1000000); of a curve so many of 536 B, else as many as take about as long
+    /// events of a lap (1000000); a curve takes so many of 536 B, and of other sizes as many as
+    /// take about as long
     #[argh(option, from_str_fn(events))]
     events: Option<u64>,
     /// kafka's release to start (the pinned one, see run/cluster.sh)

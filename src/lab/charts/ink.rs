@@ -18,14 +18,14 @@ pub enum Ink {
     Purple,
     /// Predicted by the model: black dashes.
     Predicted,
-    /// The same of one of several that are measured beside it: dashes of its colour. See [`Ink::predicted`].
+    /// Predicted, for one of several measured lines: dashes of its colour. See [`Ink::predicted`].
     PredictedOf(&'static Ink),
     /// A limit or a target: grey dots.
     Limit,
 }
 
 impl Ink {
-    /// How the prediction of what is drawn in this ink is drawn.
+    /// The ink of the prediction for a line of this ink.
     pub fn predicted(self) -> Self {
         match self {
             Self::Blue => Self::PredictedOf(&Self::Blue),

@@ -1,4 +1,4 @@
-//! Brokers asked how they are, killed and stopped; and all of them deleted.
+//! Shows the state of brokers, kills and stops them; deletes the whole cluster.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -75,7 +75,8 @@ pub fn down(data: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The same, where that is known. No signal ends it: half of it is worse.
+/// The same, with the cluster where it is known. No signal ends it early: a half-deleted cluster is
+/// worse.
 pub(super) fn remove(data: &Path, cluster: Option<&Cluster>) -> Result<(), Failure> {
     if let Some(cluster) = cluster.filter(|cluster| cluster.mode == Mode::Docker) {
         docker::remove(cluster)?;
@@ -108,7 +109,8 @@ impl Cluster {
         }
     }
 
-    /// Stops broker `n` in order: its partitions are led by others first. One that takes too long is killed.
+    /// Stops broker `n` in order: others first take over its partitions. One that takes too long is
+    /// killed.
     ///
     /// # Errors
     /// When it does not die.

@@ -1,5 +1,5 @@
-//! The words of `lab cluster`, and what they may be. Everything is checked before anything is touched; what is
-//! wrong ends with exit code 2 and names the flag, its value and what is allowed.
+//! The words of `lab cluster`, and their allowed values. Everything is checked before anything is
+//! changed; an error ends with exit code 2 and names the flag, its value and what is allowed.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -48,7 +48,8 @@ pub struct Flags {
     /// data folder, of every verb (.cluster of the source)
     #[argh(option)]
     pub(super) data: Option<PathBuf>,
-    /// of up, which remembers it as all that follow: the topic to make (events); '' makes none
+    /// of up: the topic to make (events); '' makes none; up remembers it, as it does the flags
+    /// below
     #[argh(option)]
     pub(super) topic: Option<String>,
     /// of up, topic create and topic grow: 1 to 1000 (12)
@@ -93,7 +94,7 @@ pub struct Flags {
 type AutoMode = Option<Mode>;
 
 impl Flags {
-    /// All flags are of use for the verb.
+    /// Checks that the verb uses every flag that is given.
     ///
     /// # Errors
     /// Usage. A flag that its verb would ignore is a mistake: the caller means another cluster.

@@ -1,7 +1,8 @@
-//! The data folder: its marker, which makes it ours to delete, with what the cluster in it was started with.
+//! The data folder and its marker. The marker makes the folder ours to delete, and has what the
+//! cluster in it was started with.
 //!
-//! Invariant: a folder without the marker is never deleted from. The marker is `key=value` lines, which scripts
-//! read too; it is read, never executed.
+//! Invariant: nothing is deleted from a folder without the marker. The marker is `key=value` lines,
+//! which scripts read too; it is read, never executed.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
@@ -36,7 +37,7 @@ impl Mode {
 }
 
 impl Cluster {
-    /// The cluster in `data`, if there is one: a folder with our marker. Whether it is up is another question.
+    /// The cluster in `data`, if there is one: a folder with our marker. It may be down.
     ///
     /// # Errors
     /// When the marker cannot be read.
@@ -144,7 +145,8 @@ pub(super) fn usable(data: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The one path of a folder that may not be there yet: two runs must not take two of them for two folders.
+/// The one path of a folder that may not exist yet: two runs must not take two paths of one folder
+/// for two folders.
 ///
 /// # Errors
 /// When a part of it cannot be read.

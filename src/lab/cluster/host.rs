@@ -13,13 +13,13 @@ use super::folder::{self, Mode};
 use crate::failure::Failure;
 use crate::lab::tools;
 
-/// Kafka 4 runs on that and later ones.
+/// The oldest Java that Kafka 4 runs on.
 const JAVA_MIN: u32 = 17;
 /// For a listener on this machine to accept.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// These programs are there. What is missing is named with what brings it on Debian or Ubuntu; nothing is
-/// installed.
+/// Checks that these programs exist. A missing one is named with its package on Debian or Ubuntu;
+/// nothing is installed.
 ///
 /// # Errors
 /// When one is missing, or too old.
@@ -63,7 +63,7 @@ fn java_release() -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Room for the cluster's data.
+/// Checks that there is room for the cluster's data.
 ///
 /// # Errors
 /// When there is less than `wanted` B.
@@ -82,12 +82,12 @@ pub fn check_disk(data: &Path, wanted: u64) -> Result<(), Failure> {
     )))
 }
 
-/// Nobody listens where these brokers are to listen.
+/// Checks that the ports of these brokers are free.
 ///
 /// # Errors
-/// Names who does; or that the host is no address of this machine.
+/// Names the process that listens there; or says that the host is no address of this machine.
 pub fn check_ports(cluster: &Cluster, brokers: &[u32]) -> Result<(), Failure> {
-    // Of this network namespace: another one's can be reached, and not be listened at.
+    // Of this network namespace: those of another one can be reached, but not bound.
     let host = cluster.host;
     if TcpListener::bind((host, 0)).is_err() {
         return Err(Failure::Failed(format!(
@@ -115,12 +115,12 @@ pub fn check_ports(cluster: &Cluster, brokers: &[u32]) -> Result<(), Failure> {
     }
 }
 
-/// Whether somebody listens there.
+/// Whether a process listens there.
 pub fn answers(host: Ipv4Addr, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::from((host, port)), ANSWER_WITHIN).is_ok()
 }
 
-/// `"java",pid=123`, where that is for us to know: of `users:(("java",pid=123,fd=4))`.
+/// `"java",pid=123` of `users:(("java",pid=123,fd=4))`, where we may know it.
 fn holder(port: u16) -> String {
     let shown = tools::run(&["ss", "-Hltnp", &format!("sport = :{port}")]).unwrap_or_default();
     let named = shown.split_once("users:((").and_then(|(_, users)| users.split_once(",fd="));

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::tools;
 
-/// What Maven is to get. Kafka's release is pinned there.
+/// The jars that Maven fetches. Kafka's release is pinned there.
 pub const POM: &str = include_str!("pom.xml");
 /// 200 MB over a slow line.
 const FETCH_WITHIN: Duration = Duration::from_secs(900);
@@ -156,7 +156,7 @@ fn fill(filling: &Path, version: &str, interrupt: &Interrupt) -> Result<(), Fail
     fs::remove_file(&pom).map_err(|e| failed(&pom, &e))
 }
 
-/// What both of a broker's JVMs begin with.
+/// The first arguments of both of a broker's JVMs.
 fn java(cluster: &Cluster, n: u32) -> Result<Vec<String>, Failure> {
     let jars = format!("{}/*", jars(&cluster.version)?.display());
     let words = ["java", &tag(&cluster.data, n), "-cp", &jars];
@@ -192,8 +192,8 @@ fn begin_format(cluster: &Cluster, n: u32) -> Result<Option<Child>, Failure> {
     child.map(Some).map_err(|e| Failure::Failed(format!("setpriv java: {e}")))
 }
 
-/// Starts broker `n` in a session of its own, so that a Ctrl-C at the caller's terminal does not reach it; and as
-/// nobody's child, so that it outlives us and leaves no zombie.
+/// Starts broker `n` in a session of its own, so that a Ctrl-C at the caller's terminal does not
+/// reach it; and detached, so that it outlives us and leaves no zombie.
 fn start(cluster: &Cluster, n: u32) -> Result<(), Failure> {
     let dir = dir(cluster, n);
     let log = dir.join("broker.log");

@@ -1,10 +1,10 @@
 //! `lab cluster`: three real Kafka brokers (KRaft, combined roles) on this machine.
 //!
-//! - `flags`   the words, and what they may be
-//! - `folder`  the data folder, its marker and what that remembers
-//! - `up`      brokers started, and undone when that fails
-//! - `down`    brokers asked, killed, stopped; all of it deleted
-//! - `topics`  topics made, grown, deleted, listed; a group's coordinator
+//! - `flags`   the words, and their allowed values
+//! - `folder`  the data folder and its marker
+//! - `up`      starts brokers, and undoes that on failure
+//! - `down`    shows, kills and stops brokers; deletes all of it
+//! - `topics`  creates, grows, deletes and lists topics; finds a group's coordinator
 //! - `host`    what this machine must have: programs, ports, disk
 //! - `jvm`, `docker`  the two ways in which brokers run, one seam: [`Engine`]
 //! - `properties`, `secure`  a JVM broker's settings; its certificates and password
@@ -46,7 +46,7 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 const BROKERS: [u32; 3] = [1, 2, 3];
 const VERBS: &str = "fetch up down status brokers kill stop start topic coordinator";
 
-/// A cluster: what `up` was told, in the folder where it is.
+/// A cluster: the settings of `up`, and the folder where it is.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     data: PathBuf,
@@ -62,7 +62,7 @@ pub struct Cluster {
 
 /// A way in which brokers run. Broker `n` is 1, 2 or 3.
 trait Engine {
-    /// Gets what it needs of Kafka, which then needs no network for it.
+    /// Fetches Kafka, so that a start needs no network for it.
     fn fetch(&self, version: &str, interrupt: &Interrupt) -> Result<(), Failure>;
     /// The process of broker `n`: nothing when it is down.
     fn pids(&self, cluster: &Cluster, n: u32) -> Vec<u32>;
@@ -82,7 +82,7 @@ trait Engine {
 }
 
 impl Mode {
-    /// What brokers are run by.
+    /// The programs that brokers need.
     fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Jvm => &["java", "setsid", "setpriv"],
@@ -101,7 +101,7 @@ impl Mode {
 /// Does what the flags ask for, and prints its answer.
 ///
 /// # Errors
-/// `Usage` before anything is touched; `Failed`; `Interrupted`, when what was begun is undone.
+/// `Usage` before anything is changed; `Failed`; `Interrupted`, with what was begun undone.
 pub fn run(flags: &Flags) -> Result<(), Failure> {
     match carry_out(flags, &Interrupt::on_signals()?)? {
         answer if answer.is_empty() => Ok(()),
@@ -109,7 +109,7 @@ pub fn run(flags: &Flags) -> Result<(), Failure> {
     }
 }
 
-/// The same, for words as they could be typed behind `run/cluster.sh`: gives the answer.
+/// The same, for words as a user types them after `run/cluster.sh`; returns the answer.
 ///
 /// # Errors
 /// As [`run`].
@@ -201,7 +201,7 @@ impl Cluster {
         BROKERS.into_iter().filter_map(|n| Some((n, self.pid(n)?))).collect()
     }
 
-    /// At least one broker lives.
+    /// Checks that at least one broker lives.
     ///
     /// # Errors
     /// When none does, as after a restart of the machine.
@@ -216,7 +216,8 @@ impl Cluster {
         }
     }
 
-    /// How its brokers are asked: by the plaintext listener, which is on loopback where there is another.
+    /// A client of its brokers: it uses the plaintext listener, which is on loopback where there is
+    /// another.
     fn admin(&self) -> Result<Brokers, Failure> {
         Brokers::parse(&self.three(self.plain_host(), self.port))
     }
@@ -262,7 +263,7 @@ impl Cluster {
     }
 }
 
-/// What it means that a release could not be had: `who` could not get it, whose words went to stderr.
+/// The failure when `who` could not get a release; its output went to stderr.
 fn not_had(who: &str, version: &str, or: &str) -> impl FnOnce(Failure) -> Failure {
     move |why| match why {
         Failure::Failed(why) => Failure::Failed(format!(

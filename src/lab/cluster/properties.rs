@@ -5,10 +5,10 @@ use std::path::Path;
 use super::{Cluster, secure};
 use crate::failure::Failure;
 
-/// What does not depend on the broker.
+/// The settings that are the same for each broker.
 const SAME: &str = include_str!("server.properties");
 
-/// Of broker `n`, whose folder is `dir`.
+/// The settings of broker `n`, whose folder is `dir`.
 pub fn of_broker(cluster: &Cluster, n: u32, dir: &Path) -> Result<String, Failure> {
     let voter = |n| format!("{n}@127.0.0.1:{}", cluster.controller_port(n));
     let voters = super::BROKERS.map(voter).join(",");

@@ -23,7 +23,8 @@ use crate::lab::tools;
 const SCRAM: [&str; 2] = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
 const LOGIN: &str = "org.apache.kafka.common.security";
 
-/// A folder for its owner alone, for as long as it is: what is in it need not be hidden file by file.
+/// Makes a folder that is its owner's alone from the start, so its files need no protection of
+/// their own.
 pub fn make_private(dir: &Path) -> Result<(), Failure> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(failed(dir, &e)),

@@ -9,16 +9,16 @@ use crate::brokers::{Brokers, group};
 use crate::failure::Failure;
 use crate::lab::interrupt::Interrupt;
 
-/// For brokers to answer that are up: leaders and coordinators move when one dies.
+/// Limit for live brokers to answer: leaders and coordinators move when one dies.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// For every broker to have heard of a topic that was made in place of another.
+/// Limit for every broker to learn of a topic that replaced another.
 const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
-/// Makes a topic where there is none, and waits until all of its replicas are in sync; a cluster that just started
-/// takes its time.
+/// Creates a topic unless it exists, and waits until all of its replicas are in sync; a cluster
+/// that just started needs time.
 ///
 /// # Errors
-/// When it cannot be made, is there with another number of partitions, or is not in sync in time;
+/// When it cannot be created, exists with another number of partitions, or is not in sync in time;
 /// [`Failure::Interrupted`].
 pub fn create(brokers: &Brokers, new: &NewTopic<'_>, interrupt: &Interrupt) -> Result<(), Failure> {
     let (mut attempt, mut last, mut differs_since) = (0, String::new(), None);
@@ -65,7 +65,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Adds partitions to a topic, up to so many.
+    /// Adds partitions to a topic, up to `partitions`.
     pub(super) fn grow(
         &self,
         name: &str,
@@ -80,7 +80,7 @@ impl Cluster {
         self.create(name, partitions, &[], interrupt)
     }
 
-    /// Deletes a topic; one that is not there is fine.
+    /// Deletes a topic; a topic that does not exist is no error.
     pub(super) fn delete(&self, name: &str, interrupt: &Interrupt) -> Result<(), Failure> {
         let since = Instant::now();
         let what = format!("topic {name} is not deleted");

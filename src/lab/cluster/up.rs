@@ -1,7 +1,7 @@
-//! Brokers started: those that are down.
+//! Starts the brokers that are down.
 //!
-//! Invariant: where it ends early, what it started is stopped. A folder that it made itself is deleted after a
-//! signal; after a failure it stays, as its logs are worth keeping.
+//! Invariant: if it ends early, it stops what it started. After a signal it deletes a folder that
+//! it made itself; after a failure the folder stays, because its logs are worth keeping.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -15,19 +15,20 @@ use super::{BROKERS, Cluster, Flags, UP_WITHIN, docker, down, host, ms, secure};
 use crate::failure::Failure;
 use crate::lab::interrupt::Interrupt;
 
-/// What is made where nothing else is asked for.
+/// Defaults of a new cluster.
 const PORT: u16 = 19092;
 const TOPIC: &str = "events";
 const PARTITIONS: i32 = 12;
 const MIN_DISK: u64 = 2 << 30;
-/// For a broker that is killed to be gone.
+/// Limit for a killed broker to end.
 const UNDO_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Starts what is down of the cluster in `data`, and makes its topic; a new cluster where there is none.
+/// Starts the brokers of the cluster in `data` that are down, and makes its topic; a new cluster
+/// where there is none.
 ///
 /// # Errors
-/// When it is another than the flags say, or this machine has not what it needs; when a broker does not come
-/// up: the end of its log is on stderr; [`Failure::Interrupted`].
+/// When the cluster is not what the flags say, or this machine lacks what it needs; when a broker
+/// does not come up (the end of its log is on stderr); [`Failure::Interrupted`].
 pub fn up(data: &Path, flags: &Flags, interrupt: &Interrupt) -> Result<Cluster, Failure> {
     let since = Instant::now();
     let (cluster, is_new) = match Cluster::open(data)? {
@@ -63,10 +64,10 @@ pub fn up(data: &Path, flags: &Flags, interrupt: &Interrupt) -> Result<Cluster, 
     Ok(cluster)
 }
 
-/// Gets what `up` needs of Kafka.
+/// Fetches the release of Kafka for `up`.
 ///
 /// # Errors
-/// When it cannot be had; [`Failure::Interrupted`].
+/// When it cannot be fetched; [`Failure::Interrupted`].
 pub fn fetch(flags: &Flags, interrupt: &Interrupt) -> Result<(), Failure> {
     let mode = choose(flags, Ipv4Addr::LOCALHOST)?;
     host::require(mode.programs())?;
@@ -103,7 +104,7 @@ fn choose(flags: &Flags, host: Ipv4Addr) -> Result<Mode, Failure> {
 }
 
 impl Cluster {
-    /// One that is there, with the flags' topic, if it is else what they say.
+    /// An existing cluster, with the flags' topic, if the rest is what the flags say.
     fn that_is(mut self, flags: &Flags) -> Result<Self, Failure> {
         let is_same = flags.version.as_ref().is_none_or(|version| *version == self.version)
             && flags.port.is_none_or(|port| port == self.port)
@@ -124,7 +125,7 @@ impl Cluster {
         Ok(self)
     }
 
-    /// One to be made.
+    /// A new cluster.
     fn new(data: &Path, flags: &Flags) -> Result<Self, Failure> {
         if !folder::is_free(data) {
             return Err(Failure::Failed(format!(
@@ -183,7 +184,7 @@ impl Cluster {
         self.engine().launch(self, brokers, interrupt)
     }
 
-    /// Until broker `n` accepts connections, for at most so long from `since` on.
+    /// Waits until broker `n` accepts connections, at most [`UP_WITHIN`] from `since` on.
     fn await_broker(&self, n: u32, since: Instant, interrupt: &Interrupt) -> Result<(), Failure> {
         let ready = || match self.engine().is_ready(self, n) {
             true => Ok(Some(())),

@@ -1,5 +1,5 @@
-//! The questions that several experiments ask of an arm, with one way to measure and one margin
-//! each, so that the same word means the same thing in every report.
+//! Checks that several experiments share. Each has one way to measure and one margin, so that the
+//! same word means the same thing in every report.
 
 use super::{Check, Form, Margin, Phase, Wanted};
 use crate::event::HEADER_BYTES;
@@ -12,24 +12,24 @@ pub const MB: f64 = 1e6;
 /// Seconds after a change of load that are left out of slopes and rates: the group's join or the
 /// sink's burst, the first fetches, the allocator's first slabs.
 pub const SETTLE_S: f64 = 5.0;
-/// Seconds after which the allocator has given back what the first burst took (jemalloc's
+/// Seconds after which the allocator has released the memory of the first burst (jemalloc's
 /// `dirty_decay_ms`, its default).
 const DECAY_S: f64 = 10.0;
-/// The share of the bytes that pass which may stay, in a run of a minute.
+/// The largest share of the bytes passed that may stay allocated, in a run of a minute.
 const LEAK_MAX: f64 = 0.025;
 /// What `bounded` and `pull` must stay under, MB.
 pub const RSS_MAX_MB: f64 = 512.0;
 /// Memory of a processor with an empty queue that a limit counts, MB: `RssAnon` in
 /// `/proc/PID/status`, read once at 1,500 events/s, before any run that is judged by it.
 pub const BASE_MB: f64 = 13.0;
-/// What is resident besides, MB: `RssFile`, pages of the program's own file, which are given back
-/// before anybody is killed.
+/// Other resident memory, MB: `RssFile`, pages of the program's own file, which the kernel takes
+/// back before it kills a process.
 pub const FILE_MB: f64 = 8.0;
 /// The processor's commit interval of 1 s, and half a second for the answers of a busy cluster.
 const SAW_S: f64 = 1.5;
 /// Events that four workers with batches of 200 have in flight: the defaults.
 pub const IN_FLIGHT: f64 = 4.0 * 200.0;
-/// The end of a phase: some looks, once a second each.
+/// The end of a phase: some samples, one a second.
 const LAST_S: f64 = 5.0;
 
 /// The checks of one arm, asked one by one.
@@ -59,9 +59,10 @@ impl<'a> Asking<'a> {
         self.checks.push(Check::new(&name, question, wanted, measured, unit));
     }
 
-    /// Below the ceiling all that is offered is served, and committed. Judged at the phase's end, on what is
-    /// left of the whole of it, so that a processor which is a little too slow is found out: one that
-    /// serves 1,400/s of 1,500/s is 1,200 events behind after 12 s. Workers hold `in_flight` events at most.
+    /// Below the ceiling, all offered events are served and committed. It is judged by the lag at
+    /// the end of the whole phase, so that a processor that is a little too slow is found: one that
+    /// serves 1,400/s of 1,500/s is 1,200 events behind after 12 s. Workers hold `in_flight` events
+    /// at most.
     pub fn keeps_up_in(&mut self, phase: Phase, in_flight: f64) {
         let last = |series: Series| {
             let end = stats::between(&series, phase.to - LAST_S, phase.to);
@@ -72,12 +73,12 @@ impl<'a> Asking<'a> {
             Some(s.metric("producer", "producer_events_sent_total")? - acked)
         });
         let why =
-            "what workers hold; who serves too little falls behind for as long as the phase lasts";
+            "events in flight; one that serves too little falls behind as long as the phase lasts";
         let held = (in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: what was sent and not acked at its end";
         self.ask("served_baseline", question, held, last(unserved), "events");
-        let why = "what comes in one commit interval of 1 s and half a second for its answer, and what \
-                   workers hold";
+        let why = "events of one commit interval of 1 s and half a second for its answer, and \
+                   events in flight";
         let saw = (phase.rate * SAW_S + in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: the lag at its end";
         let end = stats::between(&self.arm.lag(), phase.to - LAST_S, phase.to);
@@ -114,10 +115,10 @@ impl<'a> Asking<'a> {
         );
     }
 
-    /// Memory does not grow; what it gives back is no fault. In half an hour resident memory may grow by 1 MB
-    /// an hour. In a minute it is the allocator's own, 5 MB up and down while nothing is leaked, so there
-    /// it is asked what the program has allocated: a leak of more than [`LEAK_MAX`] of the bytes that
-    /// pass turns it red.
+    /// Memory does not grow; it may shrink. In half an hour resident memory may grow by 1 MB an
+    /// hour. In a minute resident memory is the allocator's own, 5 MB up and down without a leak,
+    /// so there the check uses what the program has allocated: a leak of more than [`LEAK_MAX`] of
+    /// the bytes passed turns it red.
     pub fn rss_flat_in(&mut self, phase: Phase) {
         let setup = &self.run.plan.setup;
         let decayed = setup.overload().from + SETTLE_S + DECAY_S;

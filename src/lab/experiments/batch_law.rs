@@ -11,7 +11,7 @@ use super::Call;
 /// Where the knee lies, as a share of r∞.
 pub const KNEE_SHARE: f64 = 0.9;
 
-/// Throughputs that are this close are equal to a recommendation: the smaller batch is taken.
+/// Throughputs this close count as equal in a recommendation: the smaller batch is taken.
 const AS_GOOD: f64 = 0.95;
 
 /// Hockney's law.

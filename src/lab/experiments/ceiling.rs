@@ -1,5 +1,5 @@
-//! The benchmark behind the experiments: below the ceiling latency is small, above it the sink is
-//! kept busy, whichever way the consumer is held back. Batches are off: every event is a call.
+//! The benchmark behind the experiments: below the ceiling latency is small; above it the sink
+//! stays busy, with each way to hold the consumer back. Batches are off: every event is a call.
 
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::Drawing;

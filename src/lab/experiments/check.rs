@@ -18,7 +18,7 @@ pub enum Margin {
     AtLeast,
 }
 
-/// Where a margin of nothing comes from: it was promised. A broken promise is a failure on any machine.
+/// The reason for a margin of nothing: a promise. A broken promise is a failure on any machine.
 pub const PROMISE: &str = "a promise";
 
 /// What a check asks for: the figure, how far off it may be, and where that margin comes from.

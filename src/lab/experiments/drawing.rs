@@ -64,7 +64,7 @@ impl<'a> Drawing<'a> {
         self.run.arms.iter().map(|arm| self.arm(arm, what, &of(arm))).collect()
     }
 
-    /// What the model says, twice a second.
+    /// A line of the model, with two points a second.
     pub fn model(&self, label: impl Into<String>, of: impl Fn(f64) -> Option<f64>) -> Line {
         let points = (0..=self.end_s as u32 * 2)
             .map(|half| f64::from(half) / 2.0)

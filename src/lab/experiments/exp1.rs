@@ -1,5 +1,5 @@
-//! Experiment 1: unbounded against bounded, until the kernel ends it. Then bounded with the source
-//! slowed down: the same overload waits nowhere.
+//! Experiment 1: an unbounded queue against a bounded one, until the kernel kills the processor.
+//! Then a bounded queue with the source slowed down: the same overload waits nowhere.
 
 use super::asking::{
     Asking, BASE_MB, FILE_MB, IN_FLIGHT, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb,
@@ -24,8 +24,8 @@ const LEASE_SETTLE_S: f64 = 15.0;
 pub const EXPERIMENT: Experiment = Experiment {
     name: "exp1",
     title: "unbounded against bounded",
-    question: "The source produces four times what the sink takes. What becomes of a queue without \
-               limit, what of one with a limit, and what if the source can be told?",
+    question: "The source produces four times the sink's rate. What happens with an unbounded \
+               queue, with a bounded queue, and with a producer that can be throttled?",
     held: "load schedule, seed, payload, sink and its ceiling, batching, workers, topic layout, \
            fetch client, machine; one arm after the other, each on a topic and processes of its own",
     varied: "the queue between poll and sink: without limit under a memory limit (`unbounded`), of \
@@ -155,7 +155,7 @@ fn of_the_killed(asking: &mut Asking<'_>, run: &Run, arm: &Arm, alive: Phase) {
     let grows = (said("unbounded_rss_slope"), Margin::Share(0.10), why);
     let slope = rss_slope_mb(arm, alive);
     asking.ask("rss_slope", "Does its memory grow as the model predicts?", grows, slope, "MB/s");
-    // Both must say so: a process can die by signal 9 of other causes.
+    // Both must show it: a process can also die by signal 9 for other reasons.
     let ended = |killed: &Killed| killed.exit_code == 137;
     let by_the_kernel = |killed: &Killed| ended(killed) && killed.oom_kills > 0;
     let (question, is_so): (_, &dyn Fn(&Killed) -> bool) = match &arm.killed {
@@ -184,7 +184,7 @@ fn kill(run: &Run) -> Table {
     let row = arm.and_then(|arm| {
         let killed = arm.killed.as_ref()?;
         let by = match killed.by.as_str() {
-            WATCHED => "the script, which watched memory: no limit of the kernel's to be had",
+            WATCHED => "the lab, which watched memory: no limit of the kernel was available",
             by => by,
         };
         Some(vec![
@@ -211,7 +211,7 @@ fn autopsy(run: &Run) -> Table {
         ]
     });
     let head = ["call site", "line", "part", "bytes", "share"];
-    Table::new("What unbounded's heap held when it was last looked at", &head, rows)
+    Table::new("The heap of unbounded in its last profile", &head, rows)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
@@ -300,7 +300,7 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let sent = drawing.figure("slow-source", |arm| arm.sent_in(settled));
     drawing.chart(
         "rates",
-        format!("Bounded polls {polled}/s; a source that is told sends {sent}/s"),
+        format!("Bounded polls {polled}/s; a throttled source sends {sent}/s"),
         "Events polled from the log, and events sent by the slowed producer, per second.",
         "events/s",
         lines,

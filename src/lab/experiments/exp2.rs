@@ -1,4 +1,4 @@
-//! Experiment 2: pull against unbounded push. The same overload, the same sink; does the
+//! Experiment 2: pull against unbounded push, with the same overload and the same sink. Does the
 //! difference wait in the log or in the heap?
 
 use super::asking::{
@@ -19,8 +19,8 @@ use crate::telemetry::latency::Stage;
 /// Resident memory that the pull arm must stay under, MB.
 const PULL_RSS_MAX_MB: f64 = 64.0;
 
-/// Correlation of poll rate and sink rate that counts as coupled, and below which as not. Over
-/// 30 samples that have nothing to do with each other, |r| is below 0.5 in 199 of 200 runs.
+/// Correlation of poll rate and sink rate from which they count as coupled, and below which they do
+/// not. Over 30 unrelated samples, |r| is below 0.5 in 199 of 200 runs.
 const FOLLOWS_MIN: f64 = 0.9;
 const IGNORES_MAX: f64 = 0.5;
 
@@ -105,7 +105,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     ]
 }
 
-/// The settled overload, before the sink stalls.
+/// The overload without its first seconds, before the sink stalls.
 fn steady(setup: &Setup) -> Phase {
     let overload = setup.overload();
     let to = setup.stall.map_or(overload.to, |stall| overload.to.min(stall.from));

@@ -1,6 +1,6 @@
-//! Experiment 3: how large a batch? A call has a price of its own: larger batches share it among
-//! more events, and wait longer until they are full. What they carry is the model's to say, where
-//! the knee lies [`BatchLaw`]'s; what they wait, [`wait_p50_s`]'s.
+//! Experiment 3: how large a batch? A call has a fixed cost: larger batches share it among more
+//! events, and wait longer until they are full. The model says what they carry, [`BatchLaw`] where
+//! the knee lies, [`wait_p50_s`] how long they wait.
 
 use super::asking::{Asking, IN_FLIGHT, SETTLE_S, scaled};
 use super::batch_law::{BatchLaw, KNEE_SHARE, recommended};
@@ -76,8 +76,9 @@ fn carries(setup: &Setup, size: f64) -> f64 {
     model::ceiling(setup.ceiling, setup.call.cost, setup.call.event_cost, size)
 }
 
-/// What half of the events wait for their batch to leave, at the lower load: the first waits until it is
-/// full or the linger is over, the last puff not at all, the others evenly between.
+/// How long half of the events wait for their batch to leave, at the lower load: the first event
+/// waits until the batch is full or the linger is over, the last puff not at all, the others evenly
+/// between.
 fn wait_p50_s(setup: &Setup, size: f64) -> f64 {
     let offered = setup.baseline().rate;
     let puff = offered * setup.puff_s();

@@ -1,8 +1,9 @@
-//! Experiment 3 where a call costs time instead of tokens: the sink sleeps for 10 ms in each and has no other
-//! limit. No law of batches is put in: what a call takes besides is this machine's, and where the knee lies
-//! follows from the load. A worker that calls one after the other carries λ with batches of λ τ (Little); a
-//! larger one carries nothing more. And a linger buys larger batches, which nobody needs below the ceiling:
-//! while a call is under way the next batch gathers by itself.
+//! Experiment 3 where a call costs time instead of tokens: the sink sleeps for 10 ms in each call
+//! and has no other limit. No law of batches is put in: the rest of a call's time depends on this
+//! machine, and the knee follows from the load. A worker that makes one call after the other
+//! carries λ with batches of λ τ (Little); a larger batch carries nothing more. A linger makes
+//! larger batches, which have no use below the ceiling: while a call is in progress the next batch
+//! gathers by itself.
 
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::{Words, over_ratios};
@@ -15,7 +16,7 @@ use crate::telemetry::latency::Stage;
 /// Events a batch, by arm, with no linger; offered both loads.
 const SIZES: [(&str, f64); 4] =
     [("b50", 50.0), ("b200", 200.0), ("b300", 300.0), ("b1000", 1000.0)];
-/// The arm whose calls say what a call takes on this machine.
+/// The arm whose calls give the time of a call on this machine.
 const GAUGE: &str = "b50";
 /// The largest size below the predicted knee.
 const BELOW_KNEE: &str = "b200";
@@ -23,9 +24,9 @@ const BELOW_KNEE: &str = "b200";
 const ENOUGH: &str = "b300";
 /// Lingers, ms, by arm: batches of [`ENOUGH`], the lower load alone. Its own arm has none.
 const LINGERS: [(&str, f64); 3] = [(ENOUGH, 0.0), ("l20", 20.0), ("l100", 100.0)];
-/// How far a gain may be off: an event of a call takes some microseconds of its own.
+/// How far a gain may be off: each event of a call takes some microseconds.
 const GAIN_MARGIN: f64 = 0.10;
-/// What a call may take beside the sink's own time, as a share of that.
+/// The most that a call may take besides the sink's own time, as a share of that time.
 const OWN_WAY_MAX: f64 = 0.25;
 
 /// The declaration.
@@ -141,7 +142,7 @@ fn carried(run: &Run, arm: &str) -> Option<f64> {
     run.arm(arm)?.delivered_in(above(run))
 }
 
-/// What a call takes, s, where its size bounds what is carried.
+/// The time of a call, s, where its size bounds what is carried.
 fn call_s(run: &Run, arm: &str) -> Option<f64> {
     Some(size(arm) / carried(run, arm)?)
 }
@@ -172,14 +173,14 @@ fn checks(run: &Run) -> Vec<Check> {
         if name == GAUGE {
             let most = said("gauge_at_most");
             let wanted = (most, Margin::AtMost, "a call is no shorter than the sink's time");
-            let question = "What batches of 50 carry: what the others are held against";
+            let question = "What batches of 50 carry: the reference for the others";
             asking.ask("throughput", question, wanted, carried(run, name), "events/s");
             let why = "a call's own way takes no longer than a quarter of the sink's time";
             let wanted = (most / (1.0 + OWN_WAY_MAX), Margin::AtLeast, why);
             let question = "Does the worker spend its time at the sink?";
             asking.ask("at_work", question, wanted, carried(run, name), "events/s");
         } else {
-            // Where the load is what bounds it, a slower call leaves more to gain.
+            // Where the load is the bound, a slower call leaves more to gain.
             let gauge = carried(run, GAUGE);
             let expected = call_s(run, GAUGE).zip(gauge);
             let expected = expected.map(|(call_s, gauge)| carries(setup, size, call_s) / gauge);
@@ -216,7 +217,7 @@ fn checks(run: &Run) -> Vec<Check> {
 fn lingers(run: &Run, checks: &mut Vec<Check>) {
     let setup = &run.plan.setup;
     let said = |name: &str| run.plan.predicted(name);
-    // Nobody waits for the next events longer.
+    // No event waits longer for the next ones.
     let puff_s = setup.puff_s();
     let (puff, puff_ms) = (setup.baseline().rate * puff_s, 1e3 * puff_s);
     for (name, linger) in LINGERS {

@@ -1,7 +1,7 @@
 //! Experiment 4: how many workers, and what does order cost? A call takes 5 ms, so W workers that
-//! take whatever is next carry W calls in that time, and overtake each other. Workers by key keep a
-//! key's order: the hottest shard then bounds them all, because its queue fills and the one stream
-//! that feeds every shard waits for it.
+//! share one queue carry W calls in that time, and overtake each other. Workers by key keep a key's
+//! order: then the hottest shard bounds them all, because its queue fills and the one stream that
+//! feeds every shard waits for it.
 //!
 //! The share of that shard is known before the run (`worker_cases`).
 
@@ -16,8 +16,9 @@ use crate::lab::run_folder::Run;
 use crate::lab::stats;
 use crate::lab::text::{figure, or_not_measured};
 
-/// How far a gain may be off. What a call takes beside the sink's latency is this machine's, and is measured
-/// by the first arm, a single worker; with more of them it takes longer, as they share the cores.
+/// How far a gain may be off. The time of a call besides the sink's latency depends on this
+/// machine, and the first arm, a single worker, measures it. With more workers it is longer,
+/// because they share the cores.
 const GAIN_MARGIN: f64 = 0.15;
 /// The least share of a worker's time that the sink's own latency must be.
 const SINGLE_SHARE_MIN: f64 = 0.6;
@@ -33,7 +34,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     held: "offered load, seed, 100 keys, payload, sink (5 ms a call, no limit in reach), one event a \
            call, a bounded queue of 1,600 events, a topic of one partition (so that the log itself \
            has one order, and one stream feeds every shard), machine",
-    varied: "workers (1, 4, 16); who takes an event: whoever is free (`rr`) or its key's worker \
+    varied: "workers (1, 4, 16); which one takes an event: a free one (`rr`) or its key's worker \
              (`key`); keys uniform or by Zipf's law with exponent 1. A single worker is both",
     arms: &[
         ArmSpec::new("single", "single worker", Ink::Blue),
@@ -80,8 +81,8 @@ fn launches(form: Form) -> Vec<Launch> {
     CASES.map(arm).into()
 }
 
-/// How many times what a single worker does `case` carries: its busiest worker makes one call after the
-/// other, and no more comes than is offered.
+/// How many times a single worker's throughput `case` carries: its busiest worker makes one call
+/// after the other, and the offered load is the limit.
 fn gain(setup: &Setup, single: f64, case: Case) -> f64 {
     (1.0 / busiest_share(setup, case)).min(setup.overload().rate / single)
 }
@@ -118,14 +119,14 @@ fn carried(run: &Run, arm: &str) -> Option<f64> {
     run.arm(arm)?.delivered_in(steady(run))
 }
 
-/// As it was said before the run; but where the source is what bounds it, which the first arm shows.
+/// As predicted before the run, except where the source is the bound, which the first arm shows.
 fn said(run: &Run, arm: &str) -> f64 {
     let bound =
         carried(run, "single").map_or(f64::NAN, |single| run.plan.setup.overload().rate / single);
     if arm == "single" { 1.0 } else { run.plan.predicted(&format!("{arm}_gain")).min(bound) }
 }
 
-/// How many times what a single worker does.
+/// The throughput, as a multiple of a single worker's.
 fn gained(run: &Run, arm: &str) -> Option<f64> {
     Some(carried(run, arm)? / carried(run, "single")?)
 }
@@ -155,7 +156,7 @@ fn checks(run: &Run) -> Vec<Check> {
         if case.workers == 1 {
             let most = run.plan.predicted("single_at_most");
             let wanted = (most, Margin::AtMost, "a call is no shorter than the sink's latency");
-            let question = "What one worker carries: what the others are held against";
+            let question = "What one worker carries: the reference for the others";
             asking.ask("throughput", question, wanted, carried(run, case.arm), "events/s");
             let why = "a call's own way takes no longer than two thirds of the sink's latency";
             let wanted = (SINGLE_SHARE_MIN * most, Margin::AtLeast, why);

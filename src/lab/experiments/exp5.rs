@@ -1,5 +1,5 @@
-//! Experiment 5: the sink stalls and comes back. How much piles up, where, and how long until
-//! nobody can tell that it happened?
+//! Experiment 5: the sink stalls and comes back. How much piles up, where, and how long until no
+//! trace of it is left?
 
 use super::asking::{Asking, IN_FLIGHT, SETTLE_S, lag_slope};
 use super::drawing::Drawing;
@@ -15,7 +15,7 @@ use crate::telemetry::latency::Stage;
 
 /// The target: the backlog of a stall is gone within five minutes.
 const RECOVERY_MAX_S: f64 = 300.0;
-/// The time of one look at the log and of a stall's command: left out at both ends of its slope.
+/// The time of one sample of the log and of a stall's command: left out at both ends of its slope.
 const EDGE_S: f64 = 2.0;
 
 /// The declaration.
@@ -48,7 +48,7 @@ fn launches(form: Form) -> Vec<Launch> {
     let load = format!("--schedule {} --msg-size 512 --seed 1", form.of("1500:76s", "1500:17m"));
     let (from, time) = form.of((15.0, 15.0), (600.0, 90.0));
     let stall = Some(Phase { rate: 200.0, from, to: from + time });
-    // A short commit interval, so that the lag is a fine saw and its way back can be timed.
+    // A short commit interval, so that the lag is a fine saw and its return can be timed.
     let arm = |name, queue| {
         let flags = format!("--queue {queue} --commit-interval 200ms");
         Launch { stall, ..Launch::new(name, &load, "--rate-limit 2000", &flags) }
@@ -60,7 +60,7 @@ fn of(setup: &Setup) -> Phase {
     setup.stall.unwrap_or(Phase::NONE)
 }
 
-/// The settled time before the stall.
+/// The time before the stall, without its first seconds.
 fn before(setup: &Setup) -> Phase {
     Phase { rate: setup.baseline().rate, from: SETTLE_S, to: of(setup).from - 1.0 }
 }
@@ -145,9 +145,9 @@ fn checks(run: &Run) -> Vec<Check> {
     checks
 }
 
-/// From the largest lag until the lag is first within what it was in `before`, s. It is a saw, of which a look a
-/// second always meets the same part, and another one after the stall: what comes in one commit interval makes
-/// no difference.
+/// From the largest lag until the lag is first back within its range in `before`, s. The lag is a
+/// saw; samples once a second always meet the same part of it, and another part after the stall: so
+/// the events of one commit interval do not count.
 fn recovery_s(run: &Run, arm: &Arm, before: Phase) -> Option<f64> {
     let (setup, lag) = (&run.plan.setup, arm.lag());
     let saw = before.rate * setup.arm(arm.spec.name)?.commit_interval_s;
@@ -216,7 +216,7 @@ fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "latency",
         format!(
-            "Whoever waits longest waits {} s in bounded, {} s in unbounded",
+            "Longest wait: {} s in bounded, {} s in unbounded",
             worst("bounded"),
             worst("unbounded")
         ),

@@ -13,8 +13,8 @@ use crate::lab::text::{figure, or_not_measured};
 /// `--max-poll-interval` and `--session-timeout` of every arm but `interval`, s: the lowest that
 /// the brokers of the lab allow.
 const INTERVAL_S: f64 = 6.0;
-/// Heartbeats of a member, s: a third of the session. A survivor hears of the rebalance at its next
-/// one, and the group waits for the last of them.
+/// Heartbeat interval of a member, s: a third of the session. A survivor learns of the rebalance at
+/// its next heartbeat, and the group waits for the last survivor.
 const HEARTBEAT_S: f64 = INTERVAL_S / 3.0;
 /// The group's members; the first is the one that differs.
 const MEMBERS: [&str; 3] = ["processor-1", "processor-2", "processor-3"];
@@ -52,8 +52,8 @@ pub const EXPERIMENT: Experiment = Experiment {
              longer still: it moves the limit, and a member that is really dead is found later.",
 };
 
-/// The first member is the one that differs; the others are as they should be. Each cure has more than one
-/// of its own intervals of overload.
+/// Only the first member differs; the others have the usual flags. Each cure has an overload that
+/// is longer than one of its own intervals.
 fn launches(form: Form) -> Vec<Launch> {
     let arm = |name, schedule: &str, interval_s: f64, first: &str| {
         let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
@@ -207,7 +207,7 @@ impl Story {
             naive.iter().find(|(t, line)| *t >= from && line.contains(what)).map(|(t, _)| *t)
         };
         let next_poll = first(f64::NEG_INFINITY, "maximum poll interval")?;
-        // The gap is measured by the poll that ends it, and the largest is the one that evicted.
+        // The poll that ends a gap measures it, and the largest gap is the one that evicted.
         let shown = arm.metric(MEMBERS[0], "processor_poll_gap_seconds");
         let gap = shown.iter().find(|(t, gap)| *t >= next_poll && *gap > INTERVAL_S)?.1;
         let last_poll = next_poll - gap;

@@ -14,14 +14,14 @@ use crate::lab::text::figure;
 use crate::policy::slow_source;
 use crate::telemetry::latency::Stage;
 
-/// The sink's ceiling, events/s, and what the queue holds where nothing else is said.
+/// The sink's ceiling, events/s, and the queue's capacity where no other is given.
 const CEILING: f64 = 2000.0;
 const QUEUE_CAP: f64 = 10_000.0;
 /// The target at 80 % of the ceiling, and the promise that the table asks for under overload, s.
 const P99_MAX_S: f64 = 2.0;
-/// The share of [`P99_MAX_S`] that is left for the way to the queue and out of it.
+/// The share of [`P99_MAX_S`] that is left for the time before the queue and after it.
 const TIMELY_REST: f64 = 0.05;
-/// Seconds in which a queue fills or a source slows, left out of what is steady afterwards.
+/// Seconds in which a queue fills or a source slows down, left out of the steady part.
 const POLICY_SETTLE_S: f64 = 15.0;
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -162,11 +162,11 @@ fn checks(run: &Run) -> Vec<Check> {
                 );
                 let why = "the queue's last run may not fit, and the rate's 2 %";
                 let wanted = (said(&format!("{name}_sojourn")), Margin::Share(0.10), why);
-                asking.ask("p50", "Does what is kept wait for a full queue?", wanted, p50, "s");
+                asking.ask("p50", "Do kept events wait for a full queue?", wanted, p50, "s");
                 if name == "shed-2s" {
                     let target = (P99_MAX_S, Margin::AtMost, "the target, which sized the queue");
                     let p99 = p99_s(arm, steady);
-                    asking.ask("p99", "p99 of what is kept, under overload", target, p99, "s");
+                    asking.ask("p99", "p99 of kept events, under overload", target, p99, "s");
                 }
             }
             "slow-source" => {
@@ -324,7 +324,7 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let dropped = drawing.figure("shed", |arm| shed_rate(arm, steady(setup)));
     drawing.chart(
         "rates",
-        format!("A source that is told sends {slowed}/s; shed drops {dropped}/s"),
+        format!("A throttled source sends {slowed}/s; shed drops {dropped}/s"),
         "Events sent by the producer per second; thin dashes: what shed drops of them.",
         "events/s",
         lines,

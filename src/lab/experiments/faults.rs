@@ -1,13 +1,13 @@
-//! The fault matrix: what breaks, what must come of it, and the ledger after it.
+//! The fault matrix: what breaks, what must follow, and the ledger after it.
 //!
 //! - `strike` what is done, in words too
 //! - `matrix` every fault: what is done, what is expected, what it may cost
-//! - `seen`   how each shows in what was recorded
+//! - `seen`   how each fault shows in the records of its run
 //! - `row`    one fault under one queue and one load, as its run left it
 //! - here     the bounds written down before the run, the checks, the table
 //!
-//! Invariant: a row in which the fault does not show is no pass, whatever its ledger says. It runs
-//! nothing: that is `lab::run`, which leaves a folder a row.
+//! Invariant: a row in which the fault does not show does not pass, whatever its ledger says. This
+//! module runs nothing: `lab::run` does, and leaves a folder a row.
 
 pub mod matrix;
 pub mod row;
@@ -44,11 +44,11 @@ pub const EXPERIMENT: Experiment = Experiment {
              partition that holds more stood still.",
 };
 
-/// Faults in which order is not asked for: the sink that takes another's place does not know the keys of
-/// before, and with more partitions a key goes to another one. Nor above the ceiling, where workers are not
-/// by key ([`launch`]).
+/// Faults whose rows do not check the order: a sink that replaces another does not know the earlier
+/// keys, and with more partitions a key moves to another one. Above the ceiling order is not
+/// checked either: workers there are not by key ([`launch`]).
 const UNORDERED: [&str; 2] = ["sink-killed", "partitions-added"];
-/// Seconds of deliveries that no commit covers: the interval, and as long for the commit's own way.
+/// Seconds of deliveries that no commit covers: the interval, and as long for the commit itself.
 pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
 
 /// The sink's ceiling, events/s.
@@ -91,8 +91,9 @@ impl Case {
     }
 }
 
-/// The rows of a run, in its order: `only` these faults (all, where there is none), under `one` case where
-/// that is given. In the quick form a fault has the case of its place in the table, whichever are run.
+/// The rows of a run, in its order: only the faults of `only` (all, where it is empty), under `one`
+/// case where that is given. In the quick form a fault has the case of its place in the table,
+/// whichever faults are run.
 pub fn rows(form: Form, only: &[String], one: Option<Case>) -> Vec<(&'static Fault, Case)> {
     let mut rows = Vec::new();
     for (place, fault) in FAULTS.iter().enumerate() {
@@ -101,7 +102,7 @@ pub fn rows(form: Form, only: &[String], one: Option<Case>) -> Vec<(&'static Fau
         }
         let [first, ..] = CASES;
         let cases: Vec<Case> = match (fault.lost, one, form) {
-            // Only what waits in the log is lost with it.
+            // Only events that wait in the log are lost with it.
             (Lost::Counted, ..) => vec![first],
             (_, Some(one), _) => vec![one],
             (_, None, Form::Quick) => CASES.into_iter().cycle().skip(place).take(1).collect(),
@@ -117,14 +118,14 @@ fn is_by_key(offered: f64, ceiling: f64) -> bool {
     offered < ceiling
 }
 
-/// What the processes of a row are started with. Fetches are small: that each partition has its turn can be
-/// seen within seconds.
+/// What the processes of a row are started with. Fetches are small, so that within seconds each
+/// partition is seen to have its turn.
 pub fn launch(fault: &Fault, case: Case) -> Launch {
     let sink = format!("--rate-limit {CEILING}");
     let mut processor =
         format!("--queue {} --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB", case.queue);
-    // By key, so that the order of each key can be asked for; above the ceiling from one queue, so that what
-    // is committed can be.
+    // By key, so that the order of each key can be checked; above the ceiling from one queue, so
+    // that the commits can be checked.
     if is_by_key(case.offered.into(), CEILING.into()) {
         processor += " --worker-assignment key";
     }
@@ -137,7 +138,7 @@ pub fn launch(fault: &Fault, case: Case) -> Launch {
         }
         _ => {}
     }
-    // What is given back to a log that retention has been at is gone: there the queue is drained.
+    // Retention may delete events that are not acked at the end: there the queue is drained.
     if !matches!(fault.strike, Strike::Retention(_)) {
         processor += " --drain-timeout 3s";
     }
@@ -201,7 +202,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     };
     let mut checks = vec![ask("lost", question, wanted, missing, "ids")];
     if row.fault.lost == Lost::Counted {
-        let question = "Is the loss said, by the count of processor and producer?";
+        let question = "Do processor and producer report the loss, with its count?";
         checks.push(ask(
             "loss_said",
             question,
@@ -210,8 +211,8 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
             "events",
         ));
     }
-    // By key each worker has a queue of its own: what is left in one at the end stands before what another has
-    // delivered, and comes again.
+    // By key each worker has a queue of its own: what one leaves in its queue at the end comes
+    // before what another has delivered, so the latter comes again.
     if is_by_key(row.offered, ceiling) {
         if !UNORDERED.contains(&row.fault.name) {
             let question = "Events delivered after a later one of their key (one that comes twice counts once)";
@@ -219,7 +220,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
             checks.push(ask("order", question, kept, row.overtaken(), "events"));
         }
     } else {
-        let question = "Settled, and in the log still: was what is done committed to the end?";
+        let question = "Done, and still in the log: was all that is done committed at the end?";
         let all = (0.0, Margin::AtMost, PROMISE);
         checks.push(ask("committed", question, all, row.uncommitted(), "ids"));
     }
@@ -239,7 +240,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     let why = "a session or an election, the longest backoff, and three seconds to tell";
     let wanted = (row.fault.recovery_s, Margin::AtMost, why);
     checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));
-    let question = "Partitions that hold more, and of which nothing is fetched after that";
+    let question = "Partitions with more events, of which nothing is fetched after that";
     checks.push(ask(
         "still",
         question,
@@ -249,7 +250,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
     ));
     if let Some(after_s) = row.fault.goes_on_after_s {
         let question =
-            "Partitions that hold more, and of which nothing is fetched while the fault lasts";
+            "Partitions with more events, of which nothing was fetched while the fault lasted";
         checks.push(ask(
             "goes_on",
             question,

@@ -1,8 +1,8 @@
-//! What the processes of each arm are started with, and what the programs themselves make of it: the
-//! setup that a prediction reads. A number that stands in a flag stands nowhere else.
+//! The flags of each arm's processes, and what the programs themselves make of them: the setup that
+//! a prediction reads. A number that stands in a flag stands nowhere else.
 //!
-//! Invariant: the flags go through the parsers of the programs that are started with them, so a setup
-//! holds their defaults as well, and a flag that no program takes is no setup.
+//! Invariant: the flags go through the parsers of the programs that are started with them, so a
+//! setup holds their defaults as well, and an unknown flag gives no setup.
 
 use std::fmt;
 
@@ -20,14 +20,14 @@ use crate::{cli, load, sink};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// To be had in minutes; it shows what a minute can show.
+    /// A run of minutes; it shows what a minute can show.
     Quick,
     /// As long as the targets ask for.
     Full,
 }
 
 impl Form {
-    /// One of two, as most numbers of an experiment are.
+    /// One of two values, as for most numbers of an experiment.
     pub fn of<T>(self, quick: T, full: T) -> T {
         match self {
             Self::Quick => quick,
@@ -42,8 +42,8 @@ impl fmt::Display for Form {
     }
 }
 
-/// The processes of an arm with their flags, as they could be typed. Addresses, topic, group and files are
-/// the runner's.
+/// The processes of an arm with their flags, as a user could type them. The runner adds addresses,
+/// topic, group and files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
     /// Which arm of the experiment's.
@@ -58,9 +58,9 @@ pub struct Launch {
     pub sink: String,
     /// The members of the group, by name: `processor`, or `processor-1` and on.
     pub processors: Vec<(String, String)>,
-    /// What the sink is told to do when, s from the start of the load.
+    /// The sink's stall, s from the start of the load.
     pub stall: Option<Phase>,
-    /// What the processor may take before it is killed, B.
+    /// Memory at which the processor is killed, B.
     pub memory_limit: Option<u64>,
 }
 
@@ -93,7 +93,7 @@ impl Launch {
         };
         let mut members = Vec::new();
         for (name, flags) in &self.processors {
-            // Where the producer listens is the runner's to say; some processors must be told.
+            // The runner knows where the producer listens; some processors must be told.
             let flags = format!("{flags} --producer http://127.0.0.1:9901");
             members.push((name, parsed::<pipeline::flags::Flags>(name, &flags)?.settings()?));
         }
@@ -130,8 +130,9 @@ impl Launch {
 }
 
 impl Setup {
-    /// What the programs of these arms make of their flags. Load, sink and payload are those of the first
-    /// arm, which the others share; queue, memory limit and stall those of the first arm that has one.
+    /// The setup by the programs of these arms. Load, sink and payload are those of the first arm,
+    /// which the others share; queue, memory limit and stall are those of the first arm that has
+    /// one.
     ///
     /// # Errors
     /// When a program would not take its flags.
@@ -193,7 +194,8 @@ mod tests {
         }
     }
 
-    /// Prevents: a margin for what workers hold that is not what the programs' defaults make it.
+    /// Prevents: a margin for the workers' events in flight that does not match the programs'
+    /// defaults.
     #[test]
     fn what_workers_hold_by_default_is_what_margins_take_it_for() {
         use crate::lab::experiments::{asking::IN_FLIGHT, exp1};

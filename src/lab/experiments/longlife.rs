@@ -1,5 +1,5 @@
-//! Long life: half an hour at four times the ceiling. Does anything grow that should not: memory,
-//! threads, file descriptors?
+//! Long life: half an hour at four times the ceiling. Does anything grow that should not, such as
+//! memory, threads or file descriptors?
 
 use super::asking::{Asking, MB, RSS_MAX_MB, rss_slope_mb, scaled};
 use super::drawing::Drawing;
@@ -16,8 +16,8 @@ use crate::lab::text::figure;
 const GROWTH_MAX: f64 = 1.0;
 /// The share of the run that warms up: queues fill, the allocator finds its size.
 const WARM_UP: f64 = 1.0 / 6.0;
-/// The allocator takes and gives memory in steps of about so much, MB. In half an hour that is below
-/// the limit's own resolution; a run of minutes cannot tell it from growth.
+/// The allocator takes and releases memory in steps of about so much, MB. In half an hour that is
+/// below the limit's own resolution; in minutes it looks like growth.
 const STEP_MB: f64 = 0.5;
 /// Descriptors that come and go: a connection that is being made anew, a metrics page being read.
 const PASSING_FDS: f64 = 2.0;

@@ -1,9 +1,9 @@
-//! Experiments are declarations: question, what is held, what varies, the arms, the prediction
-//! made before the run, the checks, the charts. One file each; `ALL` is where one is added.
+//! Experiments are declarations: question, what is held, what varies, the arms, the prediction made
+//! before the run, the checks, the charts. One file each; a new one is added to `ALL`.
 //!
-//! Invariant: `predict` sees the setup alone, never a measurement; `checks` compares what it said
-//! with what a run folder holds. How a run is started is `launch`; who starts it is `lab::run`, who writes
-//! it up is `report`. Neither knows an experiment by name.
+//! Invariant: `predict` sees the setup alone, never a measurement; `checks` compares the prediction
+//! with a run folder. `launch` says how a run is started, `lab::run` starts it, `report` writes it
+//! up. None of them knows an experiment by name.
 
 pub mod asking;
 mod batch_law;
@@ -58,11 +58,11 @@ pub struct Experiment {
     pub name: &'static str,
     /// A few words.
     pub title: &'static str,
-    /// What the run is to answer.
+    /// The question that the run answers.
     pub question: &'static str,
     /// What is the same in every arm.
     pub held: &'static str,
-    /// What the arms differ in.
+    /// The difference between the arms.
     pub varied: &'static str,
     /// In the order of the report.
     pub arms: &'static [ArmSpec],
@@ -86,7 +86,7 @@ impl Experiment {
     /// The arm of that name.
     ///
     /// # Errors
-    /// When it has none: says which it has.
+    /// When it has no such arm; the message lists those it has.
     pub fn arm(&self, name: &str) -> Result<ArmSpec, Failure> {
         self.arms.iter().find(|arm| arm.name == name).copied().ok_or_else(|| {
             let names: Vec<&str> = self.arms.iter().map(|arm| arm.name).collect();
@@ -99,7 +99,7 @@ impl Experiment {
 /// One arm's place in the report; its flags are a [`Launch`].
 #[derive(Debug, Clone, Copy)]
 pub struct ArmSpec {
-    /// Whether it is about an eviction: then members lose their partitions, and events come twice.
+    /// Whether it provokes an eviction: then members lose their partitions, and events come twice.
     pub evicts: bool,
     /// Its folder, and the prefix of its checks.
     pub name: &'static str,
@@ -116,7 +116,7 @@ impl ArmSpec {
     }
 }
 
-/// A finding that is better read than seen.
+/// A finding that reads better as a table than as a chart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// What it says.
@@ -154,7 +154,7 @@ pub fn named(name: &str) -> Result<&'static Experiment, Failure> {
 /// One figure that the model gives before the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
-    /// By which checks and charts find it.
+    /// Its name for checks and charts.
     pub name: String,
     /// The formula with its figures.
     pub because: String,
@@ -171,5 +171,5 @@ impl Prediction {
     }
 }
 
-/// What is run before the arms of an experiment on brokers that just started; it is judged by nobody.
+/// What is run before the arms of an experiment on brokers that just started; no check reads it.
 pub const WARM_UP: &str = "warm-up";

@@ -1,5 +1,6 @@
-//! A load of one's own: planned by `lab plan --producer`, for the model on the live page. It has one arm, whatever
-//! its folder is called, and no checks: nobody has said what must hold.
+//! A user's own load: planned by `lab plan --producer`, for the model on the live page. It has one
+//! arm, whatever its folder is called, and no checks, because there is no declaration of what must
+//! hold.
 
 use super::{ArmSpec, Experiment, no_tables};
 use crate::lab::charts::Ink;

@@ -1,8 +1,8 @@
-//! Recorded runs with one thing changed: every check of every experiment is shown able to fail.
+//! Recorded runs with one thing changed: they show that every check of every experiment can fail.
 //!
-//! `tests/recorded/EXP.json.gz` is a quick run of real brokers, thinned to what its checks read. Unchanged, all
-//! of its checks hold; and for each of them there is a change, as a slower sink or a lost id would make it,
-//! that turns it red. A check that no change turns red proves nothing.
+//! `tests/recorded/EXP.json.gz` is a quick run of real brokers, thinned to what its checks read.
+//! Unchanged, all of its checks hold. For each check there is a change that turns it red, such as a
+//! slower sink or a lost id. A check that no change turns red proves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -23,7 +23,7 @@ use crate::lab::samples::{self, ProcessReading, Sample};
 /// Every experiment that is recorded.
 const RECORDED: [&str; 10] =
     ["ceiling", "exp1", "exp2", "exp3", "exp3-time", "exp4", "exp5", "exp6", "exp7", "longlife"];
-/// The experiments that ask for latencies; the stages that they ask for, as the log tags them.
+/// The experiments that read latencies; the stages that they read, as the log tags them.
 const TIMED: [&str; 4] = ["ceiling", "exp3", "exp3-time", "exp7"];
 const STAGES: [&str; 2] = ["Tag=end_to_end", "Tag=batch"];
 /// The metrics that checks read, by the beginning of their names.

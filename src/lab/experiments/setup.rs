@@ -1,5 +1,5 @@
-//! What a run is given: the flags of its arms as its programs understand them ([`super::launch`] makes it from them).
-//! It is all that a prediction may know, and is kept in `plan.json`.
+//! The input of a run: the flags of its arms as its programs understand them ([`super::launch`]
+//! makes it). A prediction may read nothing else, and `plan.json` keeps it.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::{Form, Phase};
 use crate::lab::model::Rates;
 use crate::policy::Policy;
 
-/// What a run is given: all that a prediction may know.
+/// The input of a run: a prediction may read nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
     /// Which of its two lengths.
@@ -23,7 +23,7 @@ pub struct Setup {
     pub payload_bytes: usize,
     /// Heap bytes of one queued event, from the layout.
     pub event_bytes: f64,
-    /// What resident memory grows by with each: the allocator's own records as well.
+    /// Growth of resident memory with each, the allocator's own records included.
     pub resident_bytes: f64,
     /// Events that the bounded queue holds.
     #[serde(default)]
@@ -31,7 +31,7 @@ pub struct Setup {
     /// Memory that the unbounded arm may take, bytes.
     #[serde(default)]
     pub memory_limit: Option<f64>,
-    /// What befalls the sink.
+    /// The sink's stall.
     #[serde(default)]
     pub stall: Option<Phase>,
     /// Each arm by itself.
@@ -39,8 +39,8 @@ pub struct Setup {
     pub arms: Vec<ArmSetup>,
 }
 
-/// What an arm is given: its flags as its programs understand them. Where members of a group differ, the
-/// first is meant.
+/// The input of an arm: its flags as its programs understand them. Where members of a group differ,
+/// these are the first one's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmSetup {
     /// Its name.
@@ -49,7 +49,7 @@ pub struct ArmSetup {
     pub schedule: Vec<(f64, f64)>,
     /// Payload bytes of an event.
     pub payload_bytes: usize,
-    /// How long the producer lets events wait for others, s.
+    /// How long the producer waits for more events, s.
     pub producer_linger_s: f64,
     /// Number of keys.
     pub keys: u64,
@@ -63,9 +63,9 @@ pub struct ArmSetup {
     pub queue_cap: Option<f64>,
     /// Threads that call the sink.
     pub workers: u32,
-    /// Whether a key has its worker.
+    /// Whether each key has one worker.
     pub by_key: bool,
-    /// At a full queue.
+    /// The policy at a full queue.
     #[serde(default)]
     pub policy: Policy,
     /// Events in a call at most.
@@ -99,7 +99,7 @@ pub struct Call {
     pub cost: f64,
     /// Tokens of each event in it.
     pub event_cost: f64,
-    /// What it takes besides its wait for tokens, s.
+    /// Its time besides its wait for tokens, s.
     pub latency_s: f64,
 }
 
@@ -114,7 +114,7 @@ impl Default for Call {
 const BROKERS: f64 = 3.0;
 
 impl Setup {
-    /// How long the producer lets events wait for others, s; every arm's the same.
+    /// How long the producer waits for more events, s; the same in every arm.
     pub(super) fn producer_linger_s(&self) -> f64 {
         self.arms.first().map_or(f64::NAN, |arm| arm.producer_linger_s)
     }
@@ -150,7 +150,7 @@ impl Setup {
         self.phases().map(|phase| phase.to).fold(0.0, f64::max)
     }
 
-    /// From when to when the step of highest rate lasts, s from the start, and its rate.
+    /// The step of the highest rate: when it begins and ends, s from the start, and its rate.
     pub fn overload(&self) -> Phase {
         self.phases().max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap_or(Phase::NONE)
     }

@@ -1,8 +1,8 @@
 //! The arms of experiment 4 as cases: how many workers, how they share events, how keys are drawn,
-//! and what follows for the fullest shard.
+//! and the share of the fullest shard that follows.
 //!
-//! Nothing here is fitted: keys are drawn from the seed as the producer draws them, and go to shards
-//! as the queue sends them.
+//! Nothing here is fitted: keys are drawn from the seed as the producer draws them, and sent to
+//! shards as the queue sends them.
 
 use super::Setup;
 use crate::event;
@@ -21,7 +21,7 @@ pub struct Case {
     pub arm: &'static str,
     /// Threads that call the sink.
     pub workers: u32,
-    /// Whether a key has its worker.
+    /// Whether each key has one worker.
     pub by_key: bool,
     /// Zipf exponent of the keys; 0 is uniform.
     pub skew: f64,
@@ -44,11 +44,11 @@ pub const CASES: [Case; 9] = [
     case("key16-zipf", 16, true, ZIPF),
 ];
 
-/// The share of all offered events that the busiest of `case`'s workers gets: what bounds them all
+/// The share of all offered events that the busiest of `case`'s workers gets: it bounds them all
 /// once every queue is full.
 pub fn busiest_share(setup: &Setup, case: Case) -> f64 {
     if !case.by_key {
-        return 1.0 / f64::from(case.workers); // whoever is free takes the next
+        return 1.0 / f64::from(case.workers); // a free worker takes the next
     }
     let seed = setup.arms.first().map_or(0, |arm| arm.seed);
     let Ok(keys) = Keys::new(KEYS, case.skew) else { return f64::NAN };

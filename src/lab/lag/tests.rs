@@ -34,7 +34,7 @@ fn lags(reading: &LogReading) -> Vec<Option<i64>> {
     reading.partitions.values().map(|row| row.lag).collect()
 }
 
-/// Prevents: a question a partition; a connection a round.
+/// Prevents: a request for each partition; a connection for each round.
 #[test]
 fn a_round_asks_a_leader_twice_however_many_partitions_it_has() {
     let cluster = cluster(2, (0..1000).map(|n| partition(n % 2)));
@@ -57,7 +57,7 @@ fn a_round_asks_a_leader_twice_however_many_partitions_it_has() {
 #[test]
 fn an_open_transaction_holds_back_readers_of_committed_records_alone() {
     let mut late = partition(0);
-    late.committed = 500; // by another reader, behind the transaction's start
+    late.committed = 500; // by another reader, after the transaction's start
     let mut foreign = partition(0);
     foreign.committed = 5000; // of a log that is gone
     let cluster = cluster(1, [partition(0), late, foreign]);
@@ -66,7 +66,8 @@ fn an_open_transaction_holds_back_readers_of_committed_records_alone() {
     assert_eq!(read(Isolation::ReadCommitted), [Some(100), Some(0), Some(300)]);
 }
 
-/// Prevents: lag of events that nobody can read, and none where all of a new topic is still to be read.
+/// Prevents: lag of events that cannot be read, and none where all of a new topic is still to be
+/// read.
 #[test]
 fn only_what_is_in_this_log_is_lag() {
     let with = |committed, metadata: &str| Partition {
@@ -79,10 +80,10 @@ fn only_what_is_in_this_log_is_lag() {
         (with(300, ""), Some(300), 700),
         (with(300, "text of another client"), Some(300), 700),
         (with(-1, ""), None, 900),
-        // Retention has been here; all of it.
+        // Retention has deleted all of it.
         (with(20, ""), Some(20), 900),
         (Partition { start: 1000, ..with(20, "") }, Some(20), 0),
-        // Of a topic that was deleted: by the lab's word, and above all that there is.
+        // Of a topic that was deleted: by the lab's metadata, and above all offsets of the log.
         (with(300, &other), None, 900),
         (with(5000, &other), None, 900),
         (with(5000, ""), None, 900),
@@ -95,7 +96,7 @@ fn only_what_is_in_this_log_is_lag() {
     }
 }
 
-/// Prevents: one partition's error that loses the lag of all; and a 0 for what is not known.
+/// Prevents: one partition's error that loses the lag of all; a 0 for an unknown lag.
 #[test]
 fn one_partitions_error_is_its_own() {
     let moved = Partition { error: 6, ..partition(0) };
@@ -138,7 +139,7 @@ fn a_silent_broker_leaves_a_hole_in_its_own_partitions() {
     assert_eq!(reader.read().lag, Some(2800));
 }
 
-/// Prevents: a watch that is blind because the one broker of its list is down.
+/// Prevents: a watch without data because the one broker of its list is down.
 #[test]
 fn the_brokers_that_were_heard_of_are_asked_when_the_list_is_down() {
     let cluster = cluster(2, [partition(1)]);

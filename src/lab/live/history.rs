@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::point::Point;
 
-/// Ten minutes of looks a second apart, some 250 B each: 150 kB, whatever the length of the run.
+/// Ten minutes of samples a second apart, some 250 B each: 150 kB, whatever the length of the run.
 pub const POINTS_MAX: usize = 600;
 
 /// The last [`POINTS_MAX`] points, numbered from 1.

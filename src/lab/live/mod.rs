@@ -1,14 +1,14 @@
 //! The live page of `lab watch`: the last minutes, the model beside them, the checks so far, and
 //! chaos by hand.
 //!
-//! - `point`    one look in the page's figures
+//! - `point`    one sample in the page's figures
 //! - `history`  the points that a page can ask for
-//! - `story`    the plan of the run that is watched: its phases, its model, its checks so far
+//! - `story`    the plan of the watched run: its phases, its model, its checks so far
 //! - `progress` the same in one line of a terminal
-//! - `page`     what a browser is answered; `page/` its files
+//! - `page`     the answers to a browser; `page/` its files
 //!
-//! Invariant: what was not read is absent here and on the page, never 0; memory has a bound that
-//! does not grow with the run. It deliberately measures nothing: `watch` hands it what it saw.
+//! Invariant: a value that was not read is absent here and on the page, never 0; memory has a bound
+//! that does not grow with the run. It deliberately measures nothing: `watch` gives it its samples.
 
 #[cfg(test)]
 mod example;
@@ -48,11 +48,11 @@ struct State {
     history: History,
     story: Option<Story>,
     before: Option<Sample>,
-    /// What the last look could not read.
+    /// The values that the last sample could not read.
     unread: Vec<String>,
-    /// What it saw and nobody means.
+    /// What the last sample shows that is probably not intended.
     notes: Vec<String>,
-    /// The checks as of the point of this number: made when a page asks, once a look.
+    /// The checks at the point of this number: made when a page asks, once a sample.
     checks: Option<(u64, Vec<SoFar>)>,
 }
 
@@ -85,7 +85,7 @@ impl Live {
         Ok(Self { sources, name, interval, began_us, state, chaos, access })
     }
 
-    /// Takes the next look in; gives the terminal's line.
+    /// Adds the next sample; returns the terminal's line.
     pub fn add(&self, sample: &Sample) -> String {
         let mut state = self.state.lock();
         let mut point = self.sources.read(sample, state.before.as_ref());

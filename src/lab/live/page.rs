@@ -21,7 +21,7 @@ const FILES: [File; 2] = [
 /// `GET /live`.
 #[derive(Serialize)]
 struct Answer<'a> {
-    /// Another watch has another one: its points are not the continuation of those before.
+    /// Another watch has another one: its points do not continue the earlier ones.
     watch: i64,
     /// This machine's time, s since the epoch.
     now: f64,
@@ -35,7 +35,7 @@ struct Answer<'a> {
     left_s: Option<f64>,
     /// Whether there is a sink to disturb.
     chaos: bool,
-    /// Whether that takes the token.
+    /// Whether chaos needs the token.
     token: bool,
     points: Vec<&'a Point>,
     unread: &'a [String],
@@ -45,7 +45,7 @@ struct Answer<'a> {
 }
 
 impl Live {
-    /// Answers whatever is not an instrument's.
+    /// Answers each request that no instrument answers.
     pub fn answer(&self, request: &Request) -> Response {
         let own = || match request.path.as_str() {
             "/live" if web::reads(request) => self.points(&request.query),
@@ -103,7 +103,7 @@ impl Live {
             Ok(command) => command,
             Err(why) => return Response::text(400, why),
         };
-        // A run that was disturbed by hand says so in its log.
+        // A run that was disturbed by hand must show it in its log.
         log::warn!(command = String::from_utf8_lossy(&request.body); "chaos from the live page");
         match chaos.command(&command) {
             Ok(status) => Response::json(200, &status),

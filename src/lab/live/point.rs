@@ -1,4 +1,5 @@
-//! One look at the pipeline in the page's figures: rates from counters, several processors summed.
+//! One sample of the pipeline in the page's figures: rates from counters, several processors
+//! summed.
 //!
 //! Invariant: a figure that lacks one of its sources is absent, never the sum of the others.
 
@@ -6,7 +7,8 @@ use serde::Serialize;
 
 use crate::lab::samples::Sample;
 
-/// A look. Rates are events/s since the look before, memory is bytes, latency s over the last 10 s.
+/// A sample. Rates are events/s since the sample before, memory is bytes, latency s over the last
+/// 10 s.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Point {
     /// Its number, from 1.
@@ -59,7 +61,7 @@ impl Sources {
         Self { processes, pages }
     }
 
-    /// What `now` shows; rates need the look `before`.
+    /// The figures of `now`; rates need the sample `before`.
     pub fn read(&self, now: &Sample, before: Option<&Sample>) -> Point {
         let gauge = |role, key: &str| total(&self.pages, role, |name| now.metric(name, key));
         let rate = |role, key: &str| {
@@ -67,7 +69,7 @@ impl Sources {
             let seconds = taken_s(now) - taken_s(before);
             total(&self.pages, role, |name| {
                 let gained = now.metric(name, key)? - before.metric(name, key)?;
-                // A counter that went back belongs to a process that started anew.
+                // A counter that went back belongs to a restarted process.
                 (gained >= 0.0 && seconds > 0.0).then(|| gained / seconds)
             })
         };

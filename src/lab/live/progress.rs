@@ -5,7 +5,7 @@ use super::story::Standing;
 use crate::lab::text::thousands;
 
 /// `exp2/pull · 8,000/s phase · 34 s left · produced 8,000/s · polled 2,003/s · sink 2,000/s ·
-/// lag 60,123 · 17 MB`. What is not known shows as `–`.
+/// lag 60,123 · 17 MB`. An unknown value shows as `–`.
 pub fn line(name: &str, standing: Option<&Standing>, point: &Point) -> String {
     let mut parts = vec![name.to_owned()];
     if let Some(standing) = standing {

@@ -1,9 +1,9 @@
-//! The plan of the run that is watched: where the run stands in it, what its model says, and the
-//! experiment's own checks on what was seen so far: the report's code on unfinished samples.
+//! The plan of the watched run: the run's place in it, its model's figures, and the experiment's
+//! own checks on the samples so far: the report's code on unfinished samples.
 //!
-//! Invariant: it holds at most [`SAMPLES_MAX`] samples. When they are full every second one goes,
-//! and from then on only as many are taken in, so the whole run stays in view, at half the
-//! detail. The report, which has them all, has the last word.
+//! Invariant: it holds at most [`SAMPLES_MAX`] samples. When they are full, every second one is
+//! dropped, and later samples are kept at that lower rate, so the whole run stays in view, at half
+//! the detail. The report, which has all samples, is final.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub struct Story {
     experiment: &'static Experiment,
     run: Run,
     seen: usize,
-    /// Every how many samples one is taken in.
+    /// One of so many samples is kept.
     every: usize,
 }
 
@@ -38,7 +38,7 @@ pub struct Model {
     pub lag: Option<f64>,
     /// Events in the queue.
     pub queue: Option<f64>,
-    /// Wait of what is served now, s.
+    /// Wait of the events that are served now, s.
     pub wait: Option<f64>,
 }
 
@@ -79,9 +79,9 @@ pub enum State {
 }
 
 impl Story {
-    /// The story that `plan` tells of the arm whose folder is `out`; without `plan`, the one of
-    /// `plan.json` beside that folder. `None` when there is none, or when the one beside the
-    /// folder cannot be used, which is logged: a page without a model is better than no watch.
+    /// The story by `plan` of the arm whose folder is `out`; without `plan`, by the `plan.json`
+    /// beside that folder. `None` when there is none, or when the one beside the folder cannot be
+    /// used, which is logged: a page without a model is better than no watch.
     ///
     /// # Errors
     /// When `plan` cannot be used.
@@ -122,7 +122,7 @@ impl Story {
         format!("{}/{arm}", self.experiment.name)
     }
 
-    /// Takes a sample in.
+    /// Adds a sample.
     pub fn add(&mut self, sample: &Sample) {
         let Some(arm) = self.run.arms.first_mut() else { return };
         if self.seen.is_multiple_of(self.every) {
@@ -144,9 +144,9 @@ impl Story {
         self.run.arms.first().map(|arm| arm.at(us)).filter(|at| at.is_finite())
     }
 
-    /// What the model gives for the time `us`: lag in events, the part of it in a queue of at most
-    /// `capacity` events, and the wait of what is served then in s. Of an arm that keeps what it
-    /// cannot deliver: the plan says of none whether it sheds, or slows its source.
+    /// The model's figures for the time `us`: lag in events, the part of it in a queue of at most
+    /// `capacity` events, and the wait of the events served then in s. It is for an arm that keeps
+    /// what it cannot deliver: the plan does not say whether an arm sheds, or slows its source.
     pub fn model(&self, us: i64, capacity: Option<f64>) -> Model {
         let setup = &self.run.plan.setup;
         let Some(at) = self.at_s(us).filter(|at| *at >= 0.0) else { return Model::default() };

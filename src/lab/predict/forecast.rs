@@ -1,4 +1,4 @@
-//! What follows from a scenario: phase by phase, and figure by figure with its formula.
+//! The result of a scenario: phase by phase, and figure by figure with its formula.
 
 use serde::Serialize;
 
@@ -8,19 +8,19 @@ use crate::lab::text::{figure, scaled, with_unit};
 use super::scenario::Scenario;
 use crate::policy::{Policy, slow_source};
 
-/// The promise that a capacity is sized by: p99 from produced to acked, s.
+/// The target that sizes a capacity: p99 from produced to acked, s.
 const PROMISE_S: f64 = 2.0;
 /// Most moments of catching up that are listed.
 const CAUGHT_UP_MAX: usize = 5;
 /// Moments at which the longest wait is looked for, beside the corners of the backlog.
 const LOOKS: u32 = 1000;
 
-/// All that the model says.
+/// The whole result of the model.
 #[derive(Debug, Clone, Serialize)]
 pub struct Forecast {
-    /// What it is about.
+    /// The scenario in one sentence.
     pub given: String,
-    /// One after the other.
+    /// In order of time.
     pub phases: Vec<Row>,
     /// The figures.
     pub figures: Vec<Figure>,
@@ -34,7 +34,7 @@ pub struct Forecast {
     pub killed_s: Option<f64>,
 }
 
-/// A time in which all rates hold; what is no rate is at its end.
+/// A time in which all rates are constant; other values are those at its end.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     pub from_s: f64,
@@ -45,14 +45,15 @@ pub struct Row {
     pub ceiling: f64,
     /// Events/s at the start.
     pub lag_slope: f64,
-    /// Events not yet committed, wherever they wait.
+    /// Events not yet committed, in the queue or in the log.
     pub lag: f64,
     pub lag_per_partition: f64,
     /// Of these, in the processor's memory.
     pub queue: f64,
     /// Of a processor.
     pub rss_bytes: f64,
-    /// Since it was due, of the event that is served then; absent once the processor is killed.
+    /// How long the event that is served then has waited since it was due; absent once the
+    /// processor is killed.
     pub wait_s: Option<f64>,
     /// Written to all brokers since the start.
     pub disk_bytes: f64,
@@ -66,7 +67,7 @@ pub struct Row {
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
     pub name: String,
-    /// Absent when it never comes to it.
+    /// Absent when it never happens.
     pub value: Option<f64>,
     pub unit: &'static str,
     /// The formula with its figures.
@@ -85,7 +86,7 @@ impl Figure {
 }
 
 impl Forecast {
-    /// Of `scenario`.
+    /// The forecast for `scenario`.
     pub fn of(scenario: &Scenario) -> Self {
         let end_s = scenario.end_s();
         // The queue at which the limit is reached; only a queue that may grow so far reaches it.
@@ -119,8 +120,8 @@ impl Forecast {
         self.course.corners().last().map_or(0.0, |corner| corner.0)
     }
 
-    /// The backlog's corners, when the events that were due at them are served, and every step between at which
-    /// something else may bend.
+    /// The corners of the backlog, the times when the events due at them are served, and steps
+    /// between at which another curve may bend.
     pub fn moments(&self) -> Vec<f64> {
         let until = self.until();
         let even = (0..=LOOKS).map(|n| until * f64::from(n) / f64::from(LOOKS));
@@ -133,7 +134,7 @@ impl Forecast {
         all
     }
 
-    /// What is served at `t` s at most, events/s.
+    /// The most that is served at `t` s, events/s.
     pub fn ceiling_at(&self, t: f64) -> f64 {
         self.ceiling.at(t)
     }
@@ -163,7 +164,7 @@ impl Forecast {
         if self.course.is_idle(t) {
             return Some(0.0);
         }
-        // A hair less, so that rounding does not ask for an event that is never offered.
+        // A little less, so that rounding does not ask for an event that is never offered.
         let served = (scenario.offered.total(t) - self.lag(t)) * (1.0 - 1e-12);
         scenario.offered.when(served).map(|due| (t - due).max(0.0))
     }
@@ -238,7 +239,8 @@ impl Forecast {
             let lag = self.lag(to);
             let wire = scenario.wire;
             disk_bytes += offered * (to - from) * wire.log_bytes(offered) * wire.replication;
-            // The log holds some: it is read as fast as the sink serves, else as it comes.
+            // If the log holds some, it is read as fast as the sink serves; else events are read as
+            // they come.
             let behind = in_log(from) || in_log(to) || ceiling == 0.0;
             let network = wire.network(offered, if behind { ceiling } else { offered });
             let idle = self.lag(from) <= 0.0 && admitted <= ceiling;
@@ -364,7 +366,7 @@ impl Forecast {
         for (n, stall) in (1..).zip(&s.stalls) {
             let (before, after) = (self.lag(stall.from), self.lag(stall.to));
             if stall.to > self.until() || self.is_dead(stall.to) {
-                continue; // it does not end in the time that is looked at
+                continue; // it ends after the forecast
             }
             let gained = format!("lag at the stall's end, {} s", figure(stall.to));
             say(&format!("stall_{n}_lag"), Some(after), "events", gained);
@@ -389,8 +391,8 @@ impl Forecast {
         }
         let because = match self.killed_s {
             Some(at) => format!(
-                "the processor is dead at {} s, and what is left waits in the log; started again it reads the same \
-                 backlog from its last commit, and dies of it again: its queue has to be smaller than the lag",
+                "the processor is killed at {} s, and the other events wait in the log; restarted, it reads the same \
+                 backlog from its last commit, and is killed again: its queue has to be smaller than the lag",
                 figure(at)
             ),
             None => format!("after the schedule's end at {} s: {} / μ", figure(end), figure(left)),
@@ -422,7 +424,7 @@ impl Forecast {
     }
 }
 
-/// Late enough for the backlog to be gone, if it ever is: after every change of rate, at the last
+/// A time at which the backlog is gone, if it ever is: after every change of rate, at the last
 /// ceiling.
 fn drained_s(scenario: &Scenario, ceiling: &Rates) -> f64 {
     let last = ceiling.edges().chain([scenario.end_s()]).fold(0.0, f64::max);

@@ -3,7 +3,8 @@
 //! - `GET /forecast`   the answer to the flags that the command was given
 //! - `POST /forecast`  the answer to other flags, by name: `{"schedule": ["1500:60s,8000:10m"]}`
 //!
-//! It changes nothing and asks nobody: an answer follows from the flags and the recorded arm alone.
+//! It changes nothing and makes no request: an answer follows from the flags and the recorded arm
+//! alone.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ const FILES: [File; 2] = [
 /// Serves it until a signal comes.
 ///
 /// # Errors
-/// When the address is not of the loopback or cannot be had, or the flags make no forecast.
+/// When the address is not of the loopback or not free, or the flags make no forecast.
 pub fn serve(listen: SocketAddr, words: Words, beside: Option<Recorded>) -> Result<(), Failure> {
     if !listen.ip().is_loopback() {
         let why = "expected an address of the loopback, such as 127.0.0.1:9904: the page asks for no token";
@@ -53,13 +54,13 @@ struct Page {
 
 #[derive(Serialize)]
 struct Answer<'a> {
-    /// As they were understood.
+    /// The flags as the command understood them.
     flags: &'a Words,
-    /// What asks the same in a shell.
+    /// The shell command for the same forecast.
     command: String,
     /// In one sentence.
     given: String,
-    /// Where the sliders stand.
+    /// The positions of the sliders.
     stands: Stands,
     /// `exp1/bounded`.
     beside: Option<&'a str>,
@@ -67,7 +68,7 @@ struct Answer<'a> {
     moments: Vec<Moment<'a>>,
 }
 
-/// What the sliders change, in their units.
+/// The values that the sliders change, in their units.
 #[derive(Serialize)]
 struct Stands {
     /// Events/s of the busiest step.
@@ -170,7 +171,7 @@ impl Page {
         Ok((settings, scenario, forecast))
     }
 
-    /// Where something was recorded, and after it where the model may bend.
+    /// The times of the record, and after it the times where the model may bend.
     fn moments(&self, scenario: &Scenario, forecast: &Forecast) -> Vec<Moment<'_>> {
         let until = forecast.until();
         let predicted = |t: f64| {

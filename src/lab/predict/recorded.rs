@@ -1,4 +1,5 @@
-//! A recorded arm beside its prediction: what it was given, and what it measured, in the figures of the live page.
+//! A recorded arm beside its prediction: its input, and its measurements in the figures of the live
+//! page.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +17,7 @@ pub struct Recorded {
     pub name: String,
     /// Each at its time since the first event was due, s.
     pub points: Vec<Point>,
-    /// What it was given.
+    /// Its input, as flags.
     pub words: Words,
 }
 

@@ -1,4 +1,4 @@
-//! What is given: the flags of `lab predict`, checked against each other. Opens nothing.
+//! The input of a forecast: the flags of `lab predict`, checked against each other. Opens nothing.
 
 use crate::failure::Failure;
 use crate::lab::model::{self, Phase, Rates};
@@ -16,18 +16,19 @@ use crate::lab::layout;
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub steps: Vec<Phase>,
-    /// What the producer is to send.
+    /// The events that the producer is to send.
     pub due: Rates,
-    /// Of it, what is not dropped.
+    /// Those of them that are not dropped.
     pub offered: Rates,
     pub policy: Policy,
-    /// Of the group. Capacity and what is in flight are those of all of them, memory is each one's.
+    /// Members of the group. Capacity and events in flight are those of all members, memory is that
+    /// of each.
     pub members: f64,
     /// Events in the workers' batches.
     pub in_flight: f64,
     /// With its stalls.
     pub ceiling: Rates,
-    /// Between stalls, and how it comes about.
+    /// The ceiling between stalls, and how it comes about.
     pub steady: f64,
     pub steady_because: String,
     /// In events/s.
@@ -48,7 +49,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Checks what no single flag's range can say.
+    /// Checks the flags together, beyond each flag's own range.
     ///
     /// # Errors
     /// `Usage`, naming the flags.
@@ -127,7 +128,8 @@ impl Scenario {
             replication: flags.replication.get() as f64,
             brokers,
         };
-        // An answer holds what is taken in so long, and no more is taken than arrives.
+        // An answer holds the records that are taken in that time, and no more is taken than
+        // arrives.
         let drained = fastest / members * wire.record_bytes() * debloat::TARGET.as_secs_f64();
         let mut scenario = Self {
             due,

@@ -1,4 +1,4 @@
-//! The figures that the design states, and the edges of what may be asked.
+//! The figures that the design states, and the limits of the input.
 
 use proptest::prelude::*;
 
@@ -67,7 +67,7 @@ fn only_a_queue_that_may_fill_the_limit_is_killed_and_then_nothing_is_served() {
         "--schedule 1500:60s,8000:10m --queue unbounded --memory-limit 512MiB --base-rss 20MiB";
     let killed = forecast(line).expect("valid");
     let event = says(&killed, "event_bytes").expect("bytes");
-    // Answers hold what comes in 250 ms: of 8,000/s, in records of 553 B.
+    // Answers hold the records of 250 ms: of 8,000/s, 553 B each.
     let answers = 8000.0 * 0.25 * 553.0;
     let headroom = f64::from(492 << 20) - answers;
     let at = 60.0 + headroom / (event * 6000.0);
@@ -85,14 +85,14 @@ fn only_a_queue_that_may_fill_the_limit_is_killed_and_then_nothing_is_served() {
     }
 }
 
-/// 12,000/s for 20 minutes after 3,000/s, to a sink of 5,000/s with 1.2 KB and 1 GiB: when does it die, when is
-/// it back, which capacity?
+/// 12,000/s for 20 minutes after 3,000/s, to a sink of 5,000/s with 1.2 KB and 1 GiB: when is the
+/// processor killed, when has it caught up, which capacity is needed?
 #[test]
 fn a_plan_says_when_it_dies_when_it_is_back_and_which_capacity() {
     let load = "--schedule 3k:1h,12k:20m,3k:4h --rate-limit 5k --msg-size 1200 --memory-limit 1GiB";
     let bounded = forecast(load).expect("valid");
     assert_eq!(says(&bounded, "killed_at"), None);
-    // 8,400,000 events more than are served, at 2,000/s.
+    // 8,400,000 events above what is served, at 2,000/s.
     about(says(&bounded, "caught_up_1"), 3600.0 + 1200.0 + 4200.0);
     about(says(&bounded, "capacity_by_wait"), 5000.0 * 2.0 - 800.0);
     about(says(&bounded, "queue_sojourn"), (10_000.0 + 800.0) / 5000.0);
@@ -110,7 +110,8 @@ fn each_policy_pays_in_its_own_coin() {
     let [buffer, shed, slow] = ["buffer", "shed", "slow-source"]
         .map(|policy| forecast(&format!("{load} --policy {policy}")).expect("valid"));
     about(says(&buffer, "wait_peak"), 180.0);
-    // Full after 10,800 events; what comes beyond is dropped, and who survives waits for those before it.
+    // Full after 10,800 events; further ones are dropped, and an event that stays waits for those
+    // before it.
     about(says(&shed, "shed_total"), 360_000.0 - 10_800.0);
     about(says(&shed, "lag_peak"), 10_800.0);
     about(says(&shed, "wait_peak"), 5.4);
@@ -132,7 +133,7 @@ fn disk_and_network_follow_from_the_layouts() {
     about(says(&forecast, "disk"), 480_000.0 * log * 3.0);
     about(says(&forecast, "network_in"), 8000.0 * 3.0 * log);
     about(says(&forecast, "network_out"), 8000.0 * 3.0 * log);
-    // Held back, the log is read at the sink's rate, and so it is when nothing comes any more.
+    // Held back, the log is read at the sink's rate, also when no more events come.
     let held = "--schedule 8000:60s --queue pull --drain";
     let [load, drain] = &self::forecast(held).expect("valid").phases[..] else { panic!("2") };
     about(Some(load.network_out), (2000.0 + 8000.0 * 2.0) * log);
@@ -224,7 +225,7 @@ proptest! {
     }
 }
 
-/// Prevents: a group whose members are taken for one process, with one memory and one queue.
+/// Prevents: a group whose members count as one process, with one memory and one queue.
 #[test]
 fn a_group_has_the_queues_of_its_members_and_each_its_own_memory() {
     let line = "--schedule 8000:5m --rate-limit 2000 --queue unbounded --memory-limit 128MiB";

@@ -12,7 +12,7 @@ use crate::planes::Client;
 /// crc 4, attributes 2, last offset delta 4, timestamps 8 and 8, producer 8, 2 and 4, count 4.
 const BATCH_BYTES: f64 = 61.0;
 
-/// What the layouts need to know.
+/// The input of the layouts.
 #[derive(Debug, Clone, Copy)]
 pub struct Wire {
     pub payload_bytes: usize,
@@ -53,7 +53,7 @@ impl Wire {
         record_bytes(self.payload_bytes, offset_delta) + BATCH_BYTES / n
     }
 
-    /// What `offered` events/s in and `fetched` events/s out cost.
+    /// The network traffic of `offered` events/s in and `fetched` events/s out.
     pub fn network(&self, offered: f64, fetched: f64) -> Network {
         let each = self.log_bytes(offered.max(fetched));
         let copies = offered * each * (self.replication - 1.0);

@@ -1,5 +1,6 @@
-//! The flags of `lab predict` by name, as they are typed: a page changes one of them, a recorded run stands for
-//! some. They go through the command's own parser, so a page can ask for nothing that the command cannot.
+//! The flags of `lab predict` by name, as a user types them: a page changes one of them, a recorded
+//! run gives some. They go through the command's own parser, so a page can ask only what the
+//! command can.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +17,17 @@ use crate::policy::Policy;
 #[serde(transparent)]
 pub struct Words(BTreeMap<String, Vec<String>>);
 
-/// How an answer is shown, which is no part of the question.
+/// Flags that say how an answer is shown; they do not change it.
 const SHOWN: [&str; 4] = ["beside", "chart", "json", "listen"];
 
 impl Words {
-    /// What this process was started with.
+    /// The flags that this process was started with.
     pub fn typed() -> Self {
         let all = cli::normalise(std::env::args().skip(1));
         Self::read(all.into_iter().skip_while(|word| word != "predict").skip(1))
     }
 
-    /// What arm `name` of a setup was given; `None` for one that the setup does not have.
+    /// The flags for arm `name` of a setup; `None` for one that the setup does not have.
     pub fn of_arm(setup: &Setup, name: &str) -> Option<Self> {
         let arm = setup.arm(name)?;
         let time = |s: f64| match s.fract() {
@@ -102,10 +103,10 @@ impl Words {
         self
     }
 
-    /// What the command makes of them.
+    /// The command's settings by these flags.
     ///
     /// # Errors
-    /// `Usage`, in the parser's words.
+    /// `Usage`, with the parser's message.
     pub fn settings(&self) -> Result<Settings, Failure> {
         if let Some(name) = self.0.keys().find(|name| SHOWN.contains(&name.as_str())) {
             let why =
@@ -115,7 +116,7 @@ impl Words {
         cli::parsed("lab predict", self.flat()).map_err(Failure::Usage)
     }
 
-    /// The command that asks the same.
+    /// The command for the same forecast.
     pub fn command(&self) -> String {
         ["lab".into(), "predict".into()]
             .into_iter()
@@ -145,7 +146,8 @@ mod tests {
         Words::read(cli::normalise(line.split(' ').map(str::to_owned)))
     }
 
-    /// Prevents: a page that loses a flag of its command, asks for files, or shows another command than it asked.
+    /// Prevents: a page that loses a flag of its command, asks for files, or shows another command
+    /// than the one it ran.
     #[test]
     fn words_are_the_command_less_how_it_is_shown() {
         let line =

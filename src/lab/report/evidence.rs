@@ -1,5 +1,5 @@
-//! The committed evidence, `results/full`: today's judge says of it what is written there, and the figures of
-//! NOTES.md and README.md that are said to be from it are in it.
+//! The committed evidence, `results/full`: today's checks come to the verdict that is written
+//! there, and the figures of NOTES.md and README.md that cite it are in it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ fn folders() -> Vec<PathBuf> {
     folders.filter(|folder| folder.join(plan::FILE).exists()).collect()
 }
 
-/// Prevents: a verdict that was edited, or that today's checks would not come to.
+/// Prevents: a verdict that was edited, or that differs from that of today's checks.
 #[test]
 fn todays_judge_says_of_the_evidence_what_is_written_there() {
     for folder in folders() {

@@ -1,5 +1,5 @@
-//! Several runs of one experiment as one verdict: of each check the worst, beside how far apart the runs were.
-//! A difference between arms that is smaller than that is called none.
+//! Several runs of one experiment as one verdict: the worst of each check, beside the spread of the
+//! runs. A difference between arms that is smaller than the spread counts as none.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ fn joined<'a>(runs: &[(&'a PathBuf, Verdict)]) -> Option<(&'a Path, Verdict)> {
     let mut joined = worst.clone();
     joined.checks = worst.checks.iter().map(|check| worst_of(&check.name, runs, check)).collect();
     joined.disturbances = runs.iter().flat_map(|(_, run)| run.disturbances.clone()).collect();
-    // A failure outweighs a run that says nothing.
+    // A failure outweighs a void run.
     let any = |outcome| runs.iter().any(|(_, run)| run.outcome == outcome);
     joined.outcome = match (any(Outcome::Fail), any(Outcome::Void)) {
         (true, _) => Outcome::Fail,
@@ -62,7 +62,8 @@ fn of_all<'a>(name: &'a str, runs: &'a [(&PathBuf, Verdict)]) -> impl Iterator<I
     runs.iter().filter_map(move |(_, run)| run.checks.iter().find(|check| check.name == name))
 }
 
-/// One that fell short, if there is one; else the one that is furthest from what was predicted.
+/// A run in which the check fell short, if there is one; else the run that is furthest from the
+/// prediction.
 fn worst_of(name: &str, runs: &[(&PathBuf, Verdict)], otherwise: &Check) -> Check {
     let off = |check: &Check| check.measured.map_or(f64::INFINITY, |m| (m - check.predicted).abs());
     let worst =
@@ -70,7 +71,7 @@ fn worst_of(name: &str, runs: &[(&PathBuf, Verdict)], otherwise: &Check) -> Chec
     worst.unwrap_or(otherwise).clone()
 }
 
-/// What several runs measured for one check.
+/// The values that several runs measured for one check.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Range {
     least: f64,
@@ -113,12 +114,12 @@ fn spread(runs: &[(&PathBuf, Verdict)]) -> Table {
     Table::new(&title, &head, checks.iter().map(row))
 }
 
-/// Of every question that is asked of several `arms`, each arm against the first one that was asked.
+/// For every question that several `arms` share: each arm against the first one.
 fn differences(runs: &[(&PathBuf, Verdict)], arms: &[&str]) -> Table {
     let checks = runs.first().map(|(_, run)| &run.checks[..]).unwrap_or_default();
     let asked = |check: &Check| {
         let of = |arm: &&&str| check.name.strip_prefix(**arm)?.strip_prefix('_').map(str::to_owned);
-        // The longest name: one arm's may begin as another's.
+        // The longest name that fits: one arm's name may begin with another's.
         let arm = arms.iter().filter(|arm| of(arm).is_some()).max_by_key(|arm| arm.len())?;
         Some((of(&arm)?, *arm, Range::of(&check.name, runs)?, check.unit.clone()))
     };
@@ -148,7 +149,7 @@ fn text(runs: &[(&PathBuf, Verdict)], joined: &Verdict) -> String {
     text.line(format_args!("# Experiment {}: {} runs\n", joined.experiment, runs.len()));
     text.line(format_args!(
         "**{}** ({} of {} checks hold in every run), {} runs. Of each check the worst is shown; a difference \
-         that is smaller than the spread is called none.\n",
+         that is smaller than the spread counts as none.\n",
         joined.outcome.says(),
         joined.held(),
         joined.checks.len(),

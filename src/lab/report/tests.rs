@@ -12,10 +12,10 @@ use crate::lab::model::backlog;
 use crate::lab::plan::{self, Host, Plan};
 use crate::lab::samples::{self, HostReading, LogReading, ProcessReading, Sample};
 
-/// What is bent.
+/// The changes.
 #[derive(Clone, Copy)]
 struct Bend {
-    /// Times the growth that the model predicts.
+    /// The factor on the growth that the model predicts.
     growth: f64,
     /// Ids missing in the unbounded arm.
     missing: u64,
@@ -24,9 +24,9 @@ struct Bend {
     duplicates: u64,
     /// Evictions of the unbounded arm's member.
     evictions: f64,
-    /// What the pull arm's processor serves at most in the first phase, events/s.
+    /// The most that the pull arm's processor serves in the first phase, events/s.
     held_at: f64,
-    /// Cores kept busy by somebody else, of 2.
+    /// Cores that other processes keep busy, of 2.
     others: f64,
 }
 
@@ -85,7 +85,7 @@ fn sample(arm: &str, t: f64, bend: Bend) -> Sample {
         held += (offered.at(0.0) - bend.held_at).max(0.0) * load.min(20.0);
     }
     let (sent, acked) = (offered.total(load), offered.total(load) - held);
-    // An unbounded poll rate has a noise of its own, not the sink's.
+    // An unbounded queue's poll rate has its own noise, not the sink's.
     let noise = 50.0 * (t * 2.3).sin();
     let (queue, fetched) = if arm == "pull" { (0.0, acked) } else { (held, sent + noise) };
     let rss = 15e6 + 600.0 * queue * bend.growth + (t * 1.7).sin() * 2e5;
@@ -240,8 +240,9 @@ fn index_of(dir: &Path) -> Settings {
     Settings { experiment: None, slo: false, index: true, json: false, dir: Some(dir.into()) }
 }
 
-/// Prevents: a page that needs the network or a script; one that lets a file's text become markup;
-/// a chart without words; a table that a keyboard cannot scroll; a target that is not in it.
+/// Prevents: a page that needs the network or a script; one in which a file's text becomes markup;
+/// a chart without a description; a table that a keyboard cannot scroll; a target that is not in
+/// it.
 #[test]
 fn the_page_joins_all_runs_and_needs_nothing_but_itself() {
     let dir = results();
@@ -307,7 +308,8 @@ fn flags_that_do_not_go_together_and_an_empty_folder_say_what_to_do() {
     assert!(matches!(ask(None, true, false), Failure::Verdict(_)), "nothing is measured");
 }
 
-/// Puts the fixture's charts and page into a folder to be looked at: `LOOK=/tmp/x cargo test look`.
+/// Puts the fixture's charts and page into a folder for a human to look at:
+/// `LOOK=/tmp/x cargo test look`.
 #[test]
 #[ignore = "for eyes"]
 fn look() {

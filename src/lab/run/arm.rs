@@ -22,7 +22,7 @@ use crate::lab::scrape::Target;
 use crate::lab::{audit, autopsy, heaps, write_json};
 use crate::{clock, threads};
 
-/// For the group to hold all partitions; for one page of metrics.
+/// Limit for the group to have all partitions assigned; for one page of metrics.
 const JOIN_WITHIN: Duration = Duration::from_secs(40);
 const PAGE_WITHIN: Duration = Duration::from_secs(2);
 /// Ports for a server whose address must be known before it starts: below the range from which the system
@@ -32,7 +32,7 @@ const PORTS: u32 = 12_000;
 /// The live page's port, from the cluster's first: the same for every arm, so that a page stays open.
 const LIVE_PORT: u16 = 200;
 
-/// The last line of an arm's commands: all of it is there.
+/// The last line of a complete arm's commands.
 const CLOSED: &str = "# the arm ended as it should";
 
 /// Whether an arm was run to its end.
@@ -41,15 +41,15 @@ pub fn is_closed(dir: &Path) -> bool {
         .is_ok_and(|text| text.lines().any(|line| line == CLOSED))
 }
 
-/// Where arms are run.
+/// The setting in which arms are run.
 pub struct Bench<'a> {
-    /// Which experiment's.
+    /// The experiment's name.
     pub experiment: &'a str,
     /// The brokers.
     pub cluster: &'a Cluster,
     /// Folder of the results.
     pub out: &'a Path,
-    /// What ends a run early.
+    /// The signal that ends a run early.
     pub interrupt: &'a Interrupt,
 }
 
@@ -57,11 +57,11 @@ impl<'a> Bench<'a> {
     /// Runs one arm; its folder then holds all that a report reads.
     ///
     /// # Errors
-    /// When a process, the cluster or a file does not do as it should; [`Failure::Interrupted`].
+    /// When a process, the cluster or a file fails; [`Failure::Interrupted`].
     pub fn run(&'a self, launch: &Launch) -> Result<(), Failure> {
         let dir = self.out.join(&launch.arm);
         emptied(&dir)?;
-        let limit = limit(launch); // before the arm, so that it outlives who is under it
+        let limit = limit(launch); // before the arm, so that it outlives the process under it
         let mut arm = Arm::begin(self, launch, &dir)?;
         arm.sink("sink", launch, LOOPBACK, &[])?;
         let through = limit.as_ref().map(|limit| limit.prefix.clone()).unwrap_or_default();
@@ -100,7 +100,7 @@ pub struct Arm<'a> {
     /// Where everything is.
     pub places: Places,
     partitions: u32,
-    /// What the sink of now is called.
+    /// The name of the current sink.
     sink: String,
     /// (name, pid) for the watch.
     processes: Vec<(String, String)>,
@@ -109,7 +109,7 @@ pub struct Arm<'a> {
 }
 
 impl<'a> Arm<'a> {
-    /// Its topic, in the folder `dir`, which is there.
+    /// Creates its topic; the folder `dir` exists.
     ///
     /// # Errors
     /// When it cannot be made; [`Failure::Interrupted`].
@@ -139,7 +139,8 @@ impl<'a> Arm<'a> {
         })
     }
 
-    /// The sink, or one called `name` that takes its place, where it listens; `rest` are further words for it.
+    /// Starts the sink, or one called `name` that replaces it at its address; `rest` are further
+    /// flags.
     ///
     /// # Errors
     /// When it does not come up; [`Failure::Interrupted`].
@@ -159,7 +160,7 @@ impl<'a> Arm<'a> {
         Ok(())
     }
 
-    /// One more member of the group, run through a command that becomes it.
+    /// Starts one more member of the group, by a command that becomes it.
     ///
     /// # Errors
     /// When it does not come up; [`Failure::Interrupted`].
@@ -179,10 +180,11 @@ impl<'a> Arm<'a> {
         Ok(())
     }
 
-    /// The load, once every partition is held, and the watch of it all.
+    /// Starts the load, once every partition is assigned, and the watch of all processes.
     ///
     /// # Errors
-    /// When the group does not hold them in time, or one of them does not come up; [`Failure::Interrupted`].
+    /// When the partitions are not assigned in time, or a process does not come up;
+    /// [`Failure::Interrupted`].
     pub fn offer(&mut self, launch: &Launch, heap: bool) -> Result<(), Failure> {
         self.await_group()?;
         let command = self.places.producer(&self.places.producer, &launch.producer);
@@ -196,10 +198,10 @@ impl<'a> Arm<'a> {
         Ok(())
     }
 
-    /// Everything runs on.
+    /// Checks that all processes run.
     ///
     /// # Errors
-    /// When something has ended.
+    /// When a process has ended.
     pub fn alive(&mut self) -> Result<(), Failure> {
         self.watch.as_ref().map_or(Ok(()), Watch::alive)?;
         self.children.alive()
@@ -226,7 +228,7 @@ impl<'a> Arm<'a> {
         self.bench.interrupt.until(Duration::MAX, ended)?;
         let audited = audit.join().unwrap_or_else(|_| Err(Failure::Failed("it panicked".into())));
         match audited {
-            // Ids missing are for the report to say.
+            // The report judges missing ids.
             Ok(_) | Err(Failure::Verdict(_)) => {}
             Err(why) => {
                 let dir = self.places.dir.display();
@@ -249,7 +251,7 @@ impl<'a> Arm<'a> {
         Ok(())
     }
 
-    /// Every partition is held before anything is produced.
+    /// Waits until every partition is assigned, before anything is produced.
     fn await_group(&mut self) -> Result<(), Failure> {
         let targets: Vec<Target> = self
             .pages
@@ -262,7 +264,8 @@ impl<'a> Arm<'a> {
             let each = targets
                 .iter()
                 .map(|page| page.read().ok()?.get("processor_partitions").copied())
-                // In a rebalance a partition may be counted twice or not at all: a member without any is one.
+                // In a rebalance a partition may be counted twice or not at all: a member without
+                // one shows that.
                 .map(|held| held.filter(|held| *held > 0.0));
             held = each.sum::<Option<f64>>().unwrap_or(0.0);
             Ok((held == f64::from(self.partitions)).then_some(()))
@@ -273,8 +276,8 @@ impl<'a> Arm<'a> {
         Err(self.children.broken(name, &why))
     }
 
-    /// Waits for the end of the load. A stall that ends meanwhile is fine; so is the end of a processor at its
-    /// memory limit, which ends the arm.
+    /// Waits for the end of the load. A stall may end meanwhile; so may a processor at its memory
+    /// limit, which ends the arm.
     fn await_load(
         &mut self,
         launch: &Launch,
@@ -316,7 +319,7 @@ impl<'a> Arm<'a> {
                 None => std::thread::sleep(LOOK),
             }
         }
-        // It may outlive the load, and is not the next arm's.
+        // It may outlive the load, and must not reach the next arm.
         children.dismiss("chaos")
     }
 }
@@ -352,7 +355,7 @@ pub fn emptied(dir: &Path) -> Result<(), Failure> {
 /// When the system does not say.
 pub fn programs() -> Result<PathBuf, Failure> {
     let own = std::env::current_exe()
-        .map_err(|e| Failure::Failed(format!("where this program is cannot be told: {e}")))?;
+        .map_err(|e| Failure::Failed(format!("the path of this program is not known: {e}")))?;
     let dir = own.parent().unwrap_or(Path::new("."));
     let here = std::env::current_dir().unwrap_or_default();
     Ok(dir.strip_prefix(here).unwrap_or(dir).to_owned())

@@ -1,10 +1,10 @@
-//! The processes of an arm: started, watched and stopped by the run, each with its own files in the arm's
-//! folder: NAME.json is what it printed, NAME.log what it said.
+//! The processes of an arm: started, watched and stopped by the run, each with its own files in the
+//! arm's folder: NAME.json is its stdout, NAME.log its stderr.
 //!
-//! Invariant: a process never outlives its `Children`, whatever it does: it is told to end, and killed when it
-//! does not. Each leads a process group of its own, so that a Ctrl-C in the terminal reaches the run alone,
-//! which then stops things in order; and where the run itself is killed, the kernel tells it to end
-//! (`setpriv --pdeathsig`).
+//! Invariant: a process never outlives its `Children`, whatever it does: it gets a signal to end,
+//! and is killed if it does not. Each leads a process group of its own, so that a Ctrl-C in the
+//! terminal reaches the run alone, which then stops things in order; if the run itself is killed,
+//! the kernel signals the process to end (`setpriv --pdeathsig`).
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
@@ -20,8 +20,8 @@ use crate::lab::interrupt::Interrupt;
 use crate::lab::procs::Watched;
 use crate::lab::tools::{is_gone_within, last_lines, send, tied};
 
-/// For a program to say where it listens; for an orderly stop (a processor drains for at most 10 s and
-/// commits); for the stop of a run that broke.
+/// Limits for a program to log its address; for an orderly stop (a processor drains for at most 10
+/// s and commits); for the stop of a run that broke.
 const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 const ABORT_WITHIN: Duration = Duration::from_secs(3);
@@ -34,12 +34,12 @@ pub struct Children {
 }
 
 impl Children {
-    /// None yet; their files are in `dir`, which is there.
+    /// None yet; their files are in `dir`, which exists.
     pub fn new(dir: &Path, interrupt: &Interrupt) -> Self {
         Self { dir: dir.to_owned(), interrupt: interrupt.clone(), all: Vec::new() }
     }
 
-    /// Starts `command` as `name`; gives its pid.
+    /// Starts `command` as `name`; returns its pid.
     ///
     /// # Errors
     /// When its files cannot be made, or there is no such program.
@@ -60,7 +60,7 @@ impl Children {
         Ok(pid)
     }
 
-    /// Where `name` says or prints that it listens, as soon as it does.
+    /// The address at which `name` listens, as soon as it prints or logs one.
     ///
     /// # Errors
     /// When it ends, or does not listen in time; [`Failure::Interrupted`].
@@ -76,7 +76,7 @@ impl Children {
         })
     }
 
-    /// All run on.
+    /// Checks that all of them run.
     ///
     /// # Errors
     /// When one has ended.
@@ -87,7 +87,7 @@ impl Children {
         }
     }
 
-    /// One that has ended since this was last asked.
+    /// One that has ended since the last call.
     ///
     /// # Errors
     /// When the kernel does not say.
@@ -108,7 +108,7 @@ impl Children {
         self.all.iter().any(|(known, _)| known == name)
     }
 
-    /// What `/proc` says of `name`.
+    /// The process `name` in `/proc`.
     ///
     /// # Errors
     /// When it does not run.
@@ -123,7 +123,7 @@ impl Children {
         }
     }
 
-    /// Tells it to end; everything it has to say must have been said with exit code 0.
+    /// Signals it to end, and waits: it must end with exit code 0.
     ///
     /// # Errors
     /// When it ended before, does not end in time, or ends otherwise; [`Failure::Interrupted`].
@@ -135,7 +135,7 @@ impl Children {
         self.ends_well(name, STOP_WITHIN, "stopped", &late)
     }
 
-    /// Kills it with signal 9, and nobody wonders that it is gone.
+    /// Kills it with signal 9; its end is then no failure.
     ///
     /// # Errors
     /// [`Failure::Interrupted`].
@@ -145,7 +145,7 @@ impl Children {
         self.ends(name, STOP_WITHIN).map(drop)
     }
 
-    /// Waits until it has done what it does, at most for `time`.
+    /// Waits until it has done its work, for at most `time`.
     ///
     /// # Errors
     /// When it does not end in time with exit code 0; [`Failure::Interrupted`].
@@ -175,7 +175,7 @@ impl Children {
         self.all.iter().find(|(known, _)| known == name).map_or(0, |(_, child)| child.id())
     }
 
-    /// Tells it to end, and asks for neither its words nor its exit code.
+    /// Signals it to end, and ignores its output and its exit code.
     ///
     /// # Errors
     /// [`Failure::Interrupted`].
@@ -184,7 +184,7 @@ impl Children {
         self.ends(name, STOP_WITHIN).map(drop)
     }
 
-    /// How it ends, whatever its exit code; `None` when it has not ended after `time`.
+    /// Waits for its end, whatever its exit code; `None` when it has not ended after `time`.
     ///
     /// # Errors
     /// When another one ends meanwhile; [`Failure::Interrupted`].
@@ -224,7 +224,7 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         for (_, child) in &self.all {
-            send(child, Signal::CONT); // one that was stopped hears nothing
+            send(child, Signal::CONT); // a stopped process handles no signal
             send(child, Signal::TERM);
         }
         for (name, child) in &mut self.all {
@@ -237,7 +237,7 @@ impl Drop for Children {
     }
 }
 
-/// As a shell has it: 128 and the signal's number.
+/// The exit code as a shell has it: 128 and the signal's number.
 pub fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
@@ -288,7 +288,7 @@ mod tests {
         assert!(children.address("sink").is_err());
     }
 
-    /// Prevents: an end that is waited for without end, or an exit code that nobody looks at.
+    /// Prevents: a wait for an end without a limit, or an exit code that is not checked.
     #[test]
     fn what_is_stopped_must_end_well() {
         let (_dir, mut children) = children();
@@ -303,7 +303,8 @@ mod tests {
         assert!(why.contains("stopped with exit code 3"), "{why}");
     }
 
-    /// Prevents: a process that outlives a run that broke, however deaf it is and whatever it started.
+    /// Prevents: a process that outlives a run that broke, whatever signals it ignores and whatever
+    /// it started.
     #[test]
     fn none_outlives_its_run_though_it_ignores_every_signal() {
         let (dir, mut children) = children();
@@ -312,13 +313,13 @@ mod tests {
         children.address("sink").expect("an address");
         let group = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
         drop(children);
-        // What it started is its init's to reap.
+        // Its init reaps what it started.
         let gone = || Ok(rustix::process::test_kill_process_group(group).err());
         let gone = Interrupt::default().until(Duration::from_secs(5), gone).expect("no signal");
         assert!(gone.is_some(), "{:?}", dir.path());
     }
 
-    /// Prevents: a flood of words that stops its process, as a pipe that nobody reads would.
+    /// Prevents: a flood of output that stops its process, as a pipe without a reader would.
     #[test]
     fn one_that_floods_its_log_runs_on() {
         let (dir, mut children) = children();

@@ -1,7 +1,7 @@
-//! What a run takes for itself: no other run uses its cluster or writes into its folder meanwhile.
+//! The locks of a run: no other run uses its cluster or writes into its folder meanwhile.
 //!
-//! The locks are the files' own (flock), so the kernel gives them back however the run ends. What a run starts
-//! does not keep them: Rust's files are closed on exec.
+//! The locks are the files' own (flock), so the kernel releases them however the run ends. A
+//! process that the run starts does not keep them: Rust's files are closed on exec.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -45,7 +45,8 @@ impl ClusterLock {
         let open = options.read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(failed)?;
         let locked = try_lock(&file).map_err(failed)?;
-        // Of a run that is just ending the file is deleted: a lock on that keeps nobody out.
+        // A run that is just ending deletes its file: a lock on a deleted file keeps no other run
+        // out.
         if !locked || !is_still(&file, &path) {
             return Err(Failure::Failed(format!(
                 "another run uses the cluster in {}: wait for it, or choose --data and --port",
@@ -73,14 +74,15 @@ impl ClusterLock {
         writeln!(self.file, "{id}")
     }
 
-    /// The cluster stays up though this run brought it up: the next one is to know.
+    /// The cluster stays up though this run brought it up: the file must tell the next run.
     pub fn leave_behind(&mut self, id: &str) {
         self.left_behind = id.to_owned();
     }
 }
 
 impl Drop for ClusterLock {
-    /// Where a run ends before it has looked at what a killed one left, that stays known.
+    /// If a run ends before it has replaced a killed run's cluster, the file keeps that cluster's
+    /// id.
     fn drop(&mut self) {
         if self.left_behind.is_empty() {
             let _is_gone = fs::remove_file(&self.path);
@@ -101,13 +103,13 @@ fn is_still(file: &File, path: &Path) -> bool {
     id(file.metadata()).is_some_and(|own| id(fs::metadata(path)) == Some(own))
 }
 
-/// The results' folder, for as long as this lives.
+/// The lock on the results' folder, while this lives.
 pub struct Claim {
     _folder: File,
 }
 
 impl Claim {
-    /// No other run writes into `out` meanwhile.
+    /// Takes the lock: no other run writes into `out` meanwhile.
     ///
     /// # Errors
     /// When another does, or it cannot be written.
@@ -124,7 +126,7 @@ impl Claim {
         Ok(Self { _folder: folder })
     }
 
-    /// The same, and the report of an earlier run is removed, of which some arms stay.
+    /// The same, and removes the report of an earlier run, of which some arms stay.
     ///
     /// # Errors
     /// The same.
@@ -137,8 +139,8 @@ impl Claim {
         Ok(claim)
     }
 
-    /// The same, and what an earlier run left there is removed, however that ended, so that no old figure can
-    /// be taken for a new one. Only a folder that is empty or ours is written into.
+    /// The same, and removes what an earlier run left there, however it ended, so that no old
+    /// figure can be taken for a new one. Only a folder that is empty or ours is written into.
     ///
     /// # Errors
     /// The same, and when the folder holds something else.
@@ -220,7 +222,7 @@ mod tests {
         assert!(!file.exists());
     }
 
-    /// Prevents: somebody's files deleted; an old figure that stays.
+    /// Prevents: a user's files deleted; an old figure that stays.
     #[test]
     fn only_what_is_ours_is_removed() {
         let dir = tempfile::tempdir().expect("dir");

@@ -1,6 +1,6 @@
-//! The wall clock that one program sees, and nobody else, stepped while it runs. The monotonic clock stays
-//! true, as it does when an administrator sets the time. Dynamically linked programs only; how it is done is in
-//! `run/clock.c`.
+//! Steps the wall clock that one program sees, and no other, while it runs. The monotonic clock
+//! stays true, as it does when an administrator sets the time. Dynamically linked programs only;
+//! `run/clock.c` has the method.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -17,13 +17,13 @@ pub struct OwnClock {
 }
 
 impl OwnClock {
-    /// A clock that is right so far; its file is in `dir`, the library that tells it beside the programs.
+    /// A clock without a step so far; its file is in `dir`, its library beside the programs.
     ///
     /// # Errors
     /// When one of them cannot be made.
     pub fn new(dir: &Path, programs: &Path) -> Result<Self, Failure> {
         let here = std::env::current_dir().unwrap_or_default();
-        // Not in `dir`: the loader takes a blank or a colon for the end of a path.
+        // Not in `dir`: the loader ends a path at a blank or a colon.
         let library = here.join(programs).join("clock.so");
         let name = library.display().to_string();
         if name.contains([' ', ':']) {
@@ -41,14 +41,14 @@ impl OwnClock {
         Ok(clock)
     }
 
-    /// What a program is run through that is to see it.
+    /// The prefix of a command that is to see this clock.
     pub fn prefix(&self) -> Vec<String> {
         let preload = format!("LD_PRELOAD={}", self.library.display());
         vec!["env".into(), preload, format!("STEPPED_CLOCK={}", self.path.display())]
     }
 
-    /// So many seconds off the true time from now on. The file is written over, never made anew or emptied: it
-    /// is mapped into the program.
+    /// Sets the clock so many seconds off the true time from now on. The file is overwritten, never
+    /// created anew or emptied: it is mapped into the program.
     ///
     /// # Errors
     /// When it cannot be written.

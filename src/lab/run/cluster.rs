@@ -12,7 +12,7 @@ use crate::lab::interrupt::Interrupt;
 
 /// How a cluster is started where there is none.
 pub struct New<'a> {
-    /// Its first port; where there is a cluster, that must have it.
+    /// Its first port; an existing cluster must have it too.
     pub port: Option<u16>,
     /// Room on its disk, B.
     pub disk_bytes: f64,
@@ -27,7 +27,7 @@ pub struct Cluster {
     version: String,
     /// Whether this run brought it up.
     is_ours: bool,
-    /// Whether nothing has been run on brokers that just started.
+    /// Whether its brokers just started and no arm has run on them.
     is_cold: Cell<bool>,
     lock: ClusterLock,
 }
@@ -101,12 +101,13 @@ impl Cluster {
         self.is_ours
     }
 
-    /// Whether nothing has been run on brokers that just started: they are still compiling themselves.
+    /// Whether its brokers just started and no arm has run on them: they are still compiling
+    /// themselves.
     pub fn is_cold(&self) -> bool {
         self.is_cold.get()
     }
 
-    /// An arm has been run on it.
+    /// Notes that an arm has been run on it.
     pub fn arm_was_run(&self) {
         self.is_cold.set(false);
     }
@@ -130,8 +131,8 @@ impl Cluster {
         all.unwrap_or_default().into_iter().filter(move |(_, pid)| is_kafka(*pid))
     }
 
-    /// Does what these words say behind `run/cluster.sh`, such as `topic create NAME`, and gives the answer. To
-    /// its end: what a run undoes after a signal is done by this, too.
+    /// Does what these words say after `run/cluster.sh`, such as `topic create NAME`, and returns
+    /// the answer. It runs to its end, because a run also uses it to undo things after a signal.
     ///
     /// # Errors
     /// When it fails.
@@ -152,7 +153,7 @@ impl Cluster {
     /// Takes it down, if this run brought it up.
     ///
     /// # Errors
-    /// When it stays up: the lock then says so to the next run.
+    /// When it stays up: the lock then tells the next run.
     pub fn end(mut self) -> Result<(), Failure> {
         self.take_down()
     }

@@ -1,5 +1,5 @@
-//! What the processes of an arm are started with, word by word; the same words in `commands.txt`, and in
-//! `--dry-run` with names in place of addresses.
+//! The commands of an arm's processes, word by word. `commands.txt` has the same words; `--dry-run`
+//! has names in place of addresses.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,10 +13,10 @@ use crate::lab::experiments::{Launch, Phase};
 use crate::lab::samples;
 use crate::packed;
 
-/// Every command of an arm, as it could be typed.
+/// Every command of an arm, as a user could type it.
 pub const FILE: &str = "commands.txt";
 
-/// Where programs listen that others are told about: a port that the system picks.
+/// The address of programs whose address others are told: the system picks the port.
 pub const LOOPBACK: &str = "127.0.0.1:0";
 
 /// One command, word by word.
@@ -28,7 +28,7 @@ pub struct Places {
     pub bin: PathBuf,
     /// Bootstrap list.
     pub brokers: String,
-    /// The topic, after which the group is called.
+    /// The topic; the group has its name.
     pub topic: String,
     /// The arm's folder.
     pub dir: PathBuf,
@@ -41,7 +41,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Names in place of what only a run knows.
+    /// Names in place of values that only a run knows.
     pub fn named() -> Self {
         Self {
             bin: PathBuf::from("target/release"),
@@ -79,12 +79,12 @@ impl Places {
         self.of("producer", &own, flags)
     }
 
-    /// What tells the sink to stall.
+    /// The command that makes the sink stall.
     pub fn stall(&self, stall: Phase) -> Command {
         self.chaos(&format!("stall --rate {} --for {}s", stall.rate, stall.length()))
     }
 
-    /// What the sink is told.
+    /// A command of `chaos` for the sink.
     pub fn chaos(&self, command: &str) -> Command {
         let mut words = self.of("chaos", &[], command);
         words.extend(["--sink".to_owned(), format!("http://{}", self.sink)]);
@@ -139,7 +139,7 @@ impl Places {
         words
     }
 
-    /// What the last heap profile names.
+    /// The autopsy of the last heap profile.
     pub fn autopsy(&self) -> Command {
         self.of("lab", &["autopsy", "--json", &self.file(crate::lab::heaps::LAST)], "")
     }
@@ -186,7 +186,7 @@ pub fn all(launch: &Launch) -> Vec<Command> {
     all
 }
 
-/// What makes a topic.
+/// The command that makes a topic.
 pub fn topic(name: &str, partitions: u32, settings: &[String]) -> Command {
     let partitions = partitions.to_string();
     let words = ["run/cluster.sh", "topic", "create", name, "--partitions", &partitions];
@@ -221,7 +221,7 @@ pub fn note(dir: &Path, line: &str) -> Result<(), Failure> {
         .map_err(|e| Failure::Failed(format!("{}: cannot be written: {e}", path.display())))
 }
 
-/// The settings that a command of `lab` gives itself.
+/// The settings that the flags of a `lab` command give.
 ///
 /// # Errors
 /// When it would not take them.

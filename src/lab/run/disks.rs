@@ -1,9 +1,9 @@
-//! Folders that can be filled to the last byte. This process is root in a mount namespace of its own
-//! (`unshare --mount`).
+//! Folders that can be filled to the last byte. This process is root in a mount namespace of its
+//! own (`unshare --mount`).
 //!
-//! A tmpfs is laid over the folder with a copy of its files; below, the folder stays as it was. So whatever
-//! happens, the real disk holds a whole folder, and once the namespace is gone, that one alone. It fills no
-//! real disk.
+//! A tmpfs with a copy of the folder's files is mounted over the folder; the folder below stays as
+//! it was. So the real disk always holds a whole folder, and once the namespace is gone, only that
+//! one is left. It fills no real disk.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,23 +13,24 @@ use std::path::{Path, PathBuf};
 use crate::failure::Failure;
 use crate::lab::tools;
 
-/// What fills it.
+/// The file that fills it.
 const BALLAST: &str = "ballast";
 /// Pages are written until one is refused, as others write there too.
 const PAGE: [u8; 4096] = [0; 4096];
 
-/// A folder on a disk of its own. Dropped, it is left to the namespace's end: what was written on it since is
-/// lost.
+/// A folder on a disk of its own. If dropped, it stays until the namespace ends: what was written
+/// on it since is lost.
 pub struct SmallFolder {
     dir: PathBuf,
     is_laid: bool,
 }
 
 impl SmallFolder {
-    /// Lays a disk of `size` (as tmpfs has it: `64m`) over `dir`, which is made where it is not there.
+    /// Mounts a disk of `size` (as tmpfs has it: `64m`) over `dir`, which is made if it does not
+    /// exist.
     ///
     /// # Errors
-    /// When it cannot be laid, or this process shares the machine's mounts.
+    /// When it cannot be mounted, or this process shares the machine's mounts.
     pub fn lay(dir: &Path, size: &str) -> Result<Self, Failure> {
         let same = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
         if same("self").is_none() || same("self") == same("1") {
@@ -50,7 +51,7 @@ impl SmallFolder {
         Ok(Self { dir: dir.to_owned(), is_laid: true })
     }
 
-    /// Fills it to the last byte: most of it at once.
+    /// Fills it to the last byte, most of it in one step.
     ///
     /// # Errors
     /// When nothing can be written there at all.
@@ -72,7 +73,7 @@ impl SmallFolder {
     /// Makes room again.
     ///
     /// # Errors
-    /// When what filled it cannot be removed.
+    /// When the file that filled it cannot be removed.
     pub fn free(&self) -> Result<(), Failure> {
         let path = self.dir.join(BALLAST);
         match fs::remove_file(&path) {
@@ -81,7 +82,7 @@ impl SmallFolder {
         }
     }
 
-    /// Puts the folder back onto the disk below, with what is in it now. Nothing may have a file open there.
+    /// Puts the folder back onto the disk below, with its current files. No file in it may be open.
     ///
     /// # Errors
     /// When a step of it fails.

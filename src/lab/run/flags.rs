@@ -10,7 +10,7 @@ use crate::lab::experiments::faults::Case;
 use crate::lab::experiments::{Experiment, Form};
 use crate::units;
 
-/// Most repeats: beyond, it is another question than how far apart runs are.
+/// Most repeats: a few show how far apart runs are, and more do not help.
 const REPEAT_MAX: usize = 20;
 
 /// Run an experiment: its arms one after the other on a real cluster, then its report. Exit 3 when a check
@@ -28,7 +28,7 @@ pub struct Settings {
     /// of faults: under this queue and load alone, such as bounded:8000
     #[argh(option, from_str_fn(Case::parse))]
     pub case: Option<Case>,
-    /// the short form, to be had in minutes
+    /// the short form, which takes minutes
     #[argh(switch)]
     pub quick: bool,
     /// folder of the results (results/EXPERIMENT with --quick, else results/full/EXPERIMENT; of all:
@@ -81,10 +81,10 @@ impl Settings {
         self.experiment == "all"
     }
 
-    /// `--arm` names arms of the one experiment.
+    /// Checks that `--arm` names arms of the one experiment.
     ///
     /// # Errors
-    /// Names the one that is none of theirs.
+    /// Names the one that is no arm of it.
     pub fn check_arms(&self, experiments: &[&Experiment]) -> Result<(), Failure> {
         let known: Vec<&str> =
             experiments.iter().flat_map(|e| e.arms).map(|arm| arm.name).collect();
@@ -99,8 +99,8 @@ impl Settings {
         }
     }
 
-    /// Makes the source's folder the current one, so that paths in commands.txt read anywhere; gives the
-    /// results' folder and the cluster's as they are written from there.
+    /// Makes the source's folder the current one, so that paths in commands.txt work anywhere;
+    /// returns the results' folder and the cluster's as paths from there.
     ///
     /// # Errors
     /// When one of them cannot be used.
@@ -112,8 +112,8 @@ impl Settings {
     }
 }
 
-/// Makes `source` the current folder; gives those of --out and of --data, each its flag's or its default, as
-/// they are written from there.
+/// Makes `source` the current folder; returns those of --out and of --data, each from its flag or
+/// its default, as paths from there.
 ///
 /// # Errors
 /// When one of them cannot be used.

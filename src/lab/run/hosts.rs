@@ -1,11 +1,12 @@
-//! Two "hosts" on one machine, and faults on what joins them. This process is root in a network namespace of
-//! its own (`unshare --net`); a second one is the processor's. Three links, .1 here and .2 there:
+//! Two "hosts" on one machine, and faults on the links between them. This process is root in a
+//! network namespace of its own (`unshare --net`); a second one is the processor's. Three links, .1
+//! here and .2 there:
 //!
 //! ```text
 //! brokers 10.199.1.0/24     sink 10.199.2.0/24     management 10.199.3.0/24 (never harmed)
 //! ```
-//! One fault a link at a time. It touches no other namespace; what it made is gone with this process, however
-//! that ends.
+//! One fault a link at a time. It touches no other namespace; its namespaces are gone with this
+//! process, however that ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,13 +27,13 @@ pub const SINK: &str = "10.199.2.1:9900";
 pub const PROCESSOR: [&str; 2] = ["10.199.3.2:9902", "10.199.3.2:9912"];
 
 const LINKS: [&str; 3] = ["brokers", "sink", "management"];
-/// `delay` where the kernel has no netem: a bottleneck, whose delay is what waits before it. W calls of B
-/// bytes under way at once wait W x B / rate: 64 x 770 B at 1 MB/s are 50 ms. Half of what 1,500 events/s need:
-/// what is late is late for that.
+/// `delay` where the kernel has no netem: a bottleneck, whose delay is the queue before it. W calls
+/// of B bytes in flight at once wait W x B / rate: 64 x 770 B at 1 MB/s are 50 ms. The rate is half
+/// of what 1,500 events/s need, so late events are late for that reason.
 const BOTTLENECK: [&str; 7] = ["tbf", "rate", "4mbit", "burst", "16kb", "latency", "300ms"];
 const UP_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is in a link's way.
+/// The fault on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Netem,
@@ -67,7 +68,7 @@ fn name(link: Link) -> &'static str {
 }
 
 impl Hosts {
-    /// Both hosts, joined.
+    /// Makes both hosts and their links.
     ///
     /// # Errors
     /// When this process has no network namespace of its own, or a tool fails.
@@ -124,14 +125,15 @@ impl Hosts {
             self.there(&["ip", "address", "add", &to_net, "dev", link])?;
             // What is lost or delayed is a packet of 1500 bytes, as on a wire, not 64 KiB at once.
             self.both(&["ip", "link", "set", link, "gso_max_segs", "1", "up"])?;
-            // Known neighbours: no ARP that a cut could fail, which the sender would be told of.
+            // Fixed neighbours: without ARP a cut cannot make it fail, which the sender would learn
+            // of.
             tools::run(&["ip", "neighbour", "add", &to, "lladdr", &there, "dev", link])?;
             self.there(&["ip", "neighbour", "add", &at, "lladdr", &here, "dev", link])?;
         }
         Ok(())
     }
 
-    /// What a command is run through to be on the processor's host.
+    /// The prefix of a command that is to run on the processor's host.
     pub fn at_processor(&self) -> Vec<String> {
         vec!["nsenter".into(), self.net.clone()]
     }
@@ -140,15 +142,15 @@ impl Hosts {
         tools::run(&[&["nsenter", &self.net], words].concat())
     }
 
-    /// Here and there; a link has the same name at both ends.
+    /// Runs a command here and there; a link has the same name at both ends.
     fn both(&self, words: &[&str]) -> Result<String, Failure> {
         Ok(tools::run(words)? + &self.there(words)?)
     }
 
-    /// Harms a link in both directions; says by what.
+    /// Harms a link in both directions; returns the means.
     ///
     /// # Errors
-    /// When neither netem nor what stands in for it works here.
+    /// When neither netem nor its substitute works here.
     pub fn harm(&mut self, harm: Harm, link: Link) -> Result<&'static str, Failure> {
         self.heal(link)?;
         let dev = name(link);
@@ -175,7 +177,7 @@ impl Hosts {
         Ok(by.name())
     }
 
-    /// Packets are dropped where they arrive, before anything looks at them.
+    /// Drops packets where they arrive, before anything reads them.
     fn vanish(&self, dev: &str, which: &str) -> Result<By, Failure> {
         let rules = format!(
             "add table ip fault_{dev}; \
@@ -186,10 +188,10 @@ impl Hosts {
         Ok(By::Nft)
     }
 
-    /// Takes away what is in a link's way.
+    /// Removes the fault of a link.
     ///
     /// # Errors
-    /// When that cannot be taken away.
+    /// When it cannot be removed.
     pub fn heal(&mut self, link: Link) -> Result<(), Failure> {
         let dev = name(link);
         match self.on.remove(dev) {
@@ -206,8 +208,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// How many packets that has dropped, or held up, by the kernel's own counts at both ends: the number
-    /// behind a word.
+    /// How many packets the fault has dropped, or held up, by the kernel's own counts at both ends.
     ///
     /// # Errors
     /// When they cannot be read.

@@ -1,5 +1,6 @@
-//! A memory limit that the kernel enforces on one process: cgroup v2, cgroup v1, systemd-run, the first that
-//! works. Else [`WATCHED`]: the run itself kills the process that grew beyond it, and says so.
+//! A memory limit that the kernel enforces on one process, by the first of cgroup v2, cgroup v1 and
+//! systemd-run that works. Else [`WATCHED`]: the run itself kills the process that grew beyond it,
+//! and says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ pub struct Limit {
     pub bytes: u64,
     /// What enforces it.
     pub by: &'static str,
-    /// What the process is run through.
+    /// The prefix of the process's command.
     pub prefix: Vec<String>,
     folder: Option<PathBuf>,
     scope: Option<String>,
@@ -39,7 +40,7 @@ impl Limit {
     /// How many processes the limit killed, by the kernel's own count; 0 where there is none.
     pub fn kills(&self) -> u64 {
         if let Some(scope) = &self.scope {
-            // It is gone with its process; what is left is why, until `Drop`.
+            // The scope is gone with its process; its result, the reason, stays until `Drop`.
             let shown = systemctl().args(["show", "-P", "Result", scope]).output();
             let killed =
                 |o: &std::process::Output| String::from_utf8_lossy(&o.stdout).contains("oom-kill");
@@ -97,7 +98,7 @@ fn by_cgroup_v1(mounts: &str, name: &str, bytes: u64) -> Option<Limit> {
     in_group(root.join(name), "cgroup v1", bytes, limits)
 }
 
-/// The first of `limits` must be had; the other, of swap, only where that is accounted for.
+/// The first of `limits` is required; the other, of swap, only where the kernel accounts for swap.
 fn in_group(
     folder: PathBuf,
     by: &'static str,
@@ -109,7 +110,7 @@ fn in_group(
     let script = "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"";
     let prefix = ["sh", "-c", script].map(str::to_owned).into_iter();
     let prefix = prefix.chain([folder.display().to_string()]).collect();
-    // Its `Drop` takes the folder away again.
+    // Its `Drop` removes the folder.
     let limit = Limit { bytes, by, prefix, folder: Some(folder), scope: None };
     let set = |(file, value): (&str, u64)| {
         let folder = limit.folder.as_deref().unwrap_or(Path::new(""));
@@ -159,8 +160,8 @@ mod tests {
         assert_eq!(mounted(mounts, "cgroup", "pids"), None);
     }
 
-    /// Prevents: a limit that limits nothing, a kill that is not counted, a group that stays. Where this user
-    /// may set no limit there is nothing to see.
+    /// Prevents: a limit without effect, a kill that is not counted, a group that stays. Where this
+    /// user may set no limit, the test checks nothing.
     #[test]
     fn a_process_that_grows_beyond_it_is_killed_and_counted() {
         let name = format!("backpressure-lab-test-{}", std::process::id());

@@ -1,20 +1,20 @@
 //! `lab run`: takes an experiment from its declaration to its verdict.
 //!
-//! - `flags`     what the user asks for
+//! - `flags`     the user's flags
 //! - `sitting`   one experiment or all of them, arm after arm
-//! - `claims`    what a run takes for itself: the cluster's lock, the results' folder
-//! - `cluster`   the run's cluster: one that is there, or one of its own
+//! - `claims`    the locks of a run: the cluster's, and the results' folder's
+//! - `cluster`   the run's cluster: an existing one, or one of its own
 //! - `children`  the processes that a run starts, watches and stops
 //! - `memory`    the limit that the kernel enforces on one of them
-//! - `commands`  what they are started with
+//! - `commands`  their command lines
 //! - `arm`       one arm, from its topic to its ledger, with its `topic` and its watch (`watching`)
 //! - `room`      the memory and the disk that a run needs
 //! - `rows`      the rows of the fault matrix, each an arm in which something breaks
-//! - `hosts`, `disks`, `clock`  what can be broken without harm to the machine
+//! - `hosts`, `disks`, `clock`  things that can be broken without harm to the machine
 //!
-//! Invariant: whatever ends a run, and be it a second Ctrl-C, it stops what it started, deletes its own topics
-//! only, and takes the cluster down only if it brought it up. It knows no experiment by name, and decides
-//! nothing about what is measured or expected.
+//! Invariant: however a run ends, even by a second Ctrl-C, it stops what it started, deletes only
+//! its own topics, and takes the cluster down only if it brought it up. It knows no experiment by
+//! name, and decides nothing about measurements or expectations.
 
 pub(super) mod arm;
 pub(super) mod children;
@@ -53,8 +53,8 @@ const ALL: [&str; 8] = ["exp1", "exp2", "exp3", "exp3-time", "exp4", "exp5", "ex
 /// Runs what the flags ask for.
 ///
 /// # Errors
-/// `Usage` for an experiment that is not there; `Failed` when a process, the cluster or a file does not do as
-/// it should, or the host disturbed the run; `Verdict` when a check falls short; `Interrupted`.
+/// `Usage` for an unknown experiment; `Failed` when a process, the cluster or a file fails, or the
+/// host disturbed the run; `Verdict` when a check falls short; `Interrupted`.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let interrupt = Interrupt::on_signals()?;
     if settings.experiment == faults::EXPERIMENT.name {
@@ -82,17 +82,17 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let disk = plans.iter().map(|(_, plan)| room::disk_bytes(plan)).fold(0.0, f64::max);
     let new = New { port: settings.port, disk_bytes: disk, flags: &[] };
     let cluster = Cluster::have(lock, &data, &new, &interrupt)?;
-    // The brokers have theirs by now.
+    // The brokers have their memory by now.
     let room = plans.iter().try_for_each(|(_, plan)| room::enough_memory(plan));
     let sitting = Sitting { settings, cluster: &cluster, interrupt: &interrupt };
     let ran = room.and_then(|()| sitting.run(plans, &out));
     ended(ran, cluster)
 }
 
-/// What came of a run whose cluster is given back: a cluster that stays up is a failure, too.
+/// The result of a run after its cluster is ended: a cluster that stays up is a failure, too.
 ///
 /// # Errors
-/// What the run failed with; else the cluster's.
+/// The run's failure; else the cluster's.
 pub(super) fn ended(ran: Result<(), Failure>, cluster: Cluster) -> Result<(), Failure> {
     match (ran, cluster.end()) {
         (Ok(()) | Err(Failure::Verdict(_)), Err(why)) => Err(why),

@@ -12,7 +12,7 @@ use crate::lab::text::scaled;
 const REPLICAS: f64 = 3.0;
 /// Room for a row of the fault matrix, B.
 pub const FAULTS_DISK_BYTES: f64 = 4e9;
-/// What a cluster takes on disk before anything is produced, B.
+/// Disk that a cluster takes before anything is produced, B.
 const CLUSTER_BYTES: f64 = 2e9;
 
 /// Disk that the cluster must have for its largest topic, B: topics of earlier arms are deleted.
@@ -21,7 +21,7 @@ pub fn disk_bytes(plan: &Plan) -> f64 {
     CLUSTER_BYTES + each * plan.setup.arms.iter().map(|arm| arm.events()).fold(0.0, f64::max)
 }
 
-/// Memory, beside the brokers that are up, for what queues without limit will hold at most.
+/// Checks the memory, beside the brokers that are up, that unbounded queues will hold at most.
 ///
 /// # Errors
 /// When so much is not available.
@@ -49,7 +49,8 @@ mod tests {
     use super::*;
     use crate::lab::experiments::{Form, named};
 
-    /// Prevents: a run without the room it needs, and one that is refused for room that it does not.
+    /// Prevents: a run without the room it needs; a run that is refused for room that it does not
+    /// need.
     #[test]
     fn room_follows_the_load() {
         let plan = |name: &str, form| Plan::of(named(name).expect(name), form).expect(name);

@@ -1,5 +1,6 @@
-//! The rows of the fault matrix: a pipeline under load, one thing broken at a time, and the ledger after it.
-//! One row that breaks is a row that has no verdict, not the end of the run; the next one finds nothing of it.
+//! The rows of the fault matrix: a pipeline under load, one thing broken at a time, and the ledger
+//! after it. A row that fails has no verdict and does not end the run; the next row finds nothing
+//! left of it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::lab::experiments::faults::{Case, launch, row};
 use crate::lab::tools;
 use crate::lab::{samples, write_json};
 
-/// Before the fault, and after it: longer where much is to be caught up with.
+/// Time before the fault, and after it: longer where there is much to catch up with.
 const BEFORE: Duration = Duration::from_secs(7);
 const AFTER: Duration = Duration::from_secs(14);
 const AFTER_SLOW: Duration = Duration::from_secs(30);
@@ -29,8 +30,8 @@ const CONNECTION_WITHIN: Duration = Duration::from_secs(4);
 /// Room on the disks that are filled, as tmpfs has it.
 const RESULTS_DISK: &str = "64m";
 const BROKER_DISK: &str = "2g";
-/// One step of the clock meets a wait of librdkafka's or, when an answer just comes, none: several, so far
-/// apart, do not all miss.
+/// One step of the clock meets a wait of librdkafka's or, when an answer just comes, none: several
+/// steps at this distance do not all miss.
 const STEPS_APART: Duration = Duration::from_millis(370);
 
 /// Runs these rows one after the other.
@@ -42,7 +43,7 @@ pub fn run(
     hosts: &mut Hosts,
     rows: &[(&'static Fault, Case)],
 ) -> Result<(), Failure> {
-    // For the report: so many are to run to their end.
+    // For the report: the number of rows that must run to their end.
     let path = bench.out.join(row::MEANT_FILE);
     std::fs::write(&path, format!("{}\n", rows.len()))
         .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
@@ -55,7 +56,7 @@ pub fn run(
         match ended {
             Ok(()) => log::info!(row = row.launch.arm.as_str(), seconds = seconds; "row ended"),
             Err(why) => {
-                // However much of it is there, it has no verdict.
+                // A partly written row has no verdict.
                 let _not_written_yet = std::fs::remove_file(row.dir.join(row::FILE));
                 if let Failure::Interrupted(_) = why {
                     return Err(why);
@@ -86,11 +87,11 @@ struct Row<'a, 'b> {
     case: Case,
     launch: Launch,
     dir: PathBuf,
-    /// What processors are run through.
+    /// The prefix of the processors' commands.
     through: Vec<String>,
-    /// What was seen of the fault.
+    /// What the run saw of the fault.
     seen: String,
-    /// From when to when the fault lasted, µs since the epoch.
+    /// Start and end of the fault, µs since the epoch.
     began_us: i64,
     ended_us: i64,
     clock: Option<OwnClock>,
@@ -152,7 +153,7 @@ impl<'a, 'b> Row<'a, 'b> {
         arm.children.stop("producer")?;
         let mut producers = vec!["producer".to_owned()];
         if let Strike::Retention(_) = self.fault.strike {
-            // What it takes after the processor's end, the processor cannot count.
+            // The processor cannot count what retention deletes after the processor's end.
             self.rest(Duration::from_secs(4))?;
         }
         if arm.children.runs("producer-2") {
@@ -163,7 +164,7 @@ impl<'a, 'b> Row<'a, 'b> {
         arm.end()
     }
 
-    /// One that is to be killed keeps a journal, with which the other goes on.
+    /// A sink that is to be killed keeps a journal, with which its replacement goes on.
     fn sink(&self, arm: &mut Arm<'_>, name: &str) -> Result<(), Failure> {
         let journal = match self.fault.strike {
             Strike::SinkKilled(_) => {
@@ -174,7 +175,7 @@ impl<'a, 'b> Row<'a, 'b> {
         arm.sink(name, &self.launch, hosts::SINK, &journal)
     }
 
-    /// One that takes another's place has its address, so that the watch finds it there.
+    /// A replacement has the address of the one before, so that the watch finds it there.
     fn member(&self, arm: &mut Arm<'_>, name: &str) -> Result<(), Failure> {
         let [first, beside] = hosts::PROCESSOR;
         let listen = if arm.children.runs("processor") { beside } else { first };
@@ -186,8 +187,8 @@ impl<'a, 'b> Row<'a, 'b> {
         self.began_us = clock::now_us();
     }
 
-    /// Where something is started again, which takes its time, the fault ends when that begins: what is seen
-    /// meanwhile may be its doing already.
+    /// Where something is started again, which takes time, the fault ends when the start begins:
+    /// what is seen after that may be an effect of the start.
     fn ends(&mut self) {
         self.ended_us = clock::now_us();
     }
@@ -265,8 +266,8 @@ impl<'a, 'b> Row<'a, 'b> {
         Ok(())
     }
 
-    /// The controllers take a broker for dead after 9 s, and it was 16 s until every partition moved again;
-    /// others must have led for a while by the end.
+    /// The controllers take a broker for dead after 9 s, and it was 16 s until every partition
+    /// moved again: the fault must last longer, so that others lead for a while.
     fn brokers_die(&mut self, brokers: &[u32], time: Duration) -> Result<(), Failure> {
         for n in brokers {
             self.tell(&["kill", &n.to_string()])?;
@@ -303,8 +304,8 @@ impl<'a, 'b> Row<'a, 'b> {
         cluster.tell(&["start", &n.to_string()]).map(drop)
     }
 
-    /// What was dropped or held up says that the link is harmed; a new connection from the processor's host,
-    /// how that feels.
+    /// The count of dropped or delayed packets shows that the link is harmed; a new connection from
+    /// the processor's host shows the effect.
     fn link(&mut self, harm: Harm, link: Link, time: Duration) -> Result<(), Failure> {
         let begun = Instant::now();
         let by = self.hosts.harm(harm, link)?;
@@ -329,7 +330,7 @@ impl<'a, 'b> Row<'a, 'b> {
         Ok(())
     }
 
-    /// How long a connection takes from the processor's host.
+    /// The time of a new connection from the processor's host.
     fn connection_to(&self, address: &str) -> Option<Duration> {
         let (host, port) = address.rsplit_once(':')?;
         let script = format!(": <>/dev/tcp/{host}/{port}");
@@ -357,7 +358,7 @@ impl<'a, 'b> Row<'a, 'b> {
         Ok(())
     }
 
-    /// A producer that is started now knows all of them. Its ids are beyond the first one's.
+    /// A producer that is started now knows all partitions. Its ids are above the first producer's.
     fn partitions_added(&mut self, arm: &mut Arm<'_>, partitions: u32) -> Result<(), Failure> {
         let topic = arm.places.topic.clone();
         self.tell(&["topic", "grow", &topic, "--partitions", &partitions.to_string()])?;
@@ -394,7 +395,7 @@ impl<'a, 'b> Row<'a, 'b> {
         self.bench.interrupt.until(time, || Ok(None::<()>)).map(drop)
     }
 
-    /// However a row ended, the next one finds nothing of it.
+    /// Undoes the fault: however a row ended, the next one finds nothing left of it.
     fn undo(&mut self) -> Result<(), Failure> {
         let cluster = self.bench.cluster;
         let mut undone = self.hosts.heal(Link::Brokers).and(self.hosts.heal(Link::Sink));

@@ -15,17 +15,17 @@ use crate::lab::report::{self, spread};
 use crate::lab::run_folder::{self, Arm, REPEATED_FILE};
 use crate::lab::{index, read_json, verdict, write_json};
 
-/// How often an arm is run again of which the host took so much: more than any margin bears.
+/// How often an arm is run again if the host took so much of it: more than any margin bears.
 const AGAIN_MAX: usize = 2;
 const AGAIN_ABOVE: f64 = 0.25;
 
-/// What every experiment of a sitting is run by.
+/// The common input of the experiments of a sitting.
 pub struct Sitting<'a> {
-    /// As the user gave them.
+    /// The user's flags.
     pub settings: &'a Settings,
     /// The brokers.
     pub cluster: &'a Cluster,
-    /// What ends it early.
+    /// The signal that ends it early.
     pub interrupt: &'a Interrupt,
 }
 
@@ -39,7 +39,8 @@ impl Sitting<'_> {
             let each = |(experiment, plan)| self.times(experiment, plan, out);
             return plans.into_iter().try_for_each(each);
         }
-        // All run even when one falls short: the page shows which. A failure outweighs a verdict.
+        // All of them run even when one falls short: the page shows which one. A failure outweighs
+        // a verdict.
         let (begun, mut worst) = (Instant::now(), Ok(()));
         for (experiment, plan) in plans {
             let ended = self.times(experiment, plan, &out.join(experiment.name));
@@ -71,7 +72,7 @@ impl Sitting<'_> {
             if self.settings.keeps() && begun { Claim::folder(out)? } else { Claim::emptied(out)? };
         for folder in &folders {
             match self.once(experiment, plan.clone(), folder) {
-                // What fell short, or was void, is in its verdict.
+                // Its verdict says what fell short, or was void.
                 Ok(()) | Err(Failure::Verdict(_)) => {}
                 Err(Failure::Failed(_)) if folder.join(verdict::FILE).exists() => {}
                 Err(why) => return Err(why),
@@ -121,7 +122,8 @@ fn worse(so_far: Result<(), Failure>, next: Failure) -> Result<(), Failure> {
     }
 }
 
-/// Runs an arm, again where the host disturbed it. What disturbs the last time is for the report to weigh.
+/// Runs an arm, and again if the host disturbed it. The report weighs the disturbance of the last
+/// run.
 fn undisturbed(
     bench: &Bench<'_>,
     experiment: &Experiment,
@@ -149,14 +151,14 @@ fn undisturbed(
     Ok(())
 }
 
-/// Brokers that just started spend their first minute or more compiling themselves on the cores that are
-/// measured: an arm is run for them alone, and no report reads it.
+/// Brokers that just started spend their first minute or more compiling themselves on the cores
+/// that are measured, so one arm is run only to warm them up; no report reads it.
 fn warm_up() -> Launch {
     let load = "--schedule 4000:90s --msg-size 512 --seed 1";
     Launch::new(WARM_UP, load, "--rate-limit 2000", "--queue pull --sink-mode single")
 }
 
-/// The plan of the run that is gone on with: it was made before the first of its arms.
+/// The plan of the run that is resumed: it was made before the first of its arms.
 fn resumed(plan: Plan, out: &Path) -> Result<Plan, Failure> {
     let path = out.join(plan::FILE);
     let earlier: Plan = read_json(&path)?;

@@ -13,7 +13,7 @@ use crate::lab::interrupt::Interrupt;
 /// Its replicas, on three brokers.
 const REPLICATION: i16 = 3;
 
-/// A topic, deleted with what it took on disk, however its user ends.
+/// A topic that is deleted, with its data on disk, however its user ends.
 pub struct Topic<'a> {
     cluster: &'a Cluster,
     interrupt: &'a Interrupt,
@@ -24,7 +24,8 @@ pub struct Topic<'a> {
 }
 
 impl<'a> Topic<'a> {
-    /// All of its replicas are in sync: two must confirm. The command that would make it is noted in `dir`.
+    /// Creates it, with all replicas in sync: two must confirm. The command for the same is noted
+    /// in `dir`.
     ///
     /// # Errors
     /// When it cannot be made, or is not whole in time; [`Failure::Interrupted`].
@@ -49,7 +50,7 @@ impl<'a> Topic<'a> {
         Ok(topic)
     }
 
-    /// What it took on disk goes with it.
+    /// Deletes it and its data on disk.
     ///
     /// # Errors
     /// When it is not deleted.
@@ -62,7 +63,7 @@ impl<'a> Topic<'a> {
 
 impl Drop for Topic<'_> {
     fn drop(&mut self) {
-        // A cluster of this run's own is deleted whole.
+        // A cluster that this run started is deleted whole.
         let whole = self.cluster.is_fresh() && self.interrupt.check().is_err();
         if self.is_there
             && !whole

@@ -15,10 +15,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts it by the command that would.
+    /// Starts it from the flags of its command.
     ///
     /// # Errors
-    /// When the command cannot be noted, or is none.
+    /// When the command cannot be noted, or is not valid.
     pub fn start(dir: &Path, command: &[String]) -> Result<Self, Failure> {
         commands::note(dir, &commands::line(command))?;
         let (settings, stop) = (settings::<watch::Settings>(command)?, Stop::default());
@@ -29,7 +29,7 @@ impl Watch {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// It goes on.
+    /// Checks that it goes on.
     ///
     /// # Errors
     /// When it has ended.
@@ -43,12 +43,12 @@ impl Watch {
     /// Ends it.
     ///
     /// # Errors
-    /// What it failed with.
+    /// The watch's failure.
     pub fn end(mut self) -> Result<(), Failure> {
         self.stop.set();
         let ended = self.thread.take().map(JoinHandle::join);
         match ended {
-            // Its flags are ours: no user's mistake.
+            // Its flags are ours, so this is no mistake of the user.
             Some(Ok(outcome)) => outcome.map_err(Failure::failed),
             _ => Err(Failure::Failed("the watch panicked (its words are above)".into())),
         }

@@ -1,4 +1,4 @@
-//! What the watch exports of the last look, and what it says of it on stderr.
+//! Exports the last sample, and logs on stderr what is wrong in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use crate::failure::Failure;
 use crate::lab::samples::{LogReading, ProcessReading, Sample};
 use crate::telemetry::metrics::{Metrics, WatchMetrics};
 
-/// Looks in a row that see the same amiss before it is said: a group is not there before its first member is, and a
-/// broker that is asked while it elects a leader does not know it.
+/// Samples in a row with the same problem before it is logged: a group does not exist before its
+/// first member, and a broker that elects a leader does not know it yet.
 const PATIENT_LOOKS: u32 = 3;
 
 /// See the module.
@@ -17,12 +17,12 @@ pub struct Exported {
     metrics: WatchMetrics,
     group: String,
     topic: String,
-    /// By partition: what was told of it last.
+    /// By partition: the metrics that the last sample set.
     told: BTreeSet<(Told, i32)>,
     processes: BTreeSet<String>,
-    /// What is amiss, and for how many looks it has been the same.
+    /// The current problem, and for how many samples it has been the same.
     amiss: (String, u32),
-    /// Whether something amiss was said since all was well.
+    /// Whether a problem was logged since the last sample without one.
     is_said: bool,
 }
 
@@ -34,7 +34,7 @@ enum Told {
 }
 
 impl Exported {
-    /// Of `group` and `topic`, in `metrics`.
+    /// The exports for `group` and `topic`, in `metrics`.
     ///
     /// # Errors
     /// When a name is taken.
@@ -50,7 +50,8 @@ impl Exported {
         })
     }
 
-    /// Shows a look. What is not known, or is gone, is absent: not the last one known.
+    /// Exports a sample. A value that is unknown, or gone, is absent: it does not keep its last
+    /// value.
     pub fn show(&mut self, sample: &Sample) {
         self.metrics.complete.set(i64::from(sample.is_complete()));
         self.show_log(sample.log.as_ref().unwrap_or(&LogReading::default()));
@@ -112,7 +113,7 @@ impl Exported {
         self.processes = now;
     }
 
-    /// One line when it has been the same for a while, and one when it is over.
+    /// Logs one line when a problem has been the same for a while, and one when it is over.
     fn say(&mut self, sample: &Sample) {
         let unread = sample.all_unread().map(|why| format!("unread: {why}"));
         let all: Vec<String> = unread.chain(sample.notes()).collect();
@@ -120,11 +121,11 @@ impl Exported {
         let now = all.join("; ");
         let looks = if now == before { looks.saturating_add(1) } else { 1 };
         if looks == PATIENT_LOOKS && !now.is_empty() {
-            log::warn!(what = now.as_str(); "not all is as asked for");
+            log::warn!(what = now.as_str(); "the samples show a problem");
             self.is_said = true;
         }
         if now.is_empty() && std::mem::take(&mut self.is_said) {
-            log::info!("all is as asked for again");
+            log::info!("the problem is over");
         }
         self.amiss = (now, looks);
     }

@@ -1,7 +1,8 @@
-//! What the lab's pages have in common: their look, their charts, and the headers that keep them to themselves.
+//! The common parts of the lab's pages: their look, their charts, and the headers that isolate
+//! them.
 //!
 //! Invariant: everything comes from this binary, and a page may load nothing else: its
-//! Content-Security-Policy says so. No inline script or style, in nobody's frame.
+//! Content-Security-Policy forbids it. No inline script or style; no other page may frame it.
 
 use crate::http::{Request, Response};
 
@@ -16,7 +17,7 @@ pub struct File {
 }
 
 impl File {
-    /// A page: `head.html`, and then what is its own.
+    /// A page: `head.html`, followed by its own part.
     pub const fn html(path: &'static str, text: &'static str) -> Self {
         Self { path, kind: "text/html; charset=utf-8", text }
     }
@@ -42,10 +43,11 @@ pub const SHARED: [File; 4] = [
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The content type of what a page asks and is told.
+/// The content type of a page's requests and answers.
 pub const JSON: &str = "application/json";
 
-/// Answers what asks for one of a page's `own` files or for a shared one; `None` when it asks for something else.
+/// Answers a request for one of a page's `own` files or for a shared one; `None` for any other
+/// request.
 pub fn file(own: &[File], request: &Request) -> Option<Response> {
     let file = own.iter().chain(&SHARED).find(|file| file.path == request.path)?;
     Some(match reads(request) {
@@ -62,7 +64,7 @@ pub fn reads(request: &Request) -> bool {
     matches!(request.method.as_str(), "GET" | "HEAD")
 }
 
-/// An answer that the browser keeps to this page.
+/// An answer that other pages cannot use in the browser.
 pub fn guarded(answer: Response) -> Response {
     answer
         .with_header("Content-Security-Policy", POLICY)
@@ -71,7 +73,8 @@ pub fn guarded(answer: Response) -> Response {
         .with_header("Cache-Control", "no-store")
 }
 
-/// Refuses what is no JSON: a page from elsewhere can send JSON only after it was asked, and refused.
+/// Refuses anything but JSON: a page from elsewhere can send JSON only after a preflight, which is
+/// refused.
 ///
 /// # Errors
 /// The refusal.

@@ -1,19 +1,20 @@
-//! How much the next answer should hold: what is taken downstream in a quarter of a second.
+//! The size of the next answer: as much as is taken downstream in a quarter of a second.
 //!
-//! What waits in an answer is a queue like any other, only that nobody counts it. So it is sized by what
-//! drains it, as Flink does with its buffers (FLIP-183, buffer debloating): behind a full queue answers are
-//! small, flat out as large as allowed. What drains it is measured over a second: a full queue gives room in
-//! bursts, and an answer that fits into one would seem to be taken at once.
+//! The records in an answer are a queue like any other, but no gauge counts it. So its size follows
+//! the rate at which it drains, as with Flink's buffers (FLIP-183, buffer debloating): behind a
+//! full queue answers are small, flat out as large as allowed. The rate is measured over a second:
+//! a full queue makes room in bursts, and an answer that fits into one burst would seem to be taken
+//! at once.
 
 use std::time::{Duration, Instant};
 
 /// How long an answer should last.
 pub const TARGET: Duration = Duration::from_millis(250);
 
-/// Over how long it is measured what is taken.
+/// The time over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// No smaller: a request costs a broker much the same whatever it brings.
+/// Smallest size: a request costs a broker much the same whatever its size.
 pub const LEAST: i32 = 64 << 10;
 
 /// See the module.
@@ -21,25 +22,25 @@ pub const LEAST: i32 = 64 << 10;
 pub struct Debloat {
     most: i32,
     now: i32,
-    /// When the window began; it does with its first answer.
+    /// When the window began: with its first answer.
     since: Option<Instant>,
     /// Bytes that came in it.
     bytes: usize,
 }
 
 impl Debloat {
-    /// Answers of at most `most` bytes, which is where it begins.
+    /// Answers of at most `most` bytes, which is the first size.
     pub fn new(most: i32) -> Self {
         Self { most, now: most, since: None, bytes: 0 }
     }
 
-    /// An answer of `bytes` has come.
+    /// Notes an answer of `bytes`.
     pub fn came(&mut self, bytes: usize, at: Instant) {
         self.since.get_or_insert(at);
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// All that came was taken. How many bytes to ask for next.
+    /// Notes that the whole answer was taken; returns how many bytes to request next.
     pub fn next(&mut self, at: Instant) -> i32 {
         let took = self.since.map_or(Duration::ZERO, |since| at.saturating_duration_since(since));
         if took >= WINDOW {
@@ -58,8 +59,8 @@ mod tests {
 
     const MOST: i32 = 4 << 20;
 
-    /// Answers as large as asked for, each taken at `rate(s)` bytes/s, from `begun` on for so many seconds;
-    /// what is asked for in the end.
+    /// Answers of the requested size, each taken at `rate(s)` bytes/s, from `begun` on for so many
+    /// seconds; returns the size requested last.
     fn taken(
         debloat: &mut Debloat,
         (begun, seconds): (Instant, f64),
@@ -82,14 +83,14 @@ mod tests {
         assert_eq!(debloat.next(begun), MOST);
         let slow = taken(&mut debloat, (begun, 10.0), |_| 1e6);
         assert!((240_000..=260_000).contains(&slow), "{slow}");
-        // The first window holds the minute between.
+        // The first window includes the minute between.
         assert_eq!(taken(&mut debloat, (minute(1), 3.0), |_| 1e8), MOST);
         assert_eq!(taken(&mut debloat, (minute(2), 60.0), |_| 1e5), LEAST);
         assert_eq!(taken(&mut Debloat::new(1000), (begun, 3.0), |_| 1e9), 1000);
     }
 
-    /// Prevents: answers of megabytes behind a full queue, because a small one went into the room that was
-    /// just given back at once.
+    /// Prevents: answers of megabytes behind a full queue, because a small one at once filled room
+    /// that had just become free.
     #[test]
     fn a_burst_of_room_is_no_fast_sink() {
         let mut debloat = Debloat::new(MOST);

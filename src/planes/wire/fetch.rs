@@ -1,9 +1,9 @@
 //! Fetches by today's protocol.
 //!
-//! Invariant: an answer is in memory once, in a buffer that the next one uses again, and at most what
-//! was asked for (up to `answer_bytes`, see [`Debloat`]; or one batch that is larger: KIP-74). The
-//! partitions take turns at the head of the question, or such a batch would starve those behind it. No fetch session is made: each
-//! question is whole.
+//! Invariant: an answer is in memory once, in a buffer that the next one uses again, and at most as
+//! large as requested (up to `answer_bytes`, see [`Debloat`]; or one batch that is larger: KIP-74).
+//! The partitions take turns at the head of the request, or such a batch would starve the
+//! partitions after it. It makes no fetch session: each request is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -25,7 +25,7 @@ use crate::planes::{
 };
 use crate::records::{Batch, BatchHeader, Control, Scratch, Unreadable, announced, batches};
 
-/// Versions asked in.
+/// Versions of the requests.
 const VERSIONS: Range = Range { min: fetch_answer::VERSION_MIN, max: fetch_answer::VERSION_MAX };
 
 /// How much longer than [`FetchSettings::wait`] an answer may take: a broker that is alive answers in
@@ -37,19 +37,19 @@ pub struct Fetcher {
     topic: String,
     settings: FetchSettings,
     link: Link,
-    /// Where answers are as large as what is taken.
+    /// For answers as large as what is taken downstream.
     debloat: Option<Debloat>,
     /// The last answer, and where its parts are.
     answer: Vec<u8>,
     parsed: FetchAnswer,
     scratch: Scratch,
-    /// The topic that was asked for last.
+    /// The topic of the last request.
     topic_id: u128,
     /// Epoch of the last batch of it that was read, by partition.
     epochs: BTreeMap<i32, i32>,
     /// How often in a row a partition's part held the beginning of a batch alone.
     cut: BTreeMap<i32, usize>,
-    /// Which partition is asked for first.
+    /// Which partition comes first in the request.
     turn: usize,
 }
 
@@ -149,7 +149,8 @@ impl Fetches for Fetcher {
             let answer = match &answered.diverging {
                 Some((_, end)) if *end < ask.offset => Err(Refusal::Cut { end: *end }),
                 Some(_) => {
-                    // What was read is of an epoch that the log no longer has, and still in it.
+                    // The last batch read is of an epoch that the log no longer has, and still in
+                    // it.
                     self.epochs.remove(&partition);
                     Ok(answered.high_watermark)
                 }
@@ -226,8 +227,9 @@ impl Fetches for Fetcher {
 }
 
 impl Fetcher {
-    /// A broker sends the first batch of the first partition that has one whole, however large (KIP-74). So
-    /// one that is cut off each time, while the partitions take turns, is no batch.
+    /// A broker sends the first batch of the first partition that has records whole, however large
+    /// (KIP-74). So a batch that is cut off each time, while the partitions take turns, is not a
+    /// valid batch.
     fn is_cut_again(&mut self, partition: i32) -> bool {
         /// So many turns that each partition was first in some of them.
         const ROUNDS: usize = 4;
@@ -279,12 +281,12 @@ fn show(
     }
 }
 
-/// Which transactions of an answer were aborted, as far as it is read (KIP-98): a producer's records are
-/// of an aborted one from its first offset up to the marker that ends it.
+/// The aborted transactions of an answer, as far as it is read (KIP-98): a producer's records
+/// belong to an aborted one from its first offset up to the marker that ends it.
 struct Aborted<'a> {
     /// (producer id, first offset), by offset.
     ahead: std::iter::Peekable<std::slice::Iter<'a, (i64, i64)>>,
-    /// Producers whose transaction, as read now, was aborted.
+    /// Producers whose current transaction was aborted.
     producers: BTreeSet<i64>,
 }
 
@@ -307,7 +309,7 @@ impl<'a> Aborted<'a> {
     }
 }
 
-/// Kafka's error codes, as far as a fetch is told by them.
+/// Kafka's error codes, as far as a fetch returns them.
 mod code {
     pub const OFFSET_OUT_OF_RANGE: i16 = 1;
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -319,7 +321,7 @@ mod code {
     pub const INCONSISTENT_TOPIC_ID: i16 = 103;
 }
 
-/// What a partition's error code means.
+/// The meaning of a partition's error code.
 fn verdict(answered: &Answered) -> Result<i64, Refusal> {
     let why = || connection::in_words(answered.error_code);
     match answered.error_code {
@@ -333,7 +335,7 @@ fn verdict(answered: &Answered) -> Result<i64, Refusal> {
         | code::INCONSISTENT_TOPIC_ID => {
             Err(Refusal::Moved { why: why(), leader: answered.leader })
         }
-        // Only brokers before 2.1 say so: they take no Fetch that may carry zstd.
+        // Only brokers before 2.1 return it: they take no Fetch that may carry zstd.
         code::UNSUPPORTED_COMPRESSION_TYPE => Err(Refusal::Never(why())),
         _ => Err(Refusal::NotNow(why())),
     }

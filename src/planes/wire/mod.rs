@@ -1,8 +1,8 @@
-//! The data plane of today's protocol: messages of crate `kafka-protocol` over one kept connection a
-//! broker, one blocking question at a time.
+//! The data plane of today's protocol: messages of crate `kafka-protocol` over one kept connection
+//! a broker, one blocking request at a time.
 //!
-//! - `debloat` how much an answer should hold: what is taken in a quarter of a second
-//! - `fetch`   Fetch 4 to 17, by topic id where the broker has it; records are read where they lie
+//! - `debloat` the size of an answer: what is taken downstream in a quarter of a second
+//! - `fetch`   Fetch 4 to 17, by topic id where the broker has it; records are read in place
 //! - `produce` Produce 3 to 12: record batches v2 with the due time, idempotent where all replicas ack
 
 pub mod debloat;
@@ -21,16 +21,16 @@ use crate::brokers::connection::{Connection, Range};
 pub use fetch::Fetcher;
 pub use produce::{Sender, producer_id};
 
-/// Longest time that a broker's word keeps us away (KIP-219): above `quota.window.num` ×
+/// Longest throttle time of a broker that is obeyed (KIP-219): above `quota.window.num` ×
 /// `quota.window.size.seconds`, 11 s by default.
 const THROTTLE_MAX: Duration = Duration::from_secs(60);
 
-/// How long an answer asks to stay away, as far as it is obeyed.
+/// The throttle time of an answer, up to the limit.
 fn throttled(millis: i32) -> Duration {
     Duration::from_millis(millis.max(0).unsigned_abs().into()).min(THROTTLE_MAX)
 }
 
-/// The kept connection to one broker, which is asked by one message; it is opened when it is needed.
+/// The kept connection to one broker, for one message; it is opened on demand.
 struct Link {
     brokers: Brokers,
     address: String,
@@ -45,7 +45,7 @@ impl Link {
         Self { brokers: brokers.clone(), address: address.to_owned(), key, ours, open: None }
     }
 
-    /// The connection, and the version that both speak.
+    /// The connection, and the highest common version.
     fn open(&mut self) -> io::Result<(&mut Connection, i16)> {
         if self.open.as_ref().is_some_and(|(connection, _)| connection.is_about_to_end()) {
             self.open = None;
@@ -61,7 +61,7 @@ impl Link {
         Ok((connection, *version))
     }
 
-    /// Drops the connection after `error`, and says what that means.
+    /// Drops the connection after `error`, and returns what the error means.
     fn lose(&mut self, error: &io::Error) -> Lost {
         self.open = None;
         match error.kind() {

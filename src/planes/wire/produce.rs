@@ -1,8 +1,8 @@
 //! Produces by today's protocol.
 //!
-//! Invariant: one batch a partition and request, stamped by its caller, so that a batch that is sent
-//! again is the same one, and a broker that has it already answers with where it is (KIP-98). What was
-//! written and not answered is unknown: the caller sends it again.
+//! Invariant: one batch a partition and request, stamped by its caller, so that a batch that is
+//! sent again is the same one, and a broker that already has it answers with its offset (KIP-98).
+//! The result of a request without an answer is unknown: the caller sends it again.
 
 use std::io;
 use std::time::Duration;
@@ -113,7 +113,7 @@ impl Produces for Sender {
     }
 }
 
-/// Kafka's error codes, as far as a producer is told by them.
+/// Kafka's error codes, as far as a producer gets them.
 mod code {
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
     pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
@@ -134,7 +134,7 @@ mod code {
     pub const INVALID_RECORD: i16 = 87;
 }
 
-/// What a partition's error code means.
+/// The meaning of a partition's error code.
 fn verdict(answered: &PartitionProduceResponse) -> Result<Option<i64>, Unsent> {
     let said = answered.error_message.as_ref().map(|words| format!(": {words}"));
     let why = format!("{}{}", connection::in_words(answered.error_code), said.unwrap_or_default());
@@ -168,10 +168,10 @@ fn verdict(answered: &PartitionProduceResponse) -> Result<Option<i64>, Unsent> {
     }
 }
 
-/// A producer id of one's own, with its epoch, from the broker at `address`.
+/// A new producer id with its epoch, from the broker at `address`.
 ///
 /// # Errors
-/// When the broker does not answer, or gives none.
+/// When the broker does not answer, or gives no id.
 pub fn producer_id(brokers: &Brokers, address: &str) -> io::Result<(i64, i16)> {
     let mut connection = brokers.connect(address)?;
     let version = connection.version(ApiKey::InitProducerId, INIT_PRODUCER_ID)?;

@@ -1,7 +1,8 @@
-//! Reads one partition's part of an answer: events become runs and are enqueued, all else is counted.
+//! Reads one partition's part of an answer: events become runs and are enqueued, all else is
+//! counted.
 //!
-//! Invariant: offsets are opened, counted and enqueued in the order of the log; the position moves only
-//! past what was.
+//! Invariant: offsets are opened, counted and enqueued in the order of the log; the position moves
+//! only past those.
 
 use std::sync::Arc;
 
@@ -11,16 +12,16 @@ use crate::planes::{Entry, Passed};
 use crate::source::run::{self, Builder};
 use crate::source::{Assigned, Downstream, Enqueued, Rejected};
 
-/// Why a part of an answer is not read on.
+/// Why the reading of a part ends early.
 pub(super) enum Halt {
     Unwanted,
-    /// The log was left; nothing more of it is opened.
+    /// The log is gone; no further offset of it is opened.
     Left,
     Fatal(String),
 }
 
-/// What was enqueued since the last wait for acks: a pull source waits for those of what the workers can
-/// take at once.
+/// Events enqueued since the last wait for acks: a pull source waits for the acks of as many events
+/// as the workers can take at once.
 #[derive(Default)]
 pub(super) struct Round {
     touched: Vec<Arc<Assigned>>,
@@ -28,7 +29,7 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// Counts events that were enqueued; waits when they are as many as the workers take.
+    /// Counts enqueued events; waits when they are as many as the workers take.
     fn count(&mut self, assigned: &Arc<Assigned>, events: usize, downstream: &dyn Downstream) {
         let Some(most) = downstream.round_events_max() else { return };
         if !self.touched.iter().any(|a| Arc::ptr_eq(a, assigned)) {
@@ -40,7 +41,7 @@ impl Round {
         }
     }
 
-    /// Waits until all that it counts is done; the next round begins.
+    /// Waits until all counted events are done; then a new round begins.
     pub(super) fn await_acks(&mut self, downstream: &dyn Downstream) {
         for assigned in self.touched.drain(..) {
             downstream.await_acks(&assigned);
@@ -57,14 +58,14 @@ pub(super) struct Reading<'a> {
     pub(super) builder: &'a mut Builder,
     pub(super) round: &'a mut Round,
     pub(super) lines: &'a mut Limiter,
-    /// The next offset: all before it is in the builder, enqueued or passed over.
+    /// The next offset: all before it is in the builder, enqueued or skipped.
     pub(super) next: i64,
     /// Offsets without a record that the position has not moved past yet.
     pub(super) gaps: u64,
 }
 
 impl Reading<'_> {
-    /// The next thing that stands in the log.
+    /// Handles the next entry of the log.
     pub(super) fn entry(&mut self, entry: Entry<'_>) -> Result<(), Halt> {
         match entry {
             Entry::Record { offset, value } => {
@@ -109,8 +110,8 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Opens what is in the builder, enqueues it, and moves the position past it and past what was
-    /// passed over behind it.
+    /// Opens the builder's events, enqueues them, and moves the position past them and past the
+    /// offsets skipped after them.
     pub(super) fn flush(&mut self) -> Result<(), Halt> {
         let opened = self.builder.offsets().len();
         if !self.assigned.open(self.builder.offsets()) {
@@ -138,7 +139,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// What will not be delivered is kept and counted before its offsets are done.
+    /// A record that will not be delivered is kept and counted before its offsets are done.
     fn rejected(&mut self, rejected: &Rejected<'_>) -> Result<(), Halt> {
         self.flush()?;
         if !self.assigned.open(&[rejected.offset]) {
@@ -164,12 +165,12 @@ impl Reading<'_> {
         let topic = &self.context.topic;
         let at = format!("topic {topic} partition {partition} offset {offset}: {why}");
         let Some(to) = to else {
-            return Err(Halt::Fatal(format!("{at}; set the group's offset behind it")));
+            return Err(Halt::Fatal(format!("{at}; set the group's offset after it")));
         };
         if !self.context.skip_unreadable {
             return Err(Halt::Fatal(format!(
-                "{at}; --skip-unreadable goes on behind it and counts what is lost, or set the \
-                 group's offset behind it"
+                "{at}; --skip-unreadable goes on after it and counts the loss, or set the \
+                 group's offset after it"
             )));
         }
         self.rejected(&Rejected {
@@ -185,7 +186,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Offsets up to `to` hold no record: compaction or a deletion took them.
+    /// Offsets up to `to` hold no record: compaction or a deletion removed them.
     fn gap(&mut self, to: i64) {
         let offsets = (to - self.next).unsigned_abs();
         self.gaps += offsets;
@@ -193,7 +194,7 @@ impl Reading<'_> {
             log::warn!(
                 partition = self.assigned.partition, from = self.next, to = to, offsets = offsets,
                 lines_suppressed = suppressed;
-                "the log has no records here (compacted or deleted), going on behind them"
+                "the log has no records here (compacted or deleted), going on after them"
             );
         }
     }

@@ -1,10 +1,10 @@
-//! What the member and librdkafka's callbacks share: which partitions are assigned, what of them is
-//! committed, and what a rebalance does to them.
+//! State shared by the member and librdkafka's callbacks: the assigned partitions, their committed
+//! offsets, and the handling of a rebalance.
 //!
-//! Callbacks run inside the member's poll, on its thread. Invariant: on revoke, what workers have in
-//! flight is finished (bounded), what is queued is dropped, then the prefix is committed, then the
-//! partition moves; after an eviction nothing is waited for, and the late commit is offered so that
-//! its refusal is seen.
+//! Callbacks run inside the member's poll, on its thread. Invariant: on revoke, the workers' events
+//! in flight are finished (bounded), queued events are dropped, then the prefix is committed, then
+//! the partition moves. After an eviction it waits for nothing, and still sends the late commit so
+//! that its refusal is seen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::brokers::{Brokers, View};
 use crate::source::{Assigned, Assignment};
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// What the callbacks, the member and `starts` know of the membership.
+/// State shared by the callbacks, the member and `starts`.
 pub(super) struct Context {
     pub(super) brokers: Brokers,
     pub(super) topic: String,
@@ -32,19 +32,20 @@ pub(super) struct Context {
     pub(super) assignment: Assignment,
     pub(super) metrics: ProcessorMetrics,
     pub(super) view: View,
-    /// Assigned, their first offset not yet known.
+    /// Assigned partitions whose first offset is not yet known.
     pub(super) newly: Mutex<BTreeMap<i32, Newly>>,
-    /// Assignments so far: each has a number of its own.
+    /// Assignments so far: each has its own number.
     pub(super) assignments: AtomicU64,
-    /// What the coordinator confirmed.
+    /// Offsets that the coordinator confirmed.
     pub(super) committed: Mutex<BTreeMap<i32, i64>>,
-    /// An asynchronous commit is on its way.
+    /// An asynchronous commit is in progress.
     pub(super) committing: AtomicBool,
-    /// Since when commits are refused for a reason that no waiting cures, and by which advice they would not be.
+    /// Since when commits are refused for a reason that waiting does not cure, and the advice
+    /// against it.
     pub(super) refused: Mutex<Option<Refused>>,
 }
 
-/// Commits that are not taken, however often they are offered.
+/// Commits that are refused, however often they are sent.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
     pub(super) since: Instant,
@@ -53,7 +54,7 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// `None` when the next commit may be taken.
+    /// `None` when the next commit may succeed.
     fn by(error: &KafkaError) -> Option<Self> {
         use RDKafkaErrorCode as Code;
         let advice = match error.rdkafka_error_code()? {
@@ -70,9 +71,9 @@ impl Refused {
 }
 
 impl Context {
-    /// Starts anew where the log behind a partition is gone: the topic was deleted and made anew, or
-    /// the log was cut back behind the position. What was fetched is still delivered; what was not
-    /// is lost, and said so.
+    /// Starts anew where a partition's log is gone: the topic was deleted and created again, or the
+    /// log was cut back below the position. Fetched events are still delivered; the rest is lost,
+    /// and the loss is logged.
     pub(super) fn leave_logs_that_are_gone(&self) {
         let id = self.view.get().id;
         for assigned in self.assignment.all() {
@@ -88,8 +89,8 @@ impl Context {
         }
     }
 
-    /// Counts and says what is lost with a partition's log; what was fetched of it is in memory,
-    /// and is delivered.
+    /// Counts and logs the loss of a partition's log; its fetched events are in memory, and are
+    /// delivered.
     fn log_is_gone(&self, assigned: &Assigned, reason: &str) {
         let left = self.assignment.leave(assigned);
         let (partition, lost) = (assigned.partition, left.unfetched());
@@ -98,11 +99,11 @@ impl Context {
         log::error!(
             topic = self.topic.as_str(), partition = partition, reason = reason,
             position = left.position, events_lost_at_least = lost;
-            "the log is gone; what is there now is read instead"
+            "the log is gone; the new one is read instead"
         );
     }
 
-    /// What of `assigned` is acked and not yet committed; `None` when there is nothing.
+    /// Offsets of `assigned` that are acked and not yet committed; `None` when there are none.
     pub(super) fn uncommitted(&self, assigned: &[Arc<Assigned>]) -> Option<TopicPartitionList> {
         let committed = self.committed.lock();
         let mut list = TopicPartitionList::new();
@@ -144,7 +145,7 @@ impl Context {
         for element in list.elements() {
             match (element.error(), element.offset()) {
                 (Ok(()), Offset::Offset(offset)) if result.is_ok() => {
-                    // An answer that comes late may be about a log that was left meanwhile.
+                    // A late answer may be about a log that is gone by now.
                     let partition = element.partition();
                     let of_ours = |a: &Arc<Assigned>| {
                         a.partition == partition
@@ -166,8 +167,8 @@ impl Context {
         let mut hopeless = self.refused.lock();
         *hopeless = Refused::by(&error).map(|refused| hopeless.take().unwrap_or(refused));
         drop(hopeless);
-        // The group says that we are no member, or not of this generation: somebody else may own
-        // the partitions, and reads them again from the last commit.
+        // The group answers that we are no member, or not of this generation: another member may
+        // have the partitions, and reads them again from the last commit.
         let refused = matches!(
             error.rdkafka_error_code(),
             Some(
@@ -185,7 +186,7 @@ impl Context {
     fn revoke(&self, consumer: &BaseConsumer<Callbacks>, partitions: &[i32]) {
         let lost = consumer.assignment_lost();
         if lost {
-            // The group took them away; or the topic is gone, and nobody else will have them.
+            // The group took them away; or the topic is gone, and no other member will get them.
             self.view.refresh(&self.brokers, &self.topic, 0);
         }
         let (gone, id) = (self.view.is_gone(), self.view.get().id);
@@ -212,12 +213,13 @@ impl Context {
             partitions = format!("{partitions:?}").as_str(), evicted = evicted,
             in_flight_finished = finished; "partitions revoked"
         );
-        // Late after an eviction: offered all the same, so that the refusal is seen and counted.
+        // Late after an eviction: sent all the same, so that the refusal is seen and counted.
         self.commit_now(consumer, &taken);
         let mut committed = self.committed.lock();
         for partition in partitions {
             committed.remove(partition);
-            // What another member exports now must not stay on this page, frozen.
+            // Remove the gauges: another member exports them now, and they would stay frozen on
+            // this page.
             let label = partition.to_string();
             let of = &self.metrics;
             for gauge in [&of.committable, &of.position, &of.high_watermark, &of.lag] {
@@ -265,8 +267,8 @@ impl ConsumerContext for Callbacks {
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let Rebalance::Assign(list) = rebalance else { return };
-        // Only here does librdkafka know the partitions; before the assignment each element would
-        // fail while the call returned Ok.
+        // librdkafka knows the partitions only here; before the assignment each element would fail
+        // while the call returned Ok.
         let paused = consumer.pause(list);
         let failed = list.elements().iter().find_map(|e| e.error().err());
         if let Some(e) = paused.err().or(failed) {
@@ -283,9 +285,9 @@ impl ConsumerContext for Callbacks {
     }
 }
 
-/// Sends a commit whose answer comes to `commit_callback` in a later poll.
+/// Sends a commit; its result comes to `commit_callback` in a later poll.
 ///
-/// `Consumer::commit` with `CommitMode::Async` asks for no answer (`rd_kafka_commit` gives it no
+/// `Consumer::commit` with `CommitMode::Async` requests no result (`rd_kafka_commit` gives it no
 /// reply queue, and rdkafka sets no `offset_commit_cb`): the callback would never run.
 pub(super) fn commit_in_background<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
@@ -293,8 +295,8 @@ pub(super) fn commit_in_background<C: ConsumerContext>(
 ) -> KafkaResult<()> {
     use rdkafka::bindings as native;
     let client = consumer.client().native_ptr();
-    // SAFETY: both pointers are valid while borrowed here; librdkafka copies the offsets. The
-    // queue is a counted reference to the one that the consumer polls, given back at once.
+    // SAFETY: both pointers are valid while borrowed here; librdkafka copies the offsets. The queue
+    // is a counted reference to the one that the consumer polls, released at once.
     let error = unsafe {
         let queue = native::rd_kafka_queue_get_consumer(client);
         let none = std::ptr::null_mut();
@@ -316,7 +318,8 @@ fn numbers(list: &TopicPartitionList) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    /// Prevents: a processor that delivers for hours, and begins at the start of it when it is started again.
+    /// Prevents: a processor that delivers for hours without a commit, and delivers all of it again
+    /// after a restart.
     #[test]
     fn only_what_waiting_cannot_cure_counts_as_refused() {
         use RDKafkaErrorCode as Code;

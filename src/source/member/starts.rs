@@ -1,8 +1,9 @@
 //! Where a newly assigned partition starts: at the group's committed offset, or where the settings say.
 //!
-//! A thread of its own asks the brokers, so that the membership's poll waits for none of them. Invariant:
-//! a partition starts at most once for each assignment, and only while it is still assigned; one whose
-//! start cannot be told yet is asked for again, with backoff, and holds up no other.
+//! A thread of its own asks the brokers, so that the member's poll waits for none of them.
+//! Invariant: a partition starts at most once for each assignment, and only while it is still
+//! assigned. If its start is not known yet, it is asked for again with backoff, and delays no other
+//! partition.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,15 +16,15 @@ use crate::brokers::wire;
 use crate::source::Assigned;
 use crate::threads::Stop;
 
-/// How often it looks whether a partition is to be started.
+/// How often it checks for partitions to start.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Where a partition without a committed offset is read from (Kafka's `auto.offset.reset`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reset {
-    /// The first offset that is still there.
+    /// The first offset that still exists.
     Earliest,
-    /// Only what comes from now on.
+    /// Only events from now on.
     Latest,
 }
 
@@ -32,13 +33,13 @@ pub enum Reset {
 pub(super) enum Start {
     /// Where the group left off, or where the settings say.
     Committed,
-    /// Where the log starts: what the group had committed is of another log.
+    /// At the log start offset: the group's commit belongs to another log.
     OfLog,
     /// At this offset: the log was cut there.
     At(i64),
 }
 
-/// A partition that waits for its start. `nth` tells two assignments of one partition apart.
+/// A partition that waits for its start. `nth` distinguishes two assignments of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Newly {
     pub start: Start,
@@ -59,7 +60,7 @@ pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
         if newly.is_empty() || Instant::now() < not_before {
             continue;
         }
-        // `latest` skips what was there before. All of a partition that was added since is new.
+        // `latest` skips earlier events. All events of a partition that was added since are new.
         let reset = |partition| match partitions_at_first {
             Some(count) if partition >= count => Reset::Earliest,
             _ => reset,
@@ -77,7 +78,7 @@ pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
     }
 }
 
-/// Starts those whose first offset can be had; says why the others' cannot.
+/// Starts those whose first offset is known; returns why the others' are not.
 fn start_all(
     context: &Context,
     group: &str,
@@ -110,8 +111,8 @@ fn start_all(
     (!all.is_empty()).then(|| all.join("; "))
 }
 
-/// The partition from its first offset on. `ids` keeps what each leader says the topic's id is: the view
-/// may be of one that was deleted since, whose committed offsets mean nothing in the log that is there.
+/// The partition from its first offset on. `ids` keeps the topic's id by each leader: the view may
+/// be of a topic that was deleted since, whose committed offsets mean nothing in the current log.
 fn first(
     context: &Context,
     partition: i32,
@@ -157,7 +158,7 @@ fn first(
 }
 
 fn start(context: &Context, assigned: Assigned, new: Newly) {
-    // Under the lock: what is revoked meanwhile is taken out of one or the other.
+    // Under the lock: a revocation meanwhile removes the partition from one or the other.
     let mut newly = context.newly.lock();
     let partition = assigned.partition;
     if newly.get(&partition) == Some(&new) {
@@ -167,7 +168,7 @@ fn start(context: &Context, assigned: Assigned, new: Newly) {
     }
 }
 
-/// Notes partitions that are to be started.
+/// Notes partitions to start.
 pub(super) fn newly(context: &Context, partitions: impl IntoIterator<Item = (i32, Start)>) {
     let mut newly = context.newly.lock();
     for (partition, start) in partitions {

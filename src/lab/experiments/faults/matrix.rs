@@ -1,54 +1,56 @@
-//! Every fault: what is done, what is expected of the pipeline, what it may cost.
+//! Every fault: what is done, what the pipeline must do, what it may cost.
 
 use super::row::Row;
 use super::seen;
 use super::strike::{Harm, Link, Strike};
 
-/// What a fault may cost in events.
+/// The events that a fault may lose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
     /// At-least-once: no id may be missing.
     Nothing,
-    /// The log itself is cut or gone: as many are missing as processor and producer counted.
+    /// The log itself is cut or gone: the processor's and the producer's counts say how many are
+    /// missing.
     Counted,
 }
 
 /// How many events may come twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duplicates {
-    /// None: nothing is delivered without its caller's learning of it, and what the producer sends
-    /// again is the same batch (idempotent, KIP-98).
+    /// None: the caller learns of each delivery, and what the producer sends again is the same
+    /// batch (idempotent, KIP-98).
     None,
-    /// What the workers had in flight, so many times.
+    /// So many times the events that the workers had in flight.
     InFlight(u32),
-    /// What was delivered since the last commit, and what the workers had in flight.
+    /// The events delivered since the last commit, and those that the workers had in flight.
     Uncommitted,
     /// Everything that is served while the fault lasts.
     Unacked,
 }
 
-/// A fault and what must come of it.
+/// A fault and its expected result.
 pub struct Fault {
-    /// What it is called, by users too.
+    /// Its name, for users too.
     pub name: &'static str,
     /// What is done.
     pub strike: Strike,
     /// What is expected of the pipeline.
     pub expected: &'static str,
-    /// What it may cost.
+    /// The events that it may lose.
     pub lost: Lost,
-    /// What may come twice.
+    /// The events that may come twice.
     pub duplicates: Duplicates,
-    /// From the fault's end, which is when its cure begins, until the sink is served again, s.
+    /// From the fault's end, which is when its cure begins, until the sink gets events again, s.
     pub recovery_s: f64,
     /// Seconds into the fault from which every partition must go on, though the fault lasts.
     pub goes_on_after_s: Option<f64>,
-    /// How the fault shows in what was recorded; `None` when it does not, or not as expected.
+    /// How the fault shows in the records; `None` when it does not, or not as expected.
     pub seen: fn(&Row) -> Option<String>,
 }
 
-/// A broker is taken for dead 9 s after its last heartbeat (`broker.session.timeout.ms`); six seconds
-/// later its partitions have new leaders, everybody knows them, and a full queue has had its turn.
+/// A broker is taken for dead 9 s after its last heartbeat (`broker.session.timeout.ms`). Six
+/// seconds later its partitions have new leaders, all clients know them, and a full queue has had
+/// its turn.
 pub const LED_AGAIN_S: f64 = 9.0 + 6.0;
 
 /// What the processors of a row are called.
@@ -171,7 +173,7 @@ pub const FAULTS: &[Fault] = &[
         strike: Strike::SinkTold("pause", "answers nothing", 8),
         expected: "given up, sent again",
         lost: Lost::Nothing,
-        // The calls that 8 s of hanging hold, one every 3 s and backoff, are all served then.
+        // Calls that hang for 8 s, one every 3 s and backoff, are all served then.
         duplicates: Duplicates::InFlight(3),
         recovery_s: 8.0,
         goes_on_after_s: None,

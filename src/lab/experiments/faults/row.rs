@@ -117,8 +117,8 @@ impl Row {
         self.phase.length()
     }
 
-    /// Ids that are nowhere, or in two places. What was counted as invalid explains none of them: all
-    /// that is produced here is an event.
+    /// Ids that are nowhere, or in two places. Invalid events explain none of them: all that is
+    /// produced here is an event.
     pub fn missing(&self) -> Option<f64> {
         self.arm.ledger.as_ref().map(|ledger| (ledger.missing + ledger.two_fates) as f64)
     }
@@ -138,7 +138,7 @@ impl Row {
         stats::max(&self.arm.metric("sink", "sink_order_violations_total"))
     }
 
-    /// Ids that are settled and in the log still.
+    /// Ids that are acked or given up, and still in the log.
     pub fn uncommitted(&self) -> Option<f64> {
         self.arm.ledger.as_ref().map(|ledger| ledger.again as f64)
     }
@@ -149,13 +149,13 @@ impl Row {
         self.arm.delivered_in(Phase { rate: 0.0, from: from - WINDOW_S - 1.0, to: from })
     }
 
-    /// When the producer was seen last, s: what comes later is the row's own end.
+    /// When the producer was seen last, s: after that the row itself ends.
     fn loaded_until(&self) -> Option<f64> {
         Some(self.arm.metric("producer", "producer_events_due").last()?.0)
     }
 
-    /// From the fault's end until the sink is served as before, and goes on to be; 0 when it always was.
-    /// What is queued may serve it for a while though nothing comes in.
+    /// From the fault's end until the sink is served as before, and stays so; 0 when it always was.
+    /// A queue may serve it for a while though nothing comes in.
     pub fn recovery_s(&self) -> Option<f64> {
         let wanted = self.before().filter(|rate| *rate > 0.0)? * SERVED_AGAIN;
         let acked = self.arm.delivered();
@@ -168,12 +168,12 @@ impl Row {
                 since = served.then(|| since.unwrap_or(*at));
             }
         }
-        // The first look after the end is up to a second late.
+        // The first sample after the end is up to a second late.
         since.map(|at| (at - self.phase.to - 1.0).max(0.0))
     }
 
-    /// The longest time, from the fault's begin on, in which a partition that holds more stood still, s: what
-    /// a user calls the outage. Less the second between two looks.
+    /// The longest time, from the fault's begin on, in which a partition stood still though it had
+    /// more events, s: what a user calls the outage. Less the second between two samples.
     pub fn outage_s(&self) -> Option<f64> {
         let (from, to) = (self.phase.from, self.loaded_until()?);
         let mut at: BTreeMap<i32, (f64, f64)> = BTreeMap::new();
@@ -188,10 +188,10 @@ impl Row {
                 let of = |member: &&str| sample.metric(member, &key);
                 let position: f64 = PROCESSORS.iter().filter_map(of).sum();
                 let furthest = PROCESSORS.iter().filter_map(of).fold(0.0, f64::max);
-                // One that came later, as of a topic that has more now, begins when it is first seen.
+                // A partition that came later, as when a topic grows, begins when it is first seen.
                 let (since, before) = at.entry(*partition).or_insert((now, position));
                 let holds_more = row.end.is_none_or(|end| furthest < end as f64);
-                // It may also fall: another log is read then, from its start.
+                // The position may also fall: then another log is read, from its start.
                 if position != *before || !holds_more {
                     *since = now;
                 }
@@ -212,9 +212,9 @@ impl Row {
         self.standing_still_in(self.phase.from + after_s, self.phase.to)
     }
 
-    /// Partitions that hold more than was fetched, and of which nothing is fetched between two times;
-    /// `None` where the end of one was never read. One that cannot be read, as those of a dead broker,
-    /// is at least where it was.
+    /// Partitions that have more events than were fetched, and of which nothing is fetched between
+    /// two times; `None` where the end of one was never read. An end that cannot be read, as on a
+    /// dead broker, is at least where it was.
     fn standing_still_in(&self, from: f64, to: f64) -> Option<f64> {
         let mut ends: BTreeMap<i32, Option<i64>> = BTreeMap::new();
         let looks = self.arm.samples.iter().filter(|s| self.arm.at(s.due_us) <= to);
@@ -241,7 +241,8 @@ impl Row {
         self.arm.delivered_in(self.phase)
     }
 
-    /// Events/s at the sink from a look before the fault to one after it, should there be none meanwhile.
+    /// Events/s at the sink from a sample before the fault to one after it, in case there is none
+    /// during the fault.
     pub fn across(&self) -> Option<f64> {
         let Phase { rate, from, to } = self.phase;
         self.arm.delivered_in(Phase { rate, from: from - 2.0, to: to + 2.0 })
@@ -284,7 +285,7 @@ impl Row {
         log.iter().filter(|(at, line)| *at >= from && line.contains(text)).count()
     }
 
-    /// How long `process` said that it waits, in its log's lines that hold `text`.
+    /// How long `process` waits, by its log's lines that hold `text`.
     pub fn waits(&self, process: &str, text: &str) -> Vec<Duration> {
         let wait = |(_, line): &(f64, String)| {
             let (_, wait) = line.split_once(" wait=").filter(|_| line.contains(text))?;
@@ -306,9 +307,9 @@ impl Row {
     }
 }
 
-/// Whether one member's positions of a partition rise, and again after `half`. Those of two are not to be
-/// mixed: who has lost it still shows where it was. So does who takes it up again, whose first rise may
-/// be no fetch.
+/// Whether one member's positions of a partition rise, and again after `half`. Positions of two
+/// members must not be mixed: one that lost the partition still shows its last position. One that
+/// is assigned it again does too, and its first rise may be no fetch.
 fn goes_on(positions: &[(f64, f64)], half: f64) -> bool {
     let mut rises = stats::rates(positions);
     rises.retain(|(_, rate)| *rate > 0.0);

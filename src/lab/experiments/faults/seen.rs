@@ -1,5 +1,5 @@
-//! How each fault shows in what was recorded, and with it what else is expected of its row. `None`: it
-//! does not show, or not all of it.
+//! How each fault shows in the records of its row, with the other things that are expected of the
+//! row. `None`: it does not show, or not all of it.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::lab::text::{figure, thousands};
 
 /// Partitions of a row's topic, before more are added.
 const PARTITIONS: f64 = 12.0;
-/// The share of the rate before that is going on, however slowly.
+/// The share of the rate before the fault that counts as going on, however slowly.
 const GOING_ON: f64 = 0.1;
-/// What the sink asks a caller to wait that it answers 429.
+/// How long the sink's 429 asks a caller to wait.
 const TOLD: Duration = Duration::from_secs(1);
 /// Backoff doubles from 50 ms to 2 s, half of it by chance: within 8 s it has waited that long.
 const BACKED_OFF: Duration = Duration::from_secs(1);
@@ -64,25 +64,25 @@ pub fn waited_as_told(row: &Row) -> Option<String> {
     (shortest >= TOLD).then(says)
 }
 
-/// What the script saw, which it writes down only when it saw it.
+/// The note of the run, which it writes only when it saw the fault.
 pub fn noted(row: &Row) -> Option<String> {
     let meanwhile = row.meanwhile().map(|rate| format!("; {}/s meanwhile", thousands(rate)));
     (!row.note.is_empty()).then(|| row.note.clone() + &meanwhile.unwrap_or_default())
 }
 
-/// That, and the sink is served while it lasts.
+/// The same, and the sink is served while the fault lasts.
 pub fn noted_going_on(row: &Row) -> Option<String> {
     let least = row.before()? * GOING_ON;
     noted(row).filter(|_| row.meanwhile().is_some_and(|rate| rate >= least))
 }
 
-/// Another processor took the partitions up.
+/// Another processor got the partitions.
 pub fn taken_up(row: &Row) -> Option<String> {
     let again = row.lines("processor-2", "partition starts");
     at_least(again as f64, 1.0, "{} partitions taken up again")
 }
 
-/// The member was evicted, the other one held everything, and it came back.
+/// The member was evicted, the other one had every partition, and it came back.
 pub fn evicted_and_back(row: &Row) -> Option<String> {
     let evicted = row.most(&["processor"], "processor_evictions_total");
     let others = row.most(&["processor-2"], "processor_partitions");
@@ -102,7 +102,7 @@ pub fn new_coordinator(row: &Row) -> Option<String> {
     noted(row).filter(|_| evicted == 0.0).map(|text| format!("{text}; {committed}"))
 }
 
-/// The producer waited, and sent again what was not confirmed.
+/// The producer waited, and sent unconfirmed batches again.
 pub fn waited_and_resent(row: &Row) -> Option<String> {
     let backlog = row.most(&["producer"], "producer_backlog_events");
     let resent = row.most(&["producer"], "producer_retries_total");
@@ -110,24 +110,24 @@ pub fn waited_and_resent(row: &Row) -> Option<String> {
     Some(format!("{text}; {}", at_least(resent, 1.0, "{} requests sent again")?))
 }
 
-/// The sink's journal was read by the one that took its place.
+/// The sink that replaced another read its journal.
 pub fn on_its_journal(row: &Row) -> Option<String> {
     retried(row).filter(|_| row.lines("sink-2", "journal read") == 1)
 }
 
-/// Connections that no packet came through were given up.
+/// Connections without any packets were given up.
 pub fn given_up(row: &Row) -> Option<String> {
     let given_up = row.lines("processor", "no answer within");
     let text = at_least(given_up as f64, 1.0, "{} connections given up")?;
     Some(format!("{text}; {}", noted(row)?))
 }
 
-/// Calls were tried again, and the script saw why.
+/// Calls were tried again, and the run's note says why.
 pub fn retried_and_noted(row: &Row) -> Option<String> {
     Some(format!("{}; {}", retried(row)?, noted(row)?))
 }
 
-/// Samples were left out, which was said, and the sink was served as before.
+/// Samples were left out, the log says so, and the sink was served as before.
 pub fn left_out(row: &Row) -> Option<String> {
     let said: u64 = row.arm.samples.iter().map(|sample| sample.left_out).sum();
     let (rate, before) = (row.across()?, row.before()?);
@@ -135,7 +135,8 @@ pub fn left_out(row: &Row) -> Option<String> {
     (!row.note.is_empty() && said > 0 && rate >= 0.9 * before).then(says)
 }
 
-/// The processor's clock went back, and no latency is bent by it: none is cut to 0, none holds the step.
+/// The processor's clock went back, and no latency shows it: none is cut to 0, none has the step in
+/// it.
 pub fn clock_went_back(row: &Row) -> Option<String> {
     let step_s = row.step_back_s("processor");
     let text = at_least(step_s, 3000.0, "its log steps back {} s")?;
@@ -149,18 +150,18 @@ pub fn clock_went_back(row: &Row) -> Option<String> {
     (least > 0.0 && most < step_s / 10.0).then(says)
 }
 
-/// Every partition is held, the new ones too.
+/// Every partition is assigned, the new ones too.
 pub fn new_partitions(row: &Row) -> Option<String> {
     at_least(row.most(PROCESSORS, "processor_partitions"), 1.5 * PARTITIONS, "{} partitions held")
 }
 
-/// The loss of a deleted topic is said.
+/// The log reports the loss of a deleted topic.
 pub fn started_anew(row: &Row) -> Option<String> {
     let said = row.lines("processor", "reason=topic_deleted");
     at_least(said as f64, 1.0, "{} partitions started anew")
 }
 
-/// The loss to retention is said.
+/// The log reports the loss to retention.
 pub fn overtaken(row: &Row) -> Option<String> {
     let said = row.lines("processor", "retention deleted events");
     at_least(said as f64, 1.0, "{} times overtaken")

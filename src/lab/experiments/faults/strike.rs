@@ -1,4 +1,4 @@
-//! What is done to a pipeline under load, and how that reads in a table.
+//! What is done to a pipeline under load, and the words for it in a table.
 
 /// What is done to a pipeline under load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +15,9 @@ pub enum Strike {
     BrokerDiskFull(u32, u64),
     /// Signal 9 to the sink; another goes on with its journal after so many seconds.
     SinkKilled(u64),
-    /// The sink is told so by this command of `chaos`, does this, and for so many seconds.
+    /// This command of `chaos` goes to the sink, has this effect, and lasts so many seconds.
     SinkTold(&'static str, &'static str, u64),
-    /// What joins the processor's host with this one is harmed for so many seconds.
+    /// The link between the processor's host and this one is harmed for so many seconds.
     LinkHarmed(Harm, Link, u64),
     /// The disk of the results is filled for so many seconds.
     ResultsDiskFull(u64),
@@ -25,9 +25,9 @@ pub enum Strike {
     ClockBack(&'static [i64]),
     /// The topic grows to so many partitions, and a second producer knows them.
     PartitionsAdded(u32),
-    /// The topic is deleted, and made anew after so many seconds.
+    /// The topic is deleted, and created again after so many seconds.
     TopicAnew(u64),
-    /// The log keeps little for so many seconds.
+    /// Retention keeps little of the log for so many seconds.
     Retention(u64),
 }
 
@@ -42,7 +42,7 @@ pub enum Harm {
     Lose,
 }
 
-/// What the processor is joined with.
+/// The other end of the processor's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     /// Kafka.
@@ -118,7 +118,7 @@ impl Strike {
     }
 }
 
-/// As a sentence has them: 1, 2 and 3.
+/// A list as in a sentence: 1, 2 and 3.
 fn listed(all: &[impl ToString]) -> String {
     let all: Vec<String> = all.iter().map(ToString::to_string).collect();
     match all.split_last() {
@@ -132,7 +132,7 @@ fn listed(all: &[impl ToString]) -> String {
 mod tests {
     use super::*;
 
-    /// Prevents: a table that tells another fault than the one that was run.
+    /// Prevents: a table that names another fault than the one that was run.
     #[test]
     fn the_words_have_the_numbers_of_what_is_done() {
         for (strike, what) in [

@@ -169,7 +169,7 @@ fn each_check_of_a_row_can_turn_red() {
     assert_eq!(red(&run), ["rows"], "a row without an end is no pass");
 }
 
-/// Prevents: a dead broker's partitions that nobody reads until it is back, behind a sink that the
+/// Prevents: a dead broker's partitions that are not read until it is back, behind a sink that the
 /// other partitions keep busy.
 #[test]
 fn a_partition_that_waits_for_its_broker_to_come_back_is_red() {
@@ -188,7 +188,7 @@ fn a_partition_that_waits_for_its_broker_to_come_back_is_red() {
     assert!(!goes_on(&|second| second.min(29) as f64), "not to the end");
 }
 
-/// Prevents: a partition that nobody asks about because its broker is dead and its end cannot be read.
+/// Prevents: a partition that is not checked because its broker is dead and its end cannot be read.
 #[test]
 fn a_partition_whose_end_is_unread_is_at_least_where_it_was() {
     let dir = tempfile::tempdir().expect("dir");
@@ -212,9 +212,9 @@ fn a_partition_whose_end_is_unread_is_at_least_where_it_was() {
     assert_eq!(red_with(&|second| second as f64, 0..0), both, "never read is not measured");
 }
 
-/// Prevents: a partition that moves to another member and is taken for one that stands still, because
-/// who had it shows a position that is ahead (its fetches were never committed), or is gone at the end;
-/// and one that stands still and is taken for one that moves, because it was given to another.
+/// Prevents: a partition that moves to another member and counts as standing still, because the old
+/// member shows a position that is ahead (its fetches were never committed), or is gone at the end;
+/// and one that stands still and counts as moving, because it was assigned to another.
 #[test]
 fn a_partition_that_changed_hands_is_seen_where_it_is_now() {
     let dir = tempfile::tempdir().expect("dir");
@@ -265,7 +265,7 @@ fn one_event_that_was_overtaken_turns_its_row_red() {
 #[test]
 fn the_outage_begins_with_the_fault() {
     let dir = tempfile::tempdir().expect("dir");
-    // Stands still from second 12 to 25, and has fetched all that there is from 30 on.
+    // Stands still from second 12 to 25, and has fetched everything from 30 on.
     let position = |second: i64| match second {
         ..12 => second * 10,
         12..=25 => 120,
@@ -280,7 +280,7 @@ fn the_outage_begins_with_the_fault() {
     assert_eq!(row.outage_s(), Some(12.0));
 }
 
-/// Prevents: a loss that nobody counted, or that was counted wrong.
+/// Prevents: a loss without a count, or with a wrong one.
 #[test]
 fn where_the_log_goes_as_many_must_be_counted_as_are_gone() {
     let dir = tempfile::tempdir().expect("dir");
@@ -317,7 +317,8 @@ fn shows(fault: &str, log: &str, note: &str, metrics: &dyn Fn(i64, &mut Sample))
 const BEFORE: &str = "1970-01-01T00:00:05Z ";
 const AFTER: &str = "1970-01-01T00:00:20Z ";
 
-/// Prevents: a member that is evicted and gone for good, or whose partitions nobody takes.
+/// Prevents: a member that is evicted and gone for good, or whose partitions are not assigned
+/// again.
 #[test]
 fn a_frozen_member_is_evicted_replaced_and_back() {
     let seen = |evicted: f64, others: f64, at: &str| {
@@ -419,7 +420,7 @@ fn recovery_is_from_the_end_of_the_fault_to_the_last_second_below_the_old_rate()
     folder(dir.path(), "answers-500", 17, 1.0, &Ledger::default());
     let row = || row::all(dir.path()).into_iter().flatten().next().expect("a row");
     assert!((row().before().expect("measured") - 2000.0).abs() < 1.0);
-    // Served again from 17 on, the fault's end is 14; a look a second.
+    // Served again from 17 on, the fault's end is 14; one sample a second.
     let recovery_s = row().recovery_s().expect("back");
     assert!((2.0..=3.0).contains(&recovery_s), "{recovery_s}");
     // Served from a queue until 20, then not until 26.

@@ -12,7 +12,7 @@ use crate::lab::web::{JSON, SHARED};
 
 fn live(out: &Path, chaos: bool) -> Live {
     let names = || ["processor", "producer", "sink"].map(str::to_owned).to_vec();
-    // Nobody listens there: a command that gets so far is answered 502.
+    // No process listens there: a command that gets so far is answered 502.
     let chaos = chaos.then(|| Chaos::new("http://127.0.0.1:1", None).expect("a URL"));
     let access = Access::new("127.0.0.1:0".parse().expect("address"), None).expect("loopback");
     let second = Duration::from_secs(1);

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::lab::web::JSON;
 
-/// A run that is committed: two minutes at 80 % of the ceiling, then 100 s at four times of it.
+/// A committed run: two minutes at 80 % of the ceiling, then 100 s at four times the ceiling.
 const CEILING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results/full/ceiling/bounded");
 
 fn page(words: Words, beside: Option<Recorded>) -> Page {
@@ -63,8 +63,8 @@ fn a_flag_that_is_changed_changes_the_answer_as_the_command_would() {
     assert_eq!((&dead["predicted"]["rss_model"], &dead["measured"]), (&json!(0.0), &Value::Null));
 }
 
-/// Prevents: a page that a site elsewhere can ask through the browser, that writes files, or that falls silent at
-/// flags which make no sense.
+/// Prevents: a page that another site can ask through the browser, that writes files, or that gives
+/// no answer to flags that make no sense.
 #[test]
 fn what_is_no_question_is_refused_with_a_reason() {
     let page = page(Words::default().with("schedule", "1500:20s"), None);
