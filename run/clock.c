@@ -1,4 +1,4 @@
-// Preloaded by run/clock.sh: the wall clock of one program is off by the seconds that the file
+// Preloaded by src/lab/run/clock.rs: the wall clock of one program is off by the seconds that the file
 // $STEPPED_CLOCK names, which may change at any time; no other clock is. It covers what the lab's
 // binaries import (nm -D), and no more. It allocates nothing: their allocator asks for the time
 // while it initialises itself, which is what libfaketime hangs on (its issue 130).

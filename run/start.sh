@@ -22,7 +22,7 @@ usage() {
 usage: run/${0##*/} [--quick] [--out DIR] [--data DIR] [--port P] [--repeat K]
        [--arm A]... [--resume] [--dry-run] ${words:+[FAULT...]}
 
-  --quick      the short form, to be had in minutes
+  --quick      the short form, which takes minutes
   --out DIR    folder of the results (default results/$name with --quick, else results/full/$name;
                of all: results or results/full, with index.html)
   --data DIR   the cluster's folder, as for run/cluster.sh (default .cluster; of faults: .cluster-faults)

@@ -31,7 +31,8 @@ use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
 use crate::planes::{self, FetchSettings};
 use crate::policy::dead_letters::{DeadLetters, Destination};
-use crate::policy::shed_ids::ShedIds;
+use crate::policy::shed::class::Classes;
+use crate::policy::shed::{Shedder, Who};
 use crate::policy::{Admission, Policy, slow_source};
 use crate::queue::{self, Kind, Occupancy};
 use crate::sink::client::{Client, ask_rate};
@@ -79,6 +80,10 @@ pub struct Settings {
     pub transform: Transform,
     /// The policy at a full queue.
     pub policy: Policy,
+    /// Who is shed, where that is the policy.
+    pub shed: Who,
+    /// Which events are of high priority.
+    pub classes: Classes,
     /// The producer's control endpoint, for slow-source.
     pub producer: String,
     /// The sink.
@@ -110,8 +115,10 @@ pub struct Summary {
     pub fetched: u64,
     /// Events acked by the sink.
     pub acked: u64,
-    /// Events dropped at a full queue.
+    /// Events shed.
     pub shed: u64,
+    /// The share of the ids that were of high priority.
+    pub high_priority_share: f64,
     /// Records that are no event.
     pub invalid: u64,
     /// Fetched events released, which the log still has.
@@ -161,6 +168,17 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let brokers = &settings.member.brokers;
     let dead_letters = DeadLetters::open(settings.dead_letter.as_ref(), brokers, metrics.clone())?;
     let dead_letters = Arc::new(dead_letters);
+    let held = settings
+        .workers
+        .saturating_mul(settings.mode.events_max().try_into().unwrap_or(NonZeroUsize::MIN));
+    let ids = settings.shed_ids.as_deref();
+    let shedder = Shedder::new(settings.shed, settings.classes, held, ids, metrics.clone())?;
+    let shedder = Arc::new(shedder);
+    let heads = match (settings.shed, settings.sharding) {
+        (Who::Oldest, Sharding::Shared) => outlets.first().cloned().into_iter().collect(),
+        (Who::Oldest, Sharding::Key) => outlets.clone(),
+        _ => Vec::new(),
+    };
     let latency = Latency::new(settings.workers.get());
     let reporter = latency::Reporter::new(latency.clone(), settings.hlog.as_deref())?;
     let admission = Arc::new(Admission {
@@ -170,7 +188,8 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         batch_events_max: settings.mode.events_max(),
         workers: settings.workers.get(),
         metrics: metrics.clone(),
-        shed_ids: settings.shed_ids.as_deref().map(ShedIds::open).transpose()?,
+        shedder: Arc::clone(&shedder),
+        heads,
         dead_letters: Arc::clone(&dead_letters),
     });
     let health = Health::of(&settings, &metrics);
@@ -183,7 +202,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     }
     let found = brokers.await_topic(topic, &stop).map_err(Failure::failed)?;
     let Some(view) = found else {
-        return Ok(summary(&metrics, &Assignment::default(), started));
+        return Ok(summary(&settings, &metrics, &Assignment::default(), started));
     };
     settings.plane_speaks_with(&view)?;
     let shared = Shared {
@@ -205,8 +224,15 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         std::array::from_fn(|_| ThreadGroup::new(stop.clone()));
     let (drain, leave, measured) = Default::default();
     let ends = Ends { stop, gate, drain, leave, measured };
-    let pulses =
-        start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends, &dead_letters)?;
+    let pulses = start_workers(
+        &mut workers,
+        &settings,
+        outlets,
+        &latency,
+        &shared,
+        &ends,
+        &(dead_letters, shedder),
+    )?;
     start_instruments(&mut instruments, &settings, &shared, occupancy, reporter, &ends.measured)?;
     let polls = Pulse::default();
     health.watch(&pulses, &polls);
@@ -235,7 +261,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         [workers, member, source].into_iter().for_each(ThreadGroup::leave_behind);
     }
     ends.stop.outcome()?;
-    Ok(summary(&metrics, &shared.assignment, started))
+    Ok(summary(&settings, &metrics, &shared.assignment, started))
 }
 
 impl Settings {
@@ -271,7 +297,7 @@ impl Settings {
 
     /// Whether the data plane works with the brokers that lead the topic now.
     fn plane_speaks_with(&self, view: &TopicView) -> Result<(), Failure> {
-        if self.fetch.client == planes::Client::Wire {
+        if self.fetch.client != planes::Client::Kafka {
             return Ok(());
         }
         let checks = view
@@ -333,7 +359,7 @@ fn start_workers(
     latency: &Latency,
     shared: &Shared,
     ends: &Ends,
-    dead_letters: &Arc<DeadLetters>,
+    (dead_letters, shedder): &(Arc<DeadLetters>, Arc<Shedder>),
 ) -> Result<Vec<Pulse>, Failure> {
     let (line, refusals) = (Arc::<Line>::default(), Arc::<Refusals>::default());
     let (metrics, stop) = (&shared.fetching.metrics, &ends.stop);
@@ -353,6 +379,7 @@ fn start_workers(
             place: Place::new(Arc::clone(&line), n),
             suspects: Suspects::new(Arc::clone(&refusals), letters, metrics.clone(), stop.clone()),
             refusals: Arc::clone(&refusals),
+            shedder: Arc::clone(shedder),
             metrics: metrics.clone(),
             latency: latency.recorder(n),
         });
@@ -418,11 +445,17 @@ fn start_member(
     })
 }
 
-fn summary(metrics: &ProcessorMetrics, assignment: &Assignment, started: Instant) -> Summary {
+fn summary(
+    settings: &Settings,
+    metrics: &ProcessorMetrics,
+    assignment: &Assignment,
+    started: Instant,
+) -> Summary {
     Summary {
         fetched: metrics.fetched.get(),
         acked: metrics.acked.get(),
         shed: telemetry::metrics::sum(&metrics.shed),
+        high_priority_share: settings.classes.high_share,
         invalid: telemetry::metrics::sum(&metrics.invalid),
         returned: metrics.returned.get(),
         lost: telemetry::metrics::sum(&metrics.lost),

@@ -68,6 +68,18 @@ pub fn rate_or_zero(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A share such as `10%` or `0.1`, from 0 to 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    let number = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse::<f64>(),
+    };
+    number
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "expected a share such as 10% or 0.1, from 0 to 1".to_owned())
+}
+
 /// A count of at least 1.
 pub fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "expected a whole number of at least 1".into())
@@ -107,6 +119,10 @@ mod tests {
         assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("30m"), Ok(Duration::from_secs(1800)));
+        assert_eq!((share("10%"), share("0.25"), share("0")), (Ok(0.1), Ok(0.25), Ok(0.0)));
+        assert!(
+            ["", "%", "-1%", "101%", "1.5", "nan", "a%"].iter().all(|text| share(text).is_err())
+        );
         assert_eq!(size("512"), Ok(512));
         assert_eq!(size("64KiB"), Ok(65_536));
         assert_eq!(rate("8000"), Ok(8000.0));

@@ -355,6 +355,34 @@ fn foreign_text_is_counted_by_its_offset() {
     }
 }
 
+/// Prevents: a hidden queue that nobody sees; events that are lost or come twice out of it, also when a second member
+/// takes half of the partitions over while it is full.
+#[test]
+fn what_librdkafka_fetches_ahead_is_shown_and_delivered_once() {
+    if takes_old_fetches() {
+        return; // it is the same there, and takes half a minute
+    }
+    let (topic, sink) = (Topic::create("ahead", 4), sink(&["--rate-limit", "2000"]));
+    produce(&topic, &["--rate", "100000", "--count", "40000"]);
+    let flags = ["--queue-cap", "500", "--batch-size", "100"];
+    let processor = start(&topic, &sink, "rdkafka", &flags);
+    processor.until("it holds most of the log", |p| {
+        p.metric("processor_prefetched_events", "") > 10_000.0
+            && p.metric("processor_prefetched_bytes", "") > 5e6
+    });
+    let second = start(&topic, &sink, "rdkafka", &flags);
+    second.until("it has its share", |p| p.metric("processor_partitions", "") == 2.0);
+    let held = processor.metric("processor_prefetched_events", "");
+    assert!(held > 1_000.0, "{held}: it ran empty before the rebalance");
+    sink.until("every id is delivered", |s| figure(&ledger(s), "distinct") >= 40_000);
+    // What the first had in flight when its partitions went is delivered, and may come again.
+    let again = figure(&ledger(&sink), "duplicates");
+    assert!(again <= 2 * (500 + 4 * 100), "{again} came twice");
+    for one in [processor, second] {
+        clean(one);
+    }
+}
+
 /// Prevents: a replay by time that jumps to the end, because records have no time.
 #[test]
 fn records_carry_the_time_when_they_were_due() {

@@ -310,7 +310,7 @@ fn a_token_goes_to_no_address_that_nobody_named() {
 #[test]
 fn no_flag_takes_a_token_itself() {
     let mut commands: Vec<Vec<&str>> = [SINK, PRODUCER, PROCESSOR, CHAOS].map(|b| vec![b]).into();
-    for command in ["run", "predict", "plan", "watch", "audit", "autopsy", "report"] {
+    for command in ["run", "predict", "plan", "watch", "audit", "autopsy", "detect", "report"] {
         commands.push(vec![LAB, command]);
     }
     for command in commands {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use argh::{ArgsInfo, FromArgs};
 use backpressure_lab::failure::Failure;
 use backpressure_lab::lab::{
-    audit, autopsy, bench, cluster, plan, predict, probe, report, run, watch,
+    audit, autopsy, bench, cluster, detect, plan, predict, probe, report, run, watch,
 };
 use backpressure_lab::{chaos, cli, load, pipeline, sink, threads};
 
@@ -29,6 +29,7 @@ enum Command {
     Probe(probe::Settings),
     Audit(audit::Settings),
     Autopsy(autopsy::Settings),
+    Detect(detect::Settings),
     Report(report::Settings),
 }
 
@@ -66,6 +67,7 @@ fn instruments(lab: Lab) -> Result<(), Failure> {
         Command::Probe(settings) => probe::run(&settings),
         Command::Audit(settings) => audit::run(&settings).map(drop),
         Command::Autopsy(settings) => autopsy::run(&settings),
+        Command::Detect(settings) => detect::run(&settings),
         Command::Report(settings) => report::run(&settings),
     }
 }

@@ -27,7 +27,9 @@ use crate::http::client;
 use crate::load::logs::GoneLog;
 use crate::logging::said;
 use crate::planes::Isolation;
-use crate::policy::{dead_letters, shed_ids};
+use crate::policy::dead_letters;
+use crate::policy::shed::class::Classes;
+use crate::policy::shed::ids as shed_ids;
 use crate::sink::wire;
 use crate::source::LeftLog;
 
@@ -121,6 +123,8 @@ struct Taken {
     #[serde(default)]
     shed: u64,
     #[serde(default)]
+    high_priority_share: f64,
+    #[serde(default)]
     invalid: u64,
     #[serde(default)]
     evictions: u64,
@@ -159,7 +163,19 @@ fn held(taken: &[Option<Taken>]) -> Option<u64> {
     if taken.is_empty() { None } else { sum }
 }
 
-/// Whether an event may have been read a second time.
+/// How many of the ids are of high priority, for any of the processors.
+fn high(ids: &RoaringTreemap, taken: &[Option<Taken>]) -> u64 {
+    let classes: Vec<Classes> = taken
+        .iter()
+        .flatten()
+        .map(|taken| Classes { high_share: taken.high_priority_share })
+        .filter(|classes| classes.high_share > 0.0)
+        .collect();
+    let is_high = |id: &u64| classes.iter().any(|classes| classes.is_high(*id));
+    if classes.is_empty() { 0 } else { ids.iter().filter(is_high).count() as u64 }
+}
+
+/// Whether an event may have been taken up a second time.
 fn taken_again(taken: &[Option<Taken>]) -> bool {
     taken.len() > 1 || taken.iter().any(|one| one.as_ref().is_none_or(|one| one.evictions > 0))
 }
@@ -205,6 +221,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         held: held(&taken),
         lost: lost::count(&producers, &taken),
         invalid: summaries().map(|taken| taken.invalid).sum(),
+        shed_high: high(&found.shed, &taken),
         ..Ledger::of(&produced, &found)
     };
     super::write_json(&settings.out, &ledger)?;

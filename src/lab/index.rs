@@ -152,7 +152,8 @@ fn conclusions(results: &[Result]) -> Markup {
             }
         }
     };
-    let promises = results.iter().filter(|it| it.verdict.experiment == "exp7");
+    let promises =
+        results.iter().filter(|it| ["exp7", "exp12"].contains(&it.verdict.experiment.as_str()));
     let promises = promises.filter_map(|it| it.verdict.tables.first());
     html! {
         section id="conclusions" aria-labelledby="conclusions-title" {

@@ -17,14 +17,16 @@
 //! - `run`         from the declaration to the verdict: processes, cluster, arms
 //! - `interrupt`, `tools`  a signal, and waits that it ends; other programs, run to their end
 //! - `bench`       the race against a franz-go program of the same job
-//! - `run_folder`, `charts`, `report`  after a run: from its files to its verdict
-//! - `verdict`, `slo`, `index`  a run's verdict; all verdicts against the targets, and in one page
+//! - `detect`      rules that notice trouble, scored over recorded samples
+//! - `run_folder`, `charts`, `report`  after it: from its files to its verdict
+//! - `verdict`, `slo`, `index`  what came of it; all of them against the targets, and in one page
 
 pub mod audit;
 pub mod autopsy;
 pub mod bench;
 pub mod charts;
 pub mod cluster;
+pub mod detect;
 pub mod experiments;
 pub mod heaps;
 pub mod index;

@@ -63,6 +63,9 @@ pub const WATCHED: &str = "watched";
 /// File name of [`Killed`] inside an arm's folder.
 pub const KILLED_FILE: &str = "killed.json";
 
+/// File name of the latencies inside an arm's folder, second by second.
+pub const LATENCY_FILE: &str = "latency.hlog";
+
 /// File name of [`Arm::repeated`] inside an arm's folder.
 pub const REPEATED_FILE: &str = "repeated.json";
 
@@ -162,7 +165,7 @@ impl Arm {
     /// When its samples are absent or damaged, or show no event.
     pub fn read(dir: &Path, spec: ArmSpec) -> Result<Self, Failure> {
         let samples = samples::read(&dir.join(samples::FILE))?;
-        let latencies = dir.join("latency.hlog");
+        let latencies = dir.join(LATENCY_FILE);
         let start_us = start_us(&samples).ok_or_else(|| {
             Failure::Failed(format!("{}: the producer sent nothing", dir.display()))
         })?;
@@ -262,13 +265,8 @@ impl Arm {
 
     /// The quantile `q` of the waits in `stage` of each second's events, s.
     pub fn latency(&self, stage: Stage, q: f64) -> Series {
-        self.latencies
-            .iter()
-            .filter(|i| i.stage == stage && !i.latencies.is_empty())
-            .map(|i| {
-                let end_us = i.start_us + i.length.as_micros() as i64;
-                (self.at(end_us), i.latencies.value_at_quantile(q) as f64 / 1e6)
-            })
+        hlog::quantiles(&self.latencies, stage, q)
+            .map(|(end_us, seconds)| (self.at(end_us), seconds))
             .collect()
     }
 
@@ -370,9 +368,8 @@ fn read_json_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Opt
     path.exists().then(|| read_json(path)).transpose()
 }
 
-/// When the schedule started: computed from the events due in the first sample that has some, and
-/// their rate.
-fn start_us(samples: &[Sample]) -> Option<f64> {
+/// When the schedule started, µs since the epoch: the first sample that saw events due says how many, at which rate.
+pub(super) fn start_us(samples: &[Sample]) -> Option<f64> {
     samples.iter().find_map(|s| {
         let due = s.metric("producer", "producer_events_due").filter(|due| *due > 0.0)?;
         let rate = s.metric("producer", "producer_target_rate").filter(|rate| *rate > 0.0)?;

@@ -148,7 +148,7 @@ mod tests {
         let metrics = Metrics::default();
         let processor = ProcessorMetrics::register(&metrics).expect("names");
         processor.fetched.inc_by(41);
-        processor.shed.with_label_values(&["newest", "low"]).inc();
+        processor.shed.with_label_values(&["newest", "normal"]).inc();
         processor.latency_quantiles.with_label_values(&["end_to_end", "0.99"]).set(0.25);
         processor.latency_quantiles.with_label_values(&["sink", "0.99"]).set(f64::NAN);
         processor.end_to_end.observe(0.5);
@@ -156,7 +156,7 @@ mod tests {
         let read = numbers(&text).expect("page");
         let is = |key: &str, value: f64| assert_eq!(read.get(key), Some(&value), "{key}: {read:?}");
         is("processor_events_fetched_total", 41.0);
-        is("processor_events_shed_total{class=\"low\",reason=\"newest\"}", 1.0);
+        is("processor_events_shed_total{by=\"newest\",class=\"normal\"}", 1.0);
         is("latency_quantile_seconds{quantile=\"0.99\",stage=\"end_to_end\"}", 0.25);
         is("end_to_end_latency_seconds_sum", 0.5);
         is("end_to_end_latency_seconds_count", 1.0);

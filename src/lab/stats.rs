@@ -85,6 +85,14 @@ pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
+/// What a share `q`, 0 to 1, of `values` does not exceed.
+pub fn quantile(values: impl Iterator<Item = f64>, q: f64) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let rank = (q * values.len() as f64).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied()
+}
+
 /// The largest value.
 pub fn max(series: &[(f64, f64)]) -> Option<f64> {
     series.iter().map(|p| p.1).max_by(f64::total_cmp)
@@ -110,6 +118,17 @@ mod tests {
             (0..60).map(f64::from).map(|t| (t, 5.0 + 3.5 * t + (t * 2.1).sin())).collect();
         let fit = line(&noisy).expect("points");
         assert!((fit.slope - 3.5).abs() < 0.01 && (fit.at(0.0) - 5.0).abs() < 0.5, "{fit:?}");
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let of = |values: &[f64], q| quantile(values.iter().copied(), q);
+        let values: Vec<f64> = (1..=20).rev().map(f64::from).collect();
+        assert_eq!(
+            [0.0, 0.5, 0.95, 0.96, 1.0].map(|q| of(&values, q)),
+            [1.0, 10.0, 19.0, 20.0, 20.0].map(Some)
+        );
+        assert_eq!((of(&[7.0], 0.5), of(&[], 0.5)), (Some(7.0), None));
     }
 
     #[test]

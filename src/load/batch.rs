@@ -49,7 +49,7 @@ impl Limits {
     pub const fn of(client: Client) -> Self {
         let batch_bytes = 900_000;
         let batches = match client {
-            Client::Wire => 4,
+            Client::Wire | Client::Rdkafka => 4,
             Client::Kafka => 1,
         };
         Self { request_bytes: batches * batch_bytes, batch_bytes }

@@ -16,6 +16,8 @@ use crate::http::client::base_url;
 use crate::planes::{Answers, Client, FetchSettings, Isolation};
 use crate::policy::Policy;
 use crate::policy::dead_letters::Destination;
+use crate::policy::shed::Who;
+use crate::policy::shed::class::Classes;
 use crate::queue;
 use crate::sink::workers::Mode;
 use crate::source::member::{MemberSettings, Reset};
@@ -37,7 +39,7 @@ pub const GROUPS: cli::Groups = &[
     usage = "[flags]",
     example = "{command_name} --queue bounded --queue-cap 10000\n\
                {command_name} --queue pull --sink http://127.0.0.1:9900 --group mine\n\
-               {command_name} --queue bounded --policy shed --shed-ids shed.ids"
+               {command_name} --policy shed --shed pid --shed-ids shed.ids"
 )]
 pub struct Flags {
     /// bootstrap brokers, host:port[,…] (else LAB_BROKERS, else run/cluster.sh's): bootstrap.servers
@@ -56,9 +58,17 @@ pub struct Flags {
     /// added during the run is read from its start: auto.offset.reset
     #[argh(option, default = "Reset::Earliest", from_str_fn(reset))]
     from: Reset,
-    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x), kafka (crate kafka, up to 3.9) (wire)
-    #[argh(option, default = "Client::Wire", from_str_fn(Client::parse))]
+    /// data plane: wire (today's protocol, Kafka 2.1 to 4.x), kafka (crate kafka, up to 3.9), rdkafka
+    /// (librdkafka, which fetches ahead of the queue) (wire)
+    #[argh(option, default = "Client::Wire", from_str_fn(Client::parse_consumer))]
     client: Client,
+    /// bytes that --client rdkafka fetches ahead (64MiB): queued.max.messages.kbytes
+    #[argh(option, default = "64 << 20", from_str_fn(prefetch_bytes))]
+    prefetch_bytes: u64,
+    /// events in its queue above which --client rdkafka fetches no more ahead (100000):
+    /// queued.min.messages
+    #[argh(option, default = "100_000", from_str_fn(prefetch_events))]
+    prefetch_events: u32,
     /// records of transactions: read-uncommitted, read-committed (leaves out those of aborted ones, and
     /// what is behind an open one) (read-uncommitted): isolation.level
     #[argh(option, default = "Isolation::ReadUncommitted", from_str_fn(Isolation::parse))]
@@ -112,6 +122,15 @@ pub struct Flags {
     /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer) (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
+    /// who is dropped with --policy shed: newest (what finds the queue full), oldest (what has waited longest),
+    /// priority (a quarter of the queue is for high priority alone), sojourn (what has waited for more than twice
+    /// what the sink needs for the workers' batches: CoDel), pid (a share, by a controller that holds that wait)
+    /// (newest)
+    #[argh(option, default = "Who::Newest", from_str_fn(Who::parse))]
+    shed: Who,
+    /// share of the events, by their ids, that are of high priority: 10% (0); their latency is shown apart
+    #[argh(option, default = "0.0", from_str_fn(units::share))]
+    high_priority_share: f64,
     /// the producer's control endpoint, for slow-source (http://127.0.0.1:9901); it is shown the
     /// token, so where there is one it must be named
     #[argh(option)]
@@ -226,6 +245,8 @@ impl Flags {
                 bytes_max: self.fetch_bytes_max,
                 wait: Duration::from_millis(100),
                 isolation: self.isolation,
+                prefetch_bytes: self.prefetch_bytes,
+                prefetch_events: self.prefetch_events,
             },
             skip_unreadable: self.skip_unreadable,
             queue: self.queue.with_capacity(self.queue_cap),
@@ -243,6 +264,8 @@ impl Flags {
                 }
             },
             policy: self.policy,
+            shed: self.shed,
+            classes: Classes { high_share: self.high_priority_share },
             producer: base_url("--producer", self.producer.as_deref().unwrap_or(PRODUCER))?,
             sink: base_url("--sink", &cli::or_env(self.sink, "LAB_SINK", "http://127.0.0.1:9900"))?,
             sink_timeout: self.sink_timeout,
@@ -271,6 +294,10 @@ impl Flags {
             ));
         }
         self.policy.check(self.queue)?;
+        if self.policy != Policy::Shed && self.shed != Who::default() {
+            let why = "says who is dropped: it needs --policy shed";
+            return Err(Failure::flag("--shed", self.shed.name(), why));
+        }
         if self.session_timeout < secs(1) || self.session_timeout > self.max_poll_interval {
             return Err(Failure::flag(
                 "--session-timeout",
@@ -336,6 +363,19 @@ fn batch_size(text: &str) -> Result<NonZeroUsize, String> {
 
 fn workers(text: &str) -> Result<NonZeroUsize, String> {
     units::count(text).ok().filter(|n| n.get() <= 1024).ok_or("expected 1 to 1024".into())
+}
+
+/// librdkafka's own limits: 1 to 2097151 kB, 1 to 10000000 messages.
+fn prefetch_bytes(text: &str) -> Result<u64, String> {
+    let bytes = units::size(text)?;
+    let allowed = "expected a size from 1KiB to 1GiB";
+    (1 << 10..=1 << 30).contains(&bytes).then_some(bytes).ok_or(allowed.into())
+}
+
+fn prefetch_events(text: &str) -> Result<u32, String> {
+    let allowed = "expected 1 to 10000000";
+    let count = units::count(text).ok().and_then(|n| u32::try_from(n.get()).ok());
+    count.filter(|n| *n <= 10_000_000).ok_or(allowed.into())
 }
 
 fn bytes_of_a_fetch(text: &str) -> Result<i32, String> {

@@ -41,6 +41,9 @@ pub(super) fn poll_between_fetches(member: &mut Member, shared: &Shared, leave: 
         for (id, address) in &known.addresses {
             let assigned = shared.led_by(*id);
             if assigned.is_empty() {
+                if let Some(naive) = fetchers.get_mut(id) {
+                    naive.fetcher.turn(&assigned); // it lets go of what it had
+                }
                 continue;
             }
             idle = false;

@@ -2,13 +2,15 @@
 //!
 //! - `wire`    today's protocol over one kept connection a broker (crate `kafka-protocol`)
 //! - `kafka`   crate `kafka`, which speaks the oldest one: brokers up to 3.9, with the traps it has
+//! - `rdkafka` librdkafka, which fetches ahead of what it is asked for: for what that costs
 //! - `stepper` one batch at a time, where a fetch of crate `kafka` cannot go on
 //!
-//! The contract: one blocking request a broker at a time; nothing is fetched that was not
-//! requested; nothing is skipped silently: an offset without a record is passed by name. A plane
-//! knows nothing of the group, finds no leader by itself, and starts anew after an error.
+//! What the seam promises: one blocking question a broker at a time; nothing is fetched that was not asked
+//! for; nothing is stepped over in silence: what is no record is passed over by name. (`rdkafka` fetches ahead, and does not
+//! say what it steps over.) A plane knows nothing of the group, finds no leader by itself, and after an error begins anew.
 
 pub mod kafka;
+mod rdkafka;
 mod stepper;
 pub mod wire;
 
@@ -27,10 +29,12 @@ pub enum Client {
     Wire,
     /// Crate `kafka`, Kafka up to 3.9.
     Kafka,
+    /// librdkafka with its prefetch; a consumer's alone.
+    Rdkafka,
 }
 
 impl Client {
-    /// Reads `wire` or `kafka`.
+    /// Reads a producer's: `wire` or `kafka`.
     ///
     /// # Errors
     /// The names that are allowed.
@@ -38,7 +42,18 @@ impl Client {
         units::one_of(text, &[("wire", Self::Wire), ("kafka", Self::Kafka)])
     }
 
-    /// Whether the plane can use `brokers` as their properties file says.
+    /// Reads a consumer's: `wire`, `kafka` or `rdkafka`.
+    ///
+    /// # Errors
+    /// The names that are allowed.
+    pub fn parse_consumer(text: &str) -> Result<Self, String> {
+        Self::parse(text).or_else(|_| {
+            let all = [("wire", Self::Wire), ("kafka", Self::Kafka), ("rdkafka", Self::Rdkafka)];
+            units::one_of(text, &all)
+        })
+    }
+
+    /// Whether the plane can speak with `brokers` as their properties file says.
     ///
     /// # Errors
     /// Usage: crate `kafka` has no TLS and no SASL here.
@@ -100,6 +115,19 @@ pub struct FetchSettings {
     pub wait: Duration,
     /// Which records of transactions are delivered.
     pub isolation: Isolation,
+    /// Bytes that librdkafka fetches ahead, at most and an answer of each broker more (`queued.max.messages.kbytes`).
+    pub prefetch_bytes: u64,
+    /// Events in its queue above which it fetches no more ahead (`queued.min.messages`).
+    pub prefetch_events: u32,
+}
+
+/// What a client holds that nobody asked it for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Prefetched {
+    /// Records.
+    pub events: u64,
+    /// Their bytes, as the client counts them.
+    pub bytes: u64,
 }
 
 /// A request for one partition.
@@ -217,6 +245,14 @@ pub trait Fetches: Send {
     /// Shows the entries of `part` of the last answer from offset `from` on, until `each` breaks
     /// off.
     fn read(&mut self, part: &Part, from: i64, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>);
+
+    /// Nothing is asked for now: what was asked for is not wanted any more.
+    fn let_go(&mut self) {}
+
+    /// What it holds that was not asked for; `None` where it fetches nothing ahead.
+    fn prefetched(&self) -> Option<Prefetched> {
+        None
+    }
 }
 
 /// A fetcher of `topic` from the broker at `address`; it connects at its first request.
@@ -229,6 +265,7 @@ pub fn fetches(
     match settings.client {
         Client::Wire => Box::new(wire::Fetcher::new(brokers, address, topic, settings)),
         Client::Kafka => Box::new(kafka::Fetcher::new(brokers, address, topic, settings)),
+        Client::Rdkafka => Box::new(rdkafka::Fetcher::new(brokers, topic, settings)),
     }
 }
 
@@ -338,7 +375,10 @@ pub fn produces(
     settings: ProduceSettings,
 ) -> Box<dyn Produces> {
     match settings.client {
-        Client::Wire => Box::new(wire::Sender::new(brokers, address, topic, settings)),
+        // No producer takes `rdkafka` (`Client::parse`).
+        Client::Wire | Client::Rdkafka => {
+            Box::new(wire::Sender::new(brokers, address, topic, settings))
+        }
         Client::Kafka => Box::new(kafka::Sender::new(brokers, address, topic, settings)),
     }
 }

@@ -1,30 +1,31 @@
 //! What happens when the queue is full: one enum, dispatched in one function; and what becomes of events
 //! that will never be delivered.
 //!
-//! - here           `buffer`, `shed`, and how a run is admitted to the queue
+//! - here           `buffer`, and how a run is admitted to the queue
+//! - `shed`         drops events: which, is one more choice
 //! - `slow_source`  tells the producer what the sink can take
-//! - `shed_ids`     which ids were shed, in a file
 //! - `dead_letters` what is given up because it is no event, or one that the sink never takes
 //!
 //! Invariant: an event that is not admitted is counted with a reason, or still in the log.
 
 pub mod dead_letters;
-pub mod shed_ids;
+pub mod shed;
 pub mod slow_source;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::queue::{self, Intake, Kind, Load as _, Offer};
+use crate::queue::{self, Intake, Kind, Offer, Outlet};
 use crate::source::{Assigned, Downstream, Enqueued, Rejected, Run};
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 use crate::units;
 use dead_letters::DeadLetters;
-use shed_ids::ShedIds;
+use shed::Shedder;
 
 /// What to do about a full queue, and what that costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ pub enum Policy {
     /// Wait until there is room. Costs time: the log keeps the difference, latency grows with it.
     #[default]
     Buffer,
-    /// Drop the newest event, count it and go on. Costs loss: latency stays, goodput is the sink's.
+    /// Drop events, count them and go on. Costs loss: latency stays, goodput is the sink's.
     Shed,
     /// Wait as `Buffer` does, and tell the producer to send no more than the sink takes. Costs the
     /// source: nothing is lost or late, less is produced.
@@ -89,8 +90,10 @@ pub struct Admission {
     pub workers: usize,
     /// What is counted.
     pub metrics: ProcessorMetrics,
-    /// Where the ids that are shed are written.
-    pub shed_ids: Option<ShedIds>,
+    /// What drops events.
+    pub shedder: Arc<Shedder>,
+    /// Where the oldest run of each shard is taken out; empty unless the oldest are shed.
+    pub heads: Vec<Outlet<Box<Run>>>,
     /// Where what will never be delivered is kept.
     pub dead_letters: Arc<DeadLetters>,
 }
@@ -118,40 +121,43 @@ impl Admission {
         }
     }
 
-    /// Enqueues as many of the run's first events as there is room for, and drops the rest.
-    fn shed(&self, shard: usize, run: Box<Run>) -> Enqueued {
-        let rest = match self.offer(shard, run, Duration::ZERO) {
-            Offer::Queued => return Enqueued::Yes,
-            Offer::Closed(_) => return Enqueued::Unwanted,
-            Offer::Full(back) if back.assigned.is_revoked() => return Enqueued::Unwanted,
-            Offer::Full(mut back) => {
-                let room = self.intake.room(shard).unwrap_or(usize::MAX).min(back.len());
-                let rest = back.split_off(room);
-                if !back.is_empty() {
-                    match self.offer(shard, back, Duration::ZERO) {
-                        Offer::Queued => {}
-                        Offer::Closed(_) => return Enqueued::Unwanted,
-                        // Another fetcher took the room.
-                        Offer::Full(back) => self.drop_newest(&back),
-                    }
-                }
-                rest
-            }
-        };
-        if !rest.is_empty() {
-            self.drop_newest(&rest);
-        }
-        Enqueued::Yes
+    /// The door of `shard`, as a shedder sees it.
+    fn door(&self, shard: usize) -> Door<'_> {
+        let shards = NonZeroUsize::new(self.shards()).unwrap_or(NonZeroUsize::MIN);
+        let limit = self.kind.shard_capacity(shards).unwrap_or(usize::MAX);
+        Door { admission: self, shard, limit, head: self.heads.get(shard) }
+    }
+}
+
+/// The door of one shard.
+pub struct Door<'a> {
+    admission: &'a Admission,
+    shard: usize,
+    /// Events that the shard holds at most.
+    limit: usize,
+    /// Where its oldest run is taken out; none unless the oldest are shed.
+    head: Option<&'a Outlet<Box<Run>>>,
+}
+
+impl Door<'_> {
+    fn offer(&self, run: Box<Run>, wait: Duration) -> Offer<Box<Run>> {
+        self.admission.offer(self.shard, run, wait)
     }
 
-    fn drop_newest(&self, run: &Run) {
-        let events = 0..run.len();
-        let shed = self.metrics.shed.with_label_values(&["queue_full", "newest"]);
-        shed.inc_by(run.len() as u64);
-        if let Some(ids) = &self.shed_ids {
-            ids.keep(events.clone().map(|n| run.head(n).id));
-        }
-        run.assigned.done(run.offsets(events));
+    fn is_closed(&self) -> bool {
+        self.admission.intake.is_closed()
+    }
+
+    /// Events that the shard has room for.
+    fn room(&self) -> usize {
+        self.admission.intake.room(self.shard).unwrap_or(usize::MAX)
+    }
+
+    /// Events in all shards.
+    fn depth(&self) -> usize {
+        let intake = &self.admission.intake;
+        let free = (0..intake.shards()).filter_map(|shard| intake.room(shard));
+        free.map(|free| self.limit.saturating_sub(free)).sum()
     }
 }
 
@@ -166,16 +172,14 @@ impl Downstream for Admission {
 
     /// A batch's worth, but no more than a shard has room for.
     fn run_events_max(&self) -> usize {
-        let shards =
-            std::num::NonZeroUsize::new(self.shards()).unwrap_or(std::num::NonZeroUsize::MIN);
-        let room = self.kind.shard_capacity(shards).filter(|room| *room > 0);
+        let room = Some(self.door(0).limit).filter(|room| *room > 0);
         self.batch_events_max.min(room.unwrap_or(usize::MAX)).max(1)
     }
 
     fn enqueue(&self, shard: usize, run: Box<Run>) -> Enqueued {
         match self.policy {
             Policy::Buffer | Policy::SlowSource => self.buffer(shard, run),
-            Policy::Shed => self.shed(shard, run),
+            Policy::Shed => self.shedder.enter(&self.door(shard), run),
         }
     }
 

@@ -40,7 +40,7 @@ pub struct Intake<T> {
     gate: Gate,
 }
 
-/// The receiving side of one worker.
+/// The receiving side of one worker; a clone takes from the same shard.
 pub struct Outlet<T> {
     shard: (Receiver<T>, Arc<Room>),
     left: Arc<AtomicU64>,
@@ -125,6 +125,12 @@ impl<T> Clone for Intake<T> {
     }
 }
 
+impl<T> Clone for Outlet<T> {
+    fn clone(&self) -> Self {
+        Self { shard: self.shard.clone(), left: Arc::clone(&self.left), gate: self.gate.clone() }
+    }
+}
+
 impl<T: Load> Intake<T> {
     /// The gate of this queue.
     pub fn gate(&self) -> Gate {
@@ -181,8 +187,8 @@ pub fn shard(key: u64, shards: usize) -> usize {
     (spread(key) % shards.max(1) as u64) as usize
 }
 
-/// Spreads neighbouring keys over the shards (finaliser of MurmurHash3, Appleby 2011).
-fn spread(key: u64) -> u64 {
+/// Spreads neighbouring keys over all of `u64` (finaliser of MurmurHash3, Appleby 2011).
+pub fn spread(key: u64) -> u64 {
     let key = (key ^ (key >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let key = (key ^ (key >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     key ^ (key >> 33)

@@ -14,7 +14,7 @@ mod room;
 mod unbounded;
 
 use ends::Shard;
-pub use ends::{Dequeued, Gate, Intake, Load, Occupancy, Offer, Outlet, shard};
+pub use ends::{Dequeued, Gate, Intake, Load, Occupancy, Offer, Outlet, shard, spread};
 
 use std::num::NonZeroUsize;
 

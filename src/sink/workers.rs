@@ -1,8 +1,8 @@
 //! The threads that dequeue runs, batch their events, post them and wait for the ack.
 //!
-//! Invariant: each event that a worker dequeues ends as acked, invalid, or returned to the log; a
-//! worker releases an event without an ack only when its partition was revoked or the drain time is
-//! over. Retries never touch the group's poll clock: that is the member's thread.
+//! Invariant: an event that a worker took ends as acked, invalid, shed, or returned to the log; a worker
+//! gives up an event only when its partition was revoked or the drain time is over. Retries never
+//! touch the group's poll clock: that is the member's thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -18,6 +18,7 @@ use super::window::Window;
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::logging::Limiter;
+use crate::policy::shed::Shedder;
 use crate::queue::{Dequeued, Outlet};
 use crate::source::Run;
 use crate::telemetry::latency::{Passed, Recorder};
@@ -130,7 +131,9 @@ pub struct Parts {
     pub suspects: Suspects,
     /// The sink's refusals, shared by all workers.
     pub refusals: Arc<Refusals>,
-    /// The counters.
+    /// Which events come too late, and of which class they are.
+    pub shedder: Arc<Shedder>,
+    /// What is counted.
     pub metrics: ProcessorMetrics,
     /// Where latencies go.
     pub latency: Recorder,
@@ -215,6 +218,12 @@ impl Worker {
             self.parts.metrics.returned.inc_by(run.len() as u64);
             return;
         }
+        let waited = clock::now_us().saturating_sub(run.fetched_us);
+        let waited = Duration::from_micros(u64::try_from(waited).unwrap_or(0));
+        if self.parts.shedder.shed_if_too_late(&run, waited) {
+            run.assigned.release();
+            return;
+        }
         run.transform();
         self.window.push(run, Instant::now());
     }
@@ -254,7 +263,7 @@ impl Worker {
         let now = Instant::now();
         let (posted_us, acked_us) = (clock::at_us(posted), clock::at_us(now));
         let (latency, end_to_end) = (&self.parts.latency, &self.end_to_end);
-        let metrics = &self.parts.metrics;
+        let (metrics, classes) = (&self.parts.metrics, self.parts.shedder.classes);
         self.window.ack(acked, |run, some, taken| {
             let passed = Passed {
                 fetched_us: run.fetched_us,
@@ -262,7 +271,10 @@ impl Worker {
                 posted_us,
                 acked_us,
             };
-            let due = some.map(|n| run.head(n).ts_us);
+            let due = some.map(|n| {
+                let head = run.head(n);
+                (head.ts_us, classes.is_high(head.id))
+            });
             let skewed = latency.record(&passed, due, |end_to_end_us| {
                 end_to_end.observe(end_to_end_us as f64 / 1e6);
             });
@@ -273,6 +285,7 @@ impl Worker {
         self.parts.metrics.acked.inc_by(acked as u64);
         let result = if acked >= events { "ok" } else { "partial" };
         self.parts.metrics.sink_calls.with_label_values(&[result]).inc();
+        self.parts.shedder.acked(acked);
         self.parts.refusals.taken(acked);
         self.refused_max = usize::MAX;
         self.cut = 0;

@@ -111,6 +111,7 @@ impl Fetcher {
         };
         let asks: Vec<Ask> = awake.map(ask).collect();
         if asks.is_empty() {
+            self.plane.let_go();
             return Turn::Idle;
         }
         let Some(answer) = self.busy.during(|| self.plane.fetch(&asks)) else {
@@ -122,6 +123,11 @@ impl Fetcher {
             Err(Lost::Never(why)) => return Turn::Fatal(why),
         };
         self.context.metrics.polls.inc();
+        if let Some(prefetched) = self.plane.prefetched() {
+            let metrics = &self.context.metrics;
+            metrics.prefetched_events.set(prefetched.events as i64);
+            metrics.prefetched_bytes.set(prefetched.bytes as i64);
+        }
         let mut progress = false;
         for part in &fetched.parts {
             let Some(assigned) = assigned.iter().find(|a| a.partition == part.partition) else {

@@ -140,7 +140,28 @@ impl Run {
         true
     }
 
-    /// Releases unused memory: a queued run should cost what it holds.
+    /// Keeps the events of which `stays` is true.
+    pub fn retain(&mut self, stays: impl Fn(usize) -> bool) {
+        let (mut from, mut to) = (0, 0);
+        let mut n = 0;
+        let body = &mut self.body;
+        self.marks.retain_mut(|mark| {
+            let frame = from..mark.end as usize;
+            let is_kept = stays(n);
+            (from, n) = (frame.end, n + 1);
+            if is_kept {
+                let length = frame.len();
+                body.copy_within(frame, to);
+                to += length;
+                mark.end = to as u32; // no larger than it was
+            }
+            is_kept
+        });
+        self.body.truncate(to);
+        self.shrink();
+    }
+
+    /// Gives back the room that it did not need: what waits in a queue costs what it holds.
     fn shrink(&mut self) {
         self.body.shrink_to_fit();
         self.marks.shrink_to_fit();
@@ -288,7 +309,30 @@ mod tests {
         }
     }
 
-    /// Prevents: a body that is too large for the sink; an offset that wraps.
+    proptest! {
+        /// Prevents: an event whose bytes or offset become its neighbour's when those between are dropped.
+        #[test]
+        fn what_is_kept_of_a_run_is_as_it_was(
+            events in proptest::collection::vec((0usize..300, any::<bool>()), 1..40),
+        ) {
+            let assigned = Arc::new(Assigned::new(0, 3, 100));
+            let mut builder = Builder::new(1, 1000, Transform::Digest);
+            for (id, (size, _)) in events.iter().enumerate() {
+                prop_assert!(builder.push(0, 100 + id as i64, &event(id as u64, *size), (&assigned, 7)));
+            }
+            let (_, mut run) = builder.finish().next().expect("a run");
+            run.retain(|n| events[n].1);
+            let kept: Vec<usize> = (0..events.len()).filter(|n| events[*n].1).collect();
+            prop_assert_eq!(run.len(), kept.len());
+            for (n, id) in kept.into_iter().enumerate() {
+                prop_assert_eq!(run.event(n), &event(id as u64, events[id].0)[..]);
+                let offset: Vec<i64> = run.offsets(n..n + 1).collect();
+                prop_assert_eq!(offset, [100 + id as i64]);
+            }
+        }
+    }
+
+    /// Prevents: a body that no sink takes, and an offset that wraps.
     #[test]
     fn a_run_ends_where_its_body_or_its_offsets_would_be_too_large() {
         let assigned = Arc::new(Assigned::new(0, 3, 0));

@@ -120,10 +120,6 @@ fn fetch_loop(shared: &Shared, id: i32, mut fetcher: Fetcher, retire: &AtomicBoo
     let mut backoff = Backoff::standard();
     while !stop.is_set() && !retire.load(Ordering::SeqCst) {
         let assigned = shared.led_by(id);
-        if assigned.is_empty() {
-            stop.wait(NOTHING_TO_DO);
-            continue;
-        }
         let begun = Instant::now();
         match fetcher.turn(&assigned) {
             Turn::Progress => backoff.reset(),

@@ -17,7 +17,7 @@ use hdrhistogram::serialization::interval_log::{
 };
 use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
 
-use super::latency::Stage;
+use super::latency::{Stage, Stages};
 use crate::failure::Failure;
 use crate::lines::{self, Lines};
 use crate::packed;
@@ -53,12 +53,7 @@ impl Writer {
     ///
     /// # Errors
     /// When a histogram cannot be serialised.
-    pub fn write(
-        &mut self,
-        start_us: i64,
-        end_us: i64,
-        stages: &[Histogram<u32>; 5],
-    ) -> Result<(), Failure> {
+    pub fn write(&mut self, start_us: i64, end_us: i64, stages: &Stages) -> Result<(), Failure> {
         let start = Duration::from_micros(start_us.try_into().unwrap_or(0));
         let length = Duration::from_micros(end_us.saturating_sub(start_us).try_into().unwrap_or(0));
         let mut lines = Vec::new();
@@ -87,7 +82,17 @@ pub struct Interval {
     pub latencies: Histogram<u64>,
 }
 
-/// Reads an interval log. Intervals whose tag is no stage are left out.
+/// The quantile `q` of what the events of each interval waited in `stage`: (end of the interval, µs since the epoch;
+/// s). Intervals without an event are left out.
+pub fn quantiles(intervals: &[Interval], stage: Stage, q: f64) -> impl Iterator<Item = (i64, f64)> {
+    let seen = move |i: &&Interval| i.stage == stage && !i.latencies.is_empty();
+    intervals.iter().filter(seen).map(move |i| {
+        let end_us = i.start_us + i.length.as_micros() as i64;
+        (end_us, i.latencies.value_at_quantile(q) as f64 / 1e6)
+    })
+}
+
+/// Reads an interval log. Intervals with a tag that is no stage are left out.
 ///
 /// # Errors
 /// When the file cannot be read or a line that is not its cut end is malformed.

@@ -28,9 +28,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Intervals behind the gauges.
 const WINDOW_INTERVALS: usize = 10;
 /// Quantiles shown, as the label spells them.
-const QUANTILES: [(f64, &str); 4] = [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999"), (1.0, "1")];
+pub(crate) const QUANTILES: [(f64, &str); 4] =
+    [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999"), (1.0, "1")];
 
-/// A part of an event's way; the last is the whole of it.
+/// A part of an event's way, or the whole of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// Due to fetched: the producer, the brokers, the consumer lag.
@@ -41,13 +42,16 @@ pub enum Stage {
     Batch,
     /// Posted to acked: the sink.
     Sink,
-    /// Due to acked: the sum of the others.
+    /// Due to acked: the sum of the parts.
     EndToEnd,
+    /// The same, of events of high priority alone.
+    EndToEndHigh,
 }
 
 impl Stage {
-    /// All stages, the sum last.
-    pub const ALL: [Self; 5] = [Self::Log, Self::Queue, Self::Batch, Self::Sink, Self::EndToEnd];
+    /// All, the parts first.
+    pub const ALL: [Self; 6] =
+        [Self::Log, Self::Queue, Self::Batch, Self::Sink, Self::EndToEnd, Self::EndToEndHigh];
 
     /// The `stage` label and the tag in the `.hlog`.
     pub fn name(self) -> &'static str {
@@ -57,6 +61,7 @@ impl Stage {
             Self::Batch => "batch",
             Self::Sink => "sink",
             Self::EndToEnd => "end_to_end",
+            Self::EndToEndHigh => "end_to_end_high",
         }
     }
 }
@@ -100,7 +105,7 @@ impl Passed {
 }
 
 /// One histogram a stage. `u32` counts: an interval is a second.
-type Stages = [Histogram<u32>; 5];
+pub(super) type Stages = [Histogram<u32>; Stage::ALL.len()];
 
 #[allow(clippy::expect_used, reason = "new takes 0 to 5 digits, and 3 is a constant")]
 pub(super) fn empty<T: hdrhistogram::Counter>() -> Histogram<T> {
@@ -141,28 +146,32 @@ impl Latency {
 }
 
 impl Recorder {
-    /// Counts acked events of one run, by when each was `due` (µs since the epoch); tells `each` one's
-    /// end-to-end latency, µs: the sum of its stages. Gives how many of them are not as they are counted.
+    /// Counts acked events of one run, by when each was `due` (µs since the epoch) and whether it is of high priority;
+    /// tells `each` one's end-to-end latency, µs: the sum of its stages. Gives how many of them are not as they are
+    /// counted.
     pub fn record(
         &self,
         passed: &Passed,
-        due: impl ExactSizeIterator<Item = i64>,
+        due: impl ExactSizeIterator<Item = (i64, bool)>,
         mut each: impl FnMut(u64),
     ) -> Skewed {
         let mut skewed = Skewed::default();
         let shared = passed.shared();
         let since_fetched = shared.iter().fold(0, |sum: u64, us| sum.saturating_add(*us));
         let events = due.len() as u64;
-        let [log, queue, batch, sink, whole] = &mut *self.0.lock();
+        let [log, queue, batch, sink, whole, whole_high] = &mut *self.0.lock();
         // They grow to what they are given, and that has a limit: none can refuse.
         for (stage, us) in [queue, batch, sink].into_iter().zip(shared) {
             let _never_refused = stage.record_n(us.min(LATENCY_US_MAX), events as u32);
         }
-        for due_us in due {
+        for (due_us, is_high) in due {
             let log_us = between(due_us, passed.fetched_us);
             let whole_us = log_us.saturating_add(since_fetched);
             let _never_refused = log.record(log_us.min(LATENCY_US_MAX));
             let _never_refused = whole.record(whole_us.min(LATENCY_US_MAX));
+            if is_high {
+                let _never_refused = whole_high.record(whole_us.min(LATENCY_US_MAX));
+            }
             skewed.ahead += u64::from(due_us > passed.fetched_us);
             skewed.beyond += u64::from(whole_us > LATENCY_US_MAX);
             each(whole_us);
@@ -183,7 +192,7 @@ pub struct Reporter {
     /// All recorders together, for one interval.
     interval: Stages,
     interval_start_us: i64,
-    window: VecDeque<[Sparse; 5]>,
+    window: VecDeque<[Sparse; Stage::ALL.len()]>,
     merged: Histogram<u64>,
 }
 
@@ -277,7 +286,7 @@ mod tests {
         let [due, fetched_us, taken_us, posted_us, acked_us] = at;
         let passed = Passed { fetched_us, taken_us, posted_us, acked_us };
         let mut whole = 0;
-        recorder.record(&passed, [due].into_iter(), |us| whole = us);
+        recorder.record(&passed, [(due, false)].into_iter(), |us| whole = us);
         whole
     }
 
@@ -306,11 +315,22 @@ mod tests {
         let recorder = Latency::new(1).recorder(0);
         let passed = Passed { fetched_us: 100, taken_us: 100, posted_us: 100, acked_us: 150 };
         let hour = LATENCY_US_MAX as i64;
-        let due = [100, 101, 3600, 99 - hour, 151 - hour].into_iter();
+        let due = [100, 101, 3600, 99 - hour, 151 - hour].into_iter().map(|due| (due, false));
         let mut sum = 0;
         let skewed = recorder.record(&passed, due, |us| sum += us);
         assert_eq!(skewed, Skewed { ahead: 2, beyond: 1 });
         assert_eq!(sum, 3 * 50 + (LATENCY_US_MAX + 51) + (LATENCY_US_MAX - 1));
+    }
+
+    /// Prevents: a class whose wait is everybody's.
+    #[test]
+    fn what_is_of_high_priority_is_counted_apart_as_well() {
+        let recorder = Latency::new(1).recorder(0);
+        let passed =
+            Passed { fetched_us: 9_000, taken_us: 9_000, posted_us: 9_000, acked_us: 9_000 };
+        recorder.record(&passed, [(1_000, false), (8_000, true), (3_000, false)].into_iter(), drop);
+        let [.., whole, high] = &*recorder.0.lock();
+        assert_eq!((whole.len(), high.len(), high.max()), (3, 1, 1_000));
     }
 
     fn gauges() -> GaugeVec {
@@ -361,7 +381,7 @@ mod tests {
         let mut text = std::fs::read_to_string(&path).expect("written");
         text.push_str("Tag=log,1700000005.000,1.0");
         std::fs::write(&path, &text).expect("written");
-        assert_eq!(hlog::read(&path).expect("readable").len(), 25);
+        assert_eq!(hlog::read(&path).expect("readable").len(), 30);
         let mut again = Reporter::new(latency.clone(), Some(&path)).expect("file");
         again.interval_start_us = t0 + 6_000_000;
         record(6_000);

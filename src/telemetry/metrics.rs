@@ -134,7 +134,11 @@ pub struct ProcessorMetrics {
     pub polls: IntCounter,
     /// Records taken from the log.
     pub fetched: IntCounter,
-    /// Largest time between two polls of the member so far, s.
+    /// Records that the client fetched ahead, which are in no queue of the processor's.
+    pub prefetched_events: IntGauge,
+    /// Their bytes.
+    pub prefetched_bytes: IntGauge,
+    /// Largest time between two of the member's polls so far, s.
     pub poll_gap: Gauge,
     /// The time without a poll after which the group takes the partitions away, s.
     pub poll_interval: Gauge,
@@ -146,7 +150,7 @@ pub struct ProcessorMetrics {
     pub enqueued: IntCounter,
     /// Events acknowledged by the sink.
     pub acked: IntCounter,
-    /// Events dropped at a full queue, by reason and class.
+    /// Events shed, by the rule that chose them and by class: high, normal.
     pub shed: IntCounterVec,
     /// Records that are no event, by reason.
     pub invalid: IntCounterVec,
@@ -196,6 +200,14 @@ impl ProcessorMetrics {
         Ok(Self {
             polls: m.counter("processor_polls_total", "Fetch requests answered by a broker")?,
             fetched: m.counter("processor_events_fetched_total", "Records taken from the log")?,
+            prefetched_events: m.int_gauge(
+                "processor_prefetched_events",
+                "Records that the client fetched ahead of the queue (--client rdkafka)",
+            )?,
+            prefetched_bytes: m.int_gauge(
+                "processor_prefetched_bytes",
+                "Their bytes, by librdkafka's own statistics",
+            )?,
             poll_gap: m.gauge(
                 "processor_poll_gap_seconds",
                 "Largest time between two polls of the group member",
@@ -210,8 +222,8 @@ impl ProcessorMetrics {
             acked: m.counter("processor_events_acked_total", "Events acked by the sink")?,
             shed: m.counters(
                 "processor_events_shed_total",
-                "Events dropped at a full queue",
-                &["reason", "class"],
+                "Events shed, by the rule that chose them and by class",
+                &["by", "class"],
             )?,
             invalid: m.counters(
                 "processor_events_invalid_total",

@@ -1,4 +1,4 @@
-//! The producer against the real cluster: its promises with every broker up. `faults_producer.rs`
+//! The producer against the real cluster: its promises with every broker up. `faults/producer.rs`
 //! has dying brokers.
 
 use std::collections::HashMap;

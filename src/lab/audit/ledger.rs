@@ -20,7 +20,9 @@ pub struct Ledger {
     pub again: u64,
     /// Of these, shed by a processor and not delivered.
     pub shed: u64,
-    /// Both shed and delivered: an event that was read again after it was shed.
+    /// Shed ids of high priority, by the share of them that the processors' summaries name.
+    pub shed_high: u64,
+    /// Both shed and delivered: an event that was taken up again after its shedding.
     pub shed_delivered: u64,
     /// Both, where no event can have been read again: must be 0.
     pub two_fates: u64,

@@ -208,6 +208,8 @@ impl Reading<'_> {
             bytes_max: 64 << 20,
             wait: Duration::from_millis(100),
             isolation: self.isolation,
+            prefetch_bytes: 0,
+            prefetch_events: 0,
         };
         let fetcher = (self.fetchers.entry(address.to_owned()))
             .or_insert_with(|| fetches(self.brokers, address, self.topic, settings));

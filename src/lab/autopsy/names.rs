@@ -1,11 +1,13 @@
 //! Names for addresses from a binary's debug information, inlined functions and lines included.
 
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use addr2line::Context;
-use gimli::{EndianSlice, RunTimeEndian};
+use flate2::read::ZlibDecoder;
+use gimli::{EndianArcSlice, RunTimeEndian};
 use object::read::SymbolMap;
-use object::{Object, ObjectSection, SymbolMapName};
+use object::{CompressionFormat, Object, ObjectSection, SymbolMapName};
 
 use crate::failure::Failure;
 
@@ -39,7 +41,7 @@ impl Frame {
 
 /// A binary's names.
 pub struct Names<'data> {
-    lines: Context<EndianSlice<'data, RunTimeEndian>>,
+    lines: Context<EndianArcSlice<RunTimeEndian>>,
     symbols: SymbolMap<SymbolMapName<'data>>,
 }
 
@@ -67,8 +69,8 @@ impl<'data> Names<'data> {
             if object.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
         let section = |id: gimli::SectionId| -> Result<_, gimli::Error> {
             // A section that is not there reads as empty: the symbol table names what it can.
-            let data = object.section_by_name(id.name()).and_then(|s| s.data().ok());
-            Ok(EndianSlice::new(data.unwrap_or_default(), endian))
+            let data = object.section_by_name(id.name()).and_then(|s| unpacked(&s).ok());
+            Ok(EndianArcSlice::new(data.unwrap_or_default().into(), endian))
         };
         let dwarf = gimli::Dwarf::load(section).map_err(|e| bad(&e))?;
         let lines = Context::from_dwarf(dwarf).map_err(|e| bad(&e))?;
@@ -108,7 +110,21 @@ impl<'data> Names<'data> {
     }
 }
 
-/// A source path without the part that depends on the machine that compiled it.
+/// Largest section that is read.
+const SECTION_BYTES_MAX: u64 = 1 << 30;
+
+/// A section's bytes; `build.rs` has them compressed.
+fn unpacked<'data>(section: &impl ObjectSection<'data>) -> io::Result<Vec<u8>> {
+    let packed = section.compressed_data().map_err(io::Error::other)?;
+    if packed.format != CompressionFormat::Zlib {
+        return Ok(packed.data.to_vec());
+    }
+    let mut bytes = Vec::new();
+    ZlibDecoder::new(packed.data).take(SECTION_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A source path without what belongs to the machine that compiled it.
 fn shortened(file: &str) -> &str {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/");
     if let Some(rest) = file.strip_prefix(own) {

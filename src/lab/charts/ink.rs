@@ -16,6 +16,8 @@ pub enum Ink {
     Green,
     /// Measured, fourth: purple, crosses.
     Purple,
+    /// Measured, fifth: sky blue, diamonds.
+    Sky,
     /// Predicted by the model: black dashes.
     Predicted,
     /// Predicted, for one of several measured lines: dashes of its colour. See [`Ink::predicted`].
@@ -32,6 +34,7 @@ impl Ink {
             Self::Vermilion => Self::PredictedOf(&Self::Vermilion),
             Self::Green => Self::PredictedOf(&Self::Green),
             Self::Purple => Self::PredictedOf(&Self::Purple),
+            Self::Sky => Self::PredictedOf(&Self::Sky),
             Self::Predicted | Self::PredictedOf(_) | Self::Limit => Self::Predicted,
         }
     }
@@ -47,6 +50,7 @@ impl Ink {
             Self::Vermilion => RGBColor(0xD5, 0x5E, 0x00),
             Self::Green => RGBColor(0x00, 0x9E, 0x73),
             Self::Purple => RGBColor(0xCC, 0x79, 0xA7),
+            Self::Sky => RGBColor(0x56, 0xB4, 0xE9),
             Self::Predicted => RGBColor(0, 0, 0),
             Self::PredictedOf(ink) => ink.colour(),
             Self::Limit => RGBColor(0x77, 0x77, 0x77),
@@ -93,6 +97,12 @@ impl Ink {
                 area.draw(&Rectangle::new(corners, fill))
             }
             Self::Purple => area.draw(&Cross::new(at, 5, self.colour().stroke_width(3))),
+            Self::Sky => {
+                let tips = [(0, -6), (6, 0), (0, 6), (-6, 0)];
+                let tips: Vec<(i32, i32)> =
+                    tips.into_iter().map(|(x, y)| (at.0 + x, at.1 + y)).collect();
+                area.draw(&Polygon::new(tips, fill))
+            }
             Self::Predicted | Self::PredictedOf(_) | Self::Limit => Ok(()),
         }
     }

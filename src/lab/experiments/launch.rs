@@ -13,6 +13,7 @@ use super::{ArmSetup, Call, Phase, Setup};
 use crate::failure::Failure;
 use crate::lab::layout;
 use crate::pipeline::{self, Sharding};
+use crate::planes::Client;
 use crate::sink::workers::Mode;
 use crate::{cli, load, sink};
 
@@ -104,6 +105,7 @@ impl Launch {
             Mode::Single => (1, 0.0),
             Mode::Batch { size, linger } => (size, linger.as_secs_f64()),
         };
+        let fetches_ahead = first.fetch.client == Client::Rdkafka;
         Ok(ArmSetup {
             name: self.arm.clone(),
             schedule,
@@ -117,6 +119,13 @@ impl Launch {
             workers: first.workers.get() as u32,
             by_key: first.sharding == Sharding::Key,
             policy: first.policy,
+            high_share: first.classes.high_share,
+            prefetch_events: if fetches_ahead {
+                f64::from(first.fetch.prefetch_events)
+            } else {
+                0.0
+            },
+            prefetch_bytes: if fetches_ahead { first.fetch.prefetch_bytes as f64 } else { 0.0 },
             batch: batch as f64,
             linger_s,
             commit_interval_s: first.member.commit_interval.as_secs_f64(),

@@ -11,6 +11,8 @@ pub mod ceiling;
 mod check;
 pub mod drawing;
 pub mod exp1;
+pub mod exp12;
+pub mod exp15;
 pub mod exp2;
 pub mod exp3;
 pub mod exp3_time;
@@ -23,7 +25,7 @@ pub mod launch;
 pub mod longlife;
 pub mod own;
 #[cfg(test)]
-mod recorded;
+pub(super) mod recorded;
 mod setup;
 mod worker_cases;
 
@@ -48,6 +50,8 @@ pub const ALL: &[Experiment] = &[
     exp5::EXPERIMENT,
     exp6::EXPERIMENT,
     exp7::EXPERIMENT,
+    exp12::EXPERIMENT,
+    exp15::EXPERIMENT,
     faults::EXPERIMENT,
     longlife::EXPERIMENT,
 ];

@@ -21,13 +21,25 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::{self, ProcessReading, Sample};
 
 /// Every experiment that is recorded.
-const RECORDED: [&str; 10] =
-    ["ceiling", "exp1", "exp2", "exp3", "exp3-time", "exp4", "exp5", "exp6", "exp7", "longlife"];
-/// The experiments that read latencies; the stages that they read, as the log tags them.
-const TIMED: [&str; 4] = ["ceiling", "exp3", "exp3-time", "exp7"];
-const STAGES: [&str; 2] = ["Tag=end_to_end", "Tag=batch"];
+pub const RECORDED: [&str; 12] = [
+    "ceiling",
+    "exp1",
+    "exp2",
+    "exp3",
+    "exp3-time",
+    "exp4",
+    "exp5",
+    "exp6",
+    "exp7",
+    "exp12",
+    "exp15",
+    "longlife",
+];
+/// The experiments that ask for latencies; the stages that they ask for, as the log tags them.
+const TIMED: [&str; 5] = ["ceiling", "exp3", "exp3-time", "exp7", "exp12"];
+const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
 /// The metrics that checks read, by the beginning of their names.
-const METRICS: [&str; 13] = [
+const METRICS: [&str; 14] = [
     "producer_events_",
     "producer_target_rate",
     "processor_events_fetched",
@@ -35,6 +47,7 @@ const METRICS: [&str; 13] = [
     "processor_events_shed",
     "processor_evictions",
     "processor_queue_depth",
+    "processor_prefetched",
     "processor_poll_gap",
     "processor_partitions",
     "processor_commits",
@@ -104,7 +117,7 @@ fn thin(mut sample: Sample) -> Sample {
 }
 
 /// The recorded run, in a folder of its own.
-fn unpacked(name: &str) -> TempDir {
+pub fn unpacked(name: &str) -> TempDir {
     let packed = std::fs::File::open(file(name)).expect(name);
     let mut text = Vec::new();
     GzDecoder::new(packed).read_to_end(&mut text).expect("gzip");
@@ -141,6 +154,24 @@ const CHANGES: &[Change] = &[
     }),
     ("a tenth less is shed", |arm| {
         scale(arm, "processor", "processor_events_shed_total", 0.9);
+    }),
+    ("what is shed swings from second to second", |arm| {
+        each_sample(arm, |t, sample| {
+            let Some(page) = sample.metrics.get_mut("processor") else { return };
+            let swing = if t as i64 % 2 == 0 { 1000.0 } else { 0.0 };
+            for (_, value) in
+                page.iter_mut().filter(|(key, _)| key.starts_with("processor_events_shed"))
+            {
+                *value += swing;
+            }
+        });
+    }),
+    ("a tenth of high priority is shed", |arm| {
+        ledger(arm, |ledger| ledger.shed_high += ledger.produced / 100);
+    }),
+    ("the client holds 5,000 events unasked", |arm| {
+        set(arm, "processor", "processor_prefetched_events", 5e3);
+        set(arm, "processor", "processor_prefetched_bytes", 5e3 * 536.0);
     }),
     ("a tenth less is queued", |arm| scale(arm, "processor", "processor_queue_depth", 0.85)),
     ("the lag is a fifth larger", |arm| lag(arm, |_, lag| lag * 6 / 5 + 6_000)),

@@ -68,6 +68,15 @@ pub struct ArmSetup {
     /// The policy at a full queue.
     #[serde(default)]
     pub policy: Policy,
+    /// The share of the events that are of high priority.
+    #[serde(default)]
+    pub high_share: f64,
+    /// Events and bytes that the client fetches ahead, at most; 0 where it fetches what it is asked for.
+    #[serde(default)]
+    pub prefetch_events: f64,
+    /// See there.
+    #[serde(default)]
+    pub prefetch_bytes: f64,
     /// Events in a call at most.
     pub batch: f64,
     /// How long a call waits for more, s.

@@ -101,7 +101,7 @@ fn a_plan_says_when_it_dies_when_it_is_back_and_which_capacity() {
     let unbounded = forecast(&format!("{load} --queue unbounded")).expect("valid");
     about(says(&unbounded, "killed_at"), 3600.0 + fits / 7000.0);
     let why = unbounded.figures.iter().find(|f| f.name == "drain").expect("drain");
-    assert!(why.value.is_none() && why.because.contains("dies of it again"), "{why:?}");
+    assert!(why.value.is_none() && why.because.contains("is killed again"), "{why:?}");
 }
 
 #[test]

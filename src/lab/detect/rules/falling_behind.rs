@@ -1,0 +1,131 @@
+//! The rule that we recommend: the group falls behind. Either of two things fires, and both are measured in what
+//! the group itself commits, so no threshold is a topic's own:
+//!
+//! - the lag is above its least of the last 30 s by more than is done in two commit intervals. A reading meets the
+//!   saw of the commits anywhere, so it may be one interval's worth higher than another without any trouble; two
+//!   are none. It is a gain and no level, so a lag that stays or falls is quiet. The rate counts from when
+//!   something last began to move: after an idle time it is not the window's.
+//! - a partition stands still: it held something at each look of six commit intervals, and nothing of it was
+//!   committed. One partition of twelve gains too little to be seen in the sum.
+//!
+//! An overload of x times the ceiling is found after about 2 / (x − 1) intervals: 1.2 times after 10 s, four times
+//! after 1 s and a look. One of less than 1.07 times gains less than two intervals in 30 s and is not found.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Detector, EVENTS_MAX, Look, SECONDS_MAX, State, each, within};
+use crate::lab::detect::recording::{committed, done, lags, last};
+use crate::lab::stats;
+use crate::lab::text::figure;
+
+/// Time between two looks, s: a window that is to hold a time holds one look more.
+const LOOK_S: f64 = 1.0;
+
+/// The parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FallingBehind {
+    /// Of the consumer, s.
+    pub commit_interval_s: f64,
+    /// Fires at a gain above so many intervals' worth of what is done.
+    pub gain_intervals: f64,
+    /// The gain is above the least lag of the time before, s.
+    pub over_s: f64,
+    /// A smaller gain is none, events.
+    pub floor: f64,
+    /// Fires when a partition stands still for so many intervals.
+    pub still_intervals: f64,
+}
+
+impl Default for FallingBehind {
+    /// The floor is what four workers with batches of 200 have in flight, and some.
+    fn default() -> Self {
+        Self {
+            commit_interval_s: 1.0,
+            gain_intervals: 2.0,
+            over_s: 30.0,
+            floor: 1_000.0,
+            still_intervals: 6.0,
+        }
+    }
+}
+
+/// (s, lag, events done).
+type Points = Vec<(f64, f64, f64)>;
+
+impl FallingBehind {
+    fn state(&self, seen: &[Look]) -> State {
+        let Some(lag) = seen.last().and_then(Look::lag) else { return State::Unknown };
+        if self.stands(seen) {
+            return State::Firing;
+        }
+        let window = last(seen, self.over_s);
+        let least = lags(window).iter().map(|point| point.1).fold(lag, f64::min);
+        let gain = lag - least;
+        if gain <= self.floor {
+            return State::Quiet;
+        }
+        let worth = self.gain_intervals * self.commit_interval_s;
+        let rate = stats::overall_rate(since_it_moved(&done(window)));
+        State::if_known(rate.map(|rate| gain > worth * rate))
+    }
+
+    /// Whether a partition stands still; all of them together, where samples do not tell them apart.
+    fn stands(&self, seen: &[Look]) -> bool {
+        let seconds = self.still_intervals * self.commit_interval_s;
+        let window = last(seen, seconds + LOOK_S);
+        let logs = || window.iter().filter_map(|look| look.log.as_ref());
+        let Some(newest) = logs().next_back() else { return false };
+        let of = |partition: &i32| -> Points {
+            let row = logs().filter_map(|log| Some((log.at, log.partitions.get(partition)?)));
+            row.filter_map(|(at, row)| Some((at, row.lag? as f64, committed(row)? as f64)))
+                .collect()
+        };
+        if newest.partitions.is_empty() {
+            let all = |look: &Look| Some((look.at, look.lag()?, look.done?.1));
+            return stands(&window.iter().filter_map(all).collect::<Points>(), seconds);
+        }
+        newest.partitions.keys().any(|partition| stands(&of(partition), seconds))
+    }
+}
+
+/// Whether something waited for `seconds`, and nothing of it was done.
+fn stands(points: &[(f64, f64, f64)], seconds: f64) -> bool {
+    let (Some(first), Some(last)) = (points.first(), points.last()) else { return false };
+    last.0 - first.0 >= seconds && points.iter().all(|p| p.1 > 0.0 && p.2 == first.2)
+}
+
+/// `done` from the last point before it first moved.
+fn since_it_moved(done: &[(f64, f64)]) -> &[(f64, f64)] {
+    let Some(first) = done.first() else { return done };
+    let still = done.iter().take_while(|point| point.1 == first.1).count();
+    done.get(still.saturating_sub(1)..).unwrap_or_default()
+}
+
+impl Detector for FallingBehind {
+    fn name(&self) -> &'static str {
+        "falling_behind"
+    }
+
+    fn label(&self) -> String {
+        let (gain, still) = (figure(self.gain_intervals), figure(self.still_intervals));
+        let interval = figure(self.commit_interval_s);
+        format!("falling behind: gain > {gain}, still > {still} × {interval} s")
+    }
+
+    fn needs(&self) -> &'static str {
+        "the lag, and committed offsets or events acked"
+    }
+
+    fn check(&self) -> Result<(), String> {
+        within("commit_interval_s", self.commit_interval_s, 0.001..=3_600.0)?;
+        within("gain_intervals", self.gain_intervals, 1.0..=1_000.0)?;
+        within("over_s", self.over_s, 3.0..=SECONDS_MAX)?;
+        within("floor", self.floor, 0.0..=EVENTS_MAX)?;
+        within("still_intervals", self.still_intervals, 1.0..=1_000.0)
+    }
+
+    fn states(&self, looks: &[Look]) -> Vec<State> {
+        each(looks, |seen| self.state(seen))
+    }
+}

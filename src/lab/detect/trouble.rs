@@ -1,0 +1,132 @@
+//! Trouble: a run was offered more than it could do. It follows from the plan alone, so no rule can move it: the
+//! offered rate above the ceiling, a stall of the sink among it; for a row of the fault matrix, its fault.
+//!
+//! What follows is neither trouble nor quiet until the backlog is gone: whoever says then that the group is behind
+//! is right.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::lab::experiments::asking::SETTLE_S;
+use crate::lab::experiments::faults::row::{self, Mark};
+use crate::lab::experiments::{ArmSetup, Setup};
+use crate::lab::model::{self, Course, Rates};
+use crate::lab::plan::{self, Plan};
+use crate::lab::read_json;
+use crate::policy::Policy;
+use crate::units;
+
+/// How far ahead a backlog's end is looked for, s: a year.
+const DRAIN_MAX_S: f64 = 365.0 * 86_400.0;
+
+/// A time of trouble, s from the first event due.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Trouble {
+    /// When it begins.
+    #[serde(rename = "from_s")]
+    pub from: f64,
+    /// When it ends; infinite, `null` in JSON, where it goes on.
+    #[serde(rename = "to_s")]
+    pub to: f64,
+    /// When its backlog is gone, by the model.
+    #[serde(rename = "clear_s")]
+    pub clear: f64,
+}
+
+impl Trouble {
+    /// `15s..30s`, by hand; its backlog is part of it.
+    ///
+    /// # Errors
+    /// What is expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let shape = "expected FROM..TO such as 15s..30s";
+        let (from, to) = text.split_once("..").ok_or(shape)?;
+        let seconds = |text: &str| match units::duration(text) {
+            Ok(time) => Ok(time.as_secs_f64()),
+            Err(why) => Err(format!("{shape} ({why})")),
+        };
+        let (from, to) = (seconds(from)?, seconds(to)?);
+        if from >= to {
+            return Err(format!("{shape}, FROM before TO"));
+        }
+        Ok(Self { from, to, clear: to })
+    }
+}
+
+/// What befell the arm in `dir`, by the plan there or in the folder above; `at` makes seconds of µs since the epoch.
+///
+/// # Errors
+/// When there is no plan, or none that knows this arm: then nothing is known.
+pub fn of_folder(dir: &Path, at: impl Fn(i64) -> f64) -> Result<Vec<Trouble>, Failure> {
+    let unknown = |why: &str| Failure::Failed(format!("{}: {why}", dir.display()));
+    let whole = dir.canonicalize().map_err(|e| unknown(&e.to_string()))?;
+    let mut near = [Some(whole.as_path()), whole.parent()].into_iter().flatten();
+    let path = near.find_map(|near| Some(near.join(plan::FILE)).filter(|path| path.exists()));
+    let path = path.ok_or_else(|| unknown("no plan.json there or above it"))?;
+    let plan: Plan = read_json(&path)?;
+    let fault = whole.join(row::FILE);
+    if fault.exists() {
+        let mark: Mark = read_json(&fault)?;
+        return Ok(of_fault(&plan.setup, &mark, at(mark.began_us), at(mark.ended_us)));
+    }
+    let folder = whole.file_name().unwrap_or_default().to_string_lossy();
+    let spec = plan.arm_in(&folder)?;
+    let arm = plan.setup.arm(spec.name);
+    let arm = arm.ok_or_else(|| unknown("its plan is older than the arms' setups"))?;
+    Ok(of_arm(&plan.setup, arm))
+}
+
+/// What befalls an arm. One whose source obeys has no trouble: no more is offered than the sink takes.
+pub fn of_arm(setup: &Setup, arm: &ArmSetup) -> Vec<Trouble> {
+    if arm.policy == Policy::SlowSource {
+        return Vec::new();
+    }
+    let steps = arm.schedule.iter();
+    let offered =
+        Rates::schedule(steps.map(|&(rate, seconds)| (rate, Duration::from_secs_f64(seconds))));
+    let steady = Rates::constant(events_per_s(setup, arm, setup.ceiling));
+    let ceiling = match setup.stall {
+        Some(stall) => steady.but(events_per_s(setup, arm, stall.rate), stall.from, stall.to),
+        None => steady,
+    };
+    above(&offered, &ceiling)
+}
+
+/// A fault may stop everything while it lasts; whether it does is seen in its row.
+fn of_fault(setup: &Setup, mark: &Mark, from: f64, to: f64) -> Vec<Trouble> {
+    let ceiling = Rates::constant(setup.ceiling).but(0.0, from, to);
+    above(&Rates::constant(mark.offered), &ceiling)
+}
+
+/// Events/s of a sink that gives `tokens` a second, and of as many calls as the arm's workers can make at a time.
+fn events_per_s(setup: &Setup, arm: &ArmSetup, tokens: f64) -> f64 {
+    let call = setup.call;
+    let workers = f64::from(arm.workers) * arm.poll_intervals_s.len() as f64;
+    let by_time = workers * arm.batch / call.latency_s;
+    model::ceiling(tokens, call.cost, call.event_cost, arm.batch).min(by_time)
+}
+
+/// Where `offered` is above `ceiling`. A trouble that begins before the last one's backlog is gone is part of it.
+fn above(offered: &Rates, ceiling: &Rates) -> Vec<Trouble> {
+    let mut edges: Vec<f64> = offered.edges().chain(ceiling.edges()).collect();
+    edges.sort_by(f64::total_cmp);
+    edges.dedup();
+    let until = edges.last().map_or(0.0, |last| last + DRAIN_MAX_S);
+    let course = Course::of(offered, ceiling, until);
+    let ends = edges.iter().skip(1).copied().chain([f64::INFINITY]);
+    let mut found: Vec<Trouble> = Vec::new();
+    for (from, to) in edges.iter().copied().zip(ends) {
+        if offered.at(from) <= ceiling.at(from) {
+            continue;
+        }
+        let clear = course.falls_to(0.0, to).map_or(f64::INFINITY, |at| at + SETTLE_S);
+        match found.last_mut() {
+            Some(before) if before.clear >= from => (before.to, before.clear) = (to, clear),
+            _ => found.push(Trouble { from, to, clear }),
+        }
+    }
+    found
+}
