@@ -186,6 +186,10 @@ fn transactions_count_as_the_processor_reads_them() {
     let committed = ["--isolation", "read-committed"];
     assert_eq!(audit(&committed), (Some(3), 0, 0, 300), "all of it is behind the open one");
     transaction.abort_transaction(PATIENCE).expect("aborted");
+    // The coordinator answers before the partition has the marker.
+    crate::common::until("the marker is there", || {
+        lag(&topic, Isolation::ReadCommitted) != Some(10 + 1)
+    });
     assert_eq!(audit(&committed), (Some(0), 300, 300, 0));
 }
 

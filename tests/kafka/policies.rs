@@ -32,14 +32,15 @@ fn what_is_shed_is_counted_and_the_rest_is_delivered() {
 }
 
 /// Prevents: a shedder that drops an event without a count, or drops and delivers it; one that looks at priorities and
-/// sheds what has a high one; one that makes the sink wait. Four groups read the same events at four times the ceiling.
+/// sheds what has a high one; one that makes the sink wait. Four groups read the same events at four times the ceiling, a low
+/// one: other tests share the machine.
 #[test]
 fn each_way_to_shed_gives_every_id_one_fate() {
     let (topic, dir) = (Topic::create("shed-by", 12), tempfile::tempdir().expect("dir"));
     let brokers = brokers();
-    let members = [("oldest", "500"), ("priority", "4000"), ("sojourn", "10000"), ("pid", "10000")];
+    let members = [("oldest", "500"), ("priority", "1000"), ("sojourn", "10000"), ("pid", "10000")];
     let members = members.map(|(who, cap)| {
-        let (sink, file) = (sink(&[]), dir.path().join(who));
+        let (sink, file) = (sink(&["--rate-limit", "500"]), dir.path().join(who));
         let group = format!("{}-{who}", topic.name);
         let ids = file.to_str().expect("text");
         let of =
@@ -53,7 +54,7 @@ fn each_way_to_shed_gives_every_id_one_fate() {
     for (_, _, processor, _) in &members {
         processor.until("partitions are held", |p| p.metric("processor_partitions", "") == 12.0);
     }
-    let produced = figure(&produce(&topic, &["--rate", "8000", "--duration", "6s"]), "produced");
+    let produced = figure(&produce(&topic, &["--rate", "2000", "--duration", "6s"]), "produced");
     let classes = Classes { high_share: 0.1 };
     for (who, sink, processor, file) in members {
         processor.until("all is fetched and served", |p| {
@@ -65,8 +66,8 @@ fn each_way_to_shed_gives_every_id_one_fate() {
         let ids = shed_ids::read(&file).expect("ids");
         assert_eq!(ids.len(), shed, "{who}: an id a shed event");
         assert_eq!(ids.iter().filter(|id| classes.is_high(*id)).count() as u64, high, "{who}");
-        // In 6 s the sink takes 12,000; margin a half: four pipelines share the machine.
-        let most = produced - 6_000;
+        // In 6 s the sink takes 3,000; margin a half: four pipelines share the machine.
+        let most = produced - 1_500;
         assert!((produced / 2..most).contains(&shed), "{who}: {shed} of {produced} shed");
         match who {
             "priority" => assert_eq!(high, 0, "of high priority"),
