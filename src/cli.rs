@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::{logging, units};
 
 /// Rewrites `-flag`, `-flag=value` and `--flag=value` to the one spelling argh takes,
-/// `--flag value`. Everything after a bare `--`, negative numbers and single-letter flags pass
+/// `--flag value`, and `-h` to `--help`. Everything after a bare `--`, negative numbers and single-letter flags pass
 /// untouched.
 pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut out = Vec::new();
@@ -23,6 +23,10 @@ pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
         if verbatim || arg == "--" {
             verbatim = true;
             out.push(arg);
+            continue;
+        }
+        if arg == "-h" {
+            out.push("--help".into());
             continue;
         }
         let Some(rest) = long_flag(&arg) else {
@@ -118,20 +122,34 @@ pub fn main<T: FromArgs + ArgsInfo>(
             return ExitCode::SUCCESS;
         }
         Err(EarlyExit { output, status: Err(()) }) => {
-            eprintln!("error: {}\nRun `{program} --help` for the flags.", output.trim_end());
+            complain(&format!("error: {}", output.trim_end()));
+            complain(&help_for::<T>(&program, &args));
             return ExitCode::from(2);
         }
     };
     match run(parsed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", last_line(&failure));
+            complain(&last_line(&failure));
             if matches!(failure, Failure::Usage(_)) {
-                eprintln!("Run `{program} --help` for the flags.");
+                complain(&help_for::<T>(&program, &args));
             }
             failure.exit_code()
         }
     }
+}
+
+/// Where the flags are listed: a command's own, if it was given one.
+fn help_for<T: ArgsInfo>(program: &str, args: &[&str]) -> String {
+    let commands = T::get_args_info().commands;
+    let command = args.first().filter(|word| commands.iter().any(|it| it.name == **word));
+    let command = command.map(|word| format!(" {word}")).unwrap_or_default();
+    format!("Run `{program}{command} --help` for the flags.")
+}
+
+/// Writes a line to stderr, which may be a pipe without a reader.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The message of a failure. It may repeat another program's answer.
@@ -164,7 +182,7 @@ fn check_name(flag: &str, name: &str, is_fine_besides: bool) -> Result<(), Failu
     Err(Failure::flag(flag, format_args!("{name:?}"), allowed))
 }
 
-/// Writes `text` to stdout, which may be a full disk or a pipe without a reader.
+/// Writes `text` to stdout, which may be a full disk. A pipe whose reader has seen enough (`| head`) is no error.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -172,6 +190,7 @@ pub fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")
         .and_then(|()| out.flush())
+        .or_else(|e| if e.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })
         .map_err(|e| Failure::Failed(format!("stdout cannot be written: {e}")))
 }
 

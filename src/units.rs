@@ -80,9 +80,12 @@ pub fn share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "expected a share such as 10% or 0.1, from 0 to 1".to_owned())
 }
 
-/// A count of at least 1.
+/// A count of at least 1; `10k` is 10000.
 pub fn count(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "expected a whole number of at least 1".into())
+    // Whole numbers up to 2^53 are exact.
+    let whole = |n: f64| (n.fract() == 0.0 && (1.0..9e15).contains(&n)).then_some(n as usize);
+    let count = text.parse().ok().or_else(|| NonZeroUsize::new(scaled(text).and_then(whole)?));
+    count.ok_or_else(|| "expected a whole number of at least 1, such as 200 or 10k".into())
 }
 
 /// One of a few names.
@@ -119,6 +122,9 @@ mod tests {
         assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("30m"), Ok(Duration::from_secs(1800)));
+        let counted = ["200", "10k", "1.5k", "1M"].map(|text| count(text).map(NonZeroUsize::get));
+        assert_eq!(counted, [Ok(200), Ok(10_000), Ok(1_500), Ok(1_000_000)]);
+        assert!(["", "0", "-1", "10K", "1.5", "0.1k", "1e999k"].iter().all(|text| count(text).is_err()));
         assert_eq!((share("10%"), share("0.25"), share("0")), (Ok(0.1), Ok(0.25), Ok(0.0)));
         assert!(
             ["", "%", "-1%", "101%", "1.5", "nan", "a%"].iter().all(|text| share(text).is_err())

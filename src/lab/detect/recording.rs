@@ -142,6 +142,9 @@ impl Recording {
     /// # Errors
     /// When its samples or its latency log are absent or damaged.
     pub fn read(dir: &Path, by_hand: &[Trouble]) -> Result<Self, Failure> {
+        if !dir.is_dir() {
+            return Err(Failure::Failed(format!("{}: no such folder", dir.display())));
+        }
         let samples = samples::read(&dir.join(samples::FILE))?;
         // Without a producer of ours, time begins with the first look.
         let first_us = samples.first().map(|s| s.due_us as f64);
@@ -211,15 +214,24 @@ impl Recording {
     }
 }
 
-/// The folders of arms in `dir`: itself, or those in it, by name; itself, too, where there are none.
+/// The folders of arms in `dir`: itself, or those of a run, or of all runs in it, by name; itself, too, where there are
+/// none.
 pub fn arms_in(dir: &Path) -> Vec<PathBuf> {
     let is_arm = |path: &Path| packed::exists(&path.join(samples::FILE));
-    let own = || vec![dir.to_owned()];
-    let Ok(entries) = std::fs::read_dir(dir) else { return own() };
-    let mut arms: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    if is_arm(dir) {
+        return vec![dir.to_owned()];
+    }
+    let runs = folders_in(dir);
+    let below = || runs.iter().flat_map(|run| folders_in(run));
+    let mut arms: Vec<PathBuf> = runs.iter().cloned().chain(below()).collect();
     arms.retain(|path| is_arm(path) && !path.ends_with(WARM_UP));
     arms.sort();
-    if is_arm(dir) || arms.is_empty() { own() } else { arms }
+    if arms.is_empty() { vec![dir.to_owned()] } else { arms }
+}
+
+fn folders_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
 fn name(dir: &Path) -> String {

@@ -10,7 +10,8 @@ use super::rules::{Rule, State};
 pub struct Score {
     /// What the rule watches, with its parameters.
     pub rule: String,
-    /// When it fired first, s from the first event due; absent where it did not until the load ended.
+    /// When it fired first after the beginning, s from the first event due; absent where it did not until the load
+    /// ended.
     pub first_s: Option<f64>,
     /// Of each trouble, how long after its begin it was firing, s; absent where it was not until the backlog
     /// was gone, or the load ended. A rule that fired already finds it at its first look: see its false alarms.
@@ -57,7 +58,7 @@ impl Score {
         let told = states.iter().any(|(_, state)| *state != State::Unknown);
         Self {
             rule: detector.label(),
-            first_s: fires(f64::NEG_INFINITY, ended),
+            first_s: fires(beginning_s, ended),
             found_after_s: found,
             false_alarms,
             false_alarms_per_hour: (hours > 0.0).then(|| false_alarms as f64 / hours),

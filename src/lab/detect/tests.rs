@@ -106,7 +106,7 @@ fn a_false_alarm_is_counted_once_and_only_in_quiet_time() {
     let recording = Recording::of("a/b".into(), looks, vec![trouble], None);
     let above = |events: u32| rule(&format!("{{\"lag_events\": {{\"above\": {events}}}}}"));
     let score = Score::of(&above(100), &recording, 5.0);
-    assert_eq!((score.first_s, score.needs), (Some(3.0), None));
+    assert_eq!((score.first_s, score.needs), (Some(8.0), None));
     assert_eq!(score.found_after_s, [Some(4.0)]);
     // At 8 s, which the look without a reading does not end; and at 41 s, when the backlog should be gone.
     assert_eq!(score.false_alarms, 2);

@@ -19,8 +19,6 @@ const CEILING: f64 = 2000.0;
 const QUEUE_CAP: f64 = 10_000.0;
 /// The target at 80 % of the ceiling, and the promise that the table asks for under overload, s.
 const P99_MAX_S: f64 = 2.0;
-/// The share of [`P99_MAX_S`] that is left for the time before the queue and after it.
-const TIMELY_REST: f64 = 0.05;
 /// Seconds in which a queue fills or a source slows down, left out of the steady part.
 const POLICY_SETTLE_S: f64 = 15.0;
 /// The declaration.
@@ -60,7 +58,7 @@ fn launches(form: Form) -> Vec<Launch> {
     vec![
         arm("buffer", QUEUE_CAP, "buffer"),
         arm("shed", QUEUE_CAP, "shed"),
-        arm("shed-2s", timely_cap(CEILING), "shed"),
+        arm("shed-2s", model::timely_capacity(CEILING, P99_MAX_S, IN_FLIGHT).round(), "shed"),
         arm("slow-source", QUEUE_CAP, "slow-source"),
     ]
 }
@@ -71,13 +69,6 @@ fn eighty(setup: &Setup) -> Phase {
 
 fn steady(setup: &Setup) -> Phase {
     setup.overload().settled(POLICY_SETTLE_S)
-}
-
-/// Events that a queue may hold so that the last of them is served within the target, by Little's law: as
-/// many as are served meanwhile, less those that workers have in flight when it comes, and those that are
-/// served before its own batch: workers take turns at the sink.
-fn timely_cap(ceiling: f64) -> f64 {
-    (ceiling * P99_MAX_S * (1.0 - TIMELY_REST) - 2.0 * IN_FLIGHT).round()
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
@@ -113,7 +104,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             format!(
                 "(C + W B) / μ; C = μ × (the target of {} s less {} %) − 2 W B = {} events",
                 figure(P99_MAX_S),
-                figure(100.0 * TIMELY_REST),
+                figure(100.0 * model::TIMELY_REST),
                 figure(timely)
             ),
         ),

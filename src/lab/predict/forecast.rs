@@ -32,6 +32,9 @@ pub struct Forecast {
     /// When the processor is killed, s.
     #[serde(skip)]
     pub killed_s: Option<f64>,
+    /// When the event is served that waits longest, and for how long, s: also after the schedule's end.
+    #[serde(skip)]
+    longest_wait: (f64, f64),
 }
 
 /// A time in which all rates are constant; other values are those at its end.
@@ -105,7 +108,11 @@ impl Forecast {
             course: Course::of(&scenario.offered, &ceiling, drained_s(scenario, &ceiling)),
             ceiling,
             killed_s,
+            longest_wait: (0.0, 0.0),
         };
+        let waits = forecast.moments().into_iter();
+        let waits = waits.filter_map(|t| Some((t, forecast.wait(scenario, t)?)));
+        forecast.longest_wait = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });
         let empty_s = forecast.empty_s(end_s);
         if let Some(until) = if scenario.drain { empty_s } else { Some(end_s) } {
             forecast.course = Course::of(&scenario.offered, &forecast.ceiling, until);
@@ -190,12 +197,10 @@ impl Forecast {
 
     /// What the policy costs.
     fn say_policy(
-        &self,
         s: &Scenario,
-        peak: f64,
         say: &mut impl FnMut(&str, Option<f64>, &'static str, String),
     ) {
-        let (until, steady) = (s.end_s(), s.steady);
+        let until = s.end_s();
         match s.policy {
             Policy::Buffer => {}
             Policy::Shed => {
@@ -210,12 +215,15 @@ impl Forecast {
                 say("shed_total", Some((due - taken).max(0.0)), "events", because);
             }
             Policy::SlowSource => {
-                let aimed = steady * slow_source::TARGET.as_secs_f64();
+                let (due, sent) = (s.due.total(until), s.offered.total(until));
+                let aimed = s.steady * slow_source::TARGET.as_secs_f64();
                 let because = format!(
-                    "the backlog less the {} that the lease aims at in the log: due, and not sent",
-                    figure(aimed)
+                    "due, and never sent, once the backlog is the {} that the lease aims at: {} due − {} sent",
+                    figure(aimed),
+                    figure(due),
+                    figure(sent)
                 );
-                say("source_backlog_peak", Some((peak - aimed).max(0.0)), "events", because);
+                say("held_back_total", Some((due - sent).max(0.0)), "events", because);
             }
         }
     }
@@ -238,11 +246,13 @@ impl Forecast {
             let admitted = scenario.offered.at(from);
             let lag = self.lag(to);
             let wire = scenario.wire;
-            disk_bytes += offered * (to - from) * wire.log_bytes(offered) * wire.replication;
+            // What is shed was produced; what is held back was not.
+            let produced = if scenario.policy == Policy::SlowSource { admitted } else { offered };
+            disk_bytes += produced * (to - from) * wire.log_bytes(produced) * wire.replication;
             // If the log holds some, it is read as fast as the sink serves; else events are read as
             // they come.
             let behind = in_log(from) || in_log(to) || ceiling == 0.0;
-            let network = wire.network(offered, if behind { ceiling } else { offered });
+            let network = wire.network(produced, if behind { ceiling } else { produced });
             let idle = self.lag(from) <= 0.0 && admitted <= ceiling;
             Row {
                 from_s: from,
@@ -337,16 +347,17 @@ impl Forecast {
             );
             say("capacity_by_memory", Some(fits.floor()), "events", because);
         }
-        let (served, in_flight) = (s.steady * PROMISE_S / s.members, s.in_flight / s.members);
+        let (rate, in_flight) = (s.steady / s.members, s.in_flight / s.members);
+        let timely = model::timely_capacity(rate, PROMISE_S, in_flight);
         let because = format!(
-            "what is inside a processor is served in {PROMISE_S} s: its μ × {PROMISE_S} s − W B = {} − {}",
-            figure(served),
-            figure(in_flight)
+            "a member's, so that the last of a full queue is acked in {PROMISE_S} s: its μ × {PROMISE_S} s × 0.95 − 2 W B \
+             = {} − {}; it counts where the excess is shed",
+            figure(rate * PROMISE_S * (1.0 - model::TIMELY_REST)),
+            figure(2.0 * in_flight)
         );
-        say("capacity_by_wait", Some((served - in_flight).floor().max(0.0)), "events", because);
+        say("capacity_by_wait", Some(timely.floor().max(0.0)), "events", because);
 
-        let waits = self.moments().into_iter().filter_map(|t| Some((t, self.wait(s, t)?)));
-        let (wait_s, wait) = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });
+        let (wait_s, wait) = self.longest_wait;
         let fifo = format!(
             "what a user feels, from due to acked, log included, of those that are served: t − A⁻¹(D(t)), largest at t = {} s",
             figure(wait_s)
@@ -361,7 +372,7 @@ impl Forecast {
             figure(s.steady)
         );
         say("queue_sojourn", Some(model::sojourn_s(queue + in_flight, s.steady)), "s", inside);
-        self.say_policy(s, peak, &mut say);
+        Self::say_policy(s, &mut say);
 
         for (n, stall) in (1..).zip(&s.stalls) {
             let (before, after) = (self.lag(stall.from), self.lag(stall.to));

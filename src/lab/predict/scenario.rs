@@ -99,6 +99,10 @@ impl Scenario {
                     "expected a start after the stall before it and before the schedule's end";
                 return Err(Failure::flag("--stall", written(*stall), limit));
             }
+            if stall.rate >= flags.rate_limit {
+                let limit = format!("expected a rate below --rate-limit {}", flags.rate_limit);
+                return Err(Failure::flag("--stall", written(*stall), &limit));
+            }
             before = stall.to;
             stall.rate *= per_token;
             ceiling = ceiling.but(stall.rate, stall.from, stall.to);
@@ -114,7 +118,9 @@ impl Scenario {
         let due = offered;
         let offered = match flags.policy {
             Policy::Shed => due.admitted(&ceiling, capacity + in_flight),
-            Policy::Buffer | Policy::SlowSource => due.clone(),
+            // The source holds back what the lease does not allow, and never sends it.
+            Policy::SlowSource => due.admitted(&ceiling, steady * slow_source::TARGET.as_secs_f64()),
+            Policy::Buffer => due.clone(),
         };
         let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
         let base_bytes = flags.base_rss as f64;

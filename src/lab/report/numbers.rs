@@ -34,7 +34,10 @@ pub const NUMBERS: &[Number] = &[
     }),
     ("fetch requests/s", |r, a| overload_rate(r, a, "processor", "processor_polls_total")),
     ("μ as delivered, events/s", |r, a| a.delivered_in(r.plan.setup.overload().settled(SETTLE_S))),
-    ("RSS slope from λ and μ as measured, MB/s", |r, a| {
+    ("RSS slope from λ and μ as measured, queue without limit, MB/s", |r, a| {
+        // A queue with a limit is full: what it cannot take is in the log, or shed.
+        let arm = r.plan.setup.arm(a.spec.name);
+        arm.is_none_or(|arm| arm.queue_cap.is_none()).then_some(())?;
         let polled = overload_rate(r, a, "processor", "processor_events_fetched_total")?;
         let acked = a.delivered_in(r.plan.setup.overload().settled(SETTLE_S))?;
         Some(r.plan.setup.resident_bytes * (polled - acked) / 1e6)

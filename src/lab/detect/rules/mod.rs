@@ -136,7 +136,8 @@ pub fn read(path: &Path) -> Result<Vec<Rule>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| wrong(&format!("cannot be read: {e}")))?;
     let rules: Vec<Rule> = serde_json::from_str(&text).map_err(|e| {
         let line = text.lines().nth(e.line().saturating_sub(1)).unwrap_or_default();
-        wrong(&format!("{e}: {}", said(line.as_bytes())))
+        let line = said(line.as_bytes());
+        wrong(&format!("{e}: {line}; expected a list of rules, as --print-rules shows them"))
     })?;
     if rules.is_empty() {
         return Err(wrong("expected at least one rule, as --print-rules shows them"));
