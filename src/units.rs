@@ -124,7 +124,11 @@ mod tests {
         assert_eq!(duration("30m"), Ok(Duration::from_secs(1800)));
         let counted = ["200", "10k", "1.5k", "1M"].map(|text| count(text).map(NonZeroUsize::get));
         assert_eq!(counted, [Ok(200), Ok(10_000), Ok(1_500), Ok(1_000_000)]);
-        assert!(["", "0", "-1", "10K", "1.5", "0.1k", "1e999k"].iter().all(|text| count(text).is_err()));
+        assert!(
+            ["", "0", "-1", "10K", "1.5", "0.0001k", "1e999k"]
+                .iter()
+                .all(|text| count(text).is_err())
+        );
         assert_eq!((share("10%"), share("0.25"), share("0")), (Ok(0.1), Ok(0.25), Ok(0.0)));
         assert!(
             ["", "%", "-1%", "101%", "1.5", "nan", "a%"].iter().all(|text| share(text).is_err())

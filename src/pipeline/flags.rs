@@ -124,8 +124,8 @@ pub struct Flags {
     policy: Policy,
     /// who is dropped with --policy shed: newest (what finds the queue full), oldest (what has waited longest),
     /// priority (a quarter of the queue is for high priority alone), sojourn (what has waited for more than twice
-    /// what the sink needs for the workers' batches: CoDel), pid (a share, by a controller that holds that wait)
-    /// (newest)
+    /// what the sink needs for the workers' batches: CoDel), pid (a share, by a controller that holds that wait;
+    /// NOTES.md recommends it) (newest)
     #[argh(option, default = "Who::Newest", from_str_fn(Who::parse))]
     shed: Who,
     /// share of the events, by their ids, that are of high priority: 10% (0); their latency is shown apart

@@ -43,7 +43,7 @@ use trouble::Trouble;
 #[argh(
     subcommand,
     name = "detect",
-    example = "{command_name} results/exp1 results/exp5\n\
+    example = "{command_name} results/full/exp1 results/full/ceiling\n\
                {command_name} --trouble 40s..90s watched"
 )]
 pub struct Settings {

@@ -159,7 +159,10 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.ask("dropped", "Is the excess dropped, and counted?", wanted, dropped, "events/s");
         let (share, why) = match name {
             "newest" | "oldest" => (0.10, "the last run may not fit, and a rate's 2 %"),
-            _ => (0.25, "events come in puffs of the producer's linger, 20 ms, a quarter of the wait"),
+            _ => (
+                0.25,
+                "events come in puffs of the producer's linger, 20 ms, a quarter of the wait",
+            ),
         };
         let wanted = (said(&format!("{name}_wait")), Margin::Share(share), why);
         let wait = arm.latency_in(Stage::Queue, 0.5, steady);

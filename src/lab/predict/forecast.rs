@@ -196,10 +196,7 @@ impl Forecast {
     }
 
     /// What the policy costs.
-    fn say_policy(
-        s: &Scenario,
-        say: &mut impl FnMut(&str, Option<f64>, &'static str, String),
-    ) {
+    fn say_policy(s: &Scenario, say: &mut impl FnMut(&str, Option<f64>, &'static str, String)) {
         let until = s.end_s();
         match s.policy {
             Policy::Buffer => {}

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::lab::model::{self, Phase, Rates};
 use crate::lab::text::{figure, scaled};
 use crate::planes::wire::debloat;
-use crate::policy::Policy;
+use crate::policy::{Policy, slow_source};
 use crate::queue;
 use crate::units;
 
@@ -119,7 +119,9 @@ impl Scenario {
         let offered = match flags.policy {
             Policy::Shed => due.admitted(&ceiling, capacity + in_flight),
             // The source holds back what the lease does not allow, and never sends it.
-            Policy::SlowSource => due.admitted(&ceiling, steady * slow_source::TARGET.as_secs_f64()),
+            Policy::SlowSource => {
+                due.admitted(&ceiling, steady * slow_source::TARGET.as_secs_f64())
+            }
             Policy::Buffer => due.clone(),
         };
         let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
