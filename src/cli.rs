@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::{logging, units};
 
 /// Rewrites `-flag`, `-flag=value` and `--flag=value` to the one spelling argh takes,
-/// `--flag value`, and `-h` to `--help`. Everything after a bare `--`, negative numbers and single-letter flags pass
+/// `--flag value`. Everything after a bare `--`, negative numbers and single-letter flags pass
 /// untouched.
 pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut out = Vec::new();
@@ -23,10 +23,6 @@ pub fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
         if verbatim || arg == "--" {
             verbatim = true;
             out.push(arg);
-            continue;
-        }
-        if arg == "-h" {
-            out.push("--help".into());
             continue;
         }
         let Some(rest) = long_flag(&arg) else {
@@ -102,7 +98,13 @@ pub fn main<T: FromArgs + ArgsInfo>(
     };
     let program = program();
     let args = normalise(args.into_iter().skip(1));
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // Behind the program or a command; elsewhere it may be a value.
+    if let [word] | [_, word] = args.as_mut_slice()
+        && *word == "-h"
+    {
+        *word = "--help";
+    }
     match pages::asked::<T>(&program, revision, groups, &args) {
         Some(Ok(page)) => {
             let _ = write!(std::io::stdout(), "{page}");

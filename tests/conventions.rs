@@ -68,6 +68,21 @@ fn a_flag_that_is_none_is_answered_by_the_nearest() {
     }
 }
 
+/// Prevents: a failure that sends its reader to a help without the flag; a pipe that has seen enough and is told of an
+/// error.
+#[test]
+fn a_command_says_where_its_own_help_is() {
+    let lab = PROGRAMS.iter().find(|(name, _)| *name == "lab").expect("lab").1;
+    assert!(said(lab, &["predict", "-h"]).contains("--schedule"));
+    assert_eq!(said(lab, &["-h"]), said(lab, &["--help"]));
+    let output = asked(lab, &["predict", "--schedule", "1500"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("Run `lab predict --help` for the flags."), "{told}");
+    let piped = format!("set -o pipefail; {lab} predict --schedule 1500:1m 2>&1 | head -1");
+    let output = Command::new("bash").args(["-c", &piped]).output().expect("bash");
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Prevents: a page of flags that describes earlier programs.
 #[test]
 fn the_page_of_flags_is_made_from_the_definitions() {
