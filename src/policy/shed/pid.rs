@@ -14,18 +14,16 @@ use crate::source::Run;
 
 /// How often the share is set.
 const PERIOD: Duration = Duration::from_millis(20);
-/// The integral's weight, 1/s, and the proportional part's. With the depth T λ away from where it should be (T: the wait
-/// that is held) the share moves by `PROPORTIONAL` at once. q' = λ (1 − share) − μ makes that a loop of second order,
-/// critically damped at integral = proportional² / 4 T: for T = 80 ms, 0.8/s. It settles in some 2 T / proportional
-/// = 0.3 s.
+/// The proportional part's weight. With the depth λ T away from where it should be (T: the wait that is held, 2 held / μ)
+/// the share moves by so much at once. q' = λ (1 − share) − μ makes that a loop of second order, critically damped where
+/// the integral's weight is proportional² / 4 T. It settles in some 2 T / proportional: 0.3 s for T = 80 ms.
 const PROPORTIONAL: f64 = 0.5;
-const INTEGRAL: f64 = 0.8;
 /// Weight of the newest period in the smoothed depth (puffs of the log: some 0.1 s) and in the rate that comes
-/// (some 0.4 s).
+/// and that goes (some 0.4 s).
 const NEWEST_DEPTH: f64 = 0.2;
 const NEWEST_RATE: f64 = 0.05;
-/// The wait that the weights were made for, s.
-const WAIT_S: f64 = 0.08;
+/// Bounds of T, s: a period, and what a sink that takes nothing is given.
+const WAIT_S: std::ops::RangeInclusive<f64> = 0.02..=0.5;
 
 /// The controller.
 #[derive(Debug)]
@@ -34,9 +32,14 @@ pub struct Pid {
     began: Option<Instant>,
     /// Events that came since then.
     came: usize,
-    /// Events/s that come, smoothed.
+    /// Of these, those that came in, by the share that went.
+    entered: f64,
+    /// Events/s that come, smoothed; and that the workers take.
     rate: f64,
+    served: f64,
+    /// Events in the queue, smoothed; and as they were last.
     depth: f64,
+    depth_before: f64,
     integral: f64,
     share: f64,
 }
@@ -57,8 +60,11 @@ impl Pid {
             held: held.get() as f64,
             began: None,
             came: 0,
+            entered: 0.0,
             rate: 0.0,
+            served: 0.0,
             depth: 0.0,
+            depth_before: 0.0,
             integral: 0.0,
             share: 0.0,
         }
@@ -66,17 +72,20 @@ impl Pid {
 
     /// `events` come to a queue of `depth`: the share of them that goes.
     pub fn shares(&mut self, now: Instant, events: usize, depth: usize) -> Shares {
-        self.came += events;
         let began = *self.began.get_or_insert(now);
         let time = now.saturating_duration_since(began);
         if time >= PERIOD {
             self.set(time.as_secs_f64(), depth as f64);
-            (self.began, self.came) = (Some(now), 0);
+            (self.began, self.came, self.entered) = (Some(now), 0, 0.0);
         }
-        if (depth as f64) < self.held {
-            return Shares::default();
-        }
-        Shares { all: self.share, standing: self.integral.min(self.share) }
+        let shares = if (depth as f64) < self.held {
+            Shares::default()
+        } else {
+            Shares { all: self.share, standing: self.integral.min(self.share) }
+        };
+        self.came += events;
+        self.entered += events as f64 * (1.0 - shares.all);
+        shares
     }
 
     fn set(&mut self, seconds: f64, depth: f64) {
@@ -84,9 +93,14 @@ impl Pid {
         let periods = seconds / PERIOD.as_secs_f64();
         let weight = |newest: f64| 1.0 - (1.0 - newest).powf(periods);
         self.rate += weight(NEWEST_RATE) * (self.came as f64 / seconds - self.rate);
+        let gone = (self.entered - (depth - self.depth_before)).max(0.0);
+        self.served += weight(NEWEST_RATE) * (gone / seconds - self.served);
+        self.depth_before = depth;
         self.depth += weight(NEWEST_DEPTH) * (depth - self.depth);
-        let away = (self.depth - 2.0 * self.held) / (self.rate * WAIT_S).max(self.held);
-        self.integral = (self.integral + INTEGRAL * away * seconds.min(1.0)).clamp(0.0, 1.0);
+        let wait_s = (2.0 * self.held / self.served.max(1.0)).clamp(*WAIT_S.start(), *WAIT_S.end());
+        let away = (self.depth - 2.0 * self.held) / (self.rate * wait_s).max(self.held);
+        let integral = PROPORTIONAL * PROPORTIONAL / (4.0 * wait_s);
+        self.integral = (self.integral + integral * away * seconds.min(1.0)).clamp(0.0, 1.0);
         self.share = (self.integral + PROPORTIONAL * away).clamp(0.0, 1.0);
     }
 }
@@ -170,6 +184,17 @@ mod tests {
         }
         assert!(most < 0.9, "{most}: a tenth of high priority would be shed");
         assert!(seconds[43..].iter().all(|(share, _)| *share < 0.01), "{seconds:?}");
+    }
+
+    /// Prevents: weights that fit one sink alone: on a slow one the share overshoots, and the high class pays.
+    #[test]
+    fn a_sink_of_a_quarter_of_the_speed_finds_its_share_without_overshoot() {
+        let (seconds, most) = fluid(&[(375.0, 5.0), (2000.0, 25.0)], 500.0);
+        for (at, wait) in &seconds[11..] {
+            assert!((at - 0.75).abs() < 0.05 * 0.75, "{at}: {seconds:?}");
+            assert!(*wait < 0.6, "{wait} s: {seconds:?}");
+        }
+        assert!(most < 0.9, "{most}: a tenth of high priority would be shed");
     }
 
     /// Prevents: a queue that stays shut after the sink stood still.
