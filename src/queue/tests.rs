@@ -128,7 +128,9 @@ macro_rules! contract {
                 if kind.capacity().is_some() {
                     assert_eq!(intake.offer(0, Events(7), Duration::ZERO), Offer::Full(Events(7)));
                 }
-                let sender = thread::spawn(move || intake.offer(0, Events(7), LONG));
+                // One end stays here: the queue is not closed when the sender has ended.
+                let offering = intake.clone();
+                let sender = thread::spawn(move || offering.offer(0, Events(7), LONG));
                 while !sender.is_finished() {
                     let taken = outlets[0].dequeue(Duration::from_millis(1));
                     assert!(matches!(taken, Dequeued::Run(Events(7)) | Dequeued::Nothing));
