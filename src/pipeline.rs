@@ -15,98 +15,34 @@ pub mod flags;
 mod health;
 mod keepalive;
 mod naive;
+mod settings;
 
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::brokers::{BrokerError, TopicView, View};
+use crate::brokers::View;
 use crate::failure::Failure;
-use crate::http::access::Token;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
-use crate::planes::{self, FetchSettings};
 use crate::policy::dead_letters::{DeadLetters, Destination};
-use crate::policy::shed::class::Classes;
 use crate::policy::shed::{Shedder, Who};
 use crate::policy::{Admission, Policy, slow_source};
-use crate::queue::{self, Kind, Occupancy};
-use crate::sink::client::{Client, ask_rate};
+use crate::queue::{self, Occupancy};
+use crate::sink::client::Client;
 use crate::sink::line::{Line, Place};
 use crate::sink::refusals::{Refusals, Suspects};
-use crate::sink::workers::{Drain, Mode, Parts, Worker};
-use crate::source::member::{Member, MemberSettings};
+use crate::sink::workers::{Drain, Parts, Worker};
+use crate::source::member::Member;
 use crate::source::supervisor::{self, Shared};
 use crate::source::{Assignment, Downstream, LeftLog, Run, fetcher};
 use crate::telemetry::latency::Latency;
 use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
 use crate::telemetry::{self, latency};
 use crate::threads::{Pulse, Stop, ThreadGroup};
-use crate::transform::Transform;
 use health::Health;
-
-/// Which worker gets an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharding {
-    /// Workers share one queue (work sharing), so two events of a key may overtake each other.
-    /// `round-robin` in flags.
-    Shared,
-    /// A key always goes to the same worker, over that worker's own queue.
-    Key,
-}
-
-/// Everything a run needs, validated; nothing is open yet.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The group membership.
-    pub member: MemberSettings,
-    /// How much a fetch asks for.
-    pub fetch: FetchSettings,
-    /// Whether unreadable records are counted and skipped, instead of ending the run.
-    pub skip_unreadable: bool,
-    /// The kind of queue.
-    pub queue: Kind,
-    /// Which worker gets an event.
-    pub sharding: Sharding,
-    /// Workers.
-    pub workers: NonZeroUsize,
-    /// One event a call, or batches.
-    pub mode: Mode,
-    /// What the workers do to each event.
-    pub transform: Transform,
-    /// The policy at a full queue.
-    pub policy: Policy,
-    /// Who is shed, where that is the policy.
-    pub shed: Who,
-    /// Which events are of high priority.
-    pub classes: Classes,
-    /// The producer's control endpoint, for slow-source.
-    pub producer: String,
-    /// The sink.
-    pub sink: String,
-    /// Longest call of the sink.
-    pub sink_timeout: Duration,
-    /// How long queued events may still be delivered after a stop.
-    pub drain_timeout: Duration,
-    /// A worker that has not moved for so long stops the poll clock.
-    pub stuck_after: Duration,
-    /// Whether the member polls on a thread of its own.
-    pub keepalive: bool,
-    /// Where metrics and profiles are served.
-    pub listen: SocketAddr,
-    /// Opens the profiles off loopback, and the producer's control.
-    pub token: Option<Token>,
-    /// Where interval latency logs go.
-    pub hlog: Option<PathBuf>,
-    /// Where the ids that are shed are written.
-    pub shed_ids: Option<PathBuf>,
-    /// Where events that will never be delivered are kept.
-    pub dead_letter: Option<Destination>,
-}
+pub use settings::{Settings, Sharding};
 
 /// The figures of a run, printed at its end.
 #[derive(Debug, Serialize)]
@@ -167,13 +103,9 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let gate = intake.gate();
     let brokers = &settings.member.brokers;
     let dead_letters = DeadLetters::open(settings.dead_letter.as_ref(), brokers, metrics.clone())?;
-    let dead_letters = Arc::new(dead_letters);
-    let held = settings
-        .workers
-        .saturating_mul(settings.mode.events_max().try_into().unwrap_or(NonZeroUsize::MIN));
+    let held = settings.workers.get() * settings.mode.events_max();
     let ids = settings.shed_ids.as_deref();
     let shedder = Shedder::new(settings.shed, settings.classes, held, ids, metrics.clone())?;
-    let shedder = Arc::new(shedder);
     let heads = match (settings.shed, settings.sharding) {
         (Who::Oldest, Sharding::Shared) => outlets.first().cloned().into_iter().collect(),
         (Who::Oldest, Sharding::Key) => outlets.clone(),
@@ -188,9 +120,9 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         batch_events_max: settings.mode.events_max(),
         workers: settings.workers.get(),
         metrics: metrics.clone(),
-        shedder: Arc::clone(&shedder),
+        shedder: Arc::new(shedder),
         heads,
-        dead_letters: Arc::clone(&dead_letters),
+        dead_letters: Arc::new(dead_letters),
     });
     let health = Health::of(&settings, &metrics);
     let server = serve(&settings, registry, access, health.clone())?;
@@ -224,15 +156,8 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         std::array::from_fn(|_| ThreadGroup::new(stop.clone()));
     let (drain, leave, measured) = Default::default();
     let ends = Ends { stop, gate, drain, leave, measured };
-    let pulses = start_workers(
-        &mut workers,
-        &settings,
-        outlets,
-        &latency,
-        &shared,
-        &ends,
-        &(dead_letters, shedder),
-    )?;
+    let pulses =
+        start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends, &admission)?;
     start_instruments(&mut instruments, &settings, &shared, occupancy, reporter, &ends.measured)?;
     let polls = Pulse::default();
     health.watch(&pulses, &polls);
@@ -262,53 +187,6 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     }
     ends.stop.outcome()?;
     Ok(summary(&settings, &metrics, &shared.assignment, started))
-}
-
-impl Settings {
-    /// The queue's whole capacity: its shards' capacities are rounded up.
-    fn capacity(&self) -> Option<usize> {
-        let shards = match self.sharding {
-            Sharding::Shared => NonZeroUsize::MIN,
-            Sharding::Key => self.workers,
-        };
-        self.queue.shard_capacity(shards).map(|capacity| capacity * shards.get())
-    }
-
-    /// Refuses workers and batches that the sink's own rate cannot answer within the time of a
-    /// call: they would be sent again for ever. A sink that does not report its rate is not asked
-    /// twice.
-    fn can_be_served_in_time(&self) -> Result<(), Failure> {
-        let Some(sink) = ask_rate(&self.sink).filter(|sink| sink.rate > 0.0) else { return Ok(()) };
-        let (workers, batch) = (self.workers.get() as f64, self.mode.events_max() as f64);
-        let call = sink.costs.of(self.mode.events_max());
-        let seconds = workers * call / sink.rate;
-        let timeout = self.sink_timeout.as_secs_f64();
-        if seconds <= timeout {
-            return Ok(());
-        }
-        Err(Failure::Usage(format!(
-            "--sink-workers {workers} with batches of {batch} cost {:.0} tokens at once, which the sink \
-             serves in {seconds:.1} s at its {} tokens/s; a call has {timeout:.1} s (--sink-timeout): \
-             lower --sink-workers or --batch-size, or raise --sink-timeout",
-            workers * call,
-            sink.rate
-        )))
-    }
-
-    /// Whether the data plane works with the brokers that lead the topic now.
-    fn plane_speaks_with(&self, view: &TopicView) -> Result<(), Failure> {
-        if self.fetch.client != planes::Client::Kafka {
-            return Ok(());
-        }
-        let checks = view
-            .addresses
-            .values()
-            .map(|address| planes::kafka::check(&self.member.brokers, address));
-        match checks.filter_map(Result::err).find(|e| matches!(e, BrokerError::TooNew { .. })) {
-            Some(too_new) => Err(Failure::failed(too_new)),
-            None => Ok(()),
-        }
-    }
 }
 
 /// The stop signals of the threads. A start that fails half-way drops it, before it waits for the
@@ -359,7 +237,7 @@ fn start_workers(
     latency: &Latency,
     shared: &Shared,
     ends: &Ends,
-    (dead_letters, shedder): &(Arc<DeadLetters>, Arc<Shedder>),
+    admission: &Admission,
 ) -> Result<Vec<Pulse>, Failure> {
     let (line, refusals) = (Arc::<Line>::default(), Arc::<Refusals>::default());
     let (metrics, stop) = (&shared.fetching.metrics, &ends.stop);
@@ -367,7 +245,7 @@ fn start_workers(
     for (n, outlet) in outlets.into_iter().enumerate() {
         let pulse = Pulse::default();
         pulses.push(pulse.clone());
-        let letters = Arc::clone(dead_letters);
+        let letters = Arc::clone(&admission.dead_letters);
         let worker = Worker::new(Parts {
             outlet,
             client: Client::new(&settings.sink, settings.sink_timeout, settings.transform),
@@ -379,7 +257,7 @@ fn start_workers(
             place: Place::new(Arc::clone(&line), n),
             suspects: Suspects::new(Arc::clone(&refusals), letters, metrics.clone(), stop.clone()),
             refusals: Arc::clone(&refusals),
-            shedder: Arc::clone(shedder),
+            shedder: Arc::clone(&admission.shedder),
             metrics: metrics.clone(),
             latency: latency.recorder(n),
         });

@@ -7,6 +7,7 @@
 //! - `offsets`      start and end of the logs that one broker leads, in one request
 //! - `group`        committed offsets, from a group's coordinator
 //! - `topics`       creates and deletes topics
+//! - `librdkafka`   the settings and the log that our librdkafka clients share
 //! - `fetch_answer` reads the answer to a Fetch in place
 //! - `view`         the last known leaders, shared, and the bell that asks for a refresh
 //! - `busy`         gives up a thread that is stuck in a dead socket
@@ -18,6 +19,7 @@ pub mod connection;
 pub(crate) mod fake;
 pub(crate) mod fetch_answer;
 pub mod group;
+pub mod librdkafka;
 pub mod offsets;
 #[cfg_attr(not(feature = "tls"), path = "security_none.rs")]
 mod security;

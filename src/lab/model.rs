@@ -269,14 +269,14 @@ pub fn rss_bytes(base_bytes: f64, event_bytes: f64, queue: f64) -> f64 {
     base_bytes + event_bytes * queue
 }
 
-/// The share of a target that is left for the way to the queue and out of it.
+/// The share of a target of seconds that is left for the way to the queue and out of it.
 pub const TIMELY_REST: f64 = 0.05;
 
-/// Events that a queue may hold so that the last of them is acked within `target_s`, by Little's law: as many as are
+/// Events that a queue may hold so that the last of them is acked within `time_s`, by Little's law: as many as are
 /// served meanwhile at `rate`, less the `in_flight` events that workers hold when it comes, and as many that are served
 /// before its own batch: workers take turns at the sink.
-pub fn timely_capacity(rate: f64, target_s: f64, in_flight: f64) -> f64 {
-    rate * target_s * (1.0 - TIMELY_REST) - 2.0 * in_flight
+pub fn timely_capacity(rate: f64, time_s: f64, in_flight: f64) -> f64 {
+    rate * time_s - 2.0 * in_flight
 }
 
 /// How long the last of `queue` events waits at `service_rate` events/s, s.

@@ -47,10 +47,8 @@ impl Client {
     /// # Errors
     /// The names that are allowed.
     pub fn parse_consumer(text: &str) -> Result<Self, String> {
-        Self::parse(text).or_else(|_| {
-            let all = [("wire", Self::Wire), ("kafka", Self::Kafka), ("rdkafka", Self::Rdkafka)];
-            units::one_of(text, &all)
-        })
+        let all = [("wire", Self::Wire), ("kafka", Self::Kafka), ("rdkafka", Self::Rdkafka)];
+        units::one_of(text, &all)
     }
 
     /// Whether the plane can speak with `brokers` as their properties file says.

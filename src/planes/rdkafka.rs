@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
@@ -23,7 +23,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use super::{
     Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, Prefetched, Refusal,
 };
-use crate::brokers::Brokers;
+use crate::brokers::{Brokers, librdkafka};
 
 /// How long one thread asks librdkafka, and another waits for its turn.
 const SLICE: Duration = Duration::from_millis(20);
@@ -146,7 +146,7 @@ impl Fetches for Fetcher {
     }
 
     fn prefetched(&self) -> Option<Prefetched> {
-        self.ahead.as_ref().ok().map(|ahead| ahead.consumer.context().prefetched())
+        self.ahead.as_ref().ok().map(|ahead| ahead.consumer.context().now.lock().prefetched)
     }
 }
 
@@ -210,10 +210,7 @@ impl Waiting {
 
 impl Ahead {
     fn new(brokers: &Brokers, topic: &str, settings: FetchSettings) -> Result<Self, String> {
-        let mut config = ClientConfig::new();
-        for (name, value) in brokers.properties() {
-            config.set(name, value);
-        }
+        let mut config = brokers.librdkafka();
         let isolation = match settings.isolation {
             Isolation::ReadUncommitted => "read_uncommitted",
             Isolation::ReadCommitted => "read_committed",
@@ -222,8 +219,6 @@ impl Ahead {
             .set("client.id", "backpressure-lab-prefetch")
             // It never joins: partitions are assigned by hand.
             .set("group.id", "backpressure-lab-prefetch")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("isolation.level", isolation)
             .set("fetch.wait.max.ms", settings.wait.as_millis().to_string())
@@ -234,10 +229,7 @@ impl Ahead {
             )
             .set("queued.max.messages.kbytes", (settings.prefetch_bytes >> 10).max(1).to_string())
             .set("queued.min.messages", settings.prefetch_events.to_string())
-            .set("statistics.interval.ms", STATISTICS_MS)
-            .set("reconnect.backoff.max.ms", "2000")
-            .set("log.connection.close", "false")
-            .set_log_level(RDKafkaLogLevel::Notice);
+            .set("statistics.interval.ms", STATISTICS_MS);
         let seen = Seen { topic: topic.to_owned(), now: Mutex::default() };
         let consumer = config
             .create_with_context(seen)
@@ -360,12 +352,6 @@ struct Holds {
     ends: BTreeMap<i32, i64>,
 }
 
-impl Seen {
-    fn prefetched(&self) -> Prefetched {
-        self.now.lock().prefetched
-    }
-}
-
 impl ClientContext for Seen {
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
@@ -381,15 +367,11 @@ impl ClientContext for Seen {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if (level as i32) <= RDKafkaLogLevel::Error as i32 {
-            log::warn!(facility = facility; "librdkafka: {message}");
-        } else {
-            log::debug!(facility = facility; "librdkafka: {message}");
-        }
+        librdkafka::log_line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        log::debug!(why = error.to_string().as_str(); "librdkafka: {reason}");
+        librdkafka::log_error(&error, reason);
     }
 }
 

@@ -16,16 +16,16 @@ pub mod ids;
 mod newest;
 mod oldest;
 mod pid;
-mod priority;
+pub mod priority;
 mod sojourn;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::Door;
+use crate::clock;
 use crate::failure::Failure;
 use crate::source::{Enqueued, Run};
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -93,7 +93,7 @@ impl Shedder {
     pub fn new(
         who: Who,
         classes: Classes,
-        held: NonZeroUsize,
+        held: usize,
         ids: Option<&Path>,
         metrics: ProcessorMetrics,
     ) -> Result<Self, Failure> {
@@ -129,9 +129,13 @@ impl Shedder {
     }
 
     /// Sheds all of a run, of an acquired partition, that has waited too long; says whether it did.
-    pub fn shed_if_too_late(&self, run: &Run, waited: Duration) -> bool {
-        let too_late =
-            self.who == Who::Sojourn && self.sojourn.lock().is_too_late(Instant::now(), waited);
+    pub fn shed_if_too_late(&self, run: &Run) -> bool {
+        if self.who != Who::Sojourn {
+            return false;
+        }
+        let waited_us = clock::now_us().saturating_sub(run.fetched_us);
+        let waited = Duration::from_micros(u64::try_from(waited_us).unwrap_or(0));
+        let too_late = self.sojourn.lock().is_too_late(Instant::now(), waited);
         if too_late {
             self.shed(run, 0..run.len());
         }

@@ -218,9 +218,7 @@ impl Worker {
             self.parts.metrics.returned.inc_by(run.len() as u64);
             return;
         }
-        let waited = clock::now_us().saturating_sub(run.fetched_us);
-        let waited = Duration::from_micros(u64::try_from(waited).unwrap_or(0));
-        if self.parts.shedder.shed_if_too_late(&run, waited) {
+        if self.parts.shedder.shed_if_too_late(&run) {
             run.assigned.release();
             return;
         }

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::Message as _;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -282,10 +282,7 @@ impl Member {
 impl MemberSettings {
     fn client_config(&self) -> ClientConfig {
         let ms = |time: Duration| time.as_millis().to_string();
-        let mut config = ClientConfig::new();
-        for (name, value) in self.brokers.properties() {
-            config.set(name, value);
-        }
+        let mut config = self.brokers.librdkafka();
         config
             .set("client.id", "backpressure-lab-member")
             .set("group.id", &self.group)
@@ -293,16 +290,11 @@ impl MemberSettings {
             .set("max.poll.interval.ms", ms(self.max_poll_interval))
             .set("session.timeout.ms", ms(self.session_timeout))
             .set("heartbeat.interval.ms", ms(HEARTBEAT.min(self.session_timeout / 3)))
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             // Between assignment and pause a fetch may slip through; keep it to one small one.
             .set("queued.max.messages.kbytes", "1")
             .set("fetch.message.max.bytes", "1024")
-            .set("topic.metadata.refresh.interval.ms", "10000")
-            .set("reconnect.backoff.max.ms", "2000")
-            .set("log.connection.close", "false")
-            .set_log_level(RDKafkaLogLevel::Notice);
+            .set("topic.metadata.refresh.interval.ms", "10000");
         if let Some(id) = &self.instance_id {
             config.set("group.instance.id", id);
         }

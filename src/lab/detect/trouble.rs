@@ -5,7 +5,6 @@
 //! is right.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -84,15 +83,12 @@ pub fn of_arm(setup: &Setup, arm: &ArmSetup) -> Vec<Trouble> {
     if arm.policy == Policy::SlowSource {
         return Vec::new();
     }
-    let steps = arm.schedule.iter();
-    let offered =
-        Rates::schedule(steps.map(|&(rate, seconds)| (rate, Duration::from_secs_f64(seconds))));
     let steady = Rates::constant(events_per_s(setup, arm, setup.ceiling));
     let ceiling = match setup.stall {
         Some(stall) => steady.but(events_per_s(setup, arm, stall.rate), stall.from, stall.to),
         None => steady,
     };
-    above(&offered, &ceiling)
+    above(&arm.offered(), &ceiling)
 }
 
 /// A fault may stop everything while it lasts; whether it does is seen in its row.
@@ -103,10 +99,8 @@ fn of_fault(setup: &Setup, mark: &Mark, from: f64, to: f64) -> Vec<Trouble> {
 
 /// Events/s of a sink that gives `tokens` a second, and of as many calls as the arm's workers can make at a time.
 fn events_per_s(setup: &Setup, arm: &ArmSetup, tokens: f64) -> f64 {
-    let call = setup.call;
-    let workers = f64::from(arm.workers) * arm.poll_intervals_s.len() as f64;
-    let by_time = workers * arm.batch / call.latency_s;
-    model::ceiling(tokens, call.cost, call.event_cost, arm.batch).min(by_time)
+    let tokens = tokens.min(setup.tokens_in_time(arm));
+    model::ceiling(tokens, setup.call.cost, setup.call.event_cost, arm.batch)
 }
 
 /// Where `offered` is above `ceiling`. A trouble that begins before the last one's backlog is gone is part of it.

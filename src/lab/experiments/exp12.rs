@@ -11,6 +11,7 @@ use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
 use crate::lab::text::{figure, thousands};
+use crate::policy::shed::priority;
 use crate::telemetry::latency::Stage;
 
 /// The sink's ceiling, events/s, and what the queue holds where nothing else is said.
@@ -30,8 +31,6 @@ const HIGH_LOST_MAX: f64 = 0.01;
 const STEP_S: f64 = 1.0;
 /// Seconds in which a queue of [`QUEUE_CAP`] fills at four times the ceiling, and what was in it is served.
 const FILL_S: f64 = 8.0;
-/// What `priority` leaves to all classes together (`policy/shed/priority.rs`).
-const SHARED: f64 = 0.75;
 /// Events a call: with four workers in flight, the sink needs 40 ms for them.
 const BATCH: f64 = 20.0;
 const WORKERS: f64 = 4.0;
@@ -72,19 +71,14 @@ fn launches(form: Form) -> Vec<Launch> {
         );
         Launch::new(who, &load, &format!("--rate-limit {CEILING}"), &flags)
     };
+    let timely_cap = model::timely_capacity(CEILING, P99_MAX_S - WAY_S, BATCH * WORKERS);
     vec![
         arm("newest", QUEUE_CAP),
         arm("oldest", QUEUE_CAP),
-        arm("priority", timely_cap()),
+        arm("priority", timely_cap.round()),
         arm("sojourn", QUEUE_CAP),
         arm("pid", QUEUE_CAP),
     ]
-}
-
-/// Events that the queue may hold so that the last of them is acked within the target, by Little's law: what is
-/// served in the time that is left, less what workers hold when it comes and what is served before its own batch.
-fn timely_cap() -> f64 {
-    (CEILING * (P99_MAX_S - WAY_S) - 2.0 * BATCH * WORKERS).round()
 }
 
 /// The step a little above the ceiling.
@@ -101,6 +95,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     let held = setup.arm("pid").map_or(f64::NAN, ArmSetup::in_flight);
     let cap = |arm: &str| setup.arm(arm).and_then(|arm| arm.queue_cap).unwrap_or(f64::NAN);
     let high = setup.arm("pid").map_or(f64::NAN, |arm| arm.high_share);
+    let shared = 1.0 - priority::RESERVE;
     let p = Prediction::new;
     let twice = format!("2 W B / μ: the wait that it keeps to; W B = {} events", figure(held));
     let excess = offered - ceiling;
@@ -128,10 +123,10 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
         ),
         p(
             "priority_wait",
-            model::sojourn_s(SHARED * cap("priority"), ceiling),
+            model::sojourn_s(shared * cap("priority"), ceiling),
             "s",
             format!(
-                "{SHARED} C / μ: what all classes may fill; C = μ × ({P99_MAX_S} s − {WAY_S} s) − 2 W B = {} events",
+                "{shared} C / μ: what all classes may fill; C = μ × ({P99_MAX_S} s − {WAY_S} s) − 2 W B = {} events",
                 figure(cap("priority"))
             ),
         ),
@@ -148,7 +143,8 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let name = arm.spec.name;
         let mut asking = Asking::of(run, arm);
-        asking.keeps_up_in(setup.baseline().settled(SETTLE_S), BATCH * WORKERS);
+        let in_flight = setup.arm(name).map_or(f64::NAN, ArmSetup::in_flight);
+        asking.keeps_up_in(setup.baseline().settled(SETTLE_S), in_flight);
         asking.offered_in(steady);
         let why = "the target: whoever sheds must not make the sink wait";
         let floor = (GOODPUT * setup.ceiling, Margin::AtLeast, why);
@@ -217,16 +213,13 @@ fn shed(arm: &Arm) -> Series {
     })
 }
 
-/// The p99 of the wait in the queue that 95 of 100 seconds of the phase keep to, of those that began at least [`STEP_S`] after it: of ten seconds
-/// the worst.
+/// The p99 of the wait in the queue that 95 of 100 seconds of the phase keep to, of those that began at least
+/// [`STEP_S`] after it: of ten seconds the worst.
 fn settled_p99(arm: &Arm, phase: Phase) -> Option<f64> {
     let p99 = arm.latency(Stage::Queue, 0.99);
     // A second's figure stands at its end.
     let seconds = stats::between(&p99, phase.from + STEP_S + 1.0, phase.to);
-    let mut seconds: Vec<f64> = seconds.into_iter().map(|second| second.1).collect();
-    seconds.sort_by(f64::total_cmp);
-    let last = seconds.len().checked_sub(1)?;
-    seconds.get(last - last / 20).copied()
+    stats::quantile(seconds.into_iter().map(|second| second.1), 0.95)
 }
 
 /// Of the events of normal priority that came, the share that was shed.
@@ -281,13 +274,8 @@ fn lost_and_served(run: &Run) -> Table {
         ("the lag grows by, events/s", Box::new(|arm| lag_slope(arm, steady).map(figure))),
         ("memory, at most", Box::new(|arm| rss_max_mb(arm).map(|mb| format!("{} MB", figure(mb))))),
     ];
-    let titles = run.arms.iter().map(|arm| arm.spec.title);
-    let head: Vec<&str> = std::iter::once("at four times the ceiling").chain(titles).collect();
-    let rows = cells.iter().map(|(name, of)| {
-        let cells = run.arms.iter().map(|arm| of(arm).unwrap_or_else(|| "not measured".into()));
-        std::iter::once((*name).to_owned()).chain(cells).collect()
-    });
-    Table::new("Who is lost, and what those that stay wait", &head, rows)
+    let title = "Who is lost, and what those that stay wait";
+    Table::by_arm(title, "at four times the ceiling", run, cells)
 }
 
 fn latency(arm: &Arm, q: f64, phase: Phase) -> Option<f64> {

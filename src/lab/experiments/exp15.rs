@@ -19,9 +19,6 @@ const QUEUE_CAP: f64 = 10_000.0;
 const LAST_S: f64 = 8.0;
 /// How full the queue is at least: a run of 200 events that does not fit waits.
 const FULL: f64 = 0.9;
-/// The bounded client: an answer of a broker brings at most `FETCH_KIB` of each partition.
-const FETCH_KIB: f64 = 64.0;
-const BOUNDED_EVENTS: f64 = 1000.0;
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -56,11 +53,8 @@ fn launches(form: Form) -> Vec<Launch> {
         let flags = format!("--queue bounded --queue-cap {QUEUE_CAP} {client}");
         Launch::new(name, &load, &format!("--rate-limit {CEILING}"), &flags)
     };
-    let small = format!(
-        "--client rdkafka --prefetch-events {BOUNDED_EVENTS} --prefetch-bytes 1MiB --fetch-bytes {FETCH_KIB}KiB \
-         --answer-bytes 1MiB"
-    );
-    vec![arm("wire", "--client wire"), arm("rdkafka", "--client rdkafka"), arm("small", &small)]
+    let small = "--client rdkafka --prefetch-events 1000 --prefetch-bytes 1MiB --fetch-bytes 64KiB --answer-bytes 1MiB";
+    vec![arm("wire", "--client wire"), arm("rdkafka", "--client rdkafka"), arm("small", small)]
 }
 
 fn full(setup: &Setup) -> Phase {
@@ -75,12 +69,12 @@ fn value_bytes(setup: &Setup) -> f64 {
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
     let value = value_bytes(setup);
-    let limit = |name: &str| setup.arm(name).map_or(f64::NAN, |arm| ahead(arm, value));
-    let partitions = setup.arm("small").map_or(f64::NAN, |arm| f64::from(arm.partitions));
-    // It stops above its limit, with up to an answer of 1 MiB of each partition on its way.
-    let events = limit("rdkafka") + partitions * f64::from(1 << 20) / value / 2.0;
-    let small = limit("small");
-    let answers = partitions * FETCH_KIB * 1024.0 / value;
+    let of = |name: &str, figure: fn(&ArmSetup, f64) -> f64| {
+        setup.arm(name).map_or(f64::NAN, |arm| figure(arm, value))
+    };
+    // It stops above its limit: then there is up to all of that on its way.
+    let events = of("rdkafka", ahead) + of("rdkafka", on_its_way) / 2.0;
+    let small = of("small", ahead) + of("small", on_its_way);
     let p = Prediction::new;
     vec![
         p(
@@ -88,7 +82,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             events,
             "events",
             "the smaller of queued.min.messages and queued.max.messages.kbytes / value: both are asked of the one \
-             queue that all partitions share. And half of what is on its way then: up to 1 MiB of each partition"
+             queue that all partitions share. And half of what may be on its way then: a fetch of each partition"
                 .into(),
         ),
         p("rdkafka_bytes", events * value / MB, "MB", "as many values".into()),
@@ -100,14 +94,19 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
         ),
         p(
             "small_events",
-            small + answers,
+            small,
             "events",
             format!(
-                "at most queued.min.messages and what was on its way: {} partitions × {FETCH_KIB} KiB",
-                figure(partitions)
+                "at most queued.min.messages and what was on its way: {} events of all partitions' fetches",
+                figure(of("small", on_its_way))
             ),
         ),
     ]
+}
+
+/// Events that a fetch of each partition brings at most.
+fn on_its_way(arm: &ArmSetup, value: f64) -> f64 {
+    f64::from(arm.partitions) * arm.fetch_bytes / value
 }
 
 /// Events that librdkafka fetches ahead by its limits.
@@ -197,13 +196,9 @@ fn hidden(run: &Run) -> Table {
             }),
         ),
     ];
-    let titles = run.arms.iter().map(|arm| arm.spec.title);
-    let head: Vec<&str> = std::iter::once("at the end of the overload").chain(titles).collect();
-    let rows = cells.iter().map(|(name, of)| {
-        let cells = run.arms.iter().map(|arm| of(arm).map_or("not measured".into(), figure));
-        std::iter::once((*name).to_owned()).chain(cells).collect()
-    });
-    Table::new("What stands in front of the sink, and where", &head, rows)
+    let title = "What stands in front of the sink, and where";
+    let rows = cells.iter().map(|(name, of)| (*name, |arm: &Arm| of(arm).map(figure)));
+    Table::by_arm(title, "at the end of the overload", run, rows)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {

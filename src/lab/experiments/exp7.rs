@@ -55,10 +55,11 @@ fn launches(form: Form) -> Vec<Launch> {
         let flags = format!("--queue bounded --queue-cap {cap} --policy {policy}");
         Launch::new(name, &load, &format!("--rate-limit {CEILING}"), &flags)
     };
+    let timely_s = P99_MAX_S * (1.0 - model::TIMELY_REST);
     vec![
         arm("buffer", QUEUE_CAP, "buffer"),
         arm("shed", QUEUE_CAP, "shed"),
-        arm("shed-2s", model::timely_capacity(CEILING, P99_MAX_S, IN_FLIGHT).round(), "shed"),
+        arm("shed-2s", model::timely_capacity(CEILING, timely_s, IN_FLIGHT).round(), "shed"),
         arm("slow-source", QUEUE_CAP, "slow-source"),
     ]
 }
@@ -231,17 +232,15 @@ fn promises(run: &Run) -> Table {
             }),
         ),
     ];
-    let titles = run.arms.iter().map(|arm| arm.spec.title);
-    let head: Vec<&str> = std::iter::once("promise, under overload").chain(titles).collect();
     let rows = promises.iter().map(|(name, kept)| {
-        let cells = run.arms.iter().map(|arm| match kept(arm) {
-            Some((true, figures)) => format!("kept ({figures})"),
-            Some((false, figures)) => format!("**broken** ({figures})"),
-            None => "not measured".into(),
-        });
-        std::iter::once((*name).to_owned()).chain(cells).collect()
+        let says = move |arm: &Arm| {
+            let (is_kept, figures) = kept(arm)?;
+            let word = if is_kept { "kept" } else { "**broken**" };
+            Some(format!("{word} ({figures})"))
+        };
+        (*name, says)
     });
-    Table::new("Which promise each policy keeps", &head, rows)
+    Table::by_arm("Which promise each policy keeps", "promise, under overload", run, rows)
 }
 
 fn charts(run: &Run) -> Vec<Chart> {

@@ -120,6 +120,7 @@ impl Launch {
             by_key: first.sharding == Sharding::Key,
             policy: first.policy,
             high_share: first.classes.high_share,
+            fetch_bytes: f64::from(first.fetch.bytes),
             prefetch_events: if fetches_ahead {
                 f64::from(first.fetch.prefetch_events)
             } else {

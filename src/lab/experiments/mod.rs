@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::lab::charts::{Chart, Ink};
 pub use crate::lab::model::Phase;
-use crate::lab::run_folder::Run;
+use crate::lab::run_folder::{Arm, Run};
 pub use check::{Check, Margin, PROMISE, Wanted};
 pub use launch::{Form, Launch};
 pub use setup::{ArmSetup, Call, Setup};
@@ -136,6 +136,22 @@ impl Table {
     pub fn new(title: &str, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Self {
         let head = head.iter().map(|name| (*name).to_owned()).collect();
         Self { title: title.into(), head, rows: rows.into_iter().collect() }
+    }
+
+    /// A column for each arm of `run`, beside those of the rows' names, which `corner` heads.
+    pub fn by_arm<'a, F: Fn(&Arm) -> Option<String>>(
+        title: &str,
+        corner: &str,
+        run: &Run,
+        rows: impl IntoIterator<Item = (&'a str, F)>,
+    ) -> Self {
+        let titles = run.arms.iter().map(|arm| arm.spec.title);
+        let head: Vec<&str> = std::iter::once(corner).chain(titles).collect();
+        let rows = rows.into_iter().map(|(name, of)| {
+            let cells = run.arms.iter().map(|arm| of(arm).unwrap_or_else(|| "not measured".into()));
+            std::iter::once(name.to_owned()).chain(cells).collect()
+        });
+        Self::new(title, &head, rows)
     }
 }
 

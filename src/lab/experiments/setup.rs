@@ -1,6 +1,8 @@
 //! The input of a run: the flags of its arms as its programs understand them ([`super::launch`]
 //! makes it). A prediction may read nothing else, and `plan.json` keeps it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Form, Phase};
@@ -71,6 +73,9 @@ pub struct ArmSetup {
     /// The share of the events that are of high priority.
     #[serde(default)]
     pub high_share: f64,
+    /// Bytes that a fetch asks for, each partition.
+    #[serde(default)]
+    pub fetch_bytes: f64,
     /// Events and bytes that the client fetches ahead, at most; 0 where it fetches what it is asked for.
     #[serde(default)]
     pub prefetch_events: f64,
@@ -93,6 +98,11 @@ impl ArmSetup {
     /// Events that workers hold at most.
     pub fn in_flight(&self) -> f64 {
         f64::from(self.workers) * self.batch
+    }
+
+    /// λ(t).
+    pub fn offered(&self) -> Rates {
+        rates(&self.schedule)
     }
 
     /// Events that are offered.
@@ -140,9 +150,13 @@ impl Setup {
 
     /// λ(t).
     pub fn offered(&self) -> Rates {
-        Rates::schedule(
-            self.schedule.iter().map(|&(rate, s)| (rate, std::time::Duration::from_secs_f64(s))),
-        )
+        rates(&self.schedule)
+    }
+
+    /// Tokens/s that an arm's workers ask for at most, by a call's own time; infinite without any.
+    pub fn tokens_in_time(&self, arm: &ArmSetup) -> f64 {
+        let workers = f64::from(arm.workers) * arm.poll_intervals_s.len() as f64;
+        workers / self.call.latency_s * (self.call.cost + self.call.event_cost * arm.batch)
     }
 
     /// μ(t).
@@ -177,6 +191,11 @@ impl Setup {
             Some(Phase { rate, from, to: *at })
         })
     }
+}
+
+/// (events/s, s) steps as rates over time.
+fn rates(schedule: &[(f64, f64)]) -> Rates {
+    Rates::schedule(schedule.iter().map(|&(rate, s)| (rate, Duration::from_secs_f64(s))))
 }
 
 #[cfg(test)]

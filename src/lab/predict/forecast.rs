@@ -345,11 +345,12 @@ impl Forecast {
             say("capacity_by_memory", Some(fits.floor()), "events", because);
         }
         let (rate, in_flight) = (s.steady / s.members, s.in_flight / s.members);
-        let timely = model::timely_capacity(rate, PROMISE_S, in_flight);
+        let timely_s = PROMISE_S * (1.0 - model::TIMELY_REST);
+        let timely = model::timely_capacity(rate, timely_s, in_flight);
         let because = format!(
             "a member's, so that the last of a full queue is acked in {PROMISE_S} s: its μ × {PROMISE_S} s × 0.95 − 2 W B \
              = {} − {}; it counts where the excess is shed",
-            figure(rate * PROMISE_S * (1.0 - model::TIMELY_REST)),
+            figure(rate * timely_s),
             figure(2.0 * in_flight)
         );
         say("capacity_by_wait", Some(timely.floor().max(0.0)), "events", because);

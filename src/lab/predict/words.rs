@@ -36,9 +36,7 @@ impl Words {
         };
         let steps: Vec<String> =
             arm.schedule.iter().map(|(rate, s)| format!("{rate}:{}", time(*s))).collect();
-        // A call's own time is a ceiling, too: infinite without any.
-        let calls = f64::from(arm.workers) / setup.call.latency_s;
-        let tokens = calls * (setup.call.cost + setup.call.event_cost * arm.batch);
+        let tokens = setup.tokens_in_time(arm);
         let mut words = Self::default()
             .with("schedule", steps.join(","))
             .with("rate-limit", setup.ceiling.min(tokens))

@@ -1,7 +1,5 @@
 //! What finds the queue full goes.
 
-use std::time::Duration;
-
 use super::Shedder;
 use crate::policy::Door;
 use crate::queue::{Load as _, Offer};
@@ -9,14 +7,14 @@ use crate::source::{Enqueued, Run};
 
 /// Enqueues as many of the run's first events as there is room for, and sheds the rest.
 pub fn enter(shedder: &Shedder, door: &Door<'_>, run: Box<Run>) -> Enqueued {
-    let rest = match door.offer(run, Duration::ZERO) {
+    let rest = match door.offer(run) {
         Offer::Queued => return Enqueued::Yes,
         Offer::Closed(_) => return Enqueued::Unwanted,
         Offer::Full(back) if back.assigned.is_revoked() => return Enqueued::Unwanted,
         Offer::Full(mut back) => {
             let rest = back.split_off(door.room().min(back.len()));
             if !back.is_empty() {
-                match door.offer(back, Duration::ZERO) {
+                match door.offer(back) {
                     Offer::Queued => {}
                     Offer::Closed(_) => return Enqueued::Unwanted,
                     // Another fetcher took the room.

@@ -6,7 +6,6 @@
 //! The depth that is held is twice what workers hold, a wait of 2 held / μ whatever μ is. Below what they hold
 //! nothing is shed: the sink must not wait, and when it stands still (μ = 0) somebody has to find out that it goes again.
 
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use super::Classes;
@@ -55,9 +54,9 @@ pub struct Shares {
 
 impl Pid {
     /// For workers that hold `held` events at most.
-    pub fn new(held: NonZeroUsize) -> Self {
+    pub fn new(held: usize) -> Self {
         Self {
-            held: held.get() as f64,
+            held: held as f64,
             began: None,
             came: 0,
             entered: 0.0,
@@ -142,7 +141,7 @@ mod tests {
     /// A fluid queue in steps of 1 ms, with puffs of 20 ms as a producer's linger makes them: shares by the end of
     /// each second, and the wait, s; and the largest share that stands.
     fn fluid(rates: &[(f64, f64)], mu: f64) -> (Vec<(f64, f64)>, f64) {
-        let (mut pid, start) = (Pid::new(NonZeroUsize::new(80).expect("80")), Instant::now());
+        let (mut pid, start) = (Pid::new(80), Instant::now());
         let (mut queue, mut puff, mut seconds) = (0.0_f64, 0.0, Vec::new());
         let (mut offered, mut shed, mut most) = (0.0, 0.0, 0.0_f64);
         let mut ms = 0_u32;
@@ -200,7 +199,7 @@ mod tests {
     /// Prevents: a queue that stays shut after the sink stood still.
     #[test]
     fn after_a_standstill_it_lets_in_again() {
-        let (mut pid, start) = (Pid::new(NonZeroUsize::new(80).expect("80")), Instant::now());
+        let (mut pid, start) = (Pid::new(80), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         let ratios: Vec<f64> = (0..500).map(|n| pid.shares(at(n * 20), 160, 10_000).all).collect();
         assert_eq!(ratios.last(), Some(&1.0));

@@ -10,7 +10,7 @@ use crate::source::Run;
 
 /// The share of the capacity that others than the high class may not fill: room for what comes of that class while
 /// the sink stands still for a moment.
-const RESERVE: f64 = 0.25;
+pub const RESERVE: f64 = 0.25;
 
 /// Which of the run's events may come in.
 pub fn kept(run: &Run, classes: Classes, door: &Door<'_>) -> Vec<bool> {

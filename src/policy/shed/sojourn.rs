@@ -5,7 +5,6 @@
 //! The target is scaled to the service: what the sink needs for the events that workers hold, held / μ, with μ as it
 //! is measured. A fixed one of 5 ms, folly's, is shorter than one batch here: whatever came would go.
 
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 /// As folly's.
@@ -33,9 +32,9 @@ pub struct Sojourn {
 
 impl Sojourn {
     /// For workers that hold `held` events at most.
-    pub fn new(held: NonZeroUsize) -> Self {
+    pub fn new(held: usize) -> Self {
         Self {
-            held: held.get() as f64,
+            held: held as f64,
             period: None,
             rate: None,
             interval_ends: None,
@@ -86,8 +85,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn at_2000_per_second() -> (Sojourn, Instant) {
-        let (mut sojourn, start) =
-            (Sojourn::new(NonZeroUsize::new(80).expect("80")), Instant::now());
+        let (mut sojourn, start) = (Sojourn::new(80), Instant::now());
         for n in 0..400_u32 {
             sojourn.acked(start + n * 10 * MS, 20);
         }
@@ -100,7 +98,7 @@ mod tests {
         let (sojourn, _) = at_2000_per_second();
         let ms = sojourn.target().as_secs_f64() * 1e3;
         assert!((ms - 40.0).abs() < 1.0, "{ms} ms for 80 events at 2,000/s");
-        assert_eq!(Sojourn::new(NonZeroUsize::MIN).target(), TARGET_MAX);
+        assert_eq!(Sojourn::new(1).target(), TARGET_MAX);
     }
 
     /// Prevents: a burst that is shed although the queue runs empty in between; a standing queue that is kept.

@@ -20,7 +20,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::starts::{Newly, Start, newly};
 use crate::brokers::group::commit_metadata;
-use crate::brokers::{Brokers, View};
+use crate::brokers::{Brokers, View, librdkafka};
 use crate::source::{Assigned, Assignment};
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -242,15 +242,11 @@ impl std::ops::Deref for Callbacks {
 
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if facility == "MAXPOLL" || (level as i32) <= RDKafkaLogLevel::Error as i32 {
-            log::warn!(facility = facility; "librdkafka: {message}");
-        } else {
-            log::debug!(facility = facility; "librdkafka: {message}");
-        }
+        librdkafka::log_line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        log::debug!(why = error.to_string().as_str(); "librdkafka: {reason}");
+        librdkafka::log_error(&error, reason);
     }
 }
 
