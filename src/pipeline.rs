@@ -33,6 +33,7 @@ use crate::queue::{self, Occupancy};
 use crate::sink::client::Client;
 use crate::sink::line::{Line, Place};
 use crate::sink::refusals::{Refusals, Suspects};
+use crate::sink::sizing::Sizer;
 use crate::sink::workers::{Drain, Parts, Worker};
 use crate::source::member::Member;
 use crate::source::supervisor::{self, Shared};
@@ -240,6 +241,8 @@ fn start_workers(
     admission: &Admission,
 ) -> Result<Vec<Pulse>, Failure> {
     let (line, refusals) = (Arc::<Line>::default(), Arc::<Refusals>::default());
+    let sizer = Sizer::new(settings.mode.sizing(), settings.workers.get(), Instant::now());
+    let sizer = Arc::new(sizer);
     let (metrics, stop) = (&shared.fetching.metrics, &ends.stop);
     let mut pulses = Vec::new();
     for (n, outlet) in outlets.into_iter().enumerate() {
@@ -250,6 +253,7 @@ fn start_workers(
             outlet,
             client: Client::new(&settings.sink, settings.sink_timeout, settings.transform),
             mode: settings.mode,
+            sizer: Arc::clone(&sizer),
             timeout: settings.sink_timeout,
             stop: stop.clone(),
             drain: ends.drain.clone(),

@@ -36,6 +36,7 @@ use crate::lab::model::Phase;
 use crate::lab::text::{aligned, figure, scaled};
 use crate::load::schedule::Schedule;
 use crate::policy::Policy;
+use crate::policy::shed::Who;
 use crate::queue;
 use crate::sink::settings::cost;
 use crate::units;
@@ -76,6 +77,10 @@ pub struct Settings {
     /// at a full queue: buffer, shed (with --queue bounded), slow-source (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
+    /// who is dropped with --policy shed: newest, priority, sojourn, pid (newest); by exp12, what stays waits
+    /// C / λ where the oldest go
+    #[argh(option, default = "Who::Newest", from_str_fn(shed))]
+    shed: Who,
     /// members of the group: each has this queue, these workers and this memory, and an equal share
     /// of the load (1)
     #[argh(option, default = "at_least_1(1)", from_str_fn(units::count))]
@@ -126,6 +131,12 @@ pub struct Settings {
     /// serve a page whose sliders ask the model, such as 127.0.0.1:9904
     #[argh(option)]
     listen: Option<SocketAddr>,
+}
+
+/// Those that the model has.
+fn shed(text: &str) -> Result<Who, String> {
+    let known = [Who::Newest, Who::Priority, Who::Sojourn, Who::Pid];
+    units::one_of(text, &known.map(|who| (who.name(), who)))
 }
 
 fn at_least_1(n: usize) -> NonZeroUsize {

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -17,6 +18,15 @@ use crate::lab::stats::{self, Series};
 use crate::packed;
 use crate::telemetry::hlog;
 use crate::telemetry::latency::Stage;
+
+/// Events that took longer than a target.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Late {
+    /// Their share of all.
+    pub share: f64,
+    /// By how much an event took longer, s: the mean over all, with 0 for those in time.
+    pub behind_s: f64,
+}
 
 /// A run.
 #[derive(Clone)]
@@ -272,9 +282,31 @@ impl Arm {
 
     /// The quantile `q` of the waits in `stage` of all events acked in `phase`, s.
     pub fn latency_in(&self, stage: Stage, q: f64, phase: Phase) -> Option<f64> {
+        let all = self.latencies_in(stage, phase)?;
+        Some(all.value_at_quantile(q) as f64 / 1e6)
+    }
+
+    /// Of all events acked in `phase`, those that waited longer than `target_s` in `stage`.
+    pub fn late_in(&self, stage: Stage, target_s: f64, phase: Phase) -> Option<Late> {
+        let all = self.latencies_in(stage, phase)?;
+        let (mut late, mut behind_s) = (0.0, 0.0);
+        for bucket in all.iter_recorded() {
+            let events = bucket.count_at_value() as f64;
+            let over_s = bucket.value_iterated_to() as f64 / 1e6 - target_s;
+            if over_s > 0.0 {
+                late += events;
+                behind_s += events * over_s;
+            }
+        }
+        let events = all.len() as f64;
+        Some(Late { share: late / events, behind_s: behind_s / events })
+    }
+
+    /// Latencies, µs, of all events acked in `phase`; `None` where none was.
+    fn latencies_in(&self, stage: Stage, phase: Phase) -> Option<Histogram<u64>> {
         let us = |t: f64| (self.start_us + t * 1e6) as i64;
         let all = hlog::merge(&self.latencies, stage, us(phase.from), us(phase.to));
-        (!all.is_empty()).then(|| all.value_at_quantile(q) as f64 / 1e6)
+        (!all.is_empty()).then_some(all)
     }
 
     /// The machine's CPU time apart from the watched processes, from the first sample of `phase` to
@@ -333,6 +365,14 @@ impl Arm {
         self.series(Sample::delivered)
     }
 
+    /// Events shed so far: 0 before the first, when there is no counter yet.
+    pub fn shed(&self) -> Series {
+        self.series(|s| {
+            s.metric("processor", "processor_events_fetched_total")?;
+            Some(s.metric_sum("processor", "processor_events_shed_total").unwrap_or(0.0))
+        })
+    }
+
     /// Events/s that the sink took in `phase`, each counted once.
     pub fn delivered_in(&self, phase: Phase) -> Option<f64> {
         stats::overall_rate(&stats::between(&self.delivered(), phase.from, phase.to))
@@ -349,7 +389,7 @@ impl Arm {
     /// As if every event had taken the time that `to` makes of its own in every stage, µs.
     pub fn change_latencies(&mut self, to: fn(f64) -> f64) {
         for interval in &mut self.latencies {
-            let mut scaled = hdrhistogram::Histogram::new(3).expect("3 digits");
+            let mut scaled = Histogram::new(3).expect("3 digits");
             for bucket in interval.latencies.iter_recorded() {
                 let us = to(bucket.value_iterated_to() as f64) as u64;
                 let _never_refused = scaled.record_n(us, bucket.count_at_value());

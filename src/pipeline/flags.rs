@@ -19,6 +19,7 @@ use crate::policy::dead_letters::Destination;
 use crate::policy::shed::Who;
 use crate::policy::shed::class::Classes;
 use crate::queue;
+use crate::sink::sizing::{self, Sizing};
 use crate::sink::workers::Mode;
 use crate::source::member::{MemberSettings, Reset};
 use crate::transform::Transform;
@@ -153,11 +154,16 @@ pub struct Flags {
     /// how events travel to the sink: single, batch (batch)
     #[argh(option, default = "ModeName::Batch", from_str_fn(mode))]
     sink_mode: ModeName,
-    /// events in a batch, at most (200)
-    #[argh(option, default = "at_least_1(200)", from_str_fn(batch_size))]
-    batch_size: NonZeroUsize,
+    /// events in a batch, at most (200); or who decides: auto (what waits, at most 1000), aimd (up by one,
+    /// down by a tenth when a call outlasts --p99-target), dql (no more in flight than keeps the sink from
+    /// starving), debloat (what the sink takes within --p99-target)
+    #[argh(option, default = "sizing::Name::Events(200)", from_str_fn(sizing::Name::parse))]
+    batch_size: sizing::Name,
+    /// what --batch-size aimd and debloat aim at (500ms)
+    #[argh(option, from_str_fn(units::duration_above_zero))]
+    p99_target: Option<Duration>,
     /// longest wait of a batch's first event (5ms; 0 with --queue pull: nothing more comes before
-    /// the acks)
+    /// the acks; and 0 where --batch-size is not a number)
     #[argh(option, default = "Duration::from_millis(5)", from_str_fn(units::duration))]
     batch_linger: Duration,
     /// threads that call the sink (4)
@@ -191,6 +197,9 @@ pub struct Flags {
 /// default.
 const BATCH_BYTES_MAX: i32 = 64 << 20;
 
+/// What the rules for the size of a batch aim at.
+const P99_TARGET: Duration = Duration::from_millis(500);
+
 /// Where a producer listens that was told nothing else.
 const PRODUCER: &str = "http://127.0.0.1:9901";
 
@@ -213,6 +222,8 @@ impl Flags {
                     .into(),
             ));
         }
+        let sizing = self.batch_size.with_target(self.p99_target.unwrap_or(P99_TARGET));
+        let linger = self.linger(sizing);
         let brokers = Brokers::of_flags(self.brokers, self.command_config)?;
         self.client.check(&brokers)?;
         let dead_letter = self.dead_letter.as_deref().map(Destination::parse).transpose()?;
@@ -255,13 +266,7 @@ impl Flags {
             workers: self.sink_workers,
             mode: match self.sink_mode {
                 ModeName::Single => Mode::Single,
-                // A fetcher that waits for the acks sends nothing that could be waited for.
-                ModeName::Batch if self.queue == queue::Name::Pull => {
-                    Mode::Batch { size: self.batch_size.get(), linger: Duration::ZERO }
-                }
-                ModeName::Batch => {
-                    Mode::Batch { size: self.batch_size.get(), linger: self.batch_linger }
-                }
+                ModeName::Batch => Mode::Batch { sizing, linger },
             },
             policy: self.policy,
             shed: self.shed,
@@ -280,6 +285,18 @@ impl Flags {
         })
     }
 
+    /// How long a batch's first event waits.
+    fn linger(&self, sizing: Sizing) -> Duration {
+        // A fetcher that waits for the acks sends nothing that could be waited for; and a rule for the size waits for
+        // nobody: batches gather during a call.
+        let is_fixed = matches!(sizing, Sizing::Fixed(_));
+        if self.queue == queue::Name::Pull || !is_fixed {
+            Duration::ZERO
+        } else {
+            self.batch_linger
+        }
+    }
+
     /// What no single flag's range can say.
     fn check(&self) -> Result<(), Failure> {
         cli::check_topic(&self.topic)?;
@@ -296,6 +313,17 @@ impl Flags {
         self.policy.check(self.queue)?;
         if self.policy != Policy::Shed && self.shed != Who::default() {
             let why = "says who is dropped: it needs --policy shed";
+            return Err(Failure::flag("--shed", self.shed.name(), why));
+        }
+        if self.p99_target.is_some() && !self.batch_size.has_target() {
+            let value = self.p99_target.map_or_else(String::new, units::show);
+            let why = "is what --batch-size aimd and debloat aim at: it needs one of them";
+            return Err(Failure::flag("--p99-target", value, why));
+        }
+        let is_held = matches!(self.shed, Who::Sojourn | Who::Pid);
+        if is_held && !matches!(self.batch_size, sizing::Name::Events(_)) {
+            let why =
+                "holds a wait by what workers have in flight: it needs a number in --batch-size";
             return Err(Failure::flag("--shed", self.shed.name(), why));
         }
         if self.session_timeout < secs(1) || self.session_timeout > self.max_poll_interval {
@@ -355,10 +383,6 @@ fn on_off(text: &str) -> Result<bool, String> {
 fn queue_cap(text: &str) -> Result<NonZeroUsize, String> {
     let count = units::count(text)?;
     if count.get() <= 100_000_000 { Ok(count) } else { Err("expected at most 100000000".into()) }
-}
-
-fn batch_size(text: &str) -> Result<NonZeroUsize, String> {
-    units::count(text).ok().filter(|n| n.get() <= 100_000).ok_or("expected 1 to 100000".into())
 }
 
 fn workers(text: &str) -> Result<NonZeroUsize, String> {

@@ -23,6 +23,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::Door;
 use crate::clock;
@@ -36,7 +37,8 @@ use pid::Pid;
 use sojourn::Sojourn;
 
 /// Who is shed; see the module.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Who {
     /// What finds the queue full.
     #[default]
@@ -71,6 +73,18 @@ impl Who {
     /// Says which there are.
     pub fn parse(text: &str) -> Result<Self, String> {
         units::one_of(text, &Self::ALL.map(|who| (who.name(), who)))
+    }
+
+    /// Events in a queue of `capacity` while more comes than is served, where workers hold `held`. None for the oldest:
+    /// the queue is full, and what stays goes through it faster than it is served.
+    pub fn standing_depth(self, capacity: f64, held: f64) -> Option<f64> {
+        match self {
+            Self::Newest => Some(capacity),
+            Self::Oldest => None,
+            Self::Priority => Some((1.0 - priority::RESERVE) * capacity),
+            // Both hold a wait of 2 held / μ.
+            Self::Sojourn | Self::Pid => Some(capacity.min(2.0 * held)),
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 //! - `fate`     the meaning of an answer for the posted events
 //! - `window`   the events in flight of a worker: dequeued, and not acked by the sink
 //! - `refusals` events that the sink refuses for good, and when the sink is at fault for that
+//! - `sizing`   how many events a call may carry
 //! - `line`     which worker calls next, before a sink that refuses by its rate limit
 //! - `workers`  the threads that dequeue runs, batch, post until acked or released
 
@@ -28,6 +29,7 @@ pub mod line;
 pub mod refusals;
 pub mod server;
 pub mod settings;
+pub mod sizing;
 pub mod window;
 pub mod wire;
 pub mod workers;

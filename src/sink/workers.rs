@@ -14,6 +14,7 @@ use super::client::Client;
 use super::fate::{NotNow, Posted, TOO_LARGE, Trouble};
 use super::line::Place;
 use super::refusals::{Refusals, Suspects};
+use super::sizing::{Sizer, Sizing};
 use super::window::Window;
 use crate::backoff::Backoff;
 use crate::clock;
@@ -30,22 +31,27 @@ use crate::threads::{Pulse, Stop};
 pub enum Mode {
     /// One event a call.
     Single,
-    /// Up to `size` events a call; the first waits at most `linger` for company.
+    /// Several events a call; the first waits at most `linger` for company.
     Batch {
-        /// Events.
-        size: usize,
+        /// How many.
+        sizing: Sizing,
         /// Longest wait of the first event.
         linger: Duration,
     },
 }
 
 impl Mode {
+    /// How many events a call may carry.
+    pub fn sizing(self) -> Sizing {
+        match self {
+            Self::Single => Sizing::Fixed(1),
+            Self::Batch { sizing, .. } => sizing,
+        }
+    }
+
     /// Most events of a call.
     pub fn events_max(self) -> usize {
-        match self {
-            Self::Single => 1,
-            Self::Batch { size, .. } => size,
-        }
+        self.sizing().events_max()
     }
 
     fn linger(self) -> Duration {
@@ -117,6 +123,8 @@ pub struct Parts {
     pub client: Client,
     /// How they travel.
     pub mode: Mode,
+    /// How many of them share a call, shared by all workers.
+    pub sizer: Arc<Sizer>,
     /// Longest call.
     pub timeout: Duration,
     /// The run's stop signal.
@@ -144,6 +152,8 @@ pub struct Worker {
     parts: Parts,
     window: Window,
     backoff: Backoff,
+    /// Events with which the batch in the making is full.
+    full: usize,
     /// Most events of a call while one of them is refused: halved until that one is alone.
     refused_max: usize,
     /// Most events of a call, so that a call is answered in time.
@@ -161,6 +171,7 @@ impl Worker {
         Self {
             window: Window::default(),
             backoff: Backoff::standard(),
+            full: 1,
             refused_max: usize::MAX,
             timely_max: usize::MAX,
             cut: 0,
@@ -184,14 +195,16 @@ impl Worker {
     /// when there will be none. Events of revoked partitions are released here, before any of them
     /// is sent.
     fn fill(&mut self) -> bool {
-        let (size, linger) = (self.parts.mode.events_max(), self.parts.mode.linger());
+        let linger = self.parts.mode.linger();
+        self.full = self.parts.sizer.full();
+        self.parts.metrics.batch_limit.set(self.full as i64);
         loop {
             self.parts.pulse.beat();
             if self.is_over() {
                 self.returned(Window::release_all);
             }
             let held = self.window.events();
-            if held >= size || (held > 0 && self.parts.drain.takes_no_more()) {
+            if held >= self.full || (held > 0 && self.parts.drain.takes_no_more()) {
                 return true;
             }
             let left = self
@@ -234,7 +247,8 @@ impl Worker {
     /// Makes one call of the sink, and handles its answer.
     fn post(&mut self) {
         self.returned(Window::release_revoked);
-        let most = self.parts.mode.events_max().min(self.refused_max).min(self.timely_max);
+        let most = self.parts.sizer.posted_max(self.full);
+        let most = most.min(self.refused_max).min(self.timely_max);
         let events = self.window.fits_a_body(most.max(1));
         if events == 0 {
             self.parts.place.leave();
@@ -244,12 +258,15 @@ impl Worker {
             return;
         }
         let begun = Instant::now();
+        self.parts.sizer.posted(events);
         let answer = match self.parts.mode {
             Mode::Single => self.parts.client.write(self.window.value()),
             Mode::Batch { .. } => self.parts.client.batch(self.window.frames(events), events),
         };
         let is_up = !matches!(&answer, Posted::NotNow(why) if why.trouble != Trouble::Limit);
         self.parts.metrics.sink_up.set(i64::from(is_up));
+        let acked = if let Posted::Acked(acked) = &answer { *acked } else { 0 };
+        self.parts.sizer.answered(events, acked, begun);
         match answer {
             Posted::Acked(acked) => self.acked(acked, events, begun),
             Posted::Refused { status, why } => self.refused(events, status, why),

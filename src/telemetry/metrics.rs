@@ -180,6 +180,8 @@ pub struct ProcessorMetrics {
     pub fetch_retries: IntCounter,
     /// Sink calls by result: ok, partial (a part was acked), retried, rejected.
     pub sink_calls: IntCounterVec,
+    /// Events that a batch may have now.
+    pub batch_limit: IntGauge,
     /// Whether the sink answered the last call that ended; 1 until one has.
     pub sink_up: IntGauge,
     /// Rate granted to the producer by slow-source, events/s; -1 when there is none.
@@ -271,6 +273,10 @@ impl ProcessorMetrics {
                 "processor_sink_calls_total",
                 "Calls of the sink",
                 &["result"],
+            )?,
+            batch_limit: m.int_gauge(
+                "processor_batch_limit_events",
+                "Events that a batch may have now",
             )?,
             sink_up: m.int_gauge(
                 "processor_sink_up",

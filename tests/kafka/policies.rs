@@ -1,6 +1,5 @@
 //! Overload policies on a real cluster, against the real sink: dropped events are counted, and a
 //! slowed source loses nothing.
-//! slowed loses nothing.
 
 use std::time::{Duration, Instant};
 

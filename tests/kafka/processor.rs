@@ -12,13 +12,19 @@ use backpressure_lab::sink::wire;
 
 const AMPLE: &[&str] = &["--rate-limit", "1000000"];
 
-/// Prevents: an event delivered twice or never in a run without faults; a commit that is not at
-/// the end of what was acked.
+/// Prevents: an event delivered twice or never in a run without faults, whoever decides the size of a batch; a commit
+/// that is not at the end of what was acked.
 #[test]
 fn every_event_is_delivered_once_and_committed_in_every_queue_kind() {
-    for kind in ["bounded", "unbounded", "pull"] {
+    for (kind, size) in [
+        ("bounded", "200"),
+        ("unbounded", "auto"),
+        ("pull", "aimd"),
+        ("bounded", "dql"),
+        ("pull", "debloat"),
+    ] {
         let (topic, sink) = (Topic::create("once", 12), sink(AMPLE));
-        let first = processor(&topic, &sink, &["--queue", kind]);
+        let first = processor(&topic, &sink, &["--queue", kind, "--batch-size", size]);
         let produced =
             figure(&produce(&topic, &["--rate", "10000", "--count", "20000"]), "produced");
         delivered(&sink, produced);
@@ -383,6 +389,12 @@ fn wrong_flags_end_with_2_and_name_flag_value_and_range() {
         (&["--queue-cap", "1000000000000"], &["--queue-cap", "at most 100000000"]),
         (&["--fetch-bytes-max", "1GiB"], &["--fetch-bytes-max", "1GiB", "1KiB to 64MiB"]),
         (&["--batch-size=1000000"], &["--batch-size", "1000000", "1 to 100000"]),
+        (&["--batch-size", "vegas"], &["--batch-size", "vegas", "auto, aimd, dql, debloat"]),
+        (&["--p99-target", "500ms"], &["--p99-target", "500ms", "--batch-size aimd"]),
+        (
+            &["--policy", "shed", "--shed", "pid", "--batch-size", "auto"],
+            &["--shed pid", "number in --batch-size"],
+        ),
         (&["--sink", "ftp://x"], &["--sink", "ftp://x", "http://"]),
         (&["--policy", "shed", "--queue", "pull"], &["--policy shed", "--queue bounded"]),
         (&["--session-timeout", "400s"], &["--session-timeout", "6m 40s", "--max-poll-interval"]),

@@ -18,6 +18,10 @@ pub enum Ink {
     Purple,
     /// Measured, fifth: sky blue, diamonds.
     Sky,
+    /// Measured, sixth: orange, triangles that hang.
+    Orange,
+    /// Measured, seventh: brown, rings.
+    Brown,
     /// Predicted by the model: black dashes.
     Predicted,
     /// Predicted, for one of several measured lines: dashes of its colour. See [`Ink::predicted`].
@@ -35,6 +39,8 @@ impl Ink {
             Self::Green => Self::PredictedOf(&Self::Green),
             Self::Purple => Self::PredictedOf(&Self::Purple),
             Self::Sky => Self::PredictedOf(&Self::Sky),
+            Self::Orange => Self::PredictedOf(&Self::Orange),
+            Self::Brown => Self::PredictedOf(&Self::Brown),
             Self::Predicted | Self::PredictedOf(_) | Self::Limit => Self::Predicted,
         }
     }
@@ -51,6 +57,8 @@ impl Ink {
             Self::Green => RGBColor(0x00, 0x9E, 0x73),
             Self::Purple => RGBColor(0xCC, 0x79, 0xA7),
             Self::Sky => RGBColor(0x56, 0xB4, 0xE9),
+            Self::Orange => RGBColor(0xE6, 0x9F, 0x00),
+            Self::Brown => RGBColor(0x7F, 0x4F, 0x24),
             Self::Predicted => RGBColor(0, 0, 0),
             Self::PredictedOf(ink) => ink.colour(),
             Self::Limit => RGBColor(0x77, 0x77, 0x77),
@@ -98,14 +106,17 @@ impl Ink {
             }
             Self::Purple => area.draw(&Cross::new(at, 5, self.colour().stroke_width(3))),
             Self::Sky => {
-                let tips = [(0, -6), (6, 0), (0, 6), (-6, 0)];
-                let tips: Vec<(i32, i32)> =
-                    tips.into_iter().map(|(x, y)| (at.0 + x, at.1 + y)).collect();
-                area.draw(&Polygon::new(tips, fill))
+                area.draw(&Polygon::new(around(at, [(0, -6), (6, 0), (0, 6), (-6, 0)]), fill))
             }
+            Self::Orange => area.draw(&Polygon::new(around(at, [(-6, -4), (6, -4), (0, 6)]), fill)),
+            Self::Brown => area.draw(&Circle::new(at, 5, self.colour().stroke_width(2))),
             Self::Predicted | Self::PredictedOf(_) | Self::Limit => Ok(()),
         }
     }
+}
+
+fn around<const N: usize>(at: (i32, i32), tips: [(i32, i32); N]) -> Vec<(i32, i32)> {
+    tips.map(|(x, y)| (at.0 + x, at.1 + y)).to_vec()
 }
 
 /// Cuts a path into dashes, along its length.

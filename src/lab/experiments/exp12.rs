@@ -96,6 +96,16 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     let cap = |arm: &str| setup.arm(arm).and_then(|arm| arm.queue_cap).unwrap_or(f64::NAN);
     let high = setup.arm("pid").map_or(f64::NAN, |arm| arm.high_share);
     let shared = 1.0 - priority::RESERVE;
+    let wait = |name: &str| {
+        let depth = setup.arm(name)?.shed.standing_depth(cap(name), held);
+        Some(match depth {
+            Some(depth) => model::sojourn_s(depth, ceiling),
+            None => model::sojourn_s(cap(name), offered),
+        })
+    };
+    let waits = |name: &str, because: String| {
+        Prediction::new(&format!("{name}_wait"), wait(name).unwrap_or(f64::NAN), "s", because)
+    };
     let p = Prediction::new;
     let twice = format!("2 W B / μ: the wait that it keeps to; W B = {} events", figure(held));
     let excess = offered - ceiling;
@@ -109,29 +119,20 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
                 "(λ − μ) / λ (1 − h): of the normal class, if of the high one, h = {high}, nothing goes"
             ),
         ),
-        p(
-            "newest_wait",
-            model::sojourn_s(cap("newest"), ceiling),
-            "s",
-            "C / μ: behind a full queue".into(),
-        ),
-        p(
-            "oldest_wait",
-            model::sojourn_s(cap("oldest"), offered),
-            "s",
+        waits("newest", "C / μ: behind a full queue".into()),
+        waits(
+            "oldest",
             "C / λ: what comes pushes the rest through, whether it is served or dropped".into(),
         ),
-        p(
-            "priority_wait",
-            model::sojourn_s(shared * cap("priority"), ceiling),
-            "s",
+        waits(
+            "priority",
             format!(
                 "{shared} C / μ: what all classes may fill; C = μ × ({P99_MAX_S} s − {WAY_S} s) − 2 W B = {} events",
                 figure(cap("priority"))
             ),
         ),
-        p("sojourn_wait", model::sojourn_s(2.0 * held, ceiling), "s", twice.clone()),
-        p("pid_wait", model::sojourn_s(2.0 * held, ceiling), "s", twice),
+        waits("sojourn", twice.clone()),
+        waits("pid", twice),
     ]
 }
 
@@ -151,7 +152,7 @@ fn checks(run: &Run) -> Vec<Check> {
         let goodput = arm.delivered_in(steady);
         asking.ask("goodput", "Is the sink kept busy?", floor, goodput, "events/s");
         let wanted = (said("shed_rate"), Margin::Share(0.05), "two rates, each within 1 to 2 %");
-        let dropped = stats::overall_rate(&stats::between(&shed(arm), steady.from, steady.to));
+        let dropped = stats::overall_rate(&stats::between(&arm.shed(), steady.from, steady.to));
         asking.ask("dropped", "Is the excess dropped, and counted?", wanted, dropped, "events/s");
         let (share, why) = match name {
             "newest" | "oldest" => (0.10, "the last run may not fit, and a rate's 2 %"),
@@ -205,14 +206,6 @@ fn checks(run: &Run) -> Vec<Check> {
     checks
 }
 
-/// Events shed so far: 0 before the first, when there is no counter yet.
-fn shed(arm: &Arm) -> Series {
-    arm.series(|s| {
-        s.metric("processor", "processor_events_fetched_total")?;
-        Some(s.metric_sum("processor", "processor_events_shed_total").unwrap_or(0.0))
-    })
-}
-
 /// The p99 of the wait in the queue that 95 of 100 seconds of the phase keep to, of those that began at least
 /// [`STEP_S`] after it: of ten seconds the worst.
 fn settled_p99(arm: &Arm, phase: Phase) -> Option<f64> {
@@ -233,7 +226,7 @@ fn normal_shed(arm: &Arm, high: f64, phase: Phase) -> Option<f64> {
 /// Shed of fetched, second by second.
 fn share(arm: &Arm) -> Series {
     let fetched = stats::rates(&arm.metric("processor", "processor_events_fetched_total"));
-    let shed = stats::rates(&shed(arm));
+    let shed = stats::rates(&arm.shed());
     // By time: a counter that went back leaves a step out.
     let at = |t: f64| fetched.iter().find(|rate| rate.0 == t && rate.1 > 0.0);
     shed.iter().filter_map(|rate| Some((rate.0, rate.1 / at(rate.0)?.1))).collect()

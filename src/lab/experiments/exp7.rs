@@ -9,7 +9,7 @@ use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction,
 use crate::lab::charts::{Chart, Ink, Line};
 use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
-use crate::lab::stats::{self, Series};
+use crate::lab::stats;
 use crate::lab::text::figure;
 use crate::policy::slow_source;
 use crate::telemetry::latency::Stage;
@@ -181,12 +181,8 @@ fn p99_s(arm: &Arm, phase: Phase) -> Option<f64> {
     arm.latency_in(Stage::EndToEnd, 0.99, phase)
 }
 
-fn shed(arm: &Arm) -> Series {
-    arm.series(|s| s.metric_sum("processor", "processor_events_shed_total"))
-}
-
 fn shed_rate(arm: &Arm, phase: Phase) -> Option<f64> {
-    stats::overall_rate(&stats::between(&shed(arm), phase.from, phase.to))
+    stats::overall_rate(&stats::between(&arm.shed(), phase.from, phase.to))
 }
 
 /// Which promise each policy keeps under overload, from the same measurements as the checks.
@@ -305,7 +301,7 @@ fn rates_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     });
     lines.extend(run.arm("shed").map(|arm| Line {
         ink: arm.spec.ink.predicted(),
-        ..drawing.arm(arm, " drops", &stats::rates(&shed(arm)))
+        ..drawing.arm(arm, " drops", &stats::rates(&arm.shed()))
     }));
     lines.push(drawing.model("buffer and shed, predicted", |t| Some(setup.offered().at(t))));
     lines

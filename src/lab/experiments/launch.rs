@@ -103,7 +103,7 @@ impl Launch {
         };
         let (batch, linger_s) = match first.mode {
             Mode::Single => (1, 0.0),
-            Mode::Batch { size, linger } => (size, linger.as_secs_f64()),
+            Mode::Batch { sizing, linger } => (sizing.events_max(), linger.as_secs_f64()),
         };
         let fetches_ahead = first.fetch.client == Client::Rdkafka;
         Ok(ArmSetup {
@@ -119,6 +119,7 @@ impl Launch {
             workers: first.workers.get() as u32,
             by_key: first.sharding == Sharding::Key,
             policy: first.policy,
+            shed: first.shed,
             high_share: first.classes.high_share,
             fetch_bytes: f64::from(first.fetch.bytes),
             prefetch_events: if fetches_ahead {

@@ -20,6 +20,7 @@ pub mod exp4;
 pub mod exp5;
 pub mod exp6;
 pub mod exp7;
+pub mod exp9;
 pub mod faults;
 pub mod launch;
 pub mod longlife;
@@ -50,6 +51,7 @@ pub const ALL: &[Experiment] = &[
     exp5::EXPERIMENT,
     exp6::EXPERIMENT,
     exp7::EXPERIMENT,
+    exp9::EXPERIMENT,
     exp12::EXPERIMENT,
     exp15::EXPERIMENT,
     faults::EXPERIMENT,

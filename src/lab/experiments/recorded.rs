@@ -21,7 +21,7 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::{self, ProcessReading, Sample};
 
 /// Every experiment that is recorded.
-pub const RECORDED: [&str; 12] = [
+pub const RECORDED: [&str; 13] = [
     "ceiling",
     "exp1",
     "exp2",
@@ -31,12 +31,13 @@ pub const RECORDED: [&str; 12] = [
     "exp5",
     "exp6",
     "exp7",
+    "exp9",
     "exp12",
     "exp15",
     "longlife",
 ];
 /// The experiments that ask for latencies; the stages that they ask for, as the log tags them.
-const TIMED: [&str; 5] = ["ceiling", "exp3", "exp3-time", "exp7", "exp12"];
+const TIMED: [&str; 6] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12"];
 const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
 /// The metrics that checks read, by the beginning of their names.
 const METRICS: [&str; 14] = [

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Form, Phase};
 use crate::lab::model::Rates;
 use crate::policy::Policy;
+use crate::policy::shed::Who;
 
 /// The input of a run: a prediction may read nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +71,9 @@ pub struct ArmSetup {
     /// The policy at a full queue.
     #[serde(default)]
     pub policy: Policy,
+    /// Who is shed, where that is the policy.
+    #[serde(default)]
+    pub shed: Who,
     /// The share of the events that are of high priority.
     #[serde(default)]
     pub high_share: f64,

@@ -153,7 +153,7 @@ impl Forecast {
 
     /// Of these, in the processor's memory; nothing once it is killed.
     pub fn queue(&self, scenario: &Scenario, t: f64) -> f64 {
-        if self.is_dead(t) { 0.0 } else { model::queued(self.lag(t), scenario.capacity) }
+        if self.is_dead(t) { 0.0 } else { model::queued(self.lag(t), scenario.standing) }
     }
 
     /// A processor's resident memory at `t` s.
@@ -204,7 +204,7 @@ impl Forecast {
                 let (due, taken) = (s.due.total(until), s.offered.total(until));
                 let because = format!(
                     "λ − μ while the queue and the batches, {} + {}, are full: {} due − {} taken",
-                    figure(s.capacity),
+                    figure(s.standing),
                     figure(s.in_flight),
                     figure(due),
                     figure(taken)
@@ -308,6 +308,13 @@ impl Forecast {
         };
         let held = match s.capacity {
             0.0 => "no queue: the rest of the lag waits in the log".into(),
+            c if s.standing < c => {
+                format!(
+                    "lag, at most what shedding leaves of {}: {}{each}",
+                    figure(c),
+                    figure(s.standing)
+                )
+            }
             c if c.is_finite() => format!("lag, at most the capacity of {}{each}", figure(c)),
             _ => "the lag while the processor lives: the queue has no limit".into(),
         };

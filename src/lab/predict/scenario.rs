@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::lab::model::{self, Phase, Rates};
 use crate::lab::text::{figure, scaled};
 use crate::planes::wire::debloat;
+use crate::policy::shed::Who;
 use crate::policy::{Policy, slow_source};
 use crate::queue;
 use crate::units;
@@ -35,6 +36,8 @@ pub struct Scenario {
     pub stalls: Vec<Phase>,
     /// Infinite for an unbounded queue, 0 for none.
     pub capacity: f64,
+    /// What the queue holds while events are dropped; its capacity where that is not the policy.
+    pub standing: f64,
     pub payload_bytes: usize,
     pub event_bytes: f64,
     pub base_bytes: f64,
@@ -115,9 +118,17 @@ impl Scenario {
             .with_capacity(flags.queue_cap)
             .capacity()
             .map_or(f64::INFINITY, |c| c as f64 * members);
+        let standing = match flags.policy {
+            Policy::Shed => flags.shed.standing_depth(capacity, in_flight).unwrap_or(capacity),
+            _ if flags.shed != Who::default() => {
+                let why = "says who is dropped: it needs --policy shed";
+                return Err(Failure::flag("--shed", flags.shed.name(), why));
+            }
+            _ => capacity,
+        };
         let due = offered;
         let offered = match flags.policy {
-            Policy::Shed => due.admitted(&ceiling, capacity + in_flight),
+            Policy::Shed => due.admitted(&ceiling, standing + in_flight),
             // The source holds back what the lease does not allow, and never sends it.
             Policy::SlowSource => {
                 due.admitted(&ceiling, steady * slow_source::TARGET.as_secs_f64())
@@ -157,6 +168,7 @@ impl Scenario {
                 ),
             },
             capacity,
+            standing,
             payload_bytes,
             event_bytes: layout::resident_event_bytes(
                 payload_bytes,
@@ -222,9 +234,14 @@ impl Scenario {
         };
         let limit =
             flags.memory_limit.map(|bytes| format!(", memory up to {}", scaled(bytes as f64, "B")));
+        let shed = match flags.shed {
+            Who::Newest | Who::Oldest => ", dropped when it is full",
+            Who::Priority => ", dropped by priority when its part is full",
+            Who::Sojourn | Who::Pid => ", dropped above a wait of twice the workers' batches",
+        };
         let policy = match flags.policy {
             Policy::Buffer => "",
-            Policy::Shed => ", dropped when it is full",
+            Policy::Shed => shed,
             Policy::SlowSource => ", the source told to send no more than is served",
         };
         format!(

@@ -127,6 +127,22 @@ fn each_policy_pays_in_its_own_coin() {
     assert_eq!(says(&shed, "disk"), says(&buffer, "disk"), "it is produced all the same");
     let error = forecast(&format!("{load} --policy shed --queue pull")).expect_err("no queue");
     assert!(error.contains("--queue bounded"), "{error}");
+    let error = forecast(&format!("{load} --shed pid")).expect_err("nothing is shed");
+    assert!(error.contains("--policy shed"), "{error}");
+}
+
+/// Prevents: one wait for every way to shed, which exp12 measured 4 to 30 times apart.
+#[test]
+fn who_is_shed_decides_what_the_rest_waits() {
+    for (who, queue) in
+        [("newest", 10_000.0), ("priority", 7_500.0), ("sojourn", 1_600.0), ("pid", 1_600.0)]
+    {
+        let load = "--schedule 1500:20s,8000:60s --policy shed --shed";
+        let shed = forecast(&format!("{load} {who}")).expect("valid");
+        about(says(&shed, "queue_peak"), queue);
+        about(says(&shed, "wait_peak"), (queue + 800.0) / 2000.0);
+        about(says(&shed, "shed_total"), 360_000.0 - queue - 800.0);
+    }
 }
 
 #[test]

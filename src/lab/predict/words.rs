@@ -11,6 +11,7 @@ use crate::cli;
 use crate::failure::Failure;
 use crate::lab::experiments::Setup;
 use crate::policy::Policy;
+use crate::policy::shed::Who;
 
 /// Name and values: none of a switch, several of a flag that was given more than once.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +55,9 @@ impl Words {
         };
         if arm.policy != Policy::Buffer {
             words = words.with("policy", arm.policy.name());
+        }
+        if arm.policy == Policy::Shed && arm.shed != Who::Oldest {
+            words = words.with("shed", arm.shed.name());
         }
         // The limit is that of the arm which may reach it.
         if let (Some(limit), None) = (setup.memory_limit, arm.queue_cap) {
