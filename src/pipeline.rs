@@ -9,13 +9,14 @@
 //!
 //! Stop order: fetchers, queue closes, workers drain, member commits and leaves, metrics last. A
 //! full queue blocks fetchers, never the member, which polls by `keepalive`. `naive` is what naive
-//! consumers do instead.
+//! consumers do instead. `spilling` is the disk in front of a queue that spills.
 
 pub mod flags;
 mod health;
 mod keepalive;
 mod naive;
 mod settings;
+mod spilling;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ use crate::sink::refusals::{Refusals, Suspects};
 use crate::sink::sizing::Sizer;
 use crate::sink::workers::{Drain, Parts, Worker};
 use crate::source::member::Member;
+use crate::source::spilled::Spill;
 use crate::source::supervisor::{self, Shared};
 use crate::source::{Assignment, Downstream, LeftLog, Run, fetcher};
 use crate::telemetry::latency::Latency;
@@ -44,6 +46,8 @@ use crate::telemetry::{self, latency};
 use crate::threads::{Pulse, Stop, ThreadGroup};
 use health::Health;
 pub use settings::{Settings, Sharding};
+pub use spilling::Spilled;
+use spilling::Spilling;
 
 /// The figures of a run, printed at its end.
 #[derive(Debug, Serialize)]
@@ -67,14 +71,18 @@ pub struct Summary {
     pub logs_left: Vec<LeftLog>,
     /// Times the group took the partitions away.
     pub evictions: u64,
+    /// Where the queue spills: what was on disk when it started, and what is when it ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spill: Option<Spilled>,
     /// Length of the run, s.
     pub seconds: f64,
 }
 
 /// After a stop the workers have `--drain-timeout`. On top of it come 1 s for a worker inside a
-/// call to notice, and 3 s for the last commit and to leave the group, whatever the sink and the
-/// brokers do.
+/// call to notice, 1 s for a disk that is written to, and 3 s for the last commit and to leave the group, whatever the
+/// sink and the brokers do.
 const WORKERS_GRACE: Duration = Duration::from_secs(1);
+const DISK_GRACE: Duration = Duration::from_secs(1);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often the gauges of depth and partitions are set.
@@ -102,6 +110,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         Sharding::Key => queue::by_shard(settings.queue, settings.workers),
     };
     let gate = intake.gate();
+    let spilling = Spilling::open(&settings, &intake, (&registry, &metrics), &stop)?;
     let brokers = &settings.member.brokers;
     let dead_letters = DeadLetters::open(settings.dead_letter.as_ref(), brokers, metrics.clone())?;
     let held = settings.workers.get() * settings.mode.events_max();
@@ -118,6 +127,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         policy: settings.policy,
         kind: settings.queue,
         intake,
+        spill: spilling.spill(),
         batch_events_max: settings.mode.events_max(),
         workers: settings.workers.get(),
         metrics: metrics.clone(),
@@ -135,7 +145,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     }
     let found = brokers.await_topic(topic, &stop).map_err(Failure::failed)?;
     let Some(view) = found else {
-        return Ok(summary(&settings, &metrics, &Assignment::default(), started));
+        return Ok(summary(&settings, &metrics, &Assignment::default(), None, started));
     };
     settings.plane_speaks_with(&view)?;
     let shared = Shared {
@@ -153,13 +163,21 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         },
     };
 
-    let [mut workers, mut instruments, mut member, mut source] =
+    let [mut workers, mut instruments, mut member, mut source, mut disk] =
         std::array::from_fn(|_| ThreadGroup::new(stop.clone()));
     let (drain, leave, measured) = Default::default();
     let ends = Ends { stop, gate, drain, leave, measured };
     let pulses =
         start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends, &admission)?;
-    start_instruments(&mut instruments, &settings, &shared, occupancy, reporter, &ends.measured)?;
+    spilling.start(&mut disk)?;
+    start_instruments(
+        &mut instruments,
+        &settings,
+        &shared,
+        (occupancy, spilling.spill()),
+        reporter,
+        &ends.measured,
+    )?;
     let polls = Pulse::default();
     health.watch(&pulses, &polls);
     start_member(&mut member, &settings, shared.clone(), (pulses, polls), ends.leave.clone())?;
@@ -174,8 +192,11 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     ends.gate.close();
     // A worker may be inside a call that the sink does not answer; the stop does not wait for it.
     let in_time = workers.join_within(settings.drain_timeout + WORKERS_GRACE);
+    // What it lets go is committed with the last commit.
+    let is_quiet = disk.join_within(DISK_GRACE);
+    let spilled = if is_quiet { spilling.finish(&metrics, &ends.stop) } else { None };
     ends.leave.set();
-    let in_time = member.join_within(LEAVE_TIMEOUT) && in_time;
+    let in_time = member.join_within(LEAVE_TIMEOUT) && is_quiet && in_time;
     ends.measured.set();
     instruments.join();
     drop(server);
@@ -184,10 +205,10 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
             "workers or the group membership did not end in time; events not acked are in the log"
         );
         // They hold only resources that the process's end frees.
-        [workers, member, source].into_iter().for_each(ThreadGroup::leave_behind);
+        [workers, member, source, disk].into_iter().for_each(ThreadGroup::leave_behind);
     }
     ends.stop.outcome()?;
-    Ok(summary(&settings, &metrics, &shared.assignment, started))
+    Ok(summary(&settings, &metrics, &shared.assignment, spilled, started))
 }
 
 /// The stop signals of the threads. A start that fails half-way drops it, before it waits for the
@@ -277,7 +298,7 @@ fn start_instruments(
     threads: &mut ThreadGroup,
     settings: &Settings,
     shared: &Shared,
-    occupancy: Occupancy,
+    (occupancy, spill): (Occupancy, Option<Arc<Spill>>),
     mut reporter: latency::Reporter,
     measured: &Stop,
 ) -> Result<(), Failure> {
@@ -296,7 +317,12 @@ fn start_instruments(
         let shared = shared.clone();
         threads.spawn("flow", move || {
             let fetcher::Context { metrics, stop, .. } = &shared.fetching;
-            slow_source::run(&producer, &shared.assignment, metrics, stop);
+            // While there is room on disk, it is no congestion.
+            let backlog = || match spill {
+                Some(_) => shared.assignment.unfetched(),
+                None => shared.assignment.backlog(),
+            };
+            slow_source::run(&producer, backlog, metrics, stop);
             Ok(())
         })?;
     }
@@ -331,6 +357,7 @@ fn summary(
     settings: &Settings,
     metrics: &ProcessorMetrics,
     assignment: &Assignment,
+    spill: Option<Spilled>,
     started: Instant,
 ) -> Summary {
     Summary {
@@ -343,6 +370,7 @@ fn summary(
         lost: telemetry::metrics::sum(&metrics.lost),
         logs_left: assignment.left(),
         evictions: metrics.evictions.get(),
+        spill,
         seconds: started.elapsed().as_secs_f64(),
     }
 }

@@ -26,6 +26,7 @@ use crate::failure::Failure;
 use crate::http::client;
 use crate::load::logs::GoneLog;
 use crate::logging::said;
+use crate::pipeline::Spilled;
 use crate::planes::Isolation;
 use crate::policy::dead_letters;
 use crate::policy::shed::class::Classes;
@@ -132,6 +133,8 @@ struct Taken {
     lost: u64,
     #[serde(default)]
     logs_left: Vec<LeftLog>,
+    #[serde(default)]
+    spill: Option<Spilled>,
 }
 
 impl Taken {
@@ -152,8 +155,10 @@ impl Taken {
         serde_json::from_slice(&text).map(Some).map_err(|e| failed(format!("is damaged: {e}")))
     }
 
+    /// What it took and did not see to its end; what it left on disk is not in the log, and not among them.
     fn held(&self) -> u64 {
-        self.fetched.saturating_sub(self.acked + self.shed + self.invalid)
+        let Spilled { found, left } = self.spill.unwrap_or_default();
+        (self.fetched + found).saturating_sub(self.acked + self.shed + self.invalid + left)
     }
 }
 

@@ -68,10 +68,10 @@ pub struct Settings {
     /// a stall of the sink, RATE@AT:TIME such as 200@600s:90s; may be given more than once
     #[argh(option, from_str_fn(Phase::parse))]
     stall: Vec<Phase>,
-    /// between fetch and workers: bounded, unbounded, pull (bounded)
+    /// between fetch and workers: bounded, unbounded, pull, spill (bounded)
     #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
     queue: queue::Name,
-    /// events that a bounded queue holds (10000)
+    /// events that a bounded queue holds, and one that spills in memory (10000)
     #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
     queue_cap: NonZeroUsize,
     /// at a full queue: buffer, shed (with --queue bounded), slow-source (buffer)

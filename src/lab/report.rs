@@ -37,7 +37,7 @@ const RESULTS: &str = "results";
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "report")]
 pub struct Settings {
-    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7, exp9, exp12, exp15, faults, longlife
+    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7, exp9, exp10, exp12, exp15, faults, longlife
     #[argh(option)]
     pub experiment: Option<String>,
     /// the targets in one table, from every verdict in the folder
@@ -160,7 +160,7 @@ pub(super) fn checks(experiment: &Experiment, run: &Run) -> Vec<Check> {
 }
 
 /// Common to all arms of all experiments: every id has its fate, and no event was taken for another
-/// record. Except where an eviction is the subject of the arm, no member was evicted and nothing
+/// record. Where retention is the subject of the arm, as many ids have none as were counted as lost. Except where an eviction is the subject of the arm, no member was evicted and nothing
 /// came twice.
 fn common_checks(arm: &Arm) -> Vec<Check> {
     let ask = |name: &str, question: &str, measured: Option<f64>, unit: &str| {
@@ -170,8 +170,11 @@ fn common_checks(arm: &Arm) -> Vec<Check> {
     };
     let count = |of: fn(&Ledger) -> u64| arm.ledger.as_ref().map(|ledger| of(ledger) as f64);
     let question = "Ids without a fate (delivered, shed, given up, still in the log), or with two";
+    // Where the log loses some: beside those that were counted as they were found gone.
+    let wrong =
+        |ledger: &Ledger| ledger.wrong().abs_diff(if arm.spec.loses { ledger.lost } else { 0 });
     let mut checks = vec![
-        ask("ledger", question, count(Ledger::wrong), "ids"),
+        ask("ledger", question, arm.ledger.as_ref().map(|l| wrong(l) as f64), "ids"),
         ask("invalid", "Records that were taken for no event", count(|l| l.invalid), "events"),
     ];
     if !arm.spec.evicts {

@@ -18,7 +18,7 @@ use crate::policy::Policy;
 use crate::policy::dead_letters::Destination;
 use crate::policy::shed::Who;
 use crate::policy::shed::class::Classes;
-use crate::queue;
+use crate::queue::{self, spill, spill::Commit};
 use crate::sink::sizing::{self, Sizing};
 use crate::sink::workers::Mode;
 use crate::source::member::{MemberSettings, Reset};
@@ -114,12 +114,24 @@ pub struct Flags {
     /// a worker that has not moved for so long stops the poll clock (120s)
     #[argh(option, default = "secs(120)", from_str_fn(units::duration_above_zero))]
     stuck_after: Duration,
-    /// what is between fetch and workers: bounded, unbounded, pull (bounded)
+    /// what is between fetch and workers: bounded, unbounded, pull, spill (bounded, and the rest on disk: for a sink
+    /// that is away for longer than the log is kept) (bounded)
     #[argh(option, default = "queue::Name::Bounded", from_str_fn(queue::Name::parse))]
     queue: queue::Name,
-    /// events that a bounded queue holds (10000)
+    /// events that a bounded queue holds, and one that spills in memory (10000)
     #[argh(option, default = "at_least_1(10_000)", from_str_fn(queue_cap))]
     queue_cap: NonZeroUsize,
+    /// folder for --queue spill, of this processor alone
+    #[argh(option)]
+    spill_dir: Option<PathBuf>,
+    /// size of all that is in it, at most; above that --policy decides (2GiB)
+    #[argh(option, from_str_fn(spill::Settings::bytes_max))]
+    spill_max: Option<u64>,
+    /// when offsets are committed: acked (after the sink's ack; what is on disk is thrown away at a start, Kafka has
+    /// it), spilled (once it is durable on disk, so that retention may delete it: every event is written there, and the
+    /// next processor with this folder delivers it) (acked)
+    #[argh(option, from_str_fn(Commit::parse))]
+    spill_commit: Option<Commit>,
     /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer) (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
@@ -200,6 +212,9 @@ const BATCH_BYTES_MAX: i32 = 64 << 20;
 /// What the rules for the size of a batch aim at.
 const P99_TARGET: Duration = Duration::from_millis(500);
 
+/// Size of a spill that was told nothing else.
+const SPILL_MAX: u64 = 2 << 30;
+
 /// Where a producer listens that was told nothing else.
 const PRODUCER: &str = "http://127.0.0.1:9901";
 
@@ -261,6 +276,11 @@ impl Flags {
             },
             skip_unreadable: self.skip_unreadable,
             queue: self.queue.with_capacity(self.queue_cap),
+            spill: self.spill_dir.map(|dir| spill::Settings {
+                dir,
+                bytes_max: self.spill_max.unwrap_or(SPILL_MAX),
+                commit: self.spill_commit.unwrap_or_default(),
+            }),
             sharding: self.worker_assignment,
             transform: self.transform,
             workers: self.sink_workers,
@@ -297,6 +317,30 @@ impl Flags {
         }
     }
 
+    fn check_spill(&self) -> Result<(), Failure> {
+        if self.queue == queue::Name::Spill {
+            if self.spill_dir.is_none() {
+                let why = "--spill-dir is missing: --queue spill needs a folder, such as --spill-dir spill";
+                return Err(Failure::Usage(why.into()));
+            }
+            if self.shed != Who::default() {
+                let why = "with --queue spill expected newest: the others keep a queue short, and a disk makes it long";
+                return Err(Failure::flag("--shed", self.shed.name(), why));
+            }
+            return Ok(());
+        }
+        for (flag, is_there) in [
+            ("--spill-dir", self.spill_dir.is_some()),
+            ("--spill-max", self.spill_max.is_some()),
+            ("--spill-commit", self.spill_commit.is_some()),
+        ] {
+            if is_there {
+                return Err(Failure::Usage(format!("{flag} needs --queue spill")));
+            }
+        }
+        Ok(())
+    }
+
     /// What no single flag's range can say.
     fn check(&self) -> Result<(), Failure> {
         cli::check_topic(&self.topic)?;
@@ -311,6 +355,7 @@ impl Flags {
             ));
         }
         self.policy.check(self.queue)?;
+        self.check_spill()?;
         if self.policy != Policy::Shed && self.shed != Who::default() {
             let why = "says who is dropped: it needs --policy shed";
             return Err(Failure::flag("--shed", self.shed.name(), why));

@@ -13,7 +13,7 @@ use crate::policy::Policy;
 use crate::policy::dead_letters::Destination;
 use crate::policy::shed::Who;
 use crate::policy::shed::class::Classes;
-use crate::queue::Kind;
+use crate::queue::{Kind, spill};
 use crate::sink::client::ask_rate;
 use crate::sink::workers::Mode;
 use crate::source::member::MemberSettings;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub skip_unreadable: bool,
     /// The kind of queue.
     pub queue: Kind,
+    /// Where a queue that spills does so.
+    pub spill: Option<spill::Settings>,
     /// Which worker gets an event.
     pub sharding: Sharding,
     /// Workers.
@@ -79,12 +81,17 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The queue's whole capacity: its shards' capacities are rounded up.
-    pub(super) fn capacity(&self) -> Option<usize> {
-        let shards = match self.sharding {
+    /// How many parts the queue has.
+    pub(super) fn shards(&self) -> NonZeroUsize {
+        match self.sharding {
             Sharding::Shared => NonZeroUsize::MIN,
             Sharding::Key => self.workers,
-        };
+        }
+    }
+
+    /// The queue's whole capacity: its shards' capacities are rounded up.
+    pub(super) fn capacity(&self) -> Option<usize> {
+        let shards = self.shards();
         self.queue.shard_capacity(shards).map(|capacity| capacity * shards.get())
     }
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::queue::{self, Intake, Kind, Offer, Outlet};
+use crate::source::spilled::Spill;
 use crate::source::{Assigned, Downstream, Enqueued, Rejected, Run};
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
@@ -65,8 +66,8 @@ impl Policy {
     /// # Errors
     /// Usage: says which it needs.
     pub fn check(self, queue: queue::Name) -> Result<(), Failure> {
-        if self == Self::Shed && queue != queue::Name::Bounded {
-            let why = "--policy shed drops at a full queue: it needs --queue bounded";
+        if self == Self::Shed && !matches!(queue, queue::Name::Bounded | queue::Name::Spill) {
+            let why = "--policy shed drops at a full queue: it needs --queue bounded or spill";
             return Err(Failure::Usage(why.into()));
         }
         Ok(())
@@ -82,8 +83,10 @@ pub struct Admission {
     pub policy: Policy,
     /// The queue's kind.
     pub kind: Kind,
-    /// The queue.
+    /// The queue, in memory.
     pub intake: Intake<Box<Run>>,
+    /// The disk in front of it, where there is one: then a full queue is a full disk.
+    pub spill: Option<Arc<Spill>>,
     /// Most events of a batch.
     pub batch_events_max: usize,
     /// Workers.
@@ -101,7 +104,10 @@ pub struct Admission {
 impl Admission {
     fn offer(&self, shard: usize, run: Box<Run>, wait: Duration) -> Offer<Box<Run>> {
         let events = run.len() as u64;
-        let offer = self.intake.offer(shard, run, wait);
+        let offer = match &self.spill {
+            Some(spill) => spill.offer(shard, run, wait),
+            None => self.intake.offer(shard, run, wait),
+        };
         if matches!(offer, Offer::Queued) {
             self.metrics.enqueued.inc_by(events);
         }
@@ -149,8 +155,11 @@ impl Door<'_> {
         self.admission.intake.is_closed()
     }
 
-    /// Events that the shard has room for.
+    /// Events that the shard has room for: none while others wait on disk, behind which they would have to go.
     fn room(&self) -> usize {
+        if self.admission.spill.as_ref().is_some_and(|spill| spill.is_used()) {
+            return 0;
+        }
         self.admission.intake.room(self.shard).unwrap_or(usize::MAX)
     }
 

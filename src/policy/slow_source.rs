@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::http::client::{CallError, Peer};
 use crate::load::rate::{RATE, RateLease, RateState};
-use crate::source::Assignment;
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 
@@ -121,8 +120,8 @@ impl<'a> Leased<'a> {
     }
 }
 
-/// Renews the producer's lease while there is congestion, until the run stops.
-pub fn run(producer: &Peer, assignment: &Assignment, metrics: &ProcessorMetrics, stop: &Stop) {
+/// Renews the producer's lease while there is congestion, by the `backlog` of events, until the run stops.
+pub fn run(producer: &Peer, backlog: impl Fn() -> u64, metrics: &ProcessorMetrics, stop: &Stop) {
     let mut controller = Controller::default();
     let mut served_before = metrics.acked.get();
     let mut at = Instant::now();
@@ -132,7 +131,7 @@ pub fn run(producer: &Peer, assignment: &Assignment, metrics: &ProcessorMetrics,
         let (served, now) = (metrics.acked.get(), Instant::now());
         let rate = (served - served_before) as f64 / now.duration_since(at).as_secs_f64();
         (served_before, at) = (served, now);
-        let granted = controller.step(rate, assignment.backlog() as f64, lease.is_led());
+        let granted = controller.step(rate, backlog() as f64, lease.is_led());
         metrics.granted_rate.set(granted.map_or(-1.0, |grant| grant.rate));
         let is_of_use = granted.is_some() || lease.last.is_some();
         match (lease.tell(granted), reachable) {

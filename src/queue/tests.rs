@@ -167,3 +167,4 @@ macro_rules! contract {
 contract!(bounded, Kind::Bounded(n(1000)));
 contract!(unbounded, Kind::Unbounded);
 contract!(pull, Kind::Pull);
+contract!(spill_in_memory, Kind::Spill(n(1000)));

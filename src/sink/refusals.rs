@@ -192,7 +192,8 @@ impl Suspects {
 
     /// Events still held go back to the log.
     pub fn release(&mut self) {
-        self.metrics.returned.inc_by(self.held.len() as u64);
+        let returned = self.held.iter().filter(|held| !held.single.assigned.is_let_go).count();
+        self.metrics.returned.inc_by(returned as u64);
         self.held.clear();
     }
 }

@@ -69,7 +69,8 @@ impl Window {
         self.runs.iter().any(|taken| taken.run.assigned.is_revoked())
     }
 
-    /// Releases the runs of revoked partitions; returns how many events go back to the log.
+    /// Releases the runs of revoked partitions; returns how many events go back to the log. What the spill let go does
+    /// not: it is still on disk.
     pub fn release_revoked(&mut self) -> usize {
         if self.is_revoked() { self.release(|taken| taken.run.assigned.is_revoked()) } else { 0 }
     }
@@ -80,17 +81,17 @@ impl Window {
     }
 
     fn release(&mut self, which: impl Fn(&Taken) -> bool) -> usize {
-        let before = self.events;
-        let events = &mut self.events;
+        let (events, mut returned) = (&mut self.events, 0);
         self.runs.retain(|taken| {
             let goes = which(taken);
             if goes {
                 *events -= taken.left().len();
+                returned += taken.run.returns(taken.left());
                 taken.run.assigned.release();
             }
             !goes
         });
-        before - self.events
+        returned
     }
 
     /// How many of the first events one request may carry, at most `most`; at least one, where there is

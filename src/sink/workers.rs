@@ -228,7 +228,7 @@ impl Worker {
     fn take(&mut self, mut run: Box<Run>) {
         let is_late = self.is_over() || self.parts.drain.takes_no_more();
         if is_late || !run.assigned.acquire() {
-            self.parts.metrics.returned.inc_by(run.len() as u64);
+            self.parts.metrics.returned.inc_by(run.returns(0..run.len()) as u64);
             return;
         }
         if self.parts.shedder.shed_if_too_late(&run) {

@@ -61,6 +61,9 @@ pub struct Assigned {
     /// Runs that workers are sending now.
     in_flight: AtomicUsize,
     enqueuing: Mutex<()>,
+    /// Whether it stands for events that the spill let go from the log: they are this process's, whoever the partition
+    /// is assigned to.
+    pub is_let_go: bool,
 }
 
 impl Assigned {
@@ -77,7 +80,21 @@ impl Assigned {
             cut_to: AtomicI64::new(NOT_CUT),
             in_flight: AtomicUsize::new(0),
             enqueuing: Mutex::new(()),
+            is_let_go: false,
         }
+    }
+
+    /// What stands for events that the spill let go from the log: open at these offsets, ascending, and never revoked.
+    pub fn let_go(topic_id: u128, partition: i32, offsets: &[i64]) -> Self {
+        let start = offsets.first().copied().unwrap_or(0);
+        let assigned = Self { is_let_go: true, ..Self::new(topic_id, partition, start) };
+        let _its_first = assigned.open(offsets);
+        assigned
+    }
+
+    /// Offsets that are opened and not done.
+    pub fn open_count(&self) -> usize {
+        self.tracker.lock().open_count()
     }
 
     /// The next offset to fetch.
@@ -267,6 +284,12 @@ impl Assignment {
     /// Events between the acked prefixes and the high watermarks.
     pub fn backlog(&self) -> u64 {
         self.all().iter().map(|assigned| assigned.backlog()).sum()
+    }
+
+    /// Events between the positions and the high watermarks: what waits in the logs alone.
+    pub fn unfetched(&self) -> u64 {
+        let of = |assigned: Arc<Assigned>| up_to(assigned.high_watermark(), assigned.position());
+        self.all().into_iter().map(of).sum()
     }
 
     /// Those of `partitions` of the topic `topic_id` that are assigned now.

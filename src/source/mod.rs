@@ -4,6 +4,7 @@
 //! - `assigned`   one partition while it is assigned; revoked once, never revived
 //! - `member`     the group membership (librdkafka, every partition paused): polls, commits
 //! - `run`        events of one partition that came in one fetch, on their way to the sink
+//! - `spilled`    what becomes of runs and offsets where the queue spills to disk
 //! - `fetcher`    moves one broker's records: request, read (`fetcher/reading`), enqueue
 //! - `supervisor` one fetcher a broker: starts them, refreshes the metadata, gives up stuck ones
 //!
@@ -14,6 +15,7 @@ pub mod assigned;
 pub mod fetcher;
 pub mod member;
 pub mod run;
+pub mod spilled;
 pub mod supervisor;
 pub mod tracker;
 

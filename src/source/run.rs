@@ -5,6 +5,9 @@
 //! other (see [`crate::sink::wire`]); the worker fills in the trailer ([`crate::transform`]). So an
 //! event costs no allocation, and its bytes are copied once, out of the broker's answer, whose
 //! memory is then free again. A run has each event's place and offset; the rest is in the bytes.
+//! `stored` is its form on disk.
+
+pub mod stored;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -96,6 +99,11 @@ impl Run {
     pub fn head(&self, n: usize) -> Head {
         // It was checked when it was pushed.
         Head::read(self.event(n)).unwrap_or_default()
+    }
+
+    /// How many of `events` are in the log again when they are released: none that the spill let go from it.
+    pub fn returns(&self, events: Range<usize>) -> usize {
+        if self.assigned.is_let_go { 0 } else { events.len() }
     }
 
     /// Fills in the trailers: the worker's part of the transform.

@@ -127,6 +127,58 @@ impl ProducerMetrics {
     }
 }
 
+/// What waits on disk, where the queue spills; registered only there.
+#[derive(Clone)]
+pub struct SpillMetrics {
+    /// Size of its segments.
+    pub bytes: IntGauge,
+    /// Events on disk that were not read back yet.
+    pub events: IntGauge,
+    /// Its segments.
+    pub segments: IntGauge,
+    /// Bytes written to it.
+    pub written_bytes: IntCounter,
+    /// Events written to it.
+    pub written_events: IntCounter,
+    /// Bytes read back.
+    pub read_bytes: IntCounter,
+    /// Syncs that made what was written durable.
+    pub syncs: IntCounter,
+    /// Runs that found it full.
+    pub full: IntCounter,
+}
+
+impl SpillMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When a name is taken.
+    pub fn register(m: &Metrics) -> Result<Self, Failure> {
+        Ok(Self {
+            bytes: m.int_gauge("processor_spill_bytes", "Size of the spill's segments on disk")?,
+            events: m.int_gauge(
+                "processor_spill_events",
+                "Events on disk that did not come back to memory yet",
+            )?,
+            segments: m.int_gauge("processor_spill_segments", "The spill's segments on disk")?,
+            written_bytes: m
+                .counter("processor_spill_written_bytes_total", "Bytes of runs spilled to disk")?,
+            written_events: m
+                .counter("processor_spill_written_events_total", "Events spilled to disk")?,
+            read_bytes: m
+                .counter("processor_spill_read_bytes_total", "Bytes of runs that came back")?,
+            syncs: m.counter(
+                "processor_spill_syncs_total",
+                "Syncs of the spill's newest segment (--spill-commit spilled)",
+            )?,
+            full: m.counter(
+                "processor_spill_full_total",
+                "Times a run found --spill-max reached or the disk full",
+            )?,
+        })
+    }
+}
+
 /// The processor's metrics.
 #[derive(Clone)]
 pub struct ProcessorMetrics {
@@ -155,7 +207,7 @@ pub struct ProcessorMetrics {
     /// Records that are no event, by reason.
     pub invalid: IntCounterVec,
     /// Fetched events given up because their partition was revoked or the run stopped; they are
-    /// still in the log and will be fetched again.
+    /// still in the log and will be fetched again. What the spill let go from the log is not among them.
     pub returned: IntCounter,
     /// Offsets that could not be fetched because they no longer exist, by reason: retention, gap.
     pub lost: IntCounterVec,

@@ -24,3 +24,4 @@ mod probes;
 mod processor;
 mod producer;
 mod run;
+mod spill;

@@ -33,6 +33,7 @@ use rustix::process::Signal;
 pub use flags::{Flags, port, version};
 use folder::Mode;
 pub use folder::real;
+pub use properties::retention_check_s;
 pub use topics::create as create_topic;
 
 use super::interrupt::Interrupt;

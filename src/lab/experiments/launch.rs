@@ -80,6 +80,15 @@ impl Launch {
         }
     }
 
+    /// A setting of the topic, ms; 0 where it has none of its own.
+    fn topic_ms(&self, name: &str) -> Result<f64, Failure> {
+        let mut values =
+            self.topic.iter().filter_map(|it| it.strip_prefix(name)?.strip_prefix('='));
+        values.next().map_or(Ok(0.0), |ms| {
+            ms.parse().map_err(|e| Failure::Failed(format!("topic setting {name}={ms}: {e}")))
+        })
+    }
+
     /// The arm as its programs understand it.
     fn setup(&self) -> Result<ArmSetup, Failure> {
         let producer: load::settings::Flags = parsed("producer", &self.producer)?;
@@ -94,8 +103,9 @@ impl Launch {
         };
         let mut members = Vec::new();
         for (name, flags) in &self.processors {
-            // The runner knows where the producer listens; some processors must be told.
-            let flags = format!("{flags} --producer http://127.0.0.1:9901");
+            // The runner knows where the producer listens and where is room on disk; some processors must be told.
+            let room = if spills(flags) { " --spill-dir spill" } else { "" };
+            let flags = format!("{flags} --producer http://127.0.0.1:9901{room}");
             members.push((name, parsed::<pipeline::flags::Flags>(name, &flags)?.settings()?));
         }
         let Some((_, first)) = members.first() else {
@@ -115,6 +125,8 @@ impl Launch {
             key_skew,
             seed,
             partitions: self.partitions,
+            retention_s: self.topic_ms("retention.ms")? / 1000.0,
+            segment_s: self.topic_ms("segment.ms")? / 1000.0,
             queue_cap: first.queue.capacity().map(|cap| cap as f64),
             workers: first.workers.get() as u32,
             by_key: first.sharding == Sharding::Key,
@@ -175,6 +187,11 @@ impl Setup {
             arms: given,
         })
     }
+}
+
+/// Whether a processor with these flags needs a folder to spill to.
+pub fn spills(flags: &str) -> bool {
+    flags.contains("--queue spill")
 }
 
 /// The flags of `program`, as it reads them itself.

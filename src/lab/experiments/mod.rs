@@ -11,6 +11,7 @@ pub mod ceiling;
 mod check;
 pub mod drawing;
 pub mod exp1;
+pub mod exp10;
 pub mod exp12;
 pub mod exp15;
 pub mod exp2;
@@ -52,6 +53,7 @@ pub const ALL: &[Experiment] = &[
     exp6::EXPERIMENT,
     exp7::EXPERIMENT,
     exp9::EXPERIMENT,
+    exp10::EXPERIMENT,
     exp12::EXPERIMENT,
     exp15::EXPERIMENT,
     faults::EXPERIMENT,
@@ -107,6 +109,8 @@ impl Experiment {
 pub struct ArmSpec {
     /// Whether it provokes an eviction: then members lose their partitions, and events come twice.
     pub evicts: bool,
+    /// Whether its log loses events: then those that are gone must be as many as were counted.
+    pub loses: bool,
     /// Its folder, and the prefix of its checks.
     pub name: &'static str,
     /// Its name in charts.
@@ -116,9 +120,9 @@ pub struct ArmSpec {
 }
 
 impl ArmSpec {
-    /// An arm in which no member is evicted and nothing comes twice.
+    /// An arm in which no member is evicted, nothing comes twice and nothing is lost.
     pub const fn new(name: &'static str, title: &'static str, ink: Ink) -> Self {
-        Self { evicts: false, name, title, ink }
+        Self { evicts: false, loses: false, name, title, ink }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::{self, ProcessReading, Sample};
 
 /// Every experiment that is recorded.
-pub const RECORDED: [&str; 13] = [
+pub const RECORDED: [&str; 14] = [
     "ceiling",
     "exp1",
     "exp2",
@@ -32,6 +32,7 @@ pub const RECORDED: [&str; 13] = [
     "exp6",
     "exp7",
     "exp9",
+    "exp10",
     "exp12",
     "exp15",
     "longlife",
@@ -40,12 +41,14 @@ pub const RECORDED: [&str; 13] = [
 const TIMED: [&str; 6] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12"];
 const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
 /// The metrics that checks read, by the beginning of their names.
-const METRICS: [&str; 14] = [
+const METRICS: [&str; 16] = [
     "producer_events_",
     "producer_target_rate",
     "processor_events_fetched",
     "processor_events_acked",
     "processor_events_shed",
+    "processor_events_lost",
+    "processor_spill",
     "processor_evictions",
     "processor_queue_depth",
     "processor_prefetched",
@@ -175,6 +178,21 @@ const CHANGES: &[Change] = &[
         set(arm, "processor", "processor_prefetched_bytes", 5e3 * 536.0);
     }),
     ("a tenth less is queued", |arm| scale(arm, "processor", "processor_queue_depth", 0.85)),
+    ("retention takes 5,000 events more", |arm| ledger(arm, |ledger| ledger.lost += 5000)),
+    ("two fifths less wait on disk", |arm| scale(arm, "processor", "processor_spill_", 0.6)),
+    ("what was on disk stays there", |arm| {
+        let mut most = BTreeMap::new();
+        each_sample(arm, |_, sample| {
+            let Some(page) = sample.metrics.get_mut("processor") else { return };
+            for (key, value) in
+                page.iter_mut().filter(|(key, _)| key.starts_with("processor_spill_"))
+            {
+                let most: &mut f64 = most.entry(key.clone()).or_default();
+                *most = most.max(*value);
+                *value = *most;
+            }
+        });
+    }),
     ("the lag is a fifth larger", |arm| lag(arm, |_, lag| lag * 6 / 5 + 6_000)),
     ("the lag is half", |arm| lag(arm, |_, lag| lag / 2)),
     ("the lag climbs by 1,000/s more", |arm| lag(arm, |t, lag| lag + (1_000.0 * t) as i64)),

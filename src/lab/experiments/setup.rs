@@ -62,7 +62,13 @@ pub struct ArmSetup {
     pub seed: u64,
     /// Partitions of the topic.
     pub partitions: u32,
-    /// Events that the queue holds; 0 in pull, absent without limit.
+    /// How long the topic keeps an event, s: `retention.ms`; 0 where its brokers' default applies.
+    #[serde(default)]
+    pub retention_s: f64,
+    /// Length of its segments, s: `segment.ms`; 0 as above.
+    #[serde(default)]
+    pub segment_s: f64,
+    /// Events that the queue holds in memory; 0 in pull, absent without limit.
     pub queue_cap: Option<f64>,
     /// Threads that call the sink.
     pub workers: u32,

@@ -111,6 +111,10 @@ impl Scenario {
             ceiling = ceiling.but(stall.rate, stall.from, stall.to);
         }
         flags.policy.check(flags.queue)?;
+        if flags.queue == queue::Name::Spill && flags.policy != Policy::Buffer {
+            let why = "with --queue spill expected buffer: the model has no limit of the disk, above which it would act";
+            return Err(Failure::flag("--policy", flags.policy.name(), why));
+        }
         let members = flags.members.get() as f64;
         let in_flight = batch * flags.sink_workers.get() as f64 * members;
         let capacity = flags
@@ -227,6 +231,10 @@ impl Scenario {
             }
             queue::Name::Unbounded => "a queue without limit".into(),
             queue::Name::Pull => "no queue (pull)".into(),
+            queue::Name::Spill => {
+                let events = figure(self.capacity / self.members);
+                format!("a queue of {events} events in memory, the rest of the lag on disk")
+            }
         };
         let members = match flags.members.get() {
             1 => String::new(),

@@ -9,7 +9,7 @@ use argh::FromArgs;
 
 use crate::cli;
 use crate::failure::Failure;
-use crate::lab::experiments::{Launch, Phase};
+use crate::lab::experiments::{Launch, Phase, launch};
 use crate::lab::samples;
 use crate::packed;
 
@@ -68,6 +68,9 @@ impl Places {
         own.extend(["--listen".to_owned(), listen.to_owned()]);
         for (flag, what, ext) in files {
             own.extend([flag.to_owned(), self.file(&format!("{}.{ext}", of_member(what, name)))]);
+        }
+        if launch::spills(flags) {
+            own.extend(["--spill-dir".to_owned(), self.file(&of_member("spill", name))]);
         }
         own.extend(flags.split_whitespace().map(str::to_owned));
         own

@@ -49,8 +49,20 @@ use crate::cli;
 use crate::failure::Failure;
 
 /// The experiments of `lab run all`, in the order of the page.
-const ALL: [&str; 11] =
-    ["exp1", "exp2", "exp3", "exp3-time", "exp4", "exp5", "exp6", "exp7", "exp9", "exp12", "exp15"];
+const ALL: [&str; 12] = [
+    "exp1",
+    "exp2",
+    "exp3",
+    "exp3-time",
+    "exp4",
+    "exp5",
+    "exp6",
+    "exp7",
+    "exp9",
+    "exp10",
+    "exp12",
+    "exp15",
+];
 
 /// Runs what the flags ask for.
 ///
