@@ -11,6 +11,17 @@ use rand_xoshiro::rand_core::SeedableRng as _;
 
 use crate::clock;
 
+/// The lab's first and longest wait for brokers and the sink.
+const FIRST: Duration = Duration::from_millis(50);
+const MOST: Duration = Duration::from_secs(2);
+
+/// The standard wait before retry `retry`, from 0, for a `chance` that is uniform in 0 to 1; for code whose time is
+/// simulated.
+pub fn standard_wait(retry: u32, chance: f64) -> Duration {
+    let ceiling = FIRST.saturating_mul(1 << retry.min(10)).min(MOST);
+    ceiling.mul_f64(0.5 + chance / 2.0)
+}
+
 /// A growing, jittered wait.
 pub struct Backoff {
     first: Duration,
@@ -28,7 +39,7 @@ impl Backoff {
 
     /// The lab's waits for brokers and the sink: 50 ms up to 2 s.
     pub fn standard() -> Self {
-        Self::new(Duration::from_millis(50), Duration::from_secs(2))
+        Self::new(FIRST, MOST)
     }
 
     /// The next wait: between half the current ceiling and all of it; the ceiling then doubles.
@@ -96,6 +107,15 @@ mod tests {
         assert!(waits[19] >= most / 2);
         backoff.reset();
         assert!(backoff.wait() <= first);
+    }
+
+    #[test]
+    fn the_standard_waits_are_those_of_the_standard_backoff() {
+        let mut backoff = Backoff::standard();
+        for retry in 0..12 {
+            let wait = backoff.wait();
+            assert!((standard_wait(retry, 0.0)..=standard_wait(retry, 1.0)).contains(&wait));
+        }
     }
 
     #[test]

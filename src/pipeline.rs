@@ -32,7 +32,7 @@ use crate::policy::shed::{Shedder, Who};
 use crate::policy::{Admission, Policy, slow_source};
 use crate::queue::{self, Occupancy};
 use crate::sink::client::Client;
-use crate::sink::line::{Line, Place};
+use crate::sink::pace::{Place, Throttle};
 use crate::sink::refusals::{Refusals, Suspects};
 use crate::sink::sizing::Sizer;
 use crate::sink::workers::{Drain, Parts, Worker};
@@ -167,17 +167,11 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         std::array::from_fn(|_| ThreadGroup::new(stop.clone()));
     let (drain, leave, measured) = Default::default();
     let ends = Ends { stop, gate, drain, leave, measured };
-    let pulses =
+    let (pulses, throttle) =
         start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends, &admission)?;
     spilling.start(&mut disk)?;
-    start_instruments(
-        &mut instruments,
-        &settings,
-        &shared,
-        (occupancy, spilling.spill()),
-        reporter,
-        &ends.measured,
-    )?;
+    let gauged = (occupancy, spilling.spill(), throttle);
+    start_instruments(&mut instruments, &settings, &shared, gauged, reporter, &ends.measured)?;
     let polls = Pulse::default();
     health.watch(&pulses, &polls);
     start_member(&mut member, &settings, shared.clone(), (pulses, polls), ends.leave.clone())?;
@@ -260,8 +254,9 @@ fn start_workers(
     shared: &Shared,
     ends: &Ends,
     admission: &Admission,
-) -> Result<Vec<Pulse>, Failure> {
-    let (line, refusals) = (Arc::<Line>::default(), Arc::<Refusals>::default());
+) -> Result<(Vec<Pulse>, Arc<Throttle>), Failure> {
+    let refusals = Arc::<Refusals>::default();
+    let throttle = Throttle::new(settings.pace, outlets.len());
     let sizer = Sizer::new(settings.mode.sizing(), settings.workers.get(), Instant::now());
     let sizer = Arc::new(sizer);
     let (metrics, stop) = (&shared.fetching.metrics, &ends.stop);
@@ -279,7 +274,7 @@ fn start_workers(
             stop: stop.clone(),
             drain: ends.drain.clone(),
             pulse,
-            place: Place::new(Arc::clone(&line), n),
+            place: Place::new(Arc::clone(&throttle), n),
             suspects: Suspects::new(Arc::clone(&refusals), letters, metrics.clone(), stop.clone()),
             refusals: Arc::clone(&refusals),
             shedder: Arc::clone(&admission.shedder),
@@ -291,14 +286,14 @@ fn start_workers(
             Ok(())
         })?;
     }
-    Ok(pulses)
+    Ok((pulses, throttle))
 }
 
 fn start_instruments(
     threads: &mut ThreadGroup,
     settings: &Settings,
     shared: &Shared,
-    (occupancy, spill): (Occupancy, Option<Arc<Spill>>),
+    (occupancy, spill, throttle): (Occupancy, Option<Arc<Spill>>, Arc<Throttle>),
     mut reporter: latency::Reporter,
     measured: &Stop,
 ) -> Result<(), Failure> {
@@ -306,6 +301,7 @@ fn start_instruments(
     threads.spawn("gauges", move || {
         while !stop.wait(GAUGES) {
             metrics.queue_depth.set(occupancy.depth() as i64);
+            metrics.oldest_batch.set(throttle.oldest().as_secs_f64());
         }
         Ok(())
     })?;

@@ -189,6 +189,40 @@ fn reject_answers_429_with_a_time_that_is_true() {
     assert!(sink.get("/metrics").text().contains("sink_rejected_total{status=\"429\"} 2"));
 }
 
+/// Prevents: a limit that is not the sink's; a client that counts requests where the sink counts tokens.
+#[test]
+fn a_sink_that_refuses_says_its_limit_in_every_answer_and_one_that_waits_does_not() {
+    use backpressure_lab::sink::quota::{self, Policy};
+    let flags = "--rate-limit 10 --burst 20 --call-cost 0.5 --event-cost 1.5 --on-limit reject";
+    let sink = Sink::start(&flags.split_whitespace().collect::<Vec<_>>());
+    let caller = sink.caller();
+    let told = |answer: &sinks::Answer| {
+        let said = quota::read(&answer.headers);
+        let Policy { rate, burst, costs } = said.policy.expect("a policy");
+        assert_eq!((burst, costs.call_cost, costs.event_cost), (Some(20.0), 0.5, 1.5));
+        (rate, said.remaining.expect("what is left"))
+    };
+    let first = caller.batch(&events(0..9));
+    let policy =
+        r#""default";q=10;w=1;qu="tokens";lab-burst=20;lab-call-cost=0.5;lab-event-cost=1.5"#;
+    assert_eq!((first.status, first.header("ratelimit-policy")), (200, policy));
+    // 20 less 14 tokens; what a second earns is the margin.
+    let (rate, left) = told(&first);
+    assert!(rate == 10.0 && (6.0..16.0).contains(&left), "{left}");
+    let refused = caller.batch(&events(20..34));
+    assert_eq!(refused.status, 429);
+    assert!(refused.header("ratelimit").contains(";t="), "{refused:?}");
+    // A step of the rate is in the next answer, whatever it is.
+    sink.control(&Command::Stall { rate: 0.5, time: seconds("60s") });
+    assert_eq!(told(&caller.batch(&events(20..34))).0, 0.5);
+    sink.control(&Command::Restore { fault: None });
+    assert_eq!(told(&caller.batch(&events(20..34))).0, 10.0);
+
+    let waits = Sink::start(&[]);
+    let answer = waits.caller().write(&event(1, 1));
+    assert!(answer.status == 200 && answer.headers.get("ratelimit").is_none(), "{answer:?}");
+}
+
 /// Prevents: a pause that cannot be ended because all handlers are taken by waiting requests.
 #[test]
 fn control_answers_while_as_many_wait_as_may() {

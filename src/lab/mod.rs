@@ -35,6 +35,7 @@ pub mod lag;
 pub mod layout;
 pub mod live;
 pub mod model;
+pub mod paced;
 pub mod plan;
 pub mod predict;
 pub mod probe;

@@ -19,6 +19,7 @@ use crate::policy::dead_letters::Destination;
 use crate::policy::shed::Who;
 use crate::policy::shed::class::Classes;
 use crate::queue::{self, spill, spill::Commit};
+use crate::sink::pace::Pace;
 use crate::sink::sizing::{self, Sizing};
 use crate::sink::workers::Mode;
 use crate::source::member::{MemberSettings, Reset};
@@ -181,6 +182,11 @@ pub struct Flags {
     /// threads that call the sink (4)
     #[argh(option, default = "at_least_1(4)", from_str_fn(workers))]
     sink_workers: NonZeroUsize,
+    /// what is done about a sink's rate limit (429): line (when the sink says, one call at a time), headers (the rate that
+    /// its RateLimit headers say), blind (a rate, found without them); to compare: retry-after (nothing for whole
+    /// seconds), cubic (a rate, AWS SDK), aimd, vegas, gradient2 (calls at once, Netflix), arc, arc-fixed (Vector) (line)
+    #[argh(option, default = "Pace::Line", from_str_fn(Pace::parse))]
+    pace: Pace,
     /// which worker gets an event: round-robin, key (keeps the order of a key) (round-robin)
     #[argh(option, default = "Sharding::Shared", from_str_fn(sharding))]
     worker_assignment: Sharding,
@@ -284,6 +290,7 @@ impl Flags {
             sharding: self.worker_assignment,
             transform: self.transform,
             workers: self.sink_workers,
+            pace: self.pace,
             mode: match self.sink_mode {
                 ModeName::Single => Mode::Single,
                 ModeName::Batch => Mode::Batch { sizing, linger },

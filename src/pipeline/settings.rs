@@ -15,6 +15,7 @@ use crate::policy::shed::Who;
 use crate::policy::shed::class::Classes;
 use crate::queue::{Kind, spill};
 use crate::sink::client::ask_rate;
+use crate::sink::pace::Pace;
 use crate::sink::workers::Mode;
 use crate::source::member::MemberSettings;
 use crate::transform::Transform;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub sharding: Sharding,
     /// Workers.
     pub workers: NonZeroUsize,
+    /// When the next call begins.
+    pub pace: Pace,
     /// One event a call, or batches.
     pub mode: Mode,
     /// What the workers do to each event.

@@ -97,6 +97,12 @@ impl Bucket {
             .map_or(Due::Unknown, Due::At)
     }
 
+    /// Tokens that are there at `now`; below 0 what is claimed ahead.
+    pub fn level(&mut self, now: Instant) -> f64 {
+        self.advance(now);
+        self.earned - self.claimed
+    }
+
     /// When all claims so far are served, seen from `now`.
     pub fn drained(&mut self, now: Instant) -> Due {
         self.due(Place(self.claimed), now)

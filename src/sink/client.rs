@@ -6,10 +6,41 @@
 use std::time::{Duration, SystemTime};
 
 use super::control::Status;
-use super::fate::{NotNow, Posted, Trouble, retry_after, understood};
+use super::fate::{NotNow, Posted, Trouble, retry_after, retry_after_seconds, understood};
+use super::pace::{Ended, Outcome};
+use super::quota::{self, Quota};
 use crate::http::client;
 use crate::sink::wire;
 use crate::transform::Transform;
+
+/// The fate of the posted events, and what the answer says of the sink's limit.
+#[derive(Debug)]
+pub struct Answered {
+    /// Their fate.
+    pub posted: Posted,
+    quota: Quota,
+    after_seconds: Option<Duration>,
+}
+
+impl Answered {
+    /// Without any header.
+    fn bare(posted: Posted) -> Self {
+        Self { posted, quota: Quota::default(), after_seconds: None }
+    }
+
+    /// The same for those who decide on the next call.
+    pub fn outcome(&self) -> Outcome {
+        let (ended, after) = match &self.posted {
+            Posted::Acked(_) => (Ended::Acked, None),
+            Posted::Refused { .. } => (Ended::Rejected, None),
+            Posted::NotNow(NotNow { trouble: Trouble::Limit, after, .. }) => {
+                (Ended::Limited, *after)
+            }
+            Posted::NotNow(NotNow { after, .. }) => (Ended::Failed, *after),
+        };
+        Outcome { ended, quota: self.quota, after, after_seconds: self.after_seconds }
+    }
+}
 
 /// A kept-alive connection to the sink; one a worker.
 pub struct Client {
@@ -32,32 +63,36 @@ impl Client {
     }
 
     /// Posts one event.
-    pub fn write(&self, value: &[u8]) -> Posted {
+    pub fn write(&self, value: &[u8]) -> Answered {
         post(&self.agent, &self.write, value, 1)
     }
 
     /// Posts a framed batch of `sent` events.
-    pub fn batch(&self, frames: &[u8], sent: usize) -> Posted {
+    pub fn batch(&self, frames: &[u8], sent: usize) -> Answered {
         post(&self.agent, &self.batch, frames, sent)
     }
 }
 
-fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Posted {
+fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Answered {
     let mut answer = match agent.post(url).content_type("application/octet-stream").send(body) {
         Ok(answer) => answer,
-        Err(e) => return broken(url, &e),
+        Err(e) => return Answered::bare(broken(url, &e)),
     };
     let status = answer.status().as_u16();
-    let after = retry_after(answer.headers(), SystemTime::now());
+    let now = SystemTime::now();
+    let after = retry_after(answer.headers(), now);
+    let after_seconds = retry_after_seconds(answer.headers(), now);
+    let quota = quota::read(answer.headers());
     let mut text = Vec::new();
     // A count of acks is below 40 B; of any other text the beginning is shown.
-    match client::read_beginning(answer.body_mut(), &mut text) {
+    let posted = match client::read_beginning(answer.body_mut(), &mut text) {
         Ok(()) => understood(url, status, after, &text, sent),
         Err(e) => {
             let why = format!("{url}: status {status}, then {e}");
             Posted::NotNow(NotNow { trouble: Trouble::Cut, after: None, why })
         }
-    }
+    };
+    Answered { posted, quota, after_seconds }
 }
 
 /// No answer: too late, cut off, or nothing listens.
@@ -108,7 +143,7 @@ mod tests {
         let agent = client::agent(Duration::from_secs(10));
         let answer = |status: u16| {
             let url = format!("http://{}/write?{status}", server.addr());
-            post(&agent, &url, b"x", 1)
+            post(&agent, &url, b"x", 1).posted
         };
         let short = |why: &str| why.contains("no no") && why.chars().count() < 1000;
         for status in [200, 400, 413] {
@@ -127,14 +162,15 @@ mod tests {
     #[test]
     fn nobody_there_is_not_slow() {
         let answer =
-            post(&client::agent(Duration::from_secs(2)), "http://127.0.0.1:1/write", b"x", 1);
+            post(&client::agent(Duration::from_secs(2)), "http://127.0.0.1:1/write", b"x", 1)
+                .posted;
         assert!(
             matches!(answer, Posted::NotNow(NotNow { trouble: Trouble::Other, .. })),
             "{answer:?}"
         );
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/write", listener.local_addr().expect("an address"));
-        let answer = post(&client::agent(Duration::from_millis(200)), &url, b"x", 1);
+        let answer = post(&client::agent(Duration::from_millis(200)), &url, b"x", 1).posted;
         assert!(
             matches!(answer, Posted::NotNow(NotNow { trouble: Trouble::Slow, .. })),
             "{answer:?}"

@@ -106,24 +106,34 @@ fn acked(text: &[u8], sent: usize) -> Result<usize, String> {
 /// The exact milliseconds where the sink gives them, else the standard's two forms: whole seconds,
 /// or a date. Any other value is ignored.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    let whole = |name: &str| {
-        let digits = text(name)?;
-        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        // More digits than fit count as the largest number.
-        is_number.then(|| digits.parse::<u64>().unwrap_or(u64::MAX))
-    };
+    whole(headers, "retry-after-ms")
+        .filter(|ms| *ms > 0)
+        .map(|ms| Duration::from_millis(ms).min(RETRY_AFTER_MAX))
+        .or_else(|| retry_after_seconds(headers, now))
+}
+
+/// The same by the standard's header alone.
+pub(crate) fn retry_after_seconds(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let date = || {
-        let date = httpdate::parse_http_date(text("retry-after")?).ok()?;
+        let date = httpdate::parse_http_date(text(headers, "retry-after")?).ok()?;
         date.duration_since(now).ok()
     };
-    whole("retry-after-ms")
-        .filter(|ms| *ms > 0)
-        .map(Duration::from_millis)
-        .or_else(|| whole("retry-after").map(Duration::from_secs))
+    whole(headers, "retry-after")
+        .map(Duration::from_secs)
         .or_else(date)
         .filter(|wait| !wait.is_zero())
         .map(|wait| wait.min(RETRY_AFTER_MAX))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+fn whole(headers: &HeaderMap, name: &str) -> Option<u64> {
+    let digits = text(headers, name)?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    // More digits than fit count as the largest number.
+    is_number.then(|| digits.parse::<u64>().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::bucket::{Bucket, Due, Place};
 use super::control::{Change, Command, Control, Costs, Failing, Scheduled, Status};
+use super::quota;
 use crate::telemetry::metrics::SinkMetrics;
 
 /// The wait that a refused request is told when the time of its tokens is unknown; and the longest
@@ -170,6 +171,20 @@ impl Gate {
         let change = state.control.apply(command, now)?;
         self.enact(&mut state, change);
         Ok(state.control.status(now, self.terms.costs, state.waiting))
+    }
+
+    /// The limit and what is left of it, for a sink that refuses; one that waits enforces it by itself.
+    pub fn quota(&self) -> Option<quota::Now> {
+        if self.terms.on_limit != OnLimit::Reject {
+            return None;
+        }
+        let (mut state, now) = self.lock();
+        let policy = quota::Policy {
+            rate: state.bucket.rate(),
+            burst: Some(state.bucket.burst()),
+            costs: self.terms.costs,
+        };
+        Some(quota::Now { policy, level: state.bucket.level(now) })
     }
 
     /// The current status.

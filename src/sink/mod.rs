@@ -1,6 +1,7 @@
 //! Both ends of the sink contract.
 //!
 //! - `wire`    the protocol: paths, the batch frame, the answer
+//! - `quota`   its rate limit in the headers of its answers
 //! - `bucket`  the token bucket that makes the sink slower than its source
 //! - `gate`    holds a request until its tokens are there: the bucket, the clock and the faults
 //! - `control` what chaos may change in rate and answers, and until when
@@ -15,7 +16,7 @@
 //! - `window`   the events in flight of a worker: dequeued, and not acked by the sink
 //! - `refusals` events that the sink refuses for good, and when the sink is at fault for that
 //! - `sizing`   how many events a call may carry
-//! - `line`     which worker calls next, before a sink that refuses by its rate limit
+//! - `pace`     when the next call begins, before a sink that refuses by its rate limit
 //! - `workers`  the threads that dequeue runs, batch, post until acked or released
 
 pub mod bucket;
@@ -25,7 +26,8 @@ pub mod fate;
 pub mod gate;
 pub mod journal;
 pub mod ledger;
-pub mod line;
+pub mod pace;
+pub mod quota;
 pub mod refusals;
 pub mod server;
 pub mod settings;

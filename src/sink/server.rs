@@ -23,6 +23,7 @@ use super::control::{Command, Costs, Failing, Scheduled};
 use super::gate::{Gate, Refusal, Terms};
 use super::journal::Journal;
 use super::ledger::{Ledger, Recorded};
+use super::quota;
 use super::settings::Settings;
 use super::wire::{self, Acked, BadEvent, View};
 use crate::event::Invalid;
@@ -197,7 +198,9 @@ impl Sink {
         if answer.status != 200 {
             self.metrics.rejected.with_label_values(&[&answer.status.to_string()]).inc();
         }
-        answer
+        let Some(now) = self.gate.quota() else { return answer };
+        let (policy, remaining) = now.written();
+        answer.with_header(quota::POLICY, policy).with_header(quota::REMAINING, remaining)
     }
 
     fn serve(&self, events: &[View<'_>], transform: Transform) -> Response {

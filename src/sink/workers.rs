@@ -12,7 +12,7 @@ use prometheus::local::LocalHistogram;
 
 use super::client::Client;
 use super::fate::{NotNow, Posted, TOO_LARGE, Trouble};
-use super::line::Place;
+use super::pace::Place;
 use super::refusals::{Refusals, Suspects};
 use super::sizing::{Sizer, Sizing};
 use super::window::Window;
@@ -133,7 +133,7 @@ pub struct Parts {
     pub drain: Drain,
     /// This worker's sign of life.
     pub pulse: Pulse,
-    /// This worker's place before a sink with a limit.
+    /// This worker's place in the order in which calls begin.
     pub place: Place,
     /// The refused events of this worker.
     pub suspects: Suspects,
@@ -254,7 +254,7 @@ impl Worker {
             self.parts.place.leave();
             return;
         }
-        if !self.parts.place.is_next(IDLE) {
+        if !self.parts.place.may_call(events, IDLE) {
             return;
         }
         let begun = Instant::now();
@@ -263,14 +263,16 @@ impl Worker {
             Mode::Single => self.parts.client.write(self.window.value()),
             Mode::Batch { .. } => self.parts.client.batch(self.window.frames(events), events),
         };
-        let is_up = !matches!(&answer, Posted::NotNow(why) if why.trouble != Trouble::Limit);
+        let told = self.parts.place.ended(&answer.outcome());
+        let posted = answer.posted;
+        let is_up = !matches!(&posted, Posted::NotNow(why) if why.trouble != Trouble::Limit);
         self.parts.metrics.sink_up.set(i64::from(is_up));
-        let acked = if let Posted::Acked(acked) = &answer { *acked } else { 0 };
+        let acked = if let Posted::Acked(acked) = &posted { *acked } else { 0 };
         self.parts.sizer.answered(events, acked, begun);
-        match answer {
+        match posted {
             Posted::Acked(acked) => self.acked(acked, events, begun),
             Posted::Refused { status, why } => self.refused(events, status, why),
-            Posted::NotNow(not_now) => self.not_now(&not_now, events),
+            Posted::NotNow(not_now) => self.not_now(&not_now, events, told),
         }
     }
 
@@ -304,7 +306,6 @@ impl Worker {
         self.parts.refusals.taken(acked);
         self.refused_max = usize::MAX;
         self.cut = 0;
-        self.parts.place.leave();
         // Far within its time: batches may grow again.
         if self.timely_max < self.parts.mode.events_max()
             && now.duration_since(posted) < self.parts.timeout / 4
@@ -328,7 +329,6 @@ impl Worker {
 
     fn refused(&mut self, events: usize, status: u16, why: String) {
         self.parts.metrics.sink_calls.with_label_values(&["rejected"]).inc();
-        self.parts.place.leave();
         if events > 1 {
             // One bad event must not delay the rest: halve until it is alone.
             self.refused_max = events / 2;
@@ -344,13 +344,10 @@ impl Worker {
         }
     }
 
-    fn not_now(&mut self, not_now: &NotNow, events: usize) {
+    /// The events are sent again, `told` when; else when the sink says, or after the worker's own backoff.
+    fn not_now(&mut self, not_now: &NotNow, events: usize, told: Option<Duration>) {
         let NotNow { trouble, after, why } = not_now;
         self.parts.metrics.sink_calls.with_label_values(&["retried"]).inc();
-        match trouble {
-            Trouble::Limit => self.parts.place.join(),
-            _ => self.parts.place.leave(),
-        }
         self.cut = if *trouble == Trouble::Cut { self.cut + 1 } else { 0 };
         // A batch that outlasts its time is not sent again whole; nor is one that is cut off twice:
         // some balancers silently drop what is too large.
@@ -358,7 +355,7 @@ impl Worker {
             self.timely_max = (events / 2).max(1);
         }
         // A limit's own time is obeyed exactly: a worker that waits longer loses its turn.
-        let wait = after.unwrap_or_else(|| self.backoff.wait());
+        let wait = told.or(*after).unwrap_or_else(|| self.backoff.wait());
         if let Some(suppressed) = self.complaints.allow() {
             log::warn!(
                 why = why.as_str(), events = events, wait = crate::units::show(wait).as_str(),

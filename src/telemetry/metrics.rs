@@ -234,6 +234,8 @@ pub struct ProcessorMetrics {
     pub sink_calls: IntCounterVec,
     /// Events that a batch may have now.
     pub batch_limit: IntGauge,
+    /// The age of the oldest batch that asked for a call and is not served yet, s.
+    pub oldest_batch: Gauge,
     /// Whether the sink answered the last call that ended; 1 until one has.
     pub sink_up: IntGauge,
     /// Rate granted to the producer by slow-source, events/s; -1 when there is none.
@@ -329,6 +331,10 @@ impl ProcessorMetrics {
             batch_limit: m.int_gauge(
                 "processor_batch_limit_events",
                 "Events that a batch may have now",
+            )?,
+            oldest_batch: m.gauge(
+                "processor_oldest_batch_seconds",
+                "Age of the oldest batch that asked for a call and is not served yet",
             )?,
             sink_up: m.int_gauge(
                 "processor_sink_up",

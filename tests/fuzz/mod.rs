@@ -26,6 +26,7 @@ use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches, pars
 use crate::sink::bucket::{Bucket, Due};
 use crate::sink::control::{Command, Control, Costs, FAULT_MAX, Status};
 use crate::sink::fate::{NotNow, Posted, RETRY_AFTER_MAX, retry_after, understood};
+use crate::sink::quota;
 use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, View, unframe};
 use crate::transform::Transform;
 
@@ -409,6 +410,12 @@ mod property {
         if let Ok(number) = number.parse::<ureq::http::HeaderValue>() {
             headers.insert("retry-after", number);
         }
+        // The same text as a limit: no rate that is no number.
+        if let Ok(limit) = line.parse::<ureq::http::HeaderValue>() {
+            headers.insert(quota::POLICY, limit);
+        }
+        let rate = quota::read(&headers).policy.map(|policy| policy.rate);
+        assert!(rate.is_none_or(|rate| rate.is_finite() && rate >= 0.0), "{rate:?}");
         let after = retry_after(&headers, std::time::SystemTime::UNIX_EPOCH);
         assert!(after.is_none_or(|wait| wait <= RETRY_AFTER_MAX), "{after:?}");
         match understood("http://sink", status, after, body, SENT) {

@@ -13,6 +13,7 @@ pub mod drawing;
 pub mod exp1;
 pub mod exp10;
 pub mod exp12;
+pub mod exp13;
 pub mod exp15;
 pub mod exp2;
 pub mod exp3;
@@ -55,6 +56,7 @@ pub const ALL: &[Experiment] = &[
     exp9::EXPERIMENT,
     exp10::EXPERIMENT,
     exp12::EXPERIMENT,
+    exp13::EXPERIMENT,
     exp15::EXPERIMENT,
     faults::EXPERIMENT,
     longlife::EXPERIMENT,

@@ -21,7 +21,7 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::{self, ProcessReading, Sample};
 
 /// Every experiment that is recorded.
-pub const RECORDED: [&str; 14] = [
+pub const RECORDED: [&str; 15] = [
     "ceiling",
     "exp1",
     "exp2",
@@ -34,6 +34,7 @@ pub const RECORDED: [&str; 14] = [
     "exp9",
     "exp10",
     "exp12",
+    "exp13",
     "exp15",
     "longlife",
 ];
@@ -41,7 +42,7 @@ pub const RECORDED: [&str; 14] = [
 const TIMED: [&str; 6] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12"];
 const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
 /// The metrics that checks read, by the beginning of their names.
-const METRICS: [&str; 16] = [
+const METRICS: [&str; 17] = [
     "producer_events_",
     "producer_target_rate",
     "processor_events_fetched",
@@ -53,6 +54,7 @@ const METRICS: [&str; 16] = [
     "processor_queue_depth",
     "processor_prefetched",
     "processor_poll_gap",
+    "processor_oldest_batch",
     "processor_partitions",
     "processor_commits",
     "heap_inuse_bytes",
@@ -86,7 +88,8 @@ fn record_a_run() {
             for entry in std::fs::read_dir(&dir).expect("an arm") {
                 let path = entry.expect("a file").path();
                 let file = path.file_name().expect("a name").to_string_lossy().into_owned();
-                let is_log = file.starts_with("processor") && file.ends_with(".log");
+                let is_log =
+                    file == "sink.log" || file.starts_with("processor") && file.ends_with(".log");
                 let is_timed = file == "latency.hlog" && TIMED.contains(&name);
                 if ["ledger.json", "killed.json", "autopsy.json"].contains(&file.as_str()) || is_log
                 {
@@ -221,6 +224,13 @@ const CHANGES: &[Change] = &[
     ("no key's events overtake each other", |arm| {
         set(arm, "sink", "sink_order_violations_total", 0.0);
     }),
+    ("every sixth call is refused besides", |arm| {
+        calls_refused(arm, |refused, taken| refused + taken * 0.2)
+    }),
+    ("no call is refused", |arm| calls_refused(arm, |_, _| 0.0)),
+    ("a batch waits for ten seconds", |arm| {
+        every_member(arm, "processor_oldest_batch_seconds", 10.0);
+    }),
     ("every member is evicted", |arm| every_member(arm, "processor_evictions_total", 1.0)),
     ("no member is evicted", |arm| every_member(arm, "processor_evictions_total", 0.0)),
     ("no member holds a partition", |arm| every_member(arm, "processor_partitions", 0.0)),
@@ -267,6 +277,17 @@ fn set(arm: &mut Arm, source: &str, key: &str, to: f64) {
             page.insert(key.to_owned(), to);
         }
     }
+}
+
+/// Calls that the sink refused by its limit, by their number and that of the calls it took.
+fn calls_refused(arm: &mut Arm, to: impl Fn(f64, f64) -> f64) {
+    each_sample(arm, |_, sample| {
+        let Some(page) = sample.metrics.get_mut("sink") else { return };
+        let of = |key: &str| page.get(key).copied().unwrap_or(0.0);
+        let refused = of("sink_rejected_total{status=\"429\"}");
+        let changed = to(refused, of("sink_writes_total"));
+        page.insert("sink_rejected_total{status=\"429\"}".into(), changed);
+    });
 }
 
 fn every_member(arm: &mut Arm, key: &str, to: f64) {

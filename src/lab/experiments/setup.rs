@@ -9,6 +9,7 @@ use super::{Form, Phase};
 use crate::lab::model::Rates;
 use crate::policy::Policy;
 use crate::policy::shed::Who;
+use crate::sink::pace::Pace;
 
 /// The input of a run: a prediction may read nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Setup {
     /// What a call of the sink costs.
     #[serde(default)]
     pub call: Call,
+    /// Tokens that the sink saves up, where a flag says so.
+    #[serde(default)]
+    pub burst: Option<f64>,
     /// Payload bytes of an event.
     pub payload_bytes: usize,
     /// Heap bytes of one queued event, from the layout.
@@ -72,6 +76,9 @@ pub struct ArmSetup {
     pub queue_cap: Option<f64>,
     /// Threads that call the sink.
     pub workers: u32,
+    /// When their next call begins.
+    #[serde(default)]
+    pub pace: Pace,
     /// Whether each key has one worker.
     pub by_key: bool,
     /// The policy at a full queue.

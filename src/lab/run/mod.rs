@@ -49,7 +49,7 @@ use crate::cli;
 use crate::failure::Failure;
 
 /// The experiments of `lab run all`, in the order of the page.
-const ALL: [&str; 12] = [
+const ALL: [&str; 13] = [
     "exp1",
     "exp2",
     "exp3",
@@ -61,6 +61,7 @@ const ALL: [&str; 12] = [
     "exp9",
     "exp10",
     "exp12",
+    "exp13",
     "exp15",
 ];
 

@@ -1,0 +1,393 @@
+//! Experiment 13: the wrong knob. A sink with a rate limit refuses what is too much (429). What does a client deliver that
+//! limits its rate, its number of calls at once, or waits as it is told?
+
+use super::asking::{Asking, RSS_MAX_MB};
+use super::drawing::Drawing;
+use super::{ArmSetup, ArmSpec, Check, Experiment, Form, Launch, Margin, Phase};
+use super::{Prediction, Setup, Table};
+use crate::lab::charts::{Chart, Ink};
+use crate::lab::paced::{Course, World};
+use crate::lab::run_folder::{Arm, Run};
+use crate::lab::stats::{self, Series};
+use crate::lab::text::figure;
+use crate::sink::control::Costs;
+
+/// The sink's ceiling, events/s, and during its step.
+const CEILING: f64 = 2000.0;
+const STEP_RATE: f64 = 200.0;
+/// What it saves up, tokens: 50 ms of its rate; the same at every rate, as most sinks have it.
+const BURST: f64 = 100.0;
+/// The time of a call that it serves: with none, a number of calls would mean nothing at all.
+const LATENCY: &str = "50ms";
+const WORKERS: u32 = 64;
+const BATCH: u32 = 10;
+/// Seconds after a change of the rate that are left out.
+const SETTLE_S: f64 = 3.0;
+/// The targets: with headers, and without.
+const HEADERS: (f64, f64) = (0.995, 0.001);
+const BLIND: (f64, f64) = (0.95, 0.02);
+/// A new rate is found within, s.
+const FOUND_S: f64 = 1.0;
+/// Rounds of all workers that a batch may take.
+const ROUNDS: f64 = 3.0;
+/// Runs of the model whose mean is the prediction.
+const SEEDS: u64 = 8;
+/// How far a measured goodput and share may be from the model's; the goodput of a rule whose runs in the model differ by
+/// more may be as far away as they are from each other.
+const GOODPUT_MARGIN: f64 = 0.15;
+const REFUSED_MARGIN: Margin = Margin::Absolute(0.1);
+const MARGIN_WHY: &str = "backoffs and the phase of a rule's clock are chance: 15 %, or as far as the model's own runs differ";
+const REFUSED: &str = "sink_rejected_total{status=\"429\"}";
+const OLDEST: &str = "processor_oldest_batch_seconds";
+
+/// The declaration.
+pub const EXPERIMENT: Experiment = Experiment {
+    name: "exp13",
+    title: "the wrong knob",
+    question: "The sink has a rate limit and refuses what is too much. What does a client get that limits its rate, that \
+               limits its calls at once, or that waits as it is told?",
+    held: "load schedule, seed, payload, sink, its limit, its bucket of 100 tokens and its latency of 50 ms, 64 workers, \
+           batches of 10, machine",
+    varied: "what decides when the next call begins: `--pace`",
+    arms: &[
+        ArmSpec::new("headers", "headers (ours)", Ink::Green),
+        ArmSpec::new("blind", "blind (ours)", Ink::Blue),
+        ArmSpec::new("cubic", "CUBIC", Ink::Purple),
+        ArmSpec::new("line", "line", Ink::Sky),
+        ArmSpec::new("retry-after", "whole seconds", Ink::Vermilion),
+        ArmSpec::new("aimd", "AIMD", Ink::Blue),
+        ArmSpec::new("vegas", "Vegas", Ink::Purple),
+        ArmSpec::new("gradient2", "Gradient2", Ink::Vermilion),
+        ArmSpec::new("arc", "ARC", Ink::Sky),
+        ArmSpec::new("arc-fixed", "ARC, corrected", Ink::Green),
+    ],
+    launches,
+    warm_up: false,
+    predict,
+    checks,
+    charts,
+    tables: |run| vec![what_came(run)],
+    limits: "One machine and one run an arm; one client of the sink, on loopback: an answer takes half a millisecond and \
+             the time that the sink serves. AIMD and Gradient2 may go down to one call, which their defaults forbid; what \
+             Netflix's library leaves to its user, the backoff after a refusal, is this client's own. Retries never give \
+             up, as AWS' SDK does after three.",
+};
+
+fn launches(form: Form) -> Vec<Launch> {
+    let load = format!("--schedule {} --msg-size 512 --seed 1", form.of("8000:20s", "8000:2m"));
+    let (from, time) = form.of((8.0, 5.0), (50.0, 30.0));
+    let stall = Some(Phase { rate: STEP_RATE, from, to: from + time });
+    let sink =
+        format!("--rate-limit {CEILING} --on-limit reject --burst {BURST} --latency {LATENCY}");
+    let arm = |spec: &ArmSpec| {
+        let flags = format!(
+            "--queue bounded --queue-cap 2000 --sink-workers {WORKERS} --batch-size {BATCH} --drain-timeout 2s --pace {}",
+            spec.name
+        );
+        Launch { stall, ..Launch::new(spec.name, &load, &sink, &flags) }
+    };
+    EXPERIMENT.arms.iter().map(arm).collect()
+}
+
+fn step(setup: &Setup) -> Phase {
+    setup.stall.unwrap_or(Phase::NONE)
+}
+
+/// Before the step: all that is at the start is over.
+fn before(setup: &Setup) -> Phase {
+    Phase { rate: setup.ceiling, from: 0.0, to: step(setup).from }.settled(SETTLE_S)
+}
+
+fn slow(setup: &Setup) -> Phase {
+    step(setup).settled(SETTLE_S / 2.0)
+}
+
+/// All of it, with the steps, but for the start.
+fn whole(setup: &Setup) -> Phase {
+    Phase { from: 1.0, to: setup.end_s() - 0.5, ..setup.overload() }
+}
+
+/// A round of all workers at the ceiling, s.
+fn round_s(setup: &Setup, arm: &ArmSetup) -> f64 {
+    arm.in_flight() / setup.ceiling
+}
+
+fn courses(setup: &Setup, arm: &ArmSetup) -> Vec<Course> {
+    let world = World {
+        pace: arm.pace,
+        workers: arm.workers as usize,
+        batch: arm.batch as usize,
+        costs: Costs { call_cost: setup.call.cost, event_cost: setup.call.event_cost },
+        burst: setup.burst,
+        ceilings: setup.ceilings(),
+        latency_s: setup.call.latency_s,
+        until_s: setup.end_s(),
+    };
+    (0..SEEDS).map(|seed| world.run(seed)).collect()
+}
+
+fn predict(setup: &Setup) -> Vec<Prediction> {
+    let (before, slow, whole) = (before(setup), slow(setup), whole(setup));
+    let p = Prediction::new;
+    let mut said = Vec::new();
+    for arm in &setup.arms {
+        let courses = courses(setup, arm);
+        let mean = |of: &dyn Fn(&Course) -> f64| courses.iter().map(of).sum::<f64>() / SEEDS as f64;
+        let name = &arm.name;
+        let model = format!("{}, in simulated time against the sink's bucket", arm.pace.name());
+        let goodput = mean(&|course| course.goodput(before.from, before.to));
+        said.push(p(&format!("{name}_goodput"), goodput, "events/s", model.clone()));
+        let each = || courses.iter().map(|course| course.goodput(before.from, before.to));
+        let spread = each().fold(0.0, f64::max) - each().fold(f64::MAX, f64::min);
+        said.push(p(
+            &format!("{name}_spread"),
+            spread,
+            "events/s",
+            "the model's runs, by chance".into(),
+        ));
+        let low = mean(&|course| course.goodput(slow.from, slow.to));
+        said.push(p(&format!("{name}_slow"), low, "events/s", model.clone()));
+        let refused = mean(&|course| course.refused(whole.from, whole.to));
+        said.push(p(&format!("{name}_refused"), refused, "", model.clone()));
+        let oldest = mean(&|course| course.oldest(before.from, before.to));
+        said.push(p(&format!("{name}_oldest"), oldest, "s", model));
+    }
+    said.push(letter(setup));
+    said
+}
+
+/// What obeying whole seconds leaves of the rate, in closed form.
+fn letter(setup: &Setup) -> Prediction {
+    let (offered, ceiling) = (setup.overload().rate, setup.ceiling);
+    let burst = setup.burst.unwrap_or(f64::NAN);
+    let filled_s = burst / (offered - ceiling);
+    let refused_s = 1.0; // the least that the standard can say
+    let because = format!(
+        "(B + R t1) / (t1 + T): t1 = B / (S − R) = {} / {}/s until the first refusal, then nothing for T = 1 s: {} % of \
+         the ceiling",
+        figure(burst),
+        figure(offered - ceiling),
+        figure(100.0 * (burst + ceiling * filled_s) / (filled_s + refused_s) / ceiling)
+    );
+    let goodput = (burst + ceiling * filled_s) / (filled_s + refused_s);
+    Prediction::new("letter", goodput, "events/s", because)
+}
+
+fn checks(run: &Run) -> Vec<Check> {
+    let setup = &run.plan.setup;
+    let (before, slow, whole) = (before(setup), slow(setup), whole(setup));
+    let said = |name: &str| run.plan.predicted(name);
+    let mut checks = Vec::new();
+    for arm in &run.arms {
+        let name = arm.spec.name;
+        let mut asking = Asking::of(run, arm);
+        asking.offered_in(whole);
+        let goodput = arm.delivered_in(before);
+        let low = arm.delivered_in(slow);
+        let refused = refused_in(arm, whole);
+        let targets = match name {
+            "headers" => Some(HEADERS),
+            "blind" => Some(BLIND),
+            _ => None,
+        };
+        if let Some((share, most)) = targets {
+            let why = "the target, less a call at the edge of the looks";
+            let call = |phase: Phase| f64::from(BATCH) / phase.length();
+            let floor = (share * setup.ceiling - call(before), Margin::AtLeast, why);
+            asking.ask(
+                "goodput",
+                "Does it deliver what the sink takes?",
+                floor,
+                goodput,
+                "events/s",
+            );
+            let floor = (share * step(setup).rate - call(slow), Margin::AtLeast, why);
+            asking.ask("slow", "And while the sink takes a tenth?", floor, low, "events/s");
+            let most = (most, Margin::AtMost, "the target");
+            asking.ask(
+                "refused",
+                "The share of its calls that is refused, steps included",
+                most,
+                refused,
+                "",
+            );
+            let rounds = setup.arm(name).map_or(f64::NAN, |arm| ROUNDS * round_s(setup, arm));
+            let most = (rounds, Margin::AtMost, "three rounds of all workers");
+            let oldest = oldest_in(arm, before);
+            asking.ask("oldest", "The oldest batch that waits for the sink", most, oldest, "s");
+        } else {
+            let question = "Does it deliver what its rule makes of this sink?";
+            let predicted = said(&format!("{name}_goodput"));
+            let margin = (GOODPUT_MARGIN * predicted).max(said(&format!("{name}_spread")));
+            let wanted = (predicted, Margin::Absolute(margin), MARGIN_WHY);
+            asking.ask("goodput", question, wanted, goodput, "events/s");
+            let question = "Is the share of its calls that is refused as predicted?";
+            let wanted = (said(&format!("{name}_refused")), REFUSED_MARGIN, MARGIN_WHY);
+            asking.ask("refused", question, wanted, refused, "");
+        }
+        if name == "headers" {
+            let most = (FOUND_S, Margin::AtMost, "the target");
+            let question = "The old rate is back: the time of the new one that is not used";
+            asking.ask("found", question, most, lost_s(run, arm), "s");
+        }
+        if name == "retry-after" {
+            let why = "the calls come as fast as workers post, not as the schedule: t1 is between 0 and what the formula has";
+            let wanted = (said("letter"), Margin::Share(0.25), why);
+            asking.ask(
+                "letter",
+                "Is it the share that whole seconds leave?",
+                wanted,
+                goodput,
+                "events/s",
+            );
+        }
+        asking.rss_under(RSS_MAX_MB);
+        checks.append(&mut asking.checks);
+    }
+    checks
+}
+
+/// Calls that the sink refused by its limit so far: 0 before the first, when there is no counter yet.
+fn refused(arm: &Arm) -> Series {
+    arm.series(|s| {
+        s.metric("sink", "sink_writes_total")?;
+        Some(s.metric("sink", REFUSED).unwrap_or(0.0))
+    })
+}
+
+/// The share of the calls in `phase` that the sink refused by its limit.
+fn refused_in(arm: &Arm, phase: Phase) -> Option<f64> {
+    let rate = |series: &Series| stats::overall_rate(&stats::between(series, phase.from, phase.to));
+    let (refused, taken) = (rate(&refused(arm))?, rate(&arm.metric("sink", "sink_writes_total"))?);
+    (refused + taken > 0.0).then(|| refused / (refused + taken))
+}
+
+/// The same second by second.
+fn refused_share(arm: &Arm) -> Series {
+    let (refused, taken) =
+        (stats::rates(&refused(arm)), stats::rates(&arm.metric("sink", "sink_writes_total")));
+    let at = |t: f64| taken.iter().find(|rate| rate.0 == t);
+    let share = |(t, refused): &(f64, f64)| {
+        let all = refused + at(*t)?.1;
+        (all > 0.0).then(|| (*t, refused / all))
+    };
+    refused.iter().filter_map(share).collect()
+}
+
+fn oldest_in(arm: &Arm, phase: Phase) -> Option<f64> {
+    stats::max(&stats::between(&arm.metric("processor", OLDEST), phase.from, phase.to))
+}
+
+/// From the end of the step on, what was not delivered of the ceiling, as seconds of it. The sink's log has the time.
+fn lost_s(run: &Run, arm: &Arm) -> Option<f64> {
+    let setup = &run.plan.setup;
+    let log = arm.log_of("sink");
+    let ended = log.iter().rfind(|(_, line)| line.contains("base rate restored"))?.0;
+    let delivered = arm.delivered();
+    let last = delivered.iter().rfind(|look| look.0 <= ended)?;
+    let end = delivered.iter().rfind(|look| look.0 <= setup.end_s() - 0.5)?;
+    let at_end_of_step = last.1 + step(setup).rate * (ended - last.0);
+    Some(end.0 - ended - (end.1 - at_end_of_step) / setup.ceiling)
+}
+
+/// What came of each, from the same measurements as the checks.
+fn what_came(run: &Run) -> Table {
+    let setup = &run.plan.setup;
+    let (before, slow, whole) = (before(setup), slow(setup), whole(setup));
+    let said = |arm: &Arm, what: &str| run.plan.predicted(&format!("{}_{what}", arm.spec.name));
+    let percent = |share: f64| format!("{} %", figure(100.0 * share));
+    type Cell<'a> = (&'a str, Box<dyn Fn(&Arm) -> Option<String> + 'a>);
+    let cells: [Cell<'_>; 8] = [
+        (
+            "of the ceiling, predicted",
+            Box::new(|arm| Some(percent(said(arm, "goodput") / setup.ceiling))),
+        ),
+        (
+            "of the ceiling",
+            Box::new(|arm| arm.delivered_in(before).map(|rate| percent(rate / setup.ceiling))),
+        ),
+        (
+            "of a tenth of it",
+            Box::new(|arm| arm.delivered_in(slow).map(|rate| percent(rate / step(setup).rate))),
+        ),
+        ("calls refused, predicted", Box::new(|arm| Some(percent(said(arm, "refused"))))),
+        ("calls refused", Box::new(|arm| refused_in(arm, whole).map(percent))),
+        ("lost when the rate is back, s", Box::new(|arm| lost_s(run, arm).map(figure))),
+        ("the oldest batch, predicted, s", Box::new(|arm| Some(figure(said(arm, "oldest"))))),
+        ("the oldest batch, s", Box::new(|arm| oldest_in(arm, before).map(figure))),
+    ];
+    Table::by_arm(
+        "What a client gets of a sink that refuses",
+        "2,000/s, then 200/s, then 2,000/s",
+        run,
+        cells,
+    )
+}
+
+/// The arms of one chart: five lines are what a reader can tell apart.
+const OURS: [&str; 5] = ["headers", "blind", "cubic", "line", "retry-after"];
+const OTHERS: [&str; 5] = ["aimd", "vegas", "gradient2", "arc", "arc-fixed"];
+
+fn charts(run: &Run) -> Vec<Chart> {
+    let drawing = Drawing::new(run);
+    vec![
+        delivered_chart(run, &drawing, "delivered", &OURS),
+        delivered_chart(run, &drawing, "delivered-concurrency", &OTHERS),
+        refused_chart(run, &drawing, "refused", &OURS),
+        refused_chart(run, &drawing, "refused-concurrency", &OTHERS),
+    ]
+}
+
+/// `title figure, title figure, …` of these arms.
+fn listed(
+    run: &Run,
+    drawing: &Drawing<'_>,
+    names: &[&str],
+    of: impl Fn(&Arm) -> Option<f64>,
+) -> String {
+    let each = names.iter().filter_map(|name| {
+        let title = run.arm(name)?.spec.title;
+        Some(format!(
+            "{title} {} %",
+            drawing.figure(name, |arm| of(arm).map(|share| 100.0 * share))
+        ))
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+fn delivered_chart(run: &Run, drawing: &Drawing<'_>, name: &'static str, names: &[&str]) -> Chart {
+    let setup = &run.plan.setup;
+    let before = before(setup);
+    let mut lines: Vec<_> = names
+        .iter()
+        .filter_map(|name| run.arm(name))
+        .map(|arm| drawing.arm(arm, "", &stats::rates(&arm.delivered())))
+        .collect();
+    let ceilings = setup.ceilings();
+    lines.push(drawing.model("the sink's limit", |t| Some(ceilings.at(t))));
+    let shares = listed(run, drawing, names, |arm| Some(arm.delivered_in(before)? / setup.ceiling));
+    drawing.chart(
+        name,
+        format!("Of what the sink takes is delivered: {shares}"),
+        "Events that the sink took, each second; the title has the seconds before the step.",
+        "delivered, events/s",
+        lines,
+    )
+}
+
+fn refused_chart(run: &Run, drawing: &Drawing<'_>, name: &'static str, names: &[&str]) -> Chart {
+    let whole = whole(&run.plan.setup);
+    let lines: Vec<_> = names
+        .iter()
+        .filter_map(|name| run.arm(name))
+        .map(|arm| drawing.arm(arm, "", &refused_share(arm)))
+        .collect();
+    let shares = listed(run, drawing, names, |arm| refused_in(arm, whole));
+    drawing.chart(
+        name,
+        format!("Of its calls are refused: {shares}"),
+        "Calls answered 429, of all calls, each second; the title has the whole load.",
+        "share of the calls that is refused",
+        lines,
+    )
+}
