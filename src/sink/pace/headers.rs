@@ -4,7 +4,7 @@
 //!
 //! - A call begins when the model has its tokens and a reserve: a quarter of what the bucket can hold besides. A call
 //!   that comes a little early finds its tokens, and one that comes late finds a bucket that is not full yet, so none are
-//!   lost. Threads are late more often than early.
+//!   lost.
 //! - Where the sink has less than the model, the model is wrong at once. Where it has more, calls may be on their way:
 //!   the model takes over the least surplus of [`HOLD_S`] (the rule of Linux's dynamic queue limits).
 //! - A changed rate comes with the next answer. When the rate is so low that no answer comes, a call is sent every
@@ -21,8 +21,8 @@ use crate::sink::quota::{Policy, Quota};
 
 /// Longest time without an answer, s: half of the time in which a new rate is to be found.
 const PROBE_S: f64 = 0.5;
-/// The reserve's share of what the bucket can hold besides a call: with half of it, standstills of 25 ms cost 0.9 % of the
-/// sink's tokens on a busy machine.
+/// The reserve's share of what the bucket can hold besides a call: with half of it a run of
+/// experiment 13 delivered 99.1 %, with a quarter 99.8 and 100 %.
 const RESERVE: f64 = 0.25;
 /// How long a surplus must last, s: some round trips.
 const HOLD_S: f64 = 0.1;
