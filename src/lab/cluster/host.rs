@@ -4,7 +4,7 @@ use std::env;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 
@@ -82,6 +82,12 @@ pub fn check_disk(data: &Path, wanted: u64) -> Result<(), Failure> {
     )))
 }
 
+/// What is said of a port whose process may not be known.
+const UNKNOWN: &str = "holder unknown";
+
+/// A process that was killed has no name any more while the kernel ends its threads, and its ports are still open.
+const CLOSES_WITHIN: Duration = Duration::from_secs(2);
+
 /// Checks that the ports of these brokers are free.
 ///
 /// # Errors
@@ -101,17 +107,25 @@ pub fn check_ports(cluster: &Cluster, brokers: &[u32]) -> Result<(), Failure> {
         let is_jvm = cluster.mode == Mode::Jvm;
         listeners.extend(is_jvm.then(|| (Ipv4Addr::LOCALHOST, cluster.controller_port(*n))));
     }
-    let busy: Vec<String> = listeners
-        .into_iter()
-        .filter(|(host, port)| answers(*host, *port))
-        .map(|(host, port)| format!("{host}:{port} ({})", holder(port)))
-        .collect();
-    match busy.as_slice() {
-        [] => Ok(()),
-        _ => Err(Failure::Failed(format!(
+    let since = Instant::now();
+    loop {
+        let busy = listeners.iter().filter(|(host, port)| answers(*host, *port));
+        let busy: Vec<(Ipv4Addr, u16, String)> =
+            busy.map(|(host, port)| (*host, *port, holder(*port))).collect();
+        if busy.is_empty() {
+            return Ok(());
+        }
+        let is_nobodys = busy.iter().all(|(.., holder)| holder == UNKNOWN);
+        if is_nobodys && since.elapsed() < CLOSES_WITHIN {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        }
+        let busy: Vec<String> =
+            busy.iter().map(|(host, port, holder)| format!("{host}:{port} ({holder})")).collect();
+        return Err(Failure::Failed(format!(
             "port in use: {}; free it or choose another --port",
             busy.join(" ")
-        ))),
+        )));
     }
 }
 
@@ -124,5 +138,5 @@ pub fn answers(host: Ipv4Addr, port: u16) -> bool {
 fn holder(port: u16) -> String {
     let shown = tools::run(&["ss", "-Hltnp", &format!("sport = :{port}")]).unwrap_or_default();
     let named = shown.split_once("users:((").and_then(|(_, users)| users.split_once(",fd="));
-    named.map_or("holder unknown", |(holder, _)| holder).to_owned()
+    named.map_or(UNKNOWN, |(holder, _)| holder).to_owned()
 }
