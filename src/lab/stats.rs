@@ -67,6 +67,15 @@ pub fn rates(counter: &[(f64, f64)]) -> Series {
         .collect()
 }
 
+/// One counter's gain by another's, step by step: by time, as a counter that went back leaves a step out. Steps in which the
+/// second gained nothing are left out.
+pub fn ratios(gained: &[(f64, f64)], by: &[(f64, f64)]) -> Series {
+    let by = rates(by);
+    let at = |t: f64| by.iter().find(|rate| rate.0 == t && rate.1 > 0.0);
+    let each = rates(gained).into_iter();
+    each.filter_map(|(t, rate)| Some((t, rate / at(t)?.1))).collect()
+}
+
 /// A counter's gain a second from its first reading to its last.
 pub fn overall_rate(counter: &[(f64, f64)]) -> Option<f64> {
     let (first, last) = (counter.first()?, counter.last()?);
@@ -143,5 +152,8 @@ mod tests {
         assert_eq!(rates(&restarted), [(1.0, 10.0), (4.0, 10.0)]);
         assert_eq!(overall_rate(&[(0.0, 10.0), (2.0, 30.0)]), Some(10.0));
         assert_eq!(overall_rate(&[(0.0, 10.0)]), None);
+        let steady = [(0.0, 0.0), (1.0, 40.0), (2.0, 80.0), (4.0, 120.0)];
+        assert_eq!(ratios(&restarted, &steady), [(1.0, 0.25), (4.0, 0.5)]);
+        assert_eq!(ratios(&steady, &[(0.0, 7.0), (1.0, 7.0), (2.0, 8.0)]), [(2.0, 40.0)]);
     }
 }

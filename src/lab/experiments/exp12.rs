@@ -225,11 +225,7 @@ fn normal_shed(arm: &Arm, high: f64, phase: Phase) -> Option<f64> {
 
 /// Shed of fetched, second by second.
 fn share(arm: &Arm) -> Series {
-    let fetched = stats::rates(&arm.metric("processor", "processor_events_fetched_total"));
-    let shed = stats::rates(&arm.shed());
-    // By time: a counter that went back leaves a step out.
-    let at = |t: f64| fetched.iter().find(|rate| rate.0 == t && rate.1 > 0.0);
-    shed.iter().filter_map(|rate| Some((rate.0, rate.1 / at(rate.0)?.1))).collect()
+    stats::ratios(&arm.shed(), &arm.metric("processor", "processor_events_fetched_total"))
 }
 
 /// Standard deviation of [`share`] by its mean.

@@ -162,14 +162,14 @@ fn letter(setup: &Setup) -> Prediction {
     let burst = setup.burst.unwrap_or(f64::NAN);
     let filled_s = burst / (offered - ceiling);
     let refused_s = 1.0; // the least that the standard can say
+    let goodput = (burst + ceiling * filled_s) / (filled_s + refused_s);
     let because = format!(
         "(B + R t1) / (t1 + T): t1 = B / (S − R) = {} / {}/s until the first refusal, then nothing for T = 1 s: {} % of \
          the ceiling",
         figure(burst),
         figure(offered - ceiling),
-        figure(100.0 * (burst + ceiling * filled_s) / (filled_s + refused_s) / ceiling)
+        figure(100.0 * goodput / ceiling)
     );
-    let goodput = (burst + ceiling * filled_s) / (filled_s + refused_s);
     Prediction::new("letter", goodput, "events/s", because)
 }
 
@@ -249,29 +249,31 @@ fn checks(run: &Run) -> Vec<Check> {
 
 /// Calls that the sink refused by its limit so far: 0 before the first, when there is no counter yet.
 fn refused(arm: &Arm) -> Series {
+    calls(arm, |refused, _| refused)
+}
+
+/// Those, and the ones that it served.
+fn answered(arm: &Arm) -> Series {
+    calls(arm, |refused, served| refused + served)
+}
+
+fn calls(arm: &Arm, of: fn(f64, f64) -> f64) -> Series {
     arm.series(|s| {
-        s.metric("sink", "sink_writes_total")?;
-        Some(s.metric("sink", REFUSED).unwrap_or(0.0))
+        let served = s.metric("sink", "sink_writes_total")?;
+        Some(of(s.metric("sink", REFUSED).unwrap_or(0.0), served))
     })
 }
 
 /// The share of the calls in `phase` that the sink refused by its limit.
 fn refused_in(arm: &Arm, phase: Phase) -> Option<f64> {
     let rate = |series: &Series| stats::overall_rate(&stats::between(series, phase.from, phase.to));
-    let (refused, taken) = (rate(&refused(arm))?, rate(&arm.metric("sink", "sink_writes_total"))?);
-    (refused + taken > 0.0).then(|| refused / (refused + taken))
+    let (refused, all) = (rate(&refused(arm))?, rate(&answered(arm))?);
+    (all > 0.0).then(|| refused / all)
 }
 
 /// The same second by second.
 fn refused_share(arm: &Arm) -> Series {
-    let (refused, taken) =
-        (stats::rates(&refused(arm)), stats::rates(&arm.metric("sink", "sink_writes_total")));
-    let at = |t: f64| taken.iter().find(|rate| rate.0 == t);
-    let share = |(t, refused): &(f64, f64)| {
-        let all = refused + at(*t)?.1;
-        (all > 0.0).then(|| (*t, refused / all))
-    };
-    refused.iter().filter_map(share).collect()
+    stats::ratios(&refused(arm), &answered(arm))
 }
 
 fn oldest_in(arm: &Arm, phase: Phase) -> Option<f64> {

@@ -233,10 +233,7 @@ fn gained(run: &Run, name: &str) -> Option<f64> {
 
 /// Events of a call, second by second.
 fn events_a_call(arm: &Arm) -> Series {
-    let events = stats::rates(&arm.delivered());
-    let calls = stats::rates(&arm.metric("sink", "sink_writes_total"));
-    let at = |t: f64| calls.iter().find(|rate| rate.0 == t && rate.1 > 0.0);
-    events.iter().filter_map(|rate| Some((rate.0, rate.1 / at(rate.0)?.1))).collect()
+    stats::ratios(&arm.delivered(), &arm.metric("sink", "sink_writes_total"))
 }
 
 fn events_a_call_in(arm: &Arm, phase: Phase) -> Option<f64> {
