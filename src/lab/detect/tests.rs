@@ -6,7 +6,7 @@ use super::recording::{Log, Look, lags};
 use super::trouble::{of_arm, of_folder};
 use super::*;
 use crate::lab::experiments::faults::row::{self, Mark};
-use crate::lab::experiments::recorded::{RECORDED, unpacked};
+use crate::lab::experiments::recorded::{recorded, unpacked};
 use crate::lab::experiments::{Experiment, Form, Setup, exp1, exp2, exp3, exp3_time, exp5, faults};
 use crate::lab::plan::{self, Plan};
 use crate::lab::samples::PartitionReading;
@@ -126,7 +126,7 @@ fn recommended() -> Rule {
 #[test]
 fn the_recommended_rule_finds_every_recorded_trouble_within_10_s_and_is_silent_else() {
     let (mut found, mut quiet_s) = (Vec::new(), 0.0);
-    for name in RECORDED {
+    for name in recorded() {
         let dir = unpacked(name);
         for folder in arms_in(dir.path()) {
             let recording = Recording::read(&folder, &[]).expect(name);
