@@ -106,12 +106,12 @@ impl Sizing {
 
 /// The rule with its state, shared by all workers.
 pub struct Sizer {
-    sizing: Sizing,
-    rule: Mutex<Rule>,
+    events_max: usize,
+    /// None where nothing changes the size.
+    rule: Option<Mutex<Rule>>,
 }
 
 enum Rule {
-    Still,
     Aimd(Aimd),
     Dql(Dql),
     Debloat(Debloat),
@@ -121,38 +121,31 @@ impl Sizer {
     /// For so many `workers`, from `now`.
     pub fn new(sizing: Sizing, workers: usize, now: Instant) -> Self {
         let rule = match sizing {
-            Sizing::Fixed(_) | Sizing::Auto => Rule::Still,
-            Sizing::Aimd(target) => Rule::Aimd(Aimd::new(target)),
-            Sizing::Dql => Rule::Dql(Dql::new(now)),
-            Sizing::Debloat(target) => Rule::Debloat(Debloat::new(target, workers, now)),
+            Sizing::Fixed(_) | Sizing::Auto => None,
+            Sizing::Aimd(target) => Some(Rule::Aimd(Aimd::new(target))),
+            Sizing::Dql => Some(Rule::Dql(Dql::new(now))),
+            Sizing::Debloat(target) => Some(Rule::Debloat(Debloat::new(target, workers, now))),
         };
-        Self { sizing, rule: Mutex::new(rule) }
+        Self { events_max: sizing.events_max(), rule: rule.map(Mutex::new) }
     }
 
-    /// Events with which a batch is full.
-    pub fn full(&self) -> usize {
-        if matches!(self.sizing, Sizing::Fixed(_) | Sizing::Auto) {
-            return self.sizing.events_max();
-        }
-        let size = match &*self.rule.lock() {
-            Rule::Still => self.sizing.events_max(),
-            Rule::Aimd(aimd) => aimd.size(),
-            Rule::Dql(dql) => dql.room(),
-            Rule::Debloat(debloat) => debloat.size(),
+    /// Events with which a batch is full; and the most that are posted of it. DQL's limit is passed by what came last, whole:
+    /// that it was passed is how it learns that it is too small.
+    pub fn full(&self) -> (usize, usize) {
+        let Some(rule) = &self.rule else { return (self.events_max, self.events_max) };
+        let (size, is_cut) = match &*rule.lock() {
+            Rule::Aimd(aimd) => (aimd.size(), true),
+            Rule::Dql(dql) => (dql.room(), false),
+            Rule::Debloat(debloat) => (debloat.size(), true),
         };
-        size.clamp(1, SIZE_MAX)
-    }
-
-    /// Most events that are posted of a batch that is `full`. DQL's limit is passed by what came last, whole: that it was
-    /// passed is how it learns that it is too small.
-    pub fn posted_max(&self, full: usize) -> usize {
-        if self.sizing == Sizing::Dql { SIZE_MAX } else { full }
+        let full = size.clamp(1, self.events_max);
+        (full, if is_cut { full } else { self.events_max })
     }
 
     /// A call with `events` begins.
     pub fn posted(&self, events: usize) {
-        if self.sizing == Sizing::Dql
-            && let Rule::Dql(dql) = &mut *self.rule.lock()
+        if let Some(rule) = &self.rule
+            && let Rule::Dql(dql) = &mut *rule.lock()
         {
             dql.posted(events);
         }
@@ -160,17 +153,18 @@ impl Sizer {
 
     /// A call with `events` that began at `posted` ended now; the sink acked `acked` of them.
     pub fn answered(&self, events: usize, acked: usize, posted: Instant) {
-        if !matches!(self.sizing, Sizing::Fixed(_) | Sizing::Auto) {
-            self.answered_at(events, acked, posted, Instant::now());
+        if let Some(rule) = &self.rule {
+            rule.lock().answered(events, acked, posted, Instant::now());
         }
     }
+}
 
-    fn answered_at(&self, events: usize, acked: usize, posted: Instant, now: Instant) {
-        match &mut *self.rule.lock() {
-            Rule::Still => {}
-            Rule::Aimd(aimd) => aimd.answered(now.saturating_duration_since(posted)),
-            Rule::Dql(dql) => dql.answered(events, now),
-            Rule::Debloat(debloat) => debloat.answered(acked, now),
+impl Rule {
+    fn answered(&mut self, events: usize, acked: usize, posted: Instant, now: Instant) {
+        match self {
+            Self::Aimd(aimd) => aimd.answered(now.saturating_duration_since(posted)),
+            Self::Dql(dql) => dql.answered(events, now),
+            Self::Debloat(debloat) => debloat.answered(acked, now),
         }
     }
 }

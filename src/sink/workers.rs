@@ -152,8 +152,9 @@ pub struct Worker {
     parts: Parts,
     window: Window,
     backoff: Backoff,
-    /// Events with which the batch in the making is full.
+    /// Events with which the batch in the making is full, and the most that are posted of it.
     full: usize,
+    posted_max: usize,
     /// Most events of a call while one of them is refused: halved until that one is alone.
     refused_max: usize,
     /// Most events of a call, so that a call is answered in time.
@@ -172,6 +173,7 @@ impl Worker {
             window: Window::default(),
             backoff: Backoff::standard(),
             full: 1,
+            posted_max: 1,
             refused_max: usize::MAX,
             timely_max: usize::MAX,
             cut: 0,
@@ -196,7 +198,7 @@ impl Worker {
     /// is sent.
     fn fill(&mut self) -> bool {
         let linger = self.parts.mode.linger();
-        self.full = self.parts.sizer.full();
+        (self.full, self.posted_max) = self.parts.sizer.full();
         self.parts.metrics.batch_limit.set(self.full as i64);
         loop {
             self.parts.pulse.beat();
@@ -247,8 +249,7 @@ impl Worker {
     /// Makes one call of the sink, and handles its answer.
     fn post(&mut self) {
         self.returned(Window::release_revoked);
-        let most = self.parts.sizer.posted_max(self.full);
-        let most = most.min(self.refused_max).min(self.timely_max);
+        let most = self.posted_max.min(self.refused_max).min(self.timely_max);
         let events = self.window.fits_a_body(most.max(1));
         if events == 0 {
             self.parts.place.leave();

@@ -2,6 +2,12 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+fn answered(sizer: &Sizer, events: usize, acked: usize, (posted, now): (Instant, Instant)) {
+    if let Some(rule) = &sizer.rule {
+        rule.lock().answered(events, acked, posted, now);
+    }
+}
+
 /// A sink that takes `call` tokens of `rate` a second and 0.1 for each event, one call after the other, and workers that
 /// take what waits up to the rule's size, in steps of 1 ms: the events that wait at the end of each second.
 fn waiting(sizing: Sizing, call: f64, loads: &[(f64, u32)], rate: impl Fn(u32) -> f64) -> Vec<f64> {
@@ -24,10 +30,9 @@ fn waiting(sizing: Sizing, call: f64, loads: &[(f64, u32)], rate: impl Fn(u32) -
             for call in &mut calls {
                 if call.is_none() && waiting >= 1.0 {
                     // What is not cut comes in runs, of four partitions a puff.
-                    let (full, run) = (sizer.full(), offered * 7e-3 / 4.0);
+                    let ((full, most), run) = (sizer.full(), offered * 7e-3 / 4.0);
                     let whole = (full as f64 / run).ceil() * run;
-                    let is_cut = sizer.posted_max(full) == full;
-                    let events = waiting.min(if is_cut { full as f64 } else { whole }).floor();
+                    let events = waiting.min(whole.min(most as f64)).floor();
                     sizer.posted(events as usize);
                     waiting -= events;
                     *call = Some((events, cost(events), ms));
@@ -43,7 +48,7 @@ fn waiting(sizing: Sizing, call: f64, loads: &[(f64, u32)], rate: impl Fn(u32) -
                 *left -= paid;
                 if *left <= 0.0 {
                     let (events, posted) = (*events as usize, start + *at * MS);
-                    sizer.answered_at(events, events, posted, start + ms * MS);
+                    answered(&sizer, events, events, (posted, start + ms * MS));
                     calls[n] = None;
                 }
             }
@@ -100,15 +105,15 @@ fn a_size_is_at_least_one_and_has_a_limit() {
         for n in 1..5_000_u32 {
             let at = now + n * 100 * MS;
             sizer.posted(1);
-            sizer.answered_at(1, 0, at, at + slow);
-            assert!(sizer.full() >= 1, "{sizing:?}");
+            answered(&sizer, 1, 0, (at, at + slow));
+            assert!(sizer.full().0 >= 1, "{sizing:?}");
         }
         for n in 1..5_000_u32 {
-            let events = sizer.posted_max(sizer.full());
+            let events = sizer.full().1;
             sizer.posted(events);
             let at = now + slow * 10 + n * MS;
-            sizer.answered_at(events, events, at, at + MS);
-            assert!(sizer.full() <= SIZE_MAX && events <= SIZE_MAX, "{sizing:?}");
+            answered(&sizer, events, events, (at, at + MS));
+            assert!(sizer.full().0 <= SIZE_MAX && events <= SIZE_MAX, "{sizing:?}");
         }
     }
 }
