@@ -155,14 +155,17 @@ impl Log {
         let bytes = (RECORD_HEADER_BYTES + payload.len()) as u64;
         let fits = |segment: &Segment| segment.length + bytes <= self.limits.segment_bytes;
         let goes_on = self.appends && self.segments.back().is_some_and(fits);
-        let header = Header { first: self.written, owner: self.owner.clone() }.payload();
-        let begins = (RECORD_HEADER_BYTES + header.len()) as u64;
-        let more = if goes_on { bytes } else { bytes + begins };
-        if self.bytes + more > self.limits.bytes_max {
+        if !goes_on {
+            let header = Header { first: self.written, owner: self.owner.clone() }.payload();
+            let begins = (RECORD_HEADER_BYTES + header.len()) as u64;
+            if self.bytes + begins + bytes > self.limits.bytes_max {
+                return Ok(Appended::Full);
+            }
+            if !self.begin(&header)? {
+                return Ok(Appended::DiskFull);
+            }
+        } else if self.bytes + bytes > self.limits.bytes_max {
             return Ok(Appended::Full);
-        }
-        if !goes_on && !self.begin(&header)? {
-            return Ok(Appended::DiskFull);
         }
         let Some(last) = self.segments.back_mut() else { return Ok(Appended::Full) };
         let Some(file) = last.file.clone() else { return Ok(Appended::Full) };
