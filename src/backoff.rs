@@ -18,7 +18,11 @@ const MOST: Duration = Duration::from_secs(2);
 /// The standard wait before retry `retry`, from 0, for a `chance` that is uniform in 0 to 1; for code whose time is
 /// simulated.
 pub fn standard_wait(retry: u32, chance: f64) -> Duration {
-    let ceiling = FIRST.saturating_mul(1 << retry.min(10)).min(MOST);
+    below(FIRST.saturating_mul(1 << retry.min(10)).min(MOST), chance)
+}
+
+/// Between half of `ceiling` and all of it.
+fn below(ceiling: Duration, chance: f64) -> Duration {
     ceiling.mul_f64(0.5 + chance / 2.0)
 }
 
@@ -44,7 +48,7 @@ impl Backoff {
 
     /// The next wait: between half the current ceiling and all of it; the ceiling then doubles.
     pub fn wait(&mut self) -> Duration {
-        let wait = self.ceiling.mul_f64(self.rng.random_range(0.5..=1.0));
+        let wait = below(self.ceiling, self.rng.random_range(0.0..=1.0));
         self.ceiling = (self.ceiling * 2).min(self.most);
         wait
     }
