@@ -1,6 +1,8 @@
 //! The processor's flags: plain data, then checked into [`Settings`]. Opens nothing but the
 //! token's file.
 
+mod check;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -322,88 +324,6 @@ impl Flags {
         } else {
             self.batch_linger
         }
-    }
-
-    fn check_spill(&self) -> Result<(), Failure> {
-        if self.queue == queue::Name::Spill {
-            if self.spill_dir.is_none() {
-                let why = "--spill-dir is missing: --queue spill needs a folder, such as --spill-dir spill";
-                return Err(Failure::Usage(why.into()));
-            }
-            if self.shed != Who::default() {
-                let why = "with --queue spill expected newest: the others keep a queue short, and a disk makes it long";
-                return Err(Failure::flag("--shed", self.shed.name(), why));
-            }
-            return Ok(());
-        }
-        for (flag, is_there) in [
-            ("--spill-dir", self.spill_dir.is_some()),
-            ("--spill-max", self.spill_max.is_some()),
-            ("--spill-commit", self.spill_commit.is_some()),
-        ] {
-            if is_there {
-                return Err(Failure::Usage(format!("{flag} needs --queue spill")));
-            }
-        }
-        Ok(())
-    }
-
-    /// What no single flag's range can say.
-    fn check(&self) -> Result<(), Failure> {
-        cli::check_topic(&self.topic)?;
-        if self.group.is_empty() {
-            return Err(Failure::flag("--group", "''", "expected a name"));
-        }
-        self.instance_id.as_deref().map_or(Ok(()), cli::check_instance_id)?;
-        if self.isolation == Isolation::ReadCommitted && self.client == Client::Kafka {
-            return Err(Failure::Usage(
-                "--isolation read-committed needs --client wire: crate kafka knows no transactions"
-                    .into(),
-            ));
-        }
-        self.policy.check(self.queue)?;
-        self.check_spill()?;
-        if self.policy != Policy::Shed && self.shed != Who::default() {
-            let why = "says who is dropped: it needs --policy shed";
-            return Err(Failure::flag("--shed", self.shed.name(), why));
-        }
-        if self.p99_target.is_some() && !self.batch_size.has_target() {
-            let value = self.p99_target.map_or_else(String::new, units::show);
-            let why = "is what --batch-size aimd and debloat aim at: it needs one of them";
-            return Err(Failure::flag("--p99-target", value, why));
-        }
-        let is_held = matches!(self.shed, Who::Sojourn | Who::Pid);
-        if is_held && !matches!(self.batch_size, sizing::Name::Events(_)) {
-            let why =
-                "holds a wait by what workers have in flight: it needs a number in --batch-size";
-            return Err(Failure::flag("--shed", self.shed.name(), why));
-        }
-        if self.session_timeout < secs(1) || self.session_timeout > self.max_poll_interval {
-            return Err(Failure::flag(
-                "--session-timeout",
-                units::show(self.session_timeout),
-                "expected 1s up to --max-poll-interval (librdkafka requires it)",
-            ));
-        }
-        if self.max_poll_interval > secs(86_400) {
-            let value = units::show(self.max_poll_interval);
-            return Err(Failure::flag("--max-poll-interval", value, "expected at most 1d"));
-        }
-        if self.stuck_after <= self.sink_timeout {
-            let value = units::show(self.stuck_after);
-            let limit = "expected more than --sink-timeout: a call may take that long";
-            return Err(Failure::flag("--stuck-after", value, limit));
-        }
-        if self.revoke_wait >= self.max_poll_interval {
-            let value = units::show(self.revoke_wait);
-            let limit = "expected less than --max-poll-interval: nothing is polled meanwhile";
-            return Err(Failure::flag("--revoke-wait", value, limit));
-        }
-        if self.fetch_bytes > self.fetch_bytes_max {
-            let limit = format!("expected at most --fetch-bytes-max {}", self.fetch_bytes_max);
-            return Err(Failure::flag("--fetch-bytes", self.fetch_bytes, &limit));
-        }
-        Ok(())
     }
 }
 
