@@ -11,6 +11,7 @@ mod common;
 #[path = "common/sink.rs"]
 mod sinks;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
@@ -18,6 +19,7 @@ use backpressure_lab::http::client::agent;
 use backpressure_lab::sink::wire::{self, Acked};
 use common::Running;
 use sinks::{Sink, event, events};
+use socket2::{Domain, Socket, Type};
 
 const CHAOS: &str = env!("CARGO_BIN_EXE_chaos");
 
@@ -102,8 +104,10 @@ fn status_tells_how_the_sink_stands_and_lab_sink_names_it() {
 
 #[test]
 fn a_sink_out_of_reach_is_named_with_what_to_do() {
-    // A port that was just free; no process listens there.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // A port on which nobody listens. It is kept: one that was let go may be another test's next sink.
+    let kept = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    kept.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = kept.local_addr().unwrap().as_socket().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     for args in [&["status"][..], &["restore"], &["pause", "--for", "1s"]] {
         let ended = Running::start(CHAOS, args.iter().chain(&["--sink", &url])).end(SOON);
