@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use argh::{ArgsInfo, FromArgs};
 use backpressure_lab::failure::Failure;
 use backpressure_lab::lab::{
-    audit, autopsy, bench, cluster, detect, plan, predict, probe, report, run, watch,
+    audit, autopsy, autoscale, bench, cluster, detect, plan, predict, probe, report, run, watch,
 };
 use backpressure_lab::{chaos, cli, load, pipeline, sink, threads};
 
@@ -26,6 +26,7 @@ enum Command {
     Predict(predict::Settings),
     Plan(plan::Settings),
     Watch(watch::Settings),
+    Autoscale(autoscale::Flags),
     Probe(probe::Settings),
     Audit(audit::Settings),
     Autopsy(autopsy::Settings),
@@ -64,6 +65,7 @@ fn instruments(lab: Lab) -> Result<(), Failure> {
         Command::Predict(settings) => predict::run(&settings),
         Command::Plan(settings) => plan::run(&settings),
         Command::Watch(settings) => watch::run(&settings),
+        Command::Autoscale(flags) => autoscale::run(flags),
         Command::Probe(settings) => probe::run(&settings),
         Command::Audit(settings) => audit::run(&settings).map(drop),
         Command::Autopsy(settings) => autopsy::run(&settings),

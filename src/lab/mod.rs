@@ -2,6 +2,8 @@
 //!
 //! - `watch`       samples the whole pipeline on a fixed cadence
 //! - `lag`, `procs`, `scrape`  the sources of a sample: Kafka, `/proc`, `/metrics`
+//! - `autoscale`   as many members of a group as help: rules, and the copies of a command
+//! - `scaled`      these rules in simulated time
 //! - `probe`       whether a program lives, or takes events
 //! - `live`        the page that the watch serves, and its line in a terminal
 //! - `samples`     a sample and its file
@@ -23,6 +25,7 @@
 
 pub mod audit;
 pub mod autopsy;
+pub mod autoscale;
 pub mod bench;
 pub mod charts;
 pub mod cluster;
@@ -44,6 +47,7 @@ pub mod report;
 pub mod run;
 pub mod run_folder;
 pub mod samples;
+pub mod scaled;
 pub mod scrape;
 pub mod slo;
 pub mod stats;

@@ -476,3 +476,46 @@ impl WatchMetrics {
         })
     }
 }
+
+/// The metrics of `lab autoscale`.
+#[derive(Clone)]
+pub struct AutoscaleMetrics {
+    /// What its rule wants.
+    pub wanted: IntGauge,
+    /// Members now.
+    pub members: IntGauge,
+    /// Lag of the group, events.
+    pub lag: Gauge,
+    /// Partitions with lag.
+    pub lagging: IntGauge,
+    /// Events that the group has committed since the start.
+    pub delivered: Gauge,
+    /// Whether the last member that was tried was taken back.
+    pub sink_is_the_limit: IntGauge,
+}
+
+impl AutoscaleMetrics {
+    /// Registers the metrics of `lab autoscale`.
+    pub fn register(m: &Metrics) -> Result<Self, Failure> {
+        Ok(Self {
+            wanted: m.int_gauge("lab_autoscale_members_wanted", "Members that the rule wants")?,
+            members: m.int_gauge(
+                "lab_autoscale_members",
+                "Copies of the command that run; without a command, members of the group",
+            )?,
+            lag: m.gauge("lab_autoscale_lag_events", "Lag of the group, all partitions")?,
+            lagging: m.int_gauge(
+                "lab_autoscale_partitions_with_lag",
+                "Partitions that have at least a tenth of the mean lag: more members help nobody",
+            )?,
+            delivered: m.gauge(
+                "lab_autoscale_delivered_events",
+                "Events that the group has committed since this program began; its derivative is what is delivered",
+            )?,
+            sink_is_the_limit: m.int_gauge(
+                "lab_autoscale_sink_is_the_limit",
+                "Whether the last member that was tried was taken back",
+            )?,
+        })
+    }
+}
