@@ -173,6 +173,7 @@ mod tests {
             path: "/control".into(),
             query: String::new(),
             headers: headers.iter().copied().collect(),
+            peer: None,
             body: Vec::new().into(),
         }
     }

@@ -49,6 +49,7 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
         timeout: Duration::ZERO,
         forward: Vec::new(),
     };
+    let peer = stream.peer_addr().ok();
     loop {
         let head = match inbound.request() {
             Ok(head) => head,
@@ -62,7 +63,7 @@ pub(super) fn serve(stream: &TcpStream, ticket: &guard::Ticket<'_>, limits: &Lim
         }
         let total = head.len + head.body_len;
         let body = inbound.buffer.get(head.len..total).unwrap_or_default();
-        let outcome = ticket.upstream().exchange(&inbound.forward, body, || is_gone(stream));
+        let outcome = ticket.upstream().exchange(&inbound.forward, body, peer, || is_gone(stream));
         let stays = ticket.end() && head.keep_alive;
         let answer = match outcome {
             Exchange::Answered(mut answer) => {

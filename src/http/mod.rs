@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub query: String,
     /// Its headers.
     pub headers: Headers,
+    /// The client's end of its connection, which no two have at once; `None` where there is no connection.
+    pub peer: Option<SocketAddr>,
     /// The whole body, borrowed from the connection's buffer in a server.
     pub body: Cow<'a, [u8]>,
 }

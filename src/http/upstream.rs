@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::AssertUnwindSafe;
@@ -90,7 +90,13 @@ impl Upstream {
 
     /// Has a request handled, on this thread. `is_gone` says whether the client has left: then the
     /// request gets no handler.
-    pub fn exchange(&self, head: &[u8], body: &[u8], is_gone: impl Fn() -> bool) -> Exchange {
+    pub fn exchange(
+        &self,
+        head: &[u8],
+        body: &[u8],
+        peer: Option<SocketAddr>,
+        is_gone: impl Fn() -> bool,
+    ) -> Exchange {
         let Some((place, waited)) = self.take() else { return Exchange::Busy };
         if waited && is_gone() {
             self.give_back(place);
@@ -102,7 +108,7 @@ impl Upstream {
                 (None, Exchange::Busy)
             }
             Ok(mut slot) => match slot.read(head) {
-                Ok(request) => (Some(slot), Exchange::Answered(self.answer(request, body))),
+                Ok(request) => (Some(slot), Exchange::Answered(self.answer(request, body, peer))),
                 Err(e) => {
                     log::error!(error = e.to_string().as_str(); "tiny_http did not take a head");
                     (None, Exchange::Lost)
@@ -113,8 +119,8 @@ impl Upstream {
         outcome
     }
 
-    fn answer(&self, request: tiny_http::Request, body: &[u8]) -> Answer {
-        let handled = || (self.handler)(handed_on(&request, body));
+    fn answer(&self, request: tiny_http::Request, body: &[u8], peer: Option<SocketAddr>) -> Answer {
+        let handled = || (self.handler)(Request { peer, ..handed_on(&request, body) });
         let response =
             std::panic::catch_unwind(AssertUnwindSafe(handled)).unwrap_or_else(|panic| {
                 log::error!(panic = threads::message(&*panic); "a handler panicked");
@@ -255,6 +261,7 @@ fn handed_on<'a>(request: &tiny_http::Request, body: &'a [u8]) -> Request<'a> {
         headers: (request.headers().iter())
             .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
             .collect(),
+        peer: None,
         body: Cow::Borrowed(body),
     }
 }

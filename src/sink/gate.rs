@@ -5,11 +5,13 @@
 //! own instant, so a late thread changes no rate. A change wakes all waiting requests to plan anew.
 //! A request that is released without its tokens is never acked.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::bucket::{Bucket, Due, Place};
+use super::bucket::{Due, Place};
+use super::buckets::{Buckets, Per};
 use super::control::{Change, Command, Control, Costs, Failing, Scheduled, Status};
 use super::quota;
 use crate::telemetry::metrics::SinkMetrics;
@@ -46,6 +48,8 @@ pub struct Terms {
     pub costs: Costs,
     /// What happens at the limit.
     pub on_limit: OnLimit,
+    /// Whose limit it is.
+    pub per: Per,
     /// The time of each call besides its wait for tokens.
     pub latency: Duration,
     /// Requests that may wait at once; one more is refused as busy.
@@ -72,7 +76,7 @@ pub struct Gate {
 }
 
 struct State {
-    bucket: Bucket,
+    buckets: Buckets,
     control: Control,
     waiting: usize,
     closed: bool,
@@ -81,7 +85,7 @@ struct State {
 type Guard<'a> = MutexGuard<'a, State>;
 
 impl Gate {
-    /// A gate of `rate` tokens/s from `now`, with a bucket as in [`Bucket::new`].
+    /// A gate of `rate` tokens/s from `now`, with buckets as in [`Buckets::new`].
     pub fn new(
         terms: Terms,
         rate: f64,
@@ -90,18 +94,18 @@ impl Gate {
         metrics: SinkMetrics,
         now: Instant,
     ) -> Self {
-        let bucket = Bucket::new(rate, burst, now);
+        let buckets = Buckets::new(terms.per, rate, burst, now);
         let control = Control::new(rate, stall);
         metrics.rate_limit.set(rate);
-        let state = Mutex::new(State { bucket, control, waiting: 0, closed: false });
+        let state = Mutex::new(State { buckets, control, waiting: 0, closed: false });
         Self { terms, metrics, state, changed: Condvar::new() }
     }
 
-    /// Waits until a request of `events` events is served: its tokens paid, its latency over.
+    /// Waits until a request of `events` events on `peer`'s connection is served: its tokens paid, its latency over.
     ///
     /// # Errors
     /// [`Refusal`]: it was not served and must not be acked.
-    pub fn pass(&self, events: usize) -> Result<(), Refusal> {
+    pub fn pass(&self, events: usize, peer: Option<SocketAddr>) -> Result<(), Refusal> {
         let cost = self.terms.costs.of(events);
         let (mut state, now) = self.lock();
         if state.closed {
@@ -110,34 +114,40 @@ impl Gate {
         if state.waiting >= self.terms.waiting_max {
             // They leave one after the other until all are served: a place is free after about
             // its share of that time.
-            let drained = state.bucket.drained(now);
+            let drained = state.buckets.of(peer, now).drained(now);
             let share = state.wait_for(drained, now).div_f64(self.terms.waiting_max as f64);
             return Err(Refusal::Busy(share));
         }
         let place = match self.terms.on_limit {
-            OnLimit::Delay => state.bucket.claim(cost, now),
-            OnLimit::Reject => match state.bucket.try_claim(cost, now) {
+            OnLimit::Delay => state.buckets.of(peer, now).claim(cost, now),
+            OnLimit::Reject => match state.buckets.of(peer, now).try_claim(cost, now) {
                 Ok(place) => place,
                 Err(due) => return Err(Refusal::Limit(state.wait_for(due, now))),
             },
         };
-        if self.terms.latency.is_zero() && state.bucket.due(place, now) == Due::Now {
+        if self.terms.latency.is_zero() && state.buckets.of(peer, now).due(place, now) == Due::Now {
             return Ok(());
         }
         state.waiting += 1;
         self.metrics.waiting.set(state.waiting as i64);
-        let served =
-            self.wait_for_tokens(&mut state, place).and_then(|()| self.wait_latency(&mut state));
+        let served = self
+            .wait_for_tokens(&mut state, place, peer)
+            .and_then(|()| self.wait_latency(&mut state));
         state.waiting -= 1;
         self.metrics.waiting.set(state.waiting as i64);
         served
     }
 
-    fn wait_for_tokens(&self, state: &mut Guard<'_>, place: Place) -> Result<(), Refusal> {
+    fn wait_for_tokens(
+        &self,
+        state: &mut Guard<'_>,
+        place: Place,
+        peer: Option<SocketAddr>,
+    ) -> Result<(), Refusal> {
         loop {
             let now = Instant::now();
             self.apply_due(state, now);
-            match state.bucket.due(place, now) {
+            match state.buckets.of(peer, now).due(place, now) {
                 Due::Now => return Ok(()),
                 _ if state.closed => return Err(Refusal::Stopping),
                 Due::At(at) => drop(self.changed.wait_until(state, at)),
@@ -174,17 +184,18 @@ impl Gate {
     }
 
     /// The limit and what is left of it, for a sink that refuses; one that waits enforces it by itself.
-    pub fn quota(&self) -> Option<quota::Now> {
+    pub fn quota(&self, peer: Option<SocketAddr>) -> Option<quota::Now> {
         if self.terms.on_limit != OnLimit::Reject {
             return None;
         }
         let (mut state, now) = self.lock();
+        let bucket = state.buckets.of(peer, now);
         let policy = quota::Policy {
-            rate: state.bucket.rate(),
-            burst: Some(state.bucket.burst()),
+            rate: bucket.rate(),
+            burst: Some(bucket.burst()),
             costs: self.terms.costs,
         };
-        Some(quota::Now { policy, level: state.bucket.level(now) })
+        Some(quota::Now { policy, level: bucket.level(now) })
     }
 
     /// The current status.
@@ -226,7 +237,7 @@ impl Gate {
     }
 
     fn enact(&self, state: &mut State, change: Change) {
-        state.bucket.set_rate(change.rate, change.at);
+        state.buckets.set_rate(change.rate, change.at);
         self.metrics.rate_limit.set(change.rate);
         self.changed.notify_all();
         log::info!(rate = change.rate, waiting = state.waiting; "{}", change.what);

@@ -3,6 +3,7 @@
 //! - `wire`    the protocol: paths, the batch frame, the answer
 //! - `quota`   its rate limit in the headers of its answers
 //! - `bucket`  the token bucket that makes the sink slower than its source
+//! - `buckets` whose limit it is: of all clients, or of each connection
 //! - `gate`    holds a request until its tokens are there: the bucket, the clock and the faults
 //! - `control` what chaos may change in rate and answers, and until when
 //! - `ledger`  the ground truth: ids delivered, duplicates, order per key
@@ -20,6 +21,7 @@
 //! - `workers`  the threads that dequeue runs, batch, post until acked or released
 
 pub mod bucket;
+pub mod buckets;
 pub mod client;
 pub mod control;
 pub mod fate;

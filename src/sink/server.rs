@@ -134,6 +134,7 @@ impl Sink {
         let terms = Terms {
             costs: Costs { call_cost: settings.call_cost, event_cost: settings.event_cost },
             on_limit: settings.on_limit,
+            per: settings.per,
             latency: settings.latency,
             waiting_max: settings.handlers.get(),
         };
@@ -192,18 +193,23 @@ impl Sink {
 
     fn write(&self, request: &Request) -> Response {
         let answer = match decode(request) {
-            Ok((events, transform)) => self.serve(&events, transform),
+            Ok((events, transform)) => self.serve(&events, transform, request.peer),
             Err(answer) => answer,
         };
         if answer.status != 200 {
             self.metrics.rejected.with_label_values(&[&answer.status.to_string()]).inc();
         }
-        let Some(now) = self.gate.quota() else { return answer };
+        let Some(now) = self.gate.quota(request.peer) else { return answer };
         let (policy, remaining) = now.written();
         answer.with_header(quota::POLICY, policy).with_header(quota::REMAINING, remaining)
     }
 
-    fn serve(&self, events: &[View<'_>], transform: Transform) -> Response {
+    fn serve(
+        &self,
+        events: &[View<'_>],
+        transform: Transform,
+        peer: Option<SocketAddr>,
+    ) -> Response {
         let failing = self.gate.failing();
         let served = match failing {
             Some(Failing::Broken) => return Response::text(500, "chaos: requests fail"),
@@ -214,7 +220,7 @@ impl Sink {
         // Before the wait for tokens, which is longer: it takes 50 ns an event.
         let corrupt = served.iter().filter(|event| !transform.fits(event.payload, event.trailer));
         let corrupt = corrupt.count() as u64;
-        match self.gate.pass(served.len()) {
+        match self.gate.pass(served.len(), peer) {
             Ok(()) if failing == Some(Failing::Cut) => self.deliver(served, corrupt).cut(),
             Ok(()) => self.deliver(served, corrupt),
             Err(refusal) => refused(refusal),
@@ -343,6 +349,7 @@ mod tests {
             path: wire::LEDGER_IDS.into(),
             query: String::new(),
             headers: Headers::default(),
+            peer: None,
             body: Vec::new().into(),
         };
         let first = sink.answer(&ids);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
+use super::buckets::Per;
 use super::control::fault_time;
 use super::gate::OnLimit;
 use crate::cli;
@@ -45,6 +46,10 @@ pub struct Flags {
     /// tokens per second (2000)
     #[argh(option, default = "2000.0", from_str_fn(units::rate))]
     pub rate_limit: f64,
+    /// whose limit that is: all (of all clients together), connection (of each connection, as where each client has a
+    /// quota) (all)
+    #[argh(option, default = "Per::All")]
+    pub limit_per: Per,
     /// tokens that each call costs (0)
     #[argh(option, default = "0.0", from_str_fn(cost))]
     pub call_cost: f64,
@@ -87,6 +92,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Base rate, tokens/s.
     pub rate: f64,
+    /// Whose limit that is.
+    pub per: Per,
     /// Tokens that may be saved up; see [`super::bucket::Bucket::new`].
     pub burst: Option<f64>,
     /// Tokens of a call.
@@ -145,6 +152,7 @@ impl Flags {
         Ok(Settings {
             listen: self.listen,
             rate: self.rate_limit,
+            per: self.limit_per,
             burst: self.burst,
             call_cost: self.call_cost,
             event_cost: self.event_cost,

@@ -26,6 +26,7 @@ fn ask(live: &Live, method: &str, path: &str, headers: &[(&str, &str)], body: &s
         path: path.into(),
         query: query.into(),
         headers: headers.iter().copied().collect(),
+        peer: None,
         body: body.as_bytes().into(),
     })
 }

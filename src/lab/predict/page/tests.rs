@@ -16,6 +16,7 @@ fn ask(page: &Page, method: &str, path: &str, kind: &str, body: &str) -> Respons
         path: path.into(),
         query: String::new(),
         headers: [("content-type", kind)].into_iter().collect(),
+        peer: None,
         body: body.as_bytes().into(),
     })
 }
