@@ -24,7 +24,7 @@ use crate::queue::{self, spill, spill::Commit};
 use crate::sink::pace::Pace;
 use crate::sink::sizing::{self, Sizing};
 use crate::sink::workers::Mode;
-use crate::source::member::{MemberSettings, Reset};
+use crate::source::member::{MemberSettings, Protocol, Reset};
 use crate::transform::Transform;
 use crate::{cli, units};
 
@@ -92,6 +92,14 @@ pub struct Flags {
     /// run (64MiB, which is the most)
     #[argh(option, default = "BATCH_BYTES_MAX", from_str_fn(bytes_of_a_fetch))]
     fetch_bytes_max: i32,
+    /// how the group agrees on who has which partition, the same for all of its members: classic (JoinGroup), consumer
+    /// (KIP-848: the coordinator assigns; Kafka 4.0 and above) (classic): group.protocol
+    #[argh(option, default = "GroupProtocol::Classic", from_str_fn(group_protocol))]
+    group_protocol: GroupProtocol,
+    /// of classic, the same for all members: cooperative (only what moves stops), eager (all stops)
+    /// (cooperative): partition.assignment.strategy cooperative-sticky, range
+    #[argh(option, from_str_fn(assignor))]
+    assignor: Option<Protocol>,
     /// a static member, which keeps its partitions when it is restarted within the session timeout;
     /// the older of two of one name ends with exit 1: group.instance.id
     #[argh(option)]
@@ -100,10 +108,10 @@ pub struct Flags {
     /// max.poll.interval.ms
     #[argh(option, default = "secs(300)", from_str_fn(units::duration_above_zero))]
     max_poll_interval: Duration,
-    /// time without a heartbeat after which it does; at most --max-poll-interval (45s):
-    /// session.timeout.ms
-    #[argh(option, default = "secs(45)", from_str_fn(units::duration_above_zero))]
-    session_timeout: Duration,
+    /// time without a heartbeat after which it does; at most --max-poll-interval; with --group-protocol consumer the
+    /// broker says it (45s): session.timeout.ms
+    #[argh(option, from_str_fn(units::duration_above_zero))]
+    session_timeout: Option<Duration>,
     /// on: the member polls on its own thread; off: polling waits while the queue is full, as in a
     /// naive consumer (on)
     #[argh(option, default = "true", from_str_fn(on_off))]
@@ -220,11 +228,20 @@ const BATCH_BYTES_MAX: i32 = 64 << 20;
 /// What the rules for the size of a batch aim at.
 const P99_TARGET: Duration = Duration::from_millis(500);
 
+/// Kafka's default `session.timeout.ms`.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
 /// Size of a spill that was told nothing else.
 const SPILL_MAX: u64 = 2 << 30;
 
 /// Where a producer listens that was told nothing else.
 const PRODUCER: &str = "http://127.0.0.1:9901";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GroupProtocol {
+    Classic,
+    Consumer,
+}
 
 #[derive(Clone, Copy)]
 enum ModeName {
@@ -245,6 +262,7 @@ impl Flags {
                     .into(),
             ));
         }
+        let protocol = self.protocol();
         let sizing = self.batch_size.with_target(self.p99_target.unwrap_or(P99_TARGET));
         let linger = self.linger(sizing);
         let brokers = Brokers::of_flags(self.brokers, self.command_config)?;
@@ -265,7 +283,8 @@ impl Flags {
                 group: self.group,
                 instance_id: self.instance_id,
                 max_poll_interval: self.max_poll_interval,
-                session_timeout: self.session_timeout,
+                protocol,
+                session_timeout: self.session_timeout.unwrap_or(SESSION_TIMEOUT),
                 commit_interval: self.commit_interval,
                 revoke_wait: self.revoke_wait,
                 reset: self.from,
@@ -314,6 +333,13 @@ impl Flags {
         })
     }
 
+    fn protocol(&self) -> Protocol {
+        match self.group_protocol {
+            GroupProtocol::Classic => self.assignor.unwrap_or_default(),
+            GroupProtocol::Consumer => Protocol::Consumer,
+        }
+    }
+
     /// How long a batch's first event waits.
     fn linger(&self, sizing: Sizing) -> Duration {
         // A fetcher that waits for the acks sends nothing that could be waited for; and a rule for the size waits for
@@ -345,6 +371,16 @@ fn mode(text: &str) -> Result<ModeName, String> {
 
 fn sharding(text: &str) -> Result<Sharding, String> {
     units::one_of(text, &[("round-robin", Sharding::Shared), ("key", Sharding::Key)])
+}
+
+fn group_protocol(text: &str) -> Result<GroupProtocol, String> {
+    let names = [("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)];
+    units::one_of(text, &names)
+}
+
+fn assignor(text: &str) -> Result<Protocol, String> {
+    let names = [("cooperative", Protocol::Cooperative), ("eager", Protocol::Eager)];
+    units::one_of(text, &names)
 }
 
 fn on_off(text: &str) -> Result<bool, String> {

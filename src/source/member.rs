@@ -22,6 +22,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use serde::{Deserialize, Serialize};
 
 pub use self::starts::Reset;
 
@@ -34,7 +35,7 @@ use crate::threads::{Pulse, Stop, ThreadGroup};
 
 /// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it. At most a third of
 /// the session, so that two heartbeats may be lost.
-const HEARTBEAT: Duration = Duration::from_secs(3);
+pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// How often the member checks librdkafka's queue, and how often it wakes librdkafka.
 const LOOK: Duration = Duration::from_millis(10);
@@ -43,6 +44,21 @@ const WAKE: Duration = Duration::from_secs(1);
 /// How long the group may refuse the member, or its commits, before that ends the run: other members may be about to
 /// leave, as in a rolling upgrade.
 const REFUSED_MAX: Duration = Duration::from_secs(10);
+
+/// How the members of a group agree on who has which partition. All of a group have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// JoinGroup (Kafka's `classic`), and only the partitions that move are revoked (KIP-429). A member hears of a rebalance at
+    /// its next heartbeat, and it takes two rounds.
+    #[default]
+    Cooperative,
+    /// JoinGroup, and every partition is revoked: one round, in which nobody reads.
+    Eager,
+    /// The coordinator assigns (KIP-848, Kafka 4.0 and above). Each member hears of it at its own heartbeat, whose interval is the
+    /// broker's (`group.consumer.heartbeat.interval.ms`, 5 s), as is the session timeout.
+    Consumer,
+}
 
 /// How the membership is kept.
 #[derive(Debug, Clone)]
@@ -56,6 +72,8 @@ pub struct MemberSettings {
     /// Kafka's `group.instance.id` (KIP-345): a member that returns with it within the session has
     /// its partitions at once, and one that stops does not leave the group.
     pub instance_id: Option<String>,
+    /// Kafka's `group.protocol` and, for the classic one, its assignor.
+    pub protocol: Protocol,
     /// Kafka's `max.poll.interval.ms`.
     pub max_poll_interval: Duration,
     /// Kafka's `session.timeout.ms`. It should outlast the failover of a dead coordinator
@@ -215,8 +233,11 @@ impl Member {
         let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let advice = match error.rdkafka_error_code() {
             Some(Code::InconsistentGroupProtocol) => {
-                "its members assign partitions by another strategy than cooperative-sticky: stop \
-                 them, or choose another --group"
+                "its members assign partitions in another way: give all the same --group-protocol \
+                 and --assignor, or choose another --group"
+            }
+            Some(Code::UnsupportedFeature) => {
+                "--group-protocol consumer needs brokers that have it: Kafka 4.0 or later"
             }
             Some(Code::FencedInstanceId) => {
                 "another member has the same --instance-id: give each its own"
@@ -286,15 +307,24 @@ impl MemberSettings {
         config
             .set("client.id", "backpressure-lab-member")
             .set("group.id", &self.group)
-            .set("partition.assignment.strategy", "cooperative-sticky")
             .set("max.poll.interval.ms", ms(self.max_poll_interval))
-            .set("session.timeout.ms", ms(self.session_timeout))
-            .set("heartbeat.interval.ms", ms(HEARTBEAT.min(self.session_timeout / 3)))
             .set("auto.offset.reset", "earliest")
             // Between assignment and pause a fetch may slip through; keep it to one small one.
             .set("queued.max.messages.kbytes", "1")
             .set("fetch.message.max.bytes", "1024")
             .set("topic.metadata.refresh.interval.ms", "10000");
+        let classic = |config: &mut ClientConfig, assignor| {
+            config
+                .set("partition.assignment.strategy", assignor)
+                .set("session.timeout.ms", ms(self.session_timeout))
+                .set("heartbeat.interval.ms", ms(HEARTBEAT.min(self.session_timeout / 3)));
+        };
+        match self.protocol {
+            Protocol::Cooperative => classic(&mut config, "cooperative-sticky"),
+            Protocol::Eager => classic(&mut config, "range"),
+            // Here librdkafka refuses all three: they are the broker's.
+            Protocol::Consumer => drop(config.set("group.protocol", "consumer")),
+        }
         if let Some(id) = &self.instance_id {
             config.set("group.instance.id", id);
         }

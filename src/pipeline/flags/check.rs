@@ -1,6 +1,6 @@
 //! Flags against each other: what no single flag's range can say.
 
-use super::{Flags, secs};
+use super::{Flags, GroupProtocol, SESSION_TIMEOUT, secs};
 use crate::cli;
 use crate::failure::Failure;
 use crate::planes::{Client, Isolation};
@@ -41,10 +41,12 @@ impl Flags {
                 "holds a wait by what workers have in flight: it needs a number in --batch-size";
             return Err(Failure::flag("--shed", self.shed.name(), why));
         }
-        if self.session_timeout < secs(1) || self.session_timeout > self.max_poll_interval {
+        self.check_protocol()?;
+        let session_timeout = self.session_timeout.unwrap_or(SESSION_TIMEOUT);
+        if session_timeout < secs(1) || session_timeout > self.max_poll_interval {
             return Err(Failure::flag(
                 "--session-timeout",
-                units::show(self.session_timeout),
+                units::show(session_timeout),
                 "expected 1s up to --max-poll-interval (librdkafka requires it)",
             ));
         }
@@ -65,6 +67,32 @@ impl Flags {
         if self.fetch_bytes > self.fetch_bytes_max {
             let limit = format!("expected at most --fetch-bytes-max {}", self.fetch_bytes_max);
             return Err(Failure::flag("--fetch-bytes", self.fetch_bytes, &limit));
+        }
+        Ok(())
+    }
+
+    /// What librdkafka would refuse by a name of its own.
+    fn check_protocol(&self) -> Result<(), Failure> {
+        if self.group_protocol == GroupProtocol::Classic {
+            return Ok(());
+        }
+        for (flag, is_there, instead) in [
+            (
+                "--assignor",
+                self.assignor.is_some(),
+                "the coordinator assigns, by group.consumer.assignors",
+            ),
+            (
+                "--session-timeout",
+                self.session_timeout.is_some(),
+                "the broker says it, group.consumer.session.timeout.ms",
+            ),
+        ] {
+            if is_there {
+                return Err(Failure::Usage(format!(
+                    "{flag} does not go with --group-protocol consumer: {instead}; leave {flag} away"
+                )));
+            }
         }
         Ok(())
     }
