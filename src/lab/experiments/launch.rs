@@ -5,15 +5,18 @@
 //! setup holds their defaults as well, and an unknown flag gives no setup.
 
 use std::fmt;
+use std::time::Duration;
 
 use argh::FromArgs;
 use serde::{Deserialize, Serialize};
 
+use super::setup::Scaled;
 use super::{ArmSetup, Call, Phase, Setup};
 use crate::failure::Failure;
-use crate::lab::layout;
+use crate::lab::{autoscale, layout};
 use crate::pipeline::{self, Sharding};
 use crate::planes::Client;
+use crate::sink::buckets::Per;
 use crate::sink::workers::Mode;
 use crate::{cli, load, sink};
 
@@ -57,8 +60,13 @@ pub struct Launch {
     pub producer: String,
     /// Of the one sink.
     pub sink: String,
-    /// The members of the group, by name: `processor`, or `processor-1` and on.
+    /// The members of the group, by name: `processor`, or `processor-1` and on. With an autoscaler, the one that it starts
+    /// copies of.
     pub processors: Vec<(String, String)>,
+    /// The flags of `lab autoscale`, where that starts and stops the members.
+    pub autoscaler: Option<String>,
+    /// Time between two samples.
+    pub look: Duration,
     /// The sink's stall, s from the start of the load.
     pub stall: Option<Phase>,
     /// Memory at which the processor is killed, B.
@@ -75,6 +83,8 @@ impl Launch {
             producer: producer.into(),
             sink: sink.into(),
             processors: vec![("processor".into(), processor.into())],
+            autoscaler: None,
+            look: Duration::from_secs(1),
             stall: None,
             memory_limit: None,
         }
@@ -115,6 +125,8 @@ impl Launch {
             Mode::Single => (1, 0.0),
             Mode::Batch { sizing, linger } => (sizing.events_max(), linger.as_secs_f64()),
         };
+        let scaled = self.autoscaler.as_deref().map(scaled).transpose()?;
+        let sink = parsed::<sink::settings::Flags>("sink", &self.sink)?.settings()?;
         let fetches_ahead = first.fetch.client == Client::Rdkafka;
         Ok(ArmSetup {
             name: self.arm.clone(),
@@ -149,6 +161,10 @@ impl Launch {
                 .map(|(_, settings)| settings.member.max_poll_interval.as_secs_f64())
                 .collect(),
             session_timeout_s: first.member.session_timeout.as_secs_f64(),
+            protocol: first.member.protocol,
+            is_static: first.member.instance_id.is_some(),
+            scaled,
+            per_connection: sink.per == Per::Connection,
         })
     }
 }
@@ -191,6 +207,16 @@ impl Setup {
     }
 }
 
+/// What `lab autoscale` makes of its flags.
+///
+/// # Errors
+/// When it would not take them.
+pub fn scaled(flags: &str) -> Result<Scaled, Failure> {
+    let settings = parsed::<autoscale::Flags>("lab autoscale", flags)?.settings()?;
+    let interval_s = settings.interval.as_secs_f64();
+    Ok(Scaled { plan: settings.plan, bounds: settings.bounds, interval_s })
+}
+
 /// Whether a processor with these flags needs a folder to spill to.
 pub fn spills(flags: &str) -> bool {
     flags.contains("--queue spill")
@@ -219,7 +245,10 @@ mod tests {
                 if !names.is_empty() {
                     assert_eq!(arms.iter().map(|arm| arm.arm.as_str()).collect::<Vec<_>>(), names);
                 }
-                assert!(arms.iter().all(|arm| arm.sink == arms[0].sink), "{}", experiment.name);
+                // Whose limit it is, is a setting of the arm.
+                let shared = |arm: &Launch| arm.sink.replace(" --limit-per connection", "");
+                let first = shared(&arms[0]);
+                assert!(arms.iter().all(|arm| shared(arm) == first), "{}", experiment.name);
             }
         }
     }

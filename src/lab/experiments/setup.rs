@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Form, Phase};
+use crate::lab::autoscale::rules::{Bounds, Plan};
 use crate::lab::model::Rates;
 use crate::policy::Policy;
 use crate::policy::shed::Who;
 use crate::sink::pace::Pace;
+use crate::source::member::Protocol;
 
 /// The input of a run: a prediction may read nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +111,18 @@ pub struct ArmSetup {
     pub poll_intervals_s: Vec<f64>,
     /// `session.timeout.ms`, s.
     pub session_timeout_s: f64,
+    /// How its members agree on who has which partition.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Whether they are static members.
+    #[serde(default)]
+    pub is_static: bool,
+    /// What starts and stops its members.
+    #[serde(default)]
+    pub scaled: Option<Scaled>,
+    /// Whether the sink's ceiling is that of each connection.
+    #[serde(default)]
+    pub per_connection: bool,
 }
 
 impl ArmSetup {
@@ -126,6 +140,17 @@ impl ArmSetup {
     pub fn events(&self) -> f64 {
         self.schedule.iter().map(|(rate, seconds)| rate * seconds).sum()
     }
+}
+
+/// What starts and stops the members of an arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scaled {
+    /// Its rule.
+    pub plan: Plan,
+    /// At least and at most so many.
+    pub bounds: Bounds,
+    /// Between two looks, s.
+    pub interval_s: f64,
 }
 
 /// A call of the sink.

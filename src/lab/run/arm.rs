@@ -15,6 +15,7 @@ use super::topic::Topic;
 use super::watching::Watch;
 use crate::failure::Failure;
 use crate::lab::experiments::Launch;
+use crate::lab::experiments::launch::scaled;
 use crate::lab::interrupt::{Interrupt, LOOK};
 use crate::lab::run_folder::{KILLED_FILE, Killed, WATCHED};
 use crate::lab::samples::ProcessReading;
@@ -31,6 +32,9 @@ const FIRST_PORT: u32 = 20_000;
 const PORTS: u32 = 12_000;
 /// The live page's port, from the cluster's first: the same for every arm, so that a page stays open.
 const LIVE_PORT: u16 = 200;
+
+/// Its name among the processes of an arm.
+const AUTOSCALER: &str = "autoscaler";
 
 /// The last line of a complete arm's commands.
 const CLOSED: &str = "# the arm ended as it should";
@@ -65,8 +69,12 @@ impl<'a> Bench<'a> {
         let mut arm = Arm::begin(self, launch, &dir)?;
         arm.sink("sink", launch, LOOPBACK, &[])?;
         let through = limit.as_ref().map(|limit| limit.prefix.clone()).unwrap_or_default();
-        for (name, flags) in &launch.processors {
-            arm.processor(name, LOOPBACK, flags, &through)?;
+        if let Some(flags) = &launch.autoscaler {
+            arm.autoscaler(launch, flags)?;
+        } else {
+            for (name, flags) in &launch.processors {
+                arm.processor(name, LOOPBACK, flags, &through)?;
+            }
         }
         arm.offer(launch, limit.is_some())?;
         let begun = Instant::now();
@@ -106,6 +114,8 @@ pub struct Arm<'a> {
     processes: Vec<(String, String)>,
     /// (name, address) of the processors.
     pages: Vec<(String, String)>,
+    /// The same of those that an autoscaler may start later, and its own.
+    later: Vec<(String, String)>,
 }
 
 impl<'a> Arm<'a> {
@@ -136,6 +146,7 @@ impl<'a> Arm<'a> {
             sink: String::new(),
             processes: Vec::new(),
             pages: Vec::new(),
+            later: Vec::new(),
         })
     }
 
@@ -180,6 +191,24 @@ impl<'a> Arm<'a> {
         Ok(())
     }
 
+    /// Starts what starts and stops the members of the group.
+    ///
+    /// # Errors
+    /// When its flags are not valid, or it does not come up; [`Failure::Interrupted`].
+    pub fn autoscaler(&mut self, launch: &Launch, flags: &str) -> Result<(), Failure> {
+        let bounds = scaled(flags)?.bounds;
+        let ports = free_ports(bounds.max.get())?;
+        let command = self.places.autoscaler(launch, flags, &ports);
+        let pid = self.children.start(AUTOSCALER, &command)?;
+        let address = self.children.address(AUTOSCALER)?;
+        self.processes.push((AUTOSCALER.into(), pid.to_string()));
+        let page = |n: usize| (format!("processor-{n}"), format!("{ports}{n}"));
+        self.pages = (1..=bounds.min.get()).map(page).collect();
+        self.later = (bounds.min.get() + 1..=bounds.max.get()).map(page).collect();
+        self.later.push((AUTOSCALER.into(), address));
+        Ok(())
+    }
+
     /// Starts the load, once every partition is assigned, and the watch of all processes.
     ///
     /// # Errors
@@ -193,7 +222,8 @@ impl<'a> Arm<'a> {
         self.processes.push(("producer".into(), pid.to_string()));
         self.processes.extend(self.bench.cluster.pids());
         let heap = self.pages.first().filter(|_| heap).map(|(_, at)| at.as_str());
-        let command = self.places.watch(&self.processes, &self.pages, heap);
+        let pages = [self.pages.as_slice(), &self.later].concat();
+        let command = self.places.watch(&self.processes, &pages, heap, launch.look);
         self.watch = Some(Watch::start(&self.places.dir, &command)?);
         Ok(())
     }
@@ -213,7 +243,11 @@ impl<'a> Arm<'a> {
     /// # Errors
     /// When one does not stop as it should, or there is no ledger; [`Failure::Interrupted`].
     pub fn finish(&mut self, producers: &[String]) -> Result<(), Failure> {
-        let names: Vec<String> = self.pages.iter().map(|(name, _)| name.clone()).collect();
+        let mut names: Vec<String> = self.pages.iter().map(|(name, _)| name.clone()).collect();
+        if self.children.runs(AUTOSCALER) {
+            self.children.stop(AUTOSCALER)?;
+            names = started(&self.places.dir)?;
+        }
         for name in &names {
             if self.children.runs(name) {
                 self.children.stop(name)?;
@@ -359,6 +393,38 @@ pub fn programs() -> Result<PathBuf, Failure> {
     let dir = own.parent().unwrap_or(Path::new("."));
     let here = std::env::current_dir().unwrap_or_default();
     Ok(dir.strip_prefix(here).unwrap_or(dir).to_owned())
+}
+
+/// The processors that an autoscaler has started, by what they printed.
+fn started(dir: &Path) -> Result<Vec<String>, Failure> {
+    let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", dir.display()));
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        let is_printed = name.starts_with("processor-") && name.ends_with(".json");
+        names.extend(name.strip_suffix(".json").filter(|_| is_printed).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// An address such as `127.0.0.1:2345`, behind which each digit up to `count` makes a free port.
+fn free_ports(count: usize) -> Result<String, Failure> {
+    let tens = PORTS / 10;
+    let from = std::process::id() % tens;
+    let is_free = |ten: &u32| {
+        (1..=count).all(|n| {
+            let port = u16::try_from(*ten as usize * 10 + n).ok();
+            count < 10 && port.is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        })
+    };
+    let free = (0..tens).map(|n| FIRST_PORT / 10 + (from + n) % tens).find(is_free);
+    let why = || {
+        Failure::Failed(format!(
+            "no {count} ports (at most 9) from {FIRST_PORT} on are free on 127.0.0.1"
+        ))
+    };
+    free.map(|ten| format!("127.0.0.1:{ten}")).ok_or_else(why)
 }
 
 /// A free port on loopback.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use argh::FromArgs;
 
@@ -11,7 +12,7 @@ use crate::cli;
 use crate::failure::Failure;
 use crate::lab::experiments::{Launch, Phase, launch};
 use crate::lab::samples;
-use crate::packed;
+use crate::{packed, units};
 
 /// Every command of an arm, as a user could type it.
 pub const FILE: &str = "commands.txt";
@@ -76,6 +77,23 @@ impl Places {
         own
     }
 
+    /// What starts and stops the members of an arm: copies of its processor, of which number N listens at `ports`N.
+    pub fn autoscaler(&self, launch: &Launch, flags: &str, ports: &str) -> Command {
+        let mut own = self.of("lab", &["autoscale"], "");
+        own.extend(self.of_group().map(str::to_owned));
+        let pairs = [
+            ("--listen", LOOPBACK.to_owned()),
+            ("--logs", self.dir.display().to_string()),
+            ("--name", "processor".to_owned()),
+        ];
+        own.extend(pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+        own.extend(flags.split_whitespace().map(str::to_owned));
+        own.push("--".into());
+        let copies = launch.processors.first().map(|(_, flags)| flags.as_str()).unwrap_or_default();
+        own.extend(self.processor("processor-{start}", &format!("{ports}{{n}}"), copies));
+        own
+    }
+
     /// A producer with these flags, which listens at `listen`.
     pub fn producer(&self, listen: &str, flags: &str) -> Command {
         let own = ["--brokers", &self.brokers, "--topic", &self.topic, "--listen", listen];
@@ -101,6 +119,7 @@ impl Places {
         processes: &[(String, String)],
         pages: &[(String, String)],
         heap: Option<&str>,
+        every: Duration,
     ) -> Command {
         let processes: Vec<String> =
             processes.iter().map(|(name, pid)| format!("{name}={pid}")).collect();
@@ -119,8 +138,9 @@ impl Places {
             ("--listen", self.live.clone()),
             ("--sink", format!("http://{}", self.sink)),
         ];
+        let every = (every != Duration::from_secs(1)).then(|| ("--interval", units::show(every)));
         let heap = heap.map(|at| ("--heap", format!("http://{at}")));
-        let pairs = own.into_iter().chain(heap);
+        let pairs = own.into_iter().chain(heap).chain(every);
         words.extend(pairs.flat_map(|(flag, value)| [flag.to_owned(), value]));
         words
     }
@@ -174,13 +194,18 @@ pub fn all(launch: &Launch) -> Vec<Command> {
     let names: Vec<String> = launch.processors.iter().map(|(name, _)| name.clone()).collect();
     let mut all =
         vec![topic(&places.topic, launch.partitions, &launch.topic), places.sink(launch, LOOPBACK)];
-    let members = launch.processors.iter();
-    all.extend(members.map(|(name, flags)| places.processor(name, LOOPBACK, flags)));
+    match &launch.autoscaler {
+        Some(flags) => all.push(places.autoscaler(launch, flags, "127.0.0.1:PORT")),
+        None => {
+            let members = launch.processors.iter();
+            all.extend(members.map(|(name, flags)| places.processor(name, LOOPBACK, flags)));
+        }
+    }
     all.push(places.producer(&places.producer, &launch.producer));
     let each = names.iter().map(String::as_str).chain(["sink", "producer"]);
     let processes: Vec<_> = each.map(|name| (name.to_owned(), "PID".to_owned())).collect();
     let pages: Vec<_> = names.iter().map(|name| (name.clone(), "ADDRESS".to_owned())).collect();
-    all.push(places.watch(&processes, &pages, launch.memory_limit.map(|_| "ADDRESS")));
+    all.push(places.watch(&processes, &pages, launch.memory_limit.map(|_| "ADDRESS"), launch.look));
     if let Some(stall) = launch.stall {
         all.push(vec!["sleep".into(), stall.from.to_string()]);
         all.push(places.stall(stall));
