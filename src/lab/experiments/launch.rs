@@ -116,6 +116,8 @@ impl Launch {
             // The runner knows where the producer listens and where is room on disk; some processors must be told.
             let room = if spills(flags) { " --spill-dir spill" } else { "" };
             let flags = format!("{flags} --producer http://127.0.0.1:9901{room}");
+            // Of the copies that an autoscaler starts, the first.
+            let flags = flags.replace("{n}", "1");
             members.push((name, parsed::<pipeline::flags::Flags>(name, &flags)?.settings()?));
         }
         let Some((_, first)) = members.first() else {

@@ -12,6 +12,7 @@ mod check;
 pub mod drawing;
 pub mod exp1;
 pub mod exp10;
+pub mod exp11;
 pub mod exp12;
 pub mod exp13;
 pub mod exp15;
@@ -55,6 +56,7 @@ pub const ALL: &[Experiment] = &[
     exp7::EXPERIMENT,
     exp9::EXPERIMENT,
     exp10::EXPERIMENT,
+    exp11::EXPERIMENT,
     exp12::EXPERIMENT,
     exp13::EXPERIMENT,
     exp15::EXPERIMENT,
