@@ -191,7 +191,9 @@ fn of_member(what: &str, name: &str) -> String {
 /// The commands of an arm in the order in which they run, with names in place of addresses.
 pub fn all(launch: &Launch) -> Vec<Command> {
     let places = Places::named();
-    let names: Vec<String> = launch.processors.iter().map(|(name, _)| name.clone()).collect();
+    let start = |name: &str| format!("{name}-START");
+    let name = |name: &String| if launch.autoscaler.is_some() { start(name) } else { name.clone() };
+    let names: Vec<String> = launch.processors.iter().map(|(it, _)| name(it)).collect();
     let mut all =
         vec![topic(&places.topic, launch.partitions, &launch.topic), places.sink(launch, LOOPBACK)];
     match &launch.autoscaler {
@@ -202,9 +204,18 @@ pub fn all(launch: &Launch) -> Vec<Command> {
         }
     }
     all.push(places.producer(&places.producer, &launch.producer));
-    let each = names.iter().map(String::as_str).chain(["sink", "producer"]);
+    let starts = launch.autoscaler.as_ref().map(|_| vec!["autoscaler".to_owned()]);
+    let names_of_watch = starts.as_ref().unwrap_or(&names);
+    let each = names_of_watch.iter().map(String::as_str).chain(["sink", "producer"]);
     let processes: Vec<_> = each.map(|name| (name.to_owned(), "PID".to_owned())).collect();
-    let pages: Vec<_> = names.iter().map(|name| (name.clone(), "ADDRESS".to_owned())).collect();
+    let mut pages: Vec<_> = names.iter().map(|name| (name.clone(), "ADDRESS".to_owned())).collect();
+    if launch.autoscaler.is_some() {
+        // One page for each number that a copy may have, and the autoscaler's own.
+        pages = vec![
+            ("processor-N".into(), "127.0.0.1:PORTN".into()),
+            ("autoscaler".into(), "ADDRESS".into()),
+        ];
+    }
     all.push(places.watch(&processes, &pages, launch.memory_limit.map(|_| "ADDRESS"), launch.look));
     if let Some(stall) = launch.stall {
         all.push(vec!["sleep".into(), stall.from.to_string()]);

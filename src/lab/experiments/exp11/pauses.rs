@@ -1,9 +1,10 @@
 //! What a rebalance stops, for how long: predicted from heartbeats, read from the members' logs, and beside it what the
-//! brokers saw.
+//! sink did not get.
 //!
-//! A member hears of a rebalance at its next heartbeat, whose phase is chance, so a prediction is a mean and a band. What was
-//! really stopped is in the members' logs: a partition stands from its revocation (or the stop of its member) until it
-//! starts elsewhere. The brokers know nothing of that, and show by how much the lag of each partition rose.
+//! A member hears of a rebalance at its next heartbeat. The members of a group that were last assigned in one round began
+//! their intervals together, so they hear of it together, at a time by chance. What was really stopped is in the
+//! members' logs: a partition stands from its revocation (or the stop of its member) until it starts elsewhere. The counters
+//! of producer and sink know nothing of that, and show how many events more than usual were on their way at the worst.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +14,15 @@ use rand_xoshiro::rand_core::SeedableRng as _;
 
 use crate::lab::experiments::{ArmSetup, Phase};
 use crate::lab::run_folder::Arm;
-use crate::lab::stats;
+use crate::lab::stats::{self, Series};
 use crate::source::member::{HEARTBEAT, Protocol};
 
 /// `group.consumer.heartbeat.interval.ms`, Kafka's default and its least, s.
 const BROKERS_HEARTBEAT_S: f64 = 5.0;
 /// From the end of the waiting to the first fetch, s: sync, the committed offsets, their leaders.
-const START_S: f64 = 0.1;
-/// What a member that stops needs for what it has in flight, s.
-const DRAIN_S: f64 = 0.1;
+const START_S: f64 = 0.03;
+/// What a member that stops needs for what it has in flight, and to commit it, s.
+const DRAIN_S: f64 = 0.15;
 /// Draws of the phases.
 const DRAWS: usize = 20_000;
 
@@ -76,32 +77,26 @@ pub fn expected(arm: &ArmSetup, step: Step, members: usize, count: usize) -> Exp
 /// One step with phases by chance; s of each partition, summed.
 fn draw(arm: &ArmSetup, step: Step, members: usize, rng: &mut Xoshiro256PlusPlus) -> f64 {
     let partitions = f64::from(arm.partitions);
-    let (before, after) = (partitions / members as f64, partitions / (members + 1) as f64);
-    let beat_s = HEARTBEAT.as_secs_f64().min(arm.session_timeout_s / 3.0);
-    let mut phases =
-        |beat_s: f64| -> Vec<f64> { (0..members).map(|_| rng.random_range(0.0..beat_s)).collect() };
-    let heard = phases(beat_s);
-    let last = heard.iter().copied().fold(0.0, f64::max);
-    let goes_after = if arm.is_static { arm.session_timeout_s } else { 0.0 };
+    let moved = partitions / (members + 1) as f64;
+    let beat_s = match arm.protocol {
+        Protocol::Consumer => BROKERS_HEARTBEAT_S,
+        Protocol::Cooperative | Protocol::Eager => {
+            HEARTBEAT.as_secs_f64().min(arm.session_timeout_s / 3.0)
+        }
+    };
+    let heard = rng.random_range(0.0..beat_s);
+    let missed_s = if arm.is_static { arm.session_timeout_s } else { 0.0 };
+    let left = moved * (DRAIN_S + missed_s + heard + START_S);
     match (arm.protocol, step) {
-        (Protocol::Eager, Step::Up) => heard.iter().map(|at| before * (last - at + START_S)).sum(),
-        (Protocol::Eager, Step::Down) => {
-            let stay: f64 = heard.iter().map(|at| after * (last - at + START_S)).sum();
-            stay + after * (DRAIN_S + goes_after + last + START_S)
-        }
-        // The second round begins when what moves was revoked, and waits for the new member's heartbeat.
-        (Protocol::Cooperative, Step::Up) => after * (rng.random_range(0.0..beat_s) + START_S),
-        (Protocol::Cooperative, Step::Down) => after * (DRAIN_S + goes_after + last + START_S),
-        // Each former owner revokes at its own heartbeat; the new one has it at its next.
-        (Protocol::Consumer, Step::Up) => {
-            let each = phases(BROKERS_HEARTBEAT_S).into_iter();
-            each.map(|wait| after / members as f64 * (wait + START_S)).sum()
-        }
-        (Protocol::Consumer, Step::Down) => {
-            let each = phases(BROKERS_HEARTBEAT_S).into_iter();
-            let wait = |at| after / members as f64 * (DRAIN_S + goes_after + at + START_S);
-            each.map(wait).sum()
-        }
+        // Together they hear of it, revoke, join, and have their partitions again.
+        (Protocol::Eager, Step::Up) => partitions * START_S,
+        (Protocol::Eager, Step::Down) => left + (partitions - moved) * START_S,
+        // What moves was revoked at the end of the first round, in which the new member began its interval: it hears of the
+        // second one a whole interval later.
+        (Protocol::Cooperative, Step::Up) => moved * (beat_s + START_S),
+        // The former owners revoke at their heartbeat, and the new one has it at its own.
+        (Protocol::Consumer, Step::Up) => moved * (heard + START_S),
+        (Protocol::Cooperative | Protocol::Consumer, Step::Down) => left,
     }
 }
 
@@ -116,14 +111,13 @@ pub struct Rebalance {
     pub longest_s: f64,
     /// Partitions that stood still.
     pub partitions: usize,
-    /// Events by which the lag rose, by the brokers' offsets.
+    /// Events on their way at the worst, more than before: sent, and not taken by the sink.
     pub waited: f64,
 }
 
 /// Every change of the members of an arm, after the first.
 pub fn of(arm: &Arm, end_s: f64) -> Vec<Rebalance> {
-    let steps = steps(arm);
-    let pauses = pauses(arm);
+    let (steps, pauses, way) = (steps(arm), pauses(arm), on_their_way(arm));
     let ends = steps.iter().skip(1).map(|(at, _)| *at).chain([end_s]);
     let each = steps.iter().zip(ends).map(|((from, step), to)| {
         let phase = Phase { rate: 0.0, from: *from, to };
@@ -138,7 +132,7 @@ pub fn of(arm: &Arm, end_s: f64) -> Vec<Rebalance> {
                 .map(|pause| pause.partition)
                 .collect::<std::collections::BTreeSet<_>>()
                 .len(),
-            waited: waited(arm, phase),
+            waited: waited(&way, phase),
         }
     });
     each.collect()
@@ -220,29 +214,22 @@ fn listed(line: &str) -> Vec<i32> {
     list.split(", ").filter_map(|p| p.parse().ok()).collect()
 }
 
-/// Seconds before a step in which the lag of a partition is what it usually is.
-const CALM_S: f64 = 2.0;
-/// A lag of so much more than the largest of the calm is no saw of commits.
-const RISEN: f64 = 1.5;
+/// Events that were sent, and that the sink has not taken yet, over time.
+pub fn on_their_way(arm: &Arm) -> Series {
+    arm.series(|sample| {
+        Some(sample.metric("producer", "producer_events_sent_total")? - sample.delivered()?)
+    })
+}
 
-/// By how much the lag of the partitions rose in `phase`, each for itself: its peak above what it was before.
-fn waited(arm: &Arm, phase: Phase) -> f64 {
-    let mut lags: BTreeMap<i32, Vec<(f64, f64)>> = BTreeMap::new();
-    for log in arm.samples.iter().filter_map(|sample| sample.log.as_ref()) {
-        let at = arm.at(log.read_us);
-        for (partition, row) in &log.partitions {
-            if let Some(lag) = row.lag {
-                lags.entry(*partition).or_default().push((at, lag as f64));
-            }
-        }
-    }
-    let rose = |lags: &Vec<(f64, f64)>| {
-        let calm = stats::between(lags, phase.from - CALM_S, phase.from);
-        let usual = stats::median(calm.iter().map(|point| point.1))?;
-        let peak = stats::max(&stats::between(lags, phase.from, phase.to))?;
-        (peak > RISEN * stats::max(&calm)?).then_some(peak - usual)
-    };
-    lags.values().filter_map(rose).sum()
+/// Seconds before a step in which as many are on their way as usual.
+const CALM_S: f64 = 2.0;
+
+/// How many more than usual were on their way in `phase`.
+fn waited(way: &[(f64, f64)], phase: Phase) -> f64 {
+    let calm = stats::between(way, phase.from - CALM_S, phase.from);
+    let usual = stats::median(calm.iter().map(|point| point.1));
+    let peak = stats::max(&stats::between(way, phase.from, phase.to));
+    peak.zip(usual).map_or(f64::NAN, |(peak, usual)| peak - usual)
 }
 
 #[cfg(test)]
@@ -265,9 +252,9 @@ mod tests {
             let arm = setup.arm(name).expect(name);
             expected(arm, step, 2, 1).mean
         };
-        // Two members of 6: the mean of |u1 − u2| of 3 s is 1 s.
-        assert!((mean("eager", Step::Up) - (6.0 + 12.0 * START_S)).abs() < 0.1);
-        assert!((mean("cooperative", Step::Up) - 4.0 * (1.5 + START_S)).abs() < 0.1);
+        assert!((mean("eager", Step::Up) - 12.0 * START_S).abs() < 1e-9);
+        assert!((mean("cooperative", Step::Up) - 4.0 * (3.0 + START_S)).abs() < 1e-9);
+        assert!((mean("cooperative", Step::Down) - 4.0 * (1.5 + DRAIN_S + START_S)).abs() < 0.1);
         assert!((mean("consumer", Step::Up) - 4.0 * (2.5 + START_S)).abs() < 0.1);
         let late = mean("static", Step::Down) - mean("cooperative", Step::Down);
         assert!(
