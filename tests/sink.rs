@@ -189,6 +189,20 @@ fn reject_answers_429_with_a_time_that_is_true() {
     assert!(sink.get("/metrics").text().contains("sink_rejected_total{status=\"429\"} 2"));
 }
 
+/// Prevents: a limit of each connection that is shared, or one of all that is not.
+#[test]
+fn a_limit_per_connection_is_each_callers_own() {
+    let flags = "--rate-limit 10 --burst 10 --on-limit reject --limit-per";
+    for (per, second) in [("connection", 200), ("all", 429)] {
+        let flags: Vec<&str> = flags.split(' ').chain([per]).collect();
+        let sink = Sink::start(&flags);
+        let (one, two) = (sink.caller(), sink.caller());
+        assert_eq!(one.batch(&events(0..10)).status, 200);
+        assert_eq!(one.write(&event(10, 10)).status, 429, "{per}");
+        assert_eq!(two.write(&event(11, 11)).status, second, "{per}");
+    }
+}
+
 /// Prevents: a limit that is not the sink's; a client that counts requests where the sink counts tokens.
 #[test]
 fn a_sink_that_refuses_says_its_limit_in_every_answer_and_one_that_waits_does_not() {
@@ -446,6 +460,7 @@ fn bad_flags_are_refused_with_flag_value_and_range() {
         (&["--event-cost", "nan"], &["--event-cost", "nan", "from 0 to 1000000"]),
         (&["--event-cost", "0"], &["--event-cost 0", "more than 0"]),
         (&["--burst", "0.5"], &["--burst", "0.5", "from 1"]),
+        (&["--limit-per", "client"], &["--limit-per", "client", "all or connection"]),
         (&["--on-limit", "drop"], &["--on-limit", "drop", "delay or reject"]),
         (&["--latency", "5"], &["--latency", "5", "20ms"]),
         (&["--handlers", "0"], &["--handlers", "0", "at least 1"]),

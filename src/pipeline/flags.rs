@@ -31,7 +31,7 @@ use crate::{cli, units};
 /// Where the groups of [`Flags`] begin.
 pub const GROUPS: cli::Groups = &[
     ("--brokers", "Kafka: the log"),
-    ("--instance-id", "Kafka: the group's member"),
+    ("--group-protocol", "Kafka: the group's member"),
     ("--queue", "Queue and overload policy"),
     ("--sink", "Workers and sink"),
     ("--listen", "Observability"),

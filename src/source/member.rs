@@ -233,8 +233,9 @@ impl Member {
         let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let advice = match error.rdkafka_error_code() {
             Some(Code::InconsistentGroupProtocol) => {
-                "its members assign partitions in another way: give all the same --group-protocol \
-                 and --assignor, or choose another --group"
+                "its members assign partitions in another way than this one (cooperative-sticky unless \
+                 --assignor or --group-protocol says otherwise): give all the same, or choose \
+                 another --group"
             }
             Some(Code::UnsupportedFeature) => {
                 "--group-protocol consumer needs brokers that have it: Kafka 4.0 or later"

@@ -398,6 +398,16 @@ fn wrong_flags_end_with_2_and_name_flag_value_and_range() {
         (&["--sink", "ftp://x"], &["--sink", "ftp://x", "http://"]),
         (&["--policy", "shed", "--queue", "pull"], &["--policy shed", "--queue bounded"]),
         (&["--session-timeout", "400s"], &["--session-timeout", "6m 40s", "--max-poll-interval"]),
+        (
+            &["--group-protocol", "consumer", "--assignor", "eager"],
+            &["--assignor", "--group-protocol consumer", "group.consumer.assignors"],
+        ),
+        (
+            &["--group-protocol", "consumer", "--session-timeout", "9s"],
+            &["--session-timeout", "group.consumer.session.timeout.ms"],
+        ),
+        (&["--group-protocol", "new"], &["--group-protocol", "new", "classic, consumer"]),
+        (&["--assignor", "range"], &["--assignor", "range", "cooperative, eager"]),
         (&["--revoke-wait", "300s"], &["--revoke-wait", "5m", "--max-poll-interval"]),
         (&["--stuck-after", "30s"], &["--stuck-after", "30s", "--sink-timeout"]),
         (&["--brokers", "nowhere"], &["--brokers", "nowhere", "host:port"]),

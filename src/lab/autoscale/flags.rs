@@ -24,7 +24,9 @@ const MEMBERS_MAX: usize = 1_000;
     subcommand,
     name = "autoscale",
     example = "{command_name} --topic events --group yours --max 6 -- your-consumer --instance-id c-{{n}} --port 808{{n}}\n\
-               {command_name} --topic events --group yours --max 6   # without a command: it only says, on /metrics, for KEDA"
+               {command_name} --topic events --group yours --max 6   # without a command: it only says, on /metrics, for KEDA",
+    note = "Behind -- is the consumer with its flags. In each word {{n}} is the copy's number, from 1 up, which another gets when it \
+            has ended (for ports and instance ids), and {{start}} counts the starts (for files)."
 )]
 pub struct Flags {
     /// bootstrap list (LAB_BROKERS, else where run/cluster.sh listens)
@@ -95,8 +97,8 @@ pub struct Flags {
     /// file with the token that opens profiles off loopback (LAB_TOKEN)
     #[argh(option)]
     pub token_file: Option<PathBuf>,
-    /// behind --, the consumer with its flags; in each word {{n}} is the copy's number, from 1 up, given to another when it
-    /// has ended (for ports and --instance-id), and {{start}} counts the starts (for files)
+    /// behind --, the consumer with its flags; without it, the command only says how many it wants. A copy's number, from
+    /// 1 up, stands in for n in braces, and the count of starts for start in braces
     #[argh(positional, greedy)]
     pub command: Vec<String>,
 }

@@ -99,7 +99,7 @@ fn of_fault(setup: &Setup, mark: &Mark, from: f64, to: f64) -> Vec<Trouble> {
 
 /// Events/s of a sink that gives `tokens` a second, and of as many calls as the arm's workers can make at a time.
 fn events_per_s(setup: &Setup, arm: &ArmSetup, tokens: f64) -> f64 {
-    let tokens = tokens.min(setup.tokens_in_time(arm));
+    let tokens = (tokens * arm.limits()).min(setup.tokens_in_time(arm));
     model::ceiling(tokens, setup.call.cost, setup.call.event_cost, arm.batch)
 }
 

@@ -412,7 +412,10 @@ fn costs_table(run: &Run) -> Table {
                 or(paused),
                 or(law),
                 or(mean(&own, |it| it.waited)),
-                or(law.filter(|_| step == Step::Up).map(|events| events / setup.ceiling)),
+                match step {
+                    Step::Up => or(law.map(|events| events / setup.ceiling)),
+                    Step::Down => "–".into(),
+                },
             ]);
         }
     }

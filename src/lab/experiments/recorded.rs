@@ -29,7 +29,7 @@ pub fn recorded() -> impl Iterator<Item = &'static str> {
 const TIMED: [&str; 6] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12"];
 const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
 /// The metrics that checks read, by the beginning of their names.
-const METRICS: [&str; 17] = [
+const METRICS: [&str; 18] = [
     "producer_events_",
     "producer_target_rate",
     "processor_events_fetched",
@@ -46,6 +46,7 @@ const METRICS: [&str; 17] = [
     "processor_commits",
     "heap_inuse_bytes",
     "sink_events",
+    "lab_autoscale_members_wanted",
     "sink_",
 ];
 
@@ -75,8 +76,8 @@ fn record_a_run() {
             for entry in std::fs::read_dir(&dir).expect("an arm") {
                 let path = entry.expect("a file").path();
                 let file = path.file_name().expect("a name").to_string_lossy().into_owned();
-                let is_log =
-                    file == "sink.log" || file.starts_with("processor") && file.ends_with(".log");
+                let is_log = ["sink.log", "autoscaler.log"].contains(&file.as_str())
+                    || file.starts_with("processor") && file.ends_with(".log");
                 let is_timed = file == "latency.hlog" && TIMED.contains(&name);
                 if ["ledger.json", "killed.json", "autopsy.json"].contains(&file.as_str()) || is_log
                 {
@@ -241,6 +242,14 @@ const CHANGES: &[Change] = &[
     ("an event is taken for none", |arm| ledger(arm, |ledger| ledger.invalid += 1)),
     ("an event comes twice", |arm| ledger(arm, |ledger| ledger.duplicates += 1)),
     ("nothing comes twice", |arm| ledger(arm, |ledger| ledger.duplicates = 0)),
+    ("a member more is wanted", |arm| {
+        each_sample(arm, |_, sample| {
+            let page = sample.metrics.get_mut("autoscaler");
+            page.and_then(|page| page.get_mut("lab_autoscale_members_wanted"))
+                .into_iter()
+                .for_each(|n| *n += 1.0);
+        });
+    }),
     ("nobody says who takes over", Arm::forget_logs),
 ];
 

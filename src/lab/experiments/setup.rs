@@ -131,6 +131,18 @@ impl ArmSetup {
         f64::from(self.workers) * self.batch
     }
 
+    /// How many times the sink's limit the arm has, at least: once, or with each of its connections.
+    pub fn limits(&self) -> f64 {
+        if !self.per_connection {
+            return 1.0;
+        }
+        let members = self
+            .scaled
+            .as_ref()
+            .map_or(self.poll_intervals_s.len(), |scaled| scaled.bounds.min.get());
+        members as f64 * f64::from(self.workers)
+    }
+
     /// λ(t).
     pub fn offered(&self) -> Rates {
         rates(&self.schedule)
