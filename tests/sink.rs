@@ -19,6 +19,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use backpressure_lab::load::resends::Missing;
 use backpressure_lab::sink::control::Command;
 use backpressure_lab::sink::ledger::Totals;
 use backpressure_lab::sink::wire::{self, Acked};
@@ -75,7 +76,7 @@ fn every_status_of_the_contract() {
         let answer = sink.get(path);
         assert_eq!((answer.status, answer.header("allow")), (405, allow), "{path}");
     }
-    for (path, allow) in [("/ledger", "GET"), ("/ledger/ids", "GET")] {
+    for (path, allow) in [("/ledger", "GET"), ("/ledger/ids", "GET"), ("/ledger/missing", "GET")] {
         let answer = caller.post(path, b"");
         assert_eq!((answer.status, answer.header("allow")), (405, allow), "{path}");
     }
@@ -313,6 +314,14 @@ fn the_ledger_counts_duplicates_and_disorder_and_hands_out_the_ids() {
     assert!(totals.first_delivery_us <= totals.last_delivery_us);
     let ids = RoaringTreemap::deserialize_from(&*sink.get("/ledger/ids").body).unwrap();
     assert_eq!(ids.iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, u64::MAX]);
+    let missing = sink.get("/ledger/missing?from=0&to=10");
+    assert_eq!(missing.json::<Missing>().missing, [0, 8, 9]);
+    for query in ["", "?from=1", "?from=2&to=1", "?from=0&to=20001", "?from=a&to=b", "?to=1&from=0"]
+    {
+        let answer = sink.get(&format!("/ledger/missing{query}"));
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.text().contains("from=ID&to=ID"), "{}", answer.text());
+    }
     let metrics = sink.get("/metrics").text();
     assert!(metrics.contains("sink_duplicates_total 2"), "{metrics}");
     assert!(metrics.contains("sink_order_violations_total 1"), "{metrics}");

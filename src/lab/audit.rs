@@ -98,6 +98,8 @@ struct Produced {
     acked_below: u64,
     #[serde(default)]
     logs_gone: Vec<GoneLog>,
+    #[serde(default)]
+    resent: u64,
 }
 
 impl Produced {
@@ -206,7 +208,9 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     }
     let taken: Vec<Option<Taken>> =
         settings.processor.iter().map(|path| Taken::read(path)).collect::<Result<_, _>>()?;
-    let mut found = Found { taken_again: taken_again(&taken), ..Found::default() };
+    // What was sent again may have been shed once and delivered once.
+    let resent = producers.iter().any(|producer| producer.resent > 0);
+    let mut found = Found { taken_again: resent || taken_again(&taken), ..Found::default() };
     for path in &settings.shed_ids {
         found.shed |= shed_ids::read(path)?;
     }

@@ -37,7 +37,7 @@ const RESULTS: &str = "results";
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "report")]
 pub struct Settings {
-    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7, exp9, exp10, exp11, exp12, exp13, exp15, faults, longlife
+    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp7, exp9, exp10, exp11, exp12, exp12-retries, exp13, exp15, faults, longlife
     #[argh(option)]
     pub experiment: Option<String>,
     /// the targets in one table, from every verdict in the folder
@@ -177,9 +177,11 @@ fn common_checks(arm: &Arm) -> Vec<Check> {
         ask("ledger", question, arm.ledger.as_ref().map(|l| wrong(l) as f64), "ids"),
         ask("invalid", "Records that were taken for no event", count(|l| l.invalid), "events"),
     ];
-    if !arm.spec.evicts {
+    if !arm.spec.evicts && !arm.spec.resends {
         let question = "Deliveries of an id that was delivered before";
         checks.push(ask("duplicates", question, count(|l| l.duplicates), "events"));
+    }
+    if !arm.spec.evicts {
         checks.push(ask("evictions", "Evictions of any member", arm.evictions(), ""));
     }
     checks

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use rand_xoshiro::Xoshiro256PlusPlus;
+
 use super::keys::{self, Keys};
 use super::schedule::Curve;
 use crate::event::{self, Event, HEADER_BYTES};
@@ -67,6 +69,14 @@ pub struct Batch {
     records: Vec<Record>,
 }
 
+/// An event of which only the key was drawn: most are another partition's.
+struct Drawn {
+    id: u64,
+    key: u64,
+    partition: u32,
+    stream: Xoshiro256PlusPlus,
+}
+
 struct Record {
     partition: u32,
     ts_us: i64,
@@ -102,24 +112,43 @@ impl Recipe {
         let mut batch = Batch { end: start, bytes: Vec::new(), records: Vec::new() };
         let due = due.min(start.saturating_add(SCAN_MAX));
         while batch.end < due && batch.records.len() < records_max {
-            let id = self.first_id.wrapping_add(batch.end);
-            let mut stream = event::stream(self.seed, id);
-            let key = self.keys.draw(&mut stream);
-            let partition = keys::partition(key, self.partitions);
-            if let Some(Some(left)) = room.get_mut(partition as usize) {
+            let mut drawn = self.draw(batch.end);
+            if let Some(Some(left)) = room.get_mut(drawn.partition as usize) {
                 let Some(less) = left.checked_sub(1) else { break };
                 *left = less;
                 // A due event has a due time as long as its cursor may need it.
                 let Some(ts_us) = curve.due_at(batch.end) else { break };
-                let payload = event::payload(&mut stream, self.payload_bytes);
-                let from = batch.bytes.len();
-                Event { id, key, ts_us, payload }.encode(&mut batch.bytes);
-                let value = from..batch.bytes.len();
-                batch.records.push(Record { partition, ts_us, value });
+                self.make(&mut drawn, ts_us, &mut batch);
             }
             batch.end += 1;
         }
         batch
+    }
+
+    /// Makes the events at these positions again, which were made before.
+    pub fn again(&self, positions: &[u64], curve: &Curve) -> Batch {
+        let mut batch = Batch { end: 0, bytes: Vec::new(), records: Vec::new() };
+        for &position in positions {
+            if let Some(ts_us) = curve.due_at(position) {
+                self.make(&mut self.draw(position), ts_us, &mut batch);
+            }
+        }
+        batch
+    }
+
+    fn draw(&self, position: u64) -> Drawn {
+        let id = self.first_id.wrapping_add(position);
+        let mut stream = event::stream(self.seed, id);
+        let key = self.keys.draw(&mut stream);
+        Drawn { id, key, partition: keys::partition(key, self.partitions), stream }
+    }
+
+    fn make(&self, drawn: &mut Drawn, ts_us: i64, batch: &mut Batch) {
+        let payload = event::payload(&mut drawn.stream, self.payload_bytes);
+        let from = batch.bytes.len();
+        Event { id: drawn.id, key: drawn.key, ts_us, payload }.encode(&mut batch.bytes);
+        let value = from..batch.bytes.len();
+        batch.records.push(Record { partition: drawn.partition, ts_us, value });
     }
 }
 
@@ -230,6 +259,15 @@ mod tests {
         }
         ids.sort_unstable();
         assert!(ids.into_iter().eq(1000..1050));
+    }
+
+    /// Prevents: an event that is sent again as another one.
+    #[test]
+    fn what_is_sent_again_is_what_was_sent() {
+        let all: Vec<u32> = (0..PARTITIONS).collect();
+        let first = events(&recipe().batch(&all, 0, 50, &curve(), Limits::NONE));
+        let again = recipe().again(&[3, 49, 7], &curve());
+        assert_eq!(events(&again), [first[3].clone(), first[49].clone(), first[7].clone()]);
     }
 
     /// An event larger than the limit is still sent, alone: otherwise its partition would never

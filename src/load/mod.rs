@@ -10,6 +10,7 @@
 //! - `cursors`  how far each partition has been sent, and by which sender
 //! - `logs`     how far each log was acknowledged, and which of them are gone
 //! - `sender`   one broker's thread: batch, send, advance what was confirmed
+//! - `resends`  what is sent again because the sink does not have it
 //! - `senders`  the senders, replaced when one is stuck, and the refresh of their metadata
 //! - `control`  the rate control's HTTP side
 //! - `producer` joins them: runs the schedule to its end and prints the summary
@@ -22,6 +23,7 @@ pub mod leases;
 pub mod logs;
 pub mod producer;
 pub mod rate;
+pub mod resends;
 pub mod schedule;
 mod sender;
 mod senders;

@@ -18,6 +18,7 @@ use super::control;
 use super::cursors::Cursors;
 use super::logs::{GoneLog, Logs};
 use super::rate::RATE;
+use super::resends::Resends;
 use super::schedule::Pacer;
 use super::sender::{Shared, Tally};
 use super::senders::Senders;
@@ -30,7 +31,7 @@ use crate::telemetry::{
     self,
     metrics::{Metrics, ProducerMetrics},
 };
-use crate::threads::Stop;
+use crate::threads::{self, Stop};
 use crate::units;
 use crate::{cli, clock};
 
@@ -82,6 +83,8 @@ pub struct Summary {
     pub latency_max_ms: f64,
     /// Produce requests, or partitions of them, that were sent again.
     pub retries: u64,
+    /// Events that were sent again because the sink did not have them: --resend-after.
+    pub resent: u64,
     /// Logs that are gone, with the offsets acknowledged in them.
     pub logs_gone: Vec<GoneLog>,
 }
@@ -110,6 +113,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
         return stop.outcome();
     };
     let partitions = u32::try_from(view.leaders.len()).map_err(Failure::failed)?;
+    let resends = settings.resends.map(|(sink, ages)| Resends::new(&sink, ages));
     let shared = Arc::new(Shared {
         brokers: settings.brokers,
         topic: settings.topic,
@@ -130,6 +134,7 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
             last_ack_us: None,
             logs: Logs::default(),
         }),
+        resends: resends.transpose()?,
         metrics: counts,
         done: Stop::default(),
     });
@@ -138,6 +143,12 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     log::info!(partitions = partitions, rate = shared.pacer.lock().rate(started_us); "schedule begins");
 
     let senders = Senders::start(Arc::clone(&shared), stop.clone())?;
+    if shared.resends.is_some() {
+        let shared = Arc::clone(&shared);
+        threads::spawn_watched("resend", stop.clone(), move || {
+            shared.resends.as_ref().map_or(Ok(()), |resends| resends.run(&shared))
+        })?;
+    }
     follow(&shared, senders, &stop, settings.drain_timeout)?;
     shared.done.set();
 
@@ -169,7 +180,8 @@ fn handler(metrics: Metrics, access: Access, run: &Arc<OnceLock<Arc<Shared>>>) -
     })
 }
 
-/// Supervises the run until everything due is sent or the drain takes too long.
+/// Supervises the run until everything due is sent, and sent again where that is asked for, or the drain takes
+/// too long.
 fn follow(
     shared: &Shared,
     mut senders: Senders,
@@ -187,14 +199,16 @@ fn follow(
         }
         if stop.is_set() && draining.is_none() {
             let mut pacer = shared.pacer.lock();
-            pacer.stop(clock::now_us(), shared.cursors.slowest());
+            pacer.stop(clock::now_us(), shared.settled_below());
         }
         let ended = shared.pacer.lock().ended(now_us);
         if ended && draining.is_none() {
             draining = Some(Instant::now());
             log::info!(backlog = backlog; "schedule ended, sending the backlog");
         }
-        if ended && (backlog == 0 || draining.is_some_and(|since| since.elapsed() >= drain)) {
+        let settled = backlog == 0
+            && shared.resends.as_ref().is_none_or(|r| r.done_below() >= shared.due_by(now_us));
+        if ended && (settled || draining.is_some_and(|since| since.elapsed() >= drain)) {
             return Ok(());
         }
         match draining {
@@ -287,6 +301,7 @@ fn summary(shared: &Shared, started_us: i64) -> Summary {
         latency_p99_ms: quantile_ms(0.99),
         latency_max_ms: tally.latency_us.max() as f64 / 1e3,
         retries: shared.metrics.retries.get(),
+        resent: shared.metrics.resent.get(),
         logs_gone: tally.logs.gone().to_vec(),
     }
 }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::batch::{Batch, Limits, Recipe};
 use super::cursors::{Claim, Cursors, SenderId};
 use super::logs::Logs;
+use super::resends::Resends;
 use super::schedule::{Curve, Pacer};
 use crate::backoff::{Backoff, Resting};
 use crate::brokers::{Brokers, Busy, View};
@@ -55,10 +56,36 @@ pub struct Shared {
     pub view: View,
     /// Latencies and the last acknowledgement.
     pub tally: Mutex<Tally>,
+    /// What is sent again because the sink does not have it.
+    pub resends: Option<Resends>,
     /// The counters.
     pub metrics: ProducerMetrics,
     /// Set when the senders are to end.
     pub done: Stop,
+}
+
+impl Shared {
+    /// Events due by `at_us`.
+    pub fn due_by(&self, at_us: i64) -> u64 {
+        self.pacer.lock().curve().due_count(at_us)
+    }
+
+    /// No event below it will be sent any more, neither for the first time nor again: its due time may be
+    /// forgotten.
+    pub fn settled_below(&self) -> u64 {
+        let again = self.resends.as_ref().map_or(u64::MAX, Resends::done_below);
+        self.cursors.slowest().min(again)
+    }
+}
+
+/// Why a run ends whose events are larger than the topic takes.
+pub fn too_large(shared: &Shared, partition: u32, why: &str) -> String {
+    format!(
+        "{}-{partition}: the broker answered {why} to a record of {} bytes; lower --msg-size or raise the \
+         topic's max.message.bytes",
+        shared.topic,
+        shared.recipe.record_bytes()
+    )
 }
 
 /// The summary's data besides the cursors.
@@ -287,12 +314,7 @@ impl Sender {
                 log::info!(partition = partition, bytes_max = bytes_max; "smaller batches");
             }
             Unsent::TooLarge(why) => {
-                let bytes = self.shared.recipe.record_bytes();
-                return Err(Trouble::Fatal(format!(
-                    "{} to a record of {bytes} bytes; lower --msg-size or raise the topic's \
-                     max.message.bytes",
-                    named(&why)
-                )));
+                return Err(Trouble::Fatal(too_large(&self.shared, partition, &why)));
             }
             Unsent::Never(why) => return Err(Trouble::Fatal(named(&why))),
             Unsent::Sequence(why) => {

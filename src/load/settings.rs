@@ -10,12 +10,14 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 
 use super::keys::Keys;
+use super::resends::Ages;
 use super::schedule::Schedule;
 use super::sender::ACK_TIMEOUT;
 use crate::brokers::Brokers;
 use crate::cli;
 use crate::event::{EVENT_BYTES_MAX, HEADER_BYTES};
 use crate::failure::Failure;
+use crate::http::client;
 use crate::planes::{Acks, Client, ProduceSettings};
 use crate::records::Codec;
 use crate::units;
@@ -85,6 +87,15 @@ pub struct Flags {
     /// zipf exponent of the keys' frequencies, 0 to 20 (0: uniform)
     #[argh(option, default = "0.0", from_str_fn(skew))]
     pub key_skew: f64,
+
+    /// ages at which an event that the sink does not have is sent again, such as 1s,3s: clients that wait for an
+    /// answer and try again
+    #[argh(option)]
+    pub resend_after: Option<Ages>,
+
+    /// the sink that --resend-after asks (LAB_SINK, else http://127.0.0.1:9900)
+    #[argh(option)]
+    pub sink: Option<String>,
 
     /// bootstrap list host:port[,host:port...] (LAB_BROKERS, else where run/cluster.sh listens): bootstrap.servers
     #[argh(option)]
@@ -177,6 +188,8 @@ pub struct Settings {
     pub topic: String,
     /// The bootstrap list.
     pub brokers: Brokers,
+    /// The sink that is asked, and the ages at which an event that it does not have is sent again.
+    pub resends: Option<(String, Ages)>,
     /// Where HTTP listens.
     pub listen: SocketAddr,
     /// Where the HTTP token is.
@@ -219,6 +232,17 @@ impl Flags {
             let allowed = "crate kafka sends batches as they are: use --client wire";
             return Err(Failure::flag("--compression", self.compression.name(), allowed));
         }
+        let resends = match self.resend_after {
+            Some(ages) => {
+                let sink = cli::or_env(self.sink, "LAB_SINK", "http://127.0.0.1:9900");
+                Some((client::base_url("--sink", &sink)?, ages))
+            }
+            None if self.sink.is_some() => {
+                let why = "--sink is asked what it has: it needs --resend-after".to_owned();
+                return Err(Failure::Usage(why));
+            }
+            None => None,
+        };
         let brokers = Brokers::of_flags(self.brokers, self.command_config)?;
         self.client.check(&brokers)?;
         Ok(Settings {
@@ -236,6 +260,7 @@ impl Flags {
                 timeout: ACK_TIMEOUT,
             },
             topic: self.topic,
+            resends,
             brokers,
             listen: self.listen,
             token_file: self.token_file,
@@ -325,6 +350,9 @@ mod tests {
             ("--rate 1 --brokers nowhere", ["--brokers", "nowhere", "host:port"]),
             ("--rate 1 --listen here", ["--listen", "here", "address"]),
             ("--rate 1 --schedule 5:1s", ["--rate", "1", "--schedule"]),
+            ("--rate 1 --resend-after 3s,1s", ["--resend-after", "3s,1s", "above the last"]),
+            ("--rate 1 --resend-after 1s --sink here", ["--sink", "here", "http://"]),
+            ("--rate 1 --sink http://127.0.0.1:1", ["--sink", "needs", "--resend-after"]),
             ("--rate 1 --share 9/8", ["--share", "9/8", "2/8"]),
             ("--rate 1 --share 0/8", ["--share", "0/8", "K from 1"]),
             ("--rate 1 --count 5 --duration 1s", ["--count", "5", "--duration"]),

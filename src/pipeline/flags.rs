@@ -73,6 +73,10 @@ pub struct Flags {
     /// queued.min.messages
     #[argh(option, default = "100_000", from_str_fn(prefetch_events))]
     prefetch_events: u32,
+    /// whether --client rdkafka is paused while what it gave is worked on, and resumed to give more: on, off (off);
+    /// what it fetched ahead is thrown away at each pause
+    #[argh(option, default = "false", from_str_fn(on_off))]
+    prefetch_pause: bool,
     /// records of transactions: read-uncommitted, read-committed (leaves out those of aborted ones, and
     /// what is behind an open one) (read-uncommitted): isolation.level
     #[argh(option, default = "Isolation::ReadUncommitted", from_str_fn(Isolation::parse))]
@@ -300,6 +304,7 @@ impl Flags {
                 isolation: self.isolation,
                 prefetch_bytes: self.prefetch_bytes,
                 prefetch_events: self.prefetch_events,
+                prefetch_pause: self.prefetch_pause,
             },
             skip_unreadable: self.skip_unreadable,
             queue: self.queue.with_capacity(self.queue_cap),

@@ -14,6 +14,8 @@ mod rdkafka;
 mod stepper;
 pub mod wire;
 
+pub use rdkafka::WAITING_BYTES_MAX;
+
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -117,6 +119,8 @@ pub struct FetchSettings {
     pub prefetch_bytes: u64,
     /// Events in its queue above which it fetches no more ahead (`queued.min.messages`).
     pub prefetch_events: u32,
+    /// Whether librdkafka is paused while what it gave is worked on.
+    pub prefetch_pause: bool,
 }
 
 /// What a client holds that nobody asked it for.
@@ -126,6 +130,8 @@ pub struct Prefetched {
     pub events: u64,
     /// Their bytes, as the client counts them.
     pub bytes: u64,
+    /// Bytes that brokers sent it so far, those that it threw away included.
+    pub received_bytes: u64,
 }
 
 /// A request for one partition.

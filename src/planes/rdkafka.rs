@@ -30,7 +30,7 @@ const SLICE: Duration = Duration::from_millis(20);
 /// What a thread that can do nothing waits.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Bytes that wait between librdkafka's queue and the fetchers, at most, and one record more.
-const WAITING_BYTES_MAX: usize = 256 << 10;
+pub const WAITING_BYTES_MAX: usize = 256 << 10;
 /// librdkafka takes no `fetch.max.bytes` below its `message.max.bytes`.
 const ANSWER_BYTES_MIN: i32 = 1_000_000;
 /// How often librdkafka says what it holds.
@@ -182,6 +182,8 @@ struct Ahead {
     /// Partitions of which one was asked for out of range: rdkafka does not say which. Those that are in range find out
     /// that they are.
     refused: Mutex<BTreeSet<i32>>,
+    /// Whether all are paused between two answers.
+    pauses: bool,
     /// Held by the thread that asks librdkafka, or changes what it fetches: a record that was on its way when a
     /// partition was started anew would pass for one that follows, and what is between them for a gap.
     asking: Mutex<()>,
@@ -240,6 +242,7 @@ impl Ahead {
             owners: Mutex::default(),
             waiting: Mutex::default(),
             refused: Mutex::default(),
+            pauses: settings.prefetch_pause,
             asking: Mutex::default(),
         })
     }
@@ -292,6 +295,7 @@ impl Ahead {
         wait: Duration,
     ) -> KafkaResult<BTreeMap<i32, VecDeque<Record>>> {
         let end = Instant::now() + wait;
+        self.pause(false)?;
         loop {
             let (owners, mut waiting) = (self.owners.lock(), self.waiting.lock());
             let taken: BTreeMap<_, _> = partitions
@@ -301,6 +305,7 @@ impl Ahead {
                 .collect();
             drop((owners, waiting));
             if !taken.is_empty() || Instant::now() >= end {
+                self.pause(true)?;
                 return Ok(taken);
             }
             let asking = self.asking.try_lock_for(SLICE);
@@ -310,6 +315,21 @@ impl Ahead {
                 std::thread::sleep(PAUSE);
             }
         }
+    }
+
+    /// Pauses all partitions, or resumes them, where that is asked for: as an application that works on what it
+    /// took and polls meanwhile, only to stay in its group. librdkafka throws away what it fetched ahead of a
+    /// partition that is paused, and fetches it again from the next offset.
+    fn pause(&self, pause: bool) -> KafkaResult<()> {
+        if !self.pauses {
+            return Ok(());
+        }
+        let (_quiet, owners) = (self.asking.lock(), self.owners.lock());
+        let mut list = TopicPartitionList::with_capacity(owners.len());
+        for partition in owners.keys() {
+            list.add_partition(&self.topic, *partition);
+        }
+        if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) }
     }
 
     /// Takes out of librdkafka's queue what may wait; false when nothing more may.
@@ -356,6 +376,8 @@ impl ClientContext for Seen {
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         let mut holds = Holds::default();
+        holds.prefetched.received_bytes =
+            statistics.brokers.values().map(|broker| broker.rxbytes).sum();
         for (number, partition) in topic.partitions.iter().filter(|(number, _)| **number >= 0) {
             // Every partition's queue is forwarded to the consumer's one queue, and each tells that one's length.
             let events = u64::try_from(partition.fetchq_cnt).unwrap_or(0);

@@ -75,6 +75,11 @@ impl Who {
         units::one_of(text, &Self::ALL.map(|who| (who.name(), who)))
     }
 
+    /// Whether an event that comes again goes again, while the same share goes: its id decides.
+    pub fn is_by_event(self) -> bool {
+        self == Self::Pid
+    }
+
     /// Events in a queue of `capacity` while more comes than is served, where workers hold `held`. None for the oldest:
     /// the queue is full, and what stays goes through it faster than it is served.
     pub fn standing_depth(self, capacity: f64, held: f64) -> Option<f64> {

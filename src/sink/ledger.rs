@@ -139,6 +139,11 @@ impl Ledger {
         }
     }
 
+    /// Those of `ids` that were not delivered so far.
+    pub fn missing(&self, ids: std::ops::Range<u64>) -> Vec<u64> {
+        ids.filter(|id| !self.ids.contains(*id)).collect()
+    }
+
     /// The ids delivered so far.
     pub fn ids(&self) -> RoaringTreemap {
         self.ids.clone()
@@ -191,6 +196,8 @@ mod tests {
             prop_assert_eq!(totals.writes, requests.len() as u64);
             prop_assert_eq!(totals.min_id, seen.first().copied());
             prop_assert_eq!(totals.max_id, seen.last().copied());
+            let missing: Vec<u64> = (10..60).filter(|id| !seen.contains(id)).collect();
+            prop_assert_eq!(ledger.missing(10..60), missing);
             prop_assert_eq!(ledger.ids(), seen.into_iter().collect::<RoaringTreemap>());
             if requests.len() > 1 {
                 let later: usize = requests.iter().skip(1).map(Vec::len).sum();

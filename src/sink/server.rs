@@ -14,6 +14,7 @@
 //! again is a duplicate, as with any at-least-once sink.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use super::wire::{self, Acked, BadEvent, View};
 use crate::event::Invalid;
 use crate::failure::Failure;
 use crate::http::{Access, Limits, Request, Response, Server, Turn};
+use crate::load::resends::{LEDGER_MISSING, MISSING_IDS_MAX, Missing};
 use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, SinkMetrics};
 use crate::threads::{Stop, ThreadGroup};
@@ -168,13 +170,13 @@ impl Sink {
         let allowed = match request.path.as_str() {
             wire::WRITE | wire::BATCH => "POST",
             wire::CONTROL => "GET, POST",
-            wire::LEDGER | wire::LEDGER_IDS => "GET",
+            wire::LEDGER | wire::LEDGER_IDS | LEDGER_MISSING => "GET",
             path => {
                 return Response::text(
                     404,
                     format_args!(
                         "no {path} here: POST /write or /batch; GET /ledger, /ledger/ids, \
-                         /control, /metrics, /healthz, /readyz, /debug/pprof/"
+                         /ledger/missing, /control, /metrics, /healthz, /readyz, /debug/pprof/"
                     ),
                 );
             }
@@ -186,6 +188,7 @@ impl Sink {
             (wire::CONTROL, "POST") => self.control(request),
             (wire::LEDGER, "GET") => Response::json(200, &self.book.lock().ledger.totals()),
             (wire::LEDGER_IDS, "GET") => self.ids(),
+            (LEDGER_MISSING, "GET") => self.missing(&request.query),
             (path, _) => Response::text(405, format_args!("{path} takes {allowed}, not {method}"))
                 .with_header("Allow", allowed),
         }
@@ -269,6 +272,16 @@ impl Sink {
         }
     }
 
+    fn missing(&self, query: &str) -> Response {
+        match asked_ids(query) {
+            Ok(ids) => {
+                let missing = self.book.lock().ledger.missing(ids);
+                Response::json(200, &Missing { missing })
+            }
+            Err(why) => Response::text(400, why),
+        }
+    }
+
     fn ids(&self) -> Response {
         let Some(turn) = self.ids_turn.take() else {
             return Response::text(503, "another client reads the ids; one at a time, try again")
@@ -282,6 +295,17 @@ impl Sink {
             Err(e) => Response::text(500, format_args!("cannot write the ids: {e}")),
         }
     }
+}
+
+/// The ids that a query asks for: `from=0&to=1000`.
+fn asked_ids(query: &str) -> Result<Range<u64>, String> {
+    let ids = query.split_once('&').and_then(|(from, to)| {
+        let from = from.strip_prefix("from=")?.parse::<u64>().ok()?;
+        let to = to.strip_prefix("to=")?.parse::<u64>().ok()?;
+        let many = to.checked_sub(from)?;
+        (many <= MISSING_IDS_MAX).then_some(from..to)
+    });
+    ids.ok_or_else(|| format!("{query:?}: expected from=ID&to=ID, at most {} ids", MISSING_IDS_MAX))
 }
 
 /// The request's events, in place in its body, and their transform; all of them, or an answer that

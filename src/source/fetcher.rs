@@ -127,6 +127,7 @@ impl Fetcher {
             let metrics = &self.context.metrics;
             metrics.prefetched_events.set(prefetched.events as i64);
             metrics.prefetched_bytes.set(prefetched.bytes as i64);
+            metrics.client_received_bytes.set(prefetched.received_bytes as i64);
         }
         let mut progress = false;
         for part in &fetched.parts {

@@ -104,6 +104,8 @@ pub struct ProducerMetrics {
     pub lease_rate: Gauge,
     /// Produce requests that failed and were sent again.
     pub retries: IntCounter,
+    /// Events that were sent again because the sink did not have them.
+    pub resent: IntCounter,
     /// Due → acknowledged by the brokers.
     pub latency: Histogram,
 }
@@ -122,6 +124,10 @@ impl ProducerMetrics {
                 "Rate of the slow-source lease, events/s; -1 without one",
             )?,
             retries: m.counter("producer_retries_total", "Produce requests sent again")?,
+            resent: m.counter(
+                "producer_events_resent_total",
+                "Events sent again because the sink did not have them (--resend-after)",
+            )?,
             latency: m.histogram("producer_latency_seconds", "Due to acknowledged by brokers")?,
         })
     }
@@ -190,6 +196,8 @@ pub struct ProcessorMetrics {
     pub prefetched_events: IntGauge,
     /// Their bytes.
     pub prefetched_bytes: IntGauge,
+    /// Bytes that brokers sent to such a client so far, those that it threw away included.
+    pub client_received_bytes: IntGauge,
     /// Largest time between two of the member's polls so far, s.
     pub poll_gap: Gauge,
     /// The time without a poll after which the group takes the partitions away, s.
@@ -263,6 +271,10 @@ impl ProcessorMetrics {
             prefetched_bytes: m.int_gauge(
                 "processor_prefetched_bytes",
                 "Their bytes, by librdkafka's own statistics",
+            )?,
+            client_received_bytes: m.int_gauge(
+                "processor_client_received_bytes",
+                "Bytes that brokers sent to --client rdkafka so far, thrown away ones included",
             )?,
             poll_gap: m.gauge(
                 "processor_poll_gap_seconds",

@@ -210,6 +210,7 @@ impl Reading<'_> {
             isolation: self.isolation,
             prefetch_bytes: 0,
             prefetch_events: 0,
+            prefetch_pause: false,
         };
         let fetcher = (self.fetchers.entry(address.to_owned()))
             .or_insert_with(|| fetches(self.brokers, address, self.topic, settings));

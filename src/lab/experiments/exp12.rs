@@ -18,9 +18,9 @@ use crate::telemetry::latency::Stage;
 const CEILING: f64 = 2000.0;
 const QUEUE_CAP: f64 = 10_000.0;
 /// What the events that stay may take from due to acked, s: p99.
-const P99_MAX_S: f64 = 0.3;
+pub(super) const P99_MAX_S: f64 = 0.3;
 /// Of that, what the way to the queue takes: the producer's linger, the brokers, the fetch.
-const WAY_S: f64 = 0.08;
+pub(super) const WAY_S: f64 = 0.08;
 /// The share of the ceiling that must be delivered: whoever sheds must not make the sink wait.
 const GOODPUT: f64 = 0.995;
 /// How much the share that is shed may differ from second to second, standard deviation by mean.

@@ -11,6 +11,7 @@ use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
 use crate::lab::text::figure;
+use crate::planes::WAITING_BYTES_MAX;
 
 /// The sink's ceiling, events/s, and what the queue holds.
 const CEILING: f64 = 2000.0;
@@ -29,11 +30,12 @@ pub const EXPERIMENT: Experiment = Experiment {
     held: "load schedule, seed, payload, sink and its ceiling, a bounded queue of 10,000 events, policy `buffer`, \
            batching, workers, machine",
     varied: "the client: `wire`, which fetches what it is asked for; librdkafka with its own limits; librdkafka with \
-             small ones",
+             small ones; librdkafka that is paused while what it gave is worked on",
     arms: &[
         ArmSpec::new("wire", "wire", Ink::Blue),
         ArmSpec::new("rdkafka", "librdkafka", Ink::Vermilion),
         ArmSpec::new("small", "librdkafka, small", Ink::Green),
+        ArmSpec::new("paused", "librdkafka, paused", Ink::Purple),
     ],
     launches,
     warm_up: false,
@@ -42,7 +44,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     charts,
     tables: |run| vec![hidden(run)],
     limits: "One machine and one run an arm. librdkafka's partitions are assigned by hand, as they are after a \
-             rebalance; what it drops at `pause` and at a rebalance, and fetches again, is not measured. Java's and \
+             rebalance; what it drops at a rebalance, and fetches again, is not measured. Java's and \
              franz-go's clients buffer too, each by rules of its own.",
 };
 
@@ -54,7 +56,12 @@ fn launches(form: Form) -> Vec<Launch> {
         Launch::new(name, &load, &format!("--rate-limit {CEILING}"), &flags)
     };
     let small = "--client rdkafka --prefetch-events 1000 --prefetch-bytes 1MiB --fetch-bytes 64KiB --answer-bytes 1MiB";
-    vec![arm("wire", "--client wire"), arm("rdkafka", "--client rdkafka"), arm("small", small)]
+    vec![
+        arm("wire", "--client wire"),
+        arm("rdkafka", "--client rdkafka"),
+        arm("small", small),
+        arm("paused", "--client rdkafka --prefetch-pause on"),
+    ]
 }
 
 fn full(setup: &Setup) -> Phase {
@@ -101,6 +108,12 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
                 figure(of("small", on_its_way))
             ),
         ),
+        p(
+            "paused_received",
+            of("paused", on_its_way) * value / WAITING_BYTES_MAX as f64,
+            "×",
+            "at most: an answer of each partition for what is taken between two pauses".into(),
+        ),
     ]
 }
 
@@ -122,14 +135,19 @@ fn checks(run: &Run) -> Vec<Check> {
     for arm in &run.arms {
         let mut asking = Asking::of(run, arm);
         let in_flight = setup.arm(arm.spec.name).map_or(f64::NAN, ArmSetup::in_flight);
-        asking.keeps_up_in(setup.baseline().settled(SETTLE_S), in_flight);
+        let is_paused = arm.spec.name == "paused";
+        if !is_paused {
+            asking.keeps_up_in(setup.baseline().settled(SETTLE_S), in_flight);
+        }
         asking.offered_in(setup.overload().settled(SETTLE_S));
         asking.lag_climbs_in(setup.overload().settled(SETTLE_S));
         asking.sink_busy_in(full);
         let why = "a run that does not fit waits until there is room for it";
         let floor = (FULL * setup.queue_cap, Margin::AtLeast, why);
         let depth = in_the_end(arm, "processor_queue_depth", full);
-        asking.ask("queue", "Is the bounded queue full?", floor, depth, "events");
+        if !is_paused {
+            asking.ask("queue", "Is the bounded queue full?", floor, depth, "events");
+        }
         let events = in_the_end(arm, EVENTS, full);
         let question = "Events that the client holds unasked";
         match arm.spec.name {
@@ -153,6 +171,16 @@ fn checks(run: &Run) -> Vec<Check> {
                 let more = rss_max_mb(arm).zip(wire).map(|(own, wire)| own - wire);
                 asking.ask("rss_more", "Resident memory above `wire`'s", floor, more, "MB");
             }
+            "paused" => {
+                let question = "Bytes that brokers send for each that is taken";
+                let why = "no more than an answer of each partition can come before the next pause";
+                let most = (said("paused_received"), Margin::AtMost, why);
+                let received = received(arm, setup);
+                asking.ask("received", question, most, received, "×");
+                let twice =
+                    (2.0, Margin::AtLeast, "what is thrown away is fetched again, more than once");
+                asking.ask("again", "The same: is it fetched again?", twice, received, "×");
+            }
             _ => {
                 let why = "its limit, and an answer of each partition";
                 let most = (said("small_events"), Margin::AtMost, why);
@@ -163,6 +191,13 @@ fn checks(run: &Run) -> Vec<Check> {
         checks.append(&mut asking.checks);
     }
     checks
+}
+
+/// Bytes that brokers sent for each byte of the values taken, under overload.
+fn received(arm: &Arm, setup: &Setup) -> Option<f64> {
+    let phase = setup.overload().settled(SETTLE_S);
+    let sent = arm.rate_in("processor", "processor_client_received_bytes", phase)?;
+    Some(sent / (arm.polled_in(phase)? * value_bytes(setup)))
 }
 
 const EVENTS: &str = "processor_prefetched_events";
@@ -179,7 +214,7 @@ fn hidden(run: &Run) -> Table {
     let full = full(setup);
     let end = |gauge| move |arm: &Arm| in_the_end(arm, gauge, full);
     type Cell<'a> = (&'a str, Box<dyn Fn(&Arm) -> Option<f64> + 'a>);
-    let cells: [Cell<'_>; 6] = [
+    let cells: [Cell<'_>; 7] = [
         ("in the queue that has a limit, events", Box::new(end("processor_queue_depth"))),
         ("in the client's own, events", Box::new(end(EVENTS))),
         ("their bytes, MB", Box::new(move |arm| Some(in_the_end(arm, BYTES, full)? / MB))),
@@ -188,6 +223,10 @@ fn hidden(run: &Run) -> Table {
             Box::new(move |arm| Some(in_the_end(arm, EVENTS, full)? / setup.ceiling)),
         ),
         ("largest resident memory, MB", Box::new(rss_max_mb)),
+        (
+            "bytes that brokers send for each that is taken",
+            Box::new(move |arm| received(arm, setup)),
+        ),
         (
             "to be fetched again after a kill, events",
             Box::new(move |arm| {

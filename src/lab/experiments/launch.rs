@@ -14,6 +14,7 @@ use super::setup::Scaled;
 use super::{ArmSetup, Call, Phase, Setup};
 use crate::failure::Failure;
 use crate::lab::{autoscale, layout};
+use crate::load::resends::Ages;
 use crate::pipeline::{self, Sharding};
 use crate::planes::Client;
 use crate::sink::buckets::Per;
@@ -104,6 +105,7 @@ impl Launch {
         let producer: load::settings::Flags = parsed("producer", &self.producer)?;
         let (keys, key_skew, seed) = (producer.keys, producer.key_skew, producer.seed);
         let (payload_bytes, linger) = (producer.msg_size, producer.linger);
+        let resend_after_s = producer.resend_after.as_ref().map(Ages::seconds).unwrap_or_default();
         let schedule = producer.settings()?.schedule;
         let steps = schedule.steps().map(|(rate, time)| Some((rate, time?.as_secs_f64())));
         let schedule: Option<Vec<(f64, f64)>> = steps.collect();
@@ -135,6 +137,7 @@ impl Launch {
             schedule,
             payload_bytes,
             producer_linger_s: linger.as_secs_f64(),
+            resend_after_s,
             keys,
             key_skew,
             seed,

@@ -14,6 +14,7 @@ pub mod exp1;
 pub mod exp10;
 pub mod exp11;
 pub mod exp12;
+pub mod exp12_retries;
 pub mod exp13;
 pub mod exp15;
 pub mod exp2;
@@ -30,6 +31,7 @@ pub mod longlife;
 pub mod own;
 #[cfg(test)]
 pub(super) mod recorded;
+mod retry_model;
 mod setup;
 mod worker_cases;
 
@@ -58,6 +60,7 @@ pub const ALL: &[Experiment] = &[
     exp10::EXPERIMENT,
     exp11::EXPERIMENT,
     exp12::EXPERIMENT,
+    exp12_retries::EXPERIMENT,
     exp13::EXPERIMENT,
     exp15::EXPERIMENT,
     faults::EXPERIMENT,
@@ -113,6 +116,8 @@ impl Experiment {
 pub struct ArmSpec {
     /// Whether it provokes an eviction: then members lose their partitions, and events come twice.
     pub evicts: bool,
+    /// Whether clients send again what is not answered: then events come twice.
+    pub resends: bool,
     /// Whether its log loses events: then those that are gone must be as many as were counted.
     pub loses: bool,
     /// Its folder, and the prefix of its checks.
@@ -126,7 +131,7 @@ pub struct ArmSpec {
 impl ArmSpec {
     /// An arm in which no member is evicted, nothing comes twice and nothing is lost.
     pub const fn new(name: &'static str, title: &'static str, ink: Ink) -> Self {
-        Self { evicts: false, loses: false, name, title, ink }
+        Self { evicts: false, resends: false, loses: false, name, title, ink }
     }
 }
 

@@ -26,7 +26,7 @@ pub fn recorded() -> impl Iterator<Item = &'static str> {
 }
 
 /// The experiments that ask for latencies; the stages that they ask for, as the log tags them.
-const TIMED: [&str; 6] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12"];
+const TIMED: [&str; 7] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12", "exp12-retries"];
 const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
 /// The metrics that checks read, by the beginning of their names.
 const METRICS: [&str; 18] = [
@@ -40,6 +40,7 @@ const METRICS: [&str; 18] = [
     "processor_evictions",
     "processor_queue_depth",
     "processor_prefetched",
+    "processor_client_received",
     "processor_poll_gap",
     "processor_oldest_batch",
     "processor_partitions",
@@ -204,6 +205,13 @@ const CHANGES: &[Change] = &[
     ("the poll rate is steady", |arm| polls(arm, |t, _| 2_000.0 * t)),
     ("the poll rate is the sink's", |arm| polls(arm, |_, delivered| delivered)),
     ("every stage takes ten times as long", |arm| arm.change_latencies(|us| us * 10.0)),
+    ("brokers send twice as much", |arm| {
+        scale(arm, "processor", "processor_client_received_bytes", 2.0);
+    }),
+    ("brokers send nothing twice", |arm| {
+        scale(arm, "processor", "processor_client_received_bytes", 0.05);
+    }),
+    ("every stage takes a tenth of its time", |arm| arm.change_latencies(|us| us * 0.1)),
     ("every stage takes half as long", |arm| arm.change_latencies(|us| us * 0.5)),
     ("every stage takes 3 s more", |arm| arm.change_latencies(|us| us + 3e6)),
     ("a key's events overtake each other", |arm| {
@@ -240,6 +248,7 @@ const CHANGES: &[Change] = &[
     }),
     ("an id is lost", |arm| ledger(arm, |ledger| ledger.unexplained += 1)),
     ("an event is taken for none", |arm| ledger(arm, |ledger| ledger.invalid += 1)),
+    ("the sink takes less for nothing", |arm| scale(arm, "sink", "sink_duplicates_total", 0.5)),
     ("an event comes twice", |arm| ledger(arm, |ledger| ledger.duplicates += 1)),
     ("nothing comes twice", |arm| ledger(arm, |ledger| ledger.duplicates = 0)),
     ("a member more is wanted", |arm| {

@@ -60,6 +60,9 @@ pub struct ArmSetup {
     pub payload_bytes: usize,
     /// How long the producer waits for more events, s.
     pub producer_linger_s: f64,
+    /// Ages at which an event that the sink does not have is sent again, s.
+    #[serde(default)]
+    pub resend_after_s: Vec<f64>,
     /// Number of keys.
     pub keys: u64,
     /// Zipf exponent of their frequencies; 0 is uniform.

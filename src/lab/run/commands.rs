@@ -97,7 +97,11 @@ impl Places {
     /// A producer with these flags, which listens at `listen`.
     pub fn producer(&self, listen: &str, flags: &str) -> Command {
         let own = ["--brokers", &self.brokers, "--topic", &self.topic, "--listen", listen];
-        self.of("producer", &own, flags)
+        let mut words = self.of("producer", &own, flags);
+        if flags.contains("--resend-after") {
+            words.extend(["--sink".to_owned(), format!("http://{}", self.sink)]);
+        }
+        words
     }
 
     /// The command that makes the sink stall.
