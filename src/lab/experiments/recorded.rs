@@ -29,7 +29,7 @@ pub fn recorded() -> impl Iterator<Item = &'static str> {
 const TIMED: [&str; 7] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12", "exp12-retries"];
 const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
 /// The metrics that checks read, by the beginning of their names.
-const METRICS: [&str; 18] = [
+const METRICS: [&str; 19] = [
     "producer_events_",
     "producer_target_rate",
     "processor_events_fetched",
@@ -205,8 +205,8 @@ const CHANGES: &[Change] = &[
     ("the poll rate is steady", |arm| polls(arm, |t, _| 2_000.0 * t)),
     ("the poll rate is the sink's", |arm| polls(arm, |_, delivered| delivered)),
     ("every stage takes ten times as long", |arm| arm.change_latencies(|us| us * 10.0)),
-    ("brokers send twice as much", |arm| {
-        scale(arm, "processor", "processor_client_received_bytes", 2.0);
+    ("brokers send three times as much", |arm| {
+        scale(arm, "processor", "processor_client_received_bytes", 3.0);
     }),
     ("brokers send nothing twice", |arm| {
         scale(arm, "processor", "processor_client_received_bytes", 0.05);
