@@ -133,10 +133,12 @@ fn the_recommended_rule_finds_every_recorded_trouble_within_10_s_and_is_silent_e
             let arm = folder.file_name().expect("a name").to_string_lossy().into_owned();
             assert_eq!(recording.note, None, "{name}/{arm}");
             let score = Score::of(&recommended(), &recording, SETTLE_S);
-            // A rebalance of these stops partitions, or the commits of all, for seconds. The plan knows load and ceiling
-            // alone, so the rule, which is right to speak there, would count as one that cries wolf.
+            // The plan knows load and ceiling alone, and the trouble of these arms is another one: a rebalance stops
+            // partitions, or the commits of all, for seconds; a client that is paused does not keep up below the ceiling
+            // either. The rule, which is right to speak there, would count as one that cries wolf.
             let steps = ["eager", "cooperative", "static", "consumer"];
-            if name == "exp11" && steps.contains(&arm.as_str()) {
+            let has_own = name == "exp11" && steps.contains(&arm.as_str());
+            if has_own || (name, arm.as_str()) == ("exp15", "paused") {
                 assert_eq!(score.needs, None, "{name}/{arm}: {score:?}");
                 continue;
             }
