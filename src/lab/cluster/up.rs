@@ -6,7 +6,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -20,8 +20,10 @@ const PORT: u16 = 19092;
 const TOPIC: &str = "events";
 const PARTITIONS: i32 = 12;
 const MIN_DISK: u64 = 2 << 30;
+/// A process that was just forked is not yet the broker that it becomes: until then nothing has ended.
+const APPEARS_WITHIN: Duration = Duration::from_secs(2);
 /// Limit for a killed broker to end.
-const UNDO_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+const UNDO_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts the brokers of the cluster in `data` that are down, and makes its topic; a new cluster
 /// where there is none.
@@ -186,10 +188,17 @@ impl Cluster {
 
     /// Waits until broker `n` accepts connections, at most [`UP_WITHIN`] from `since` on.
     fn await_broker(&self, n: u32, since: Instant, interrupt: &Interrupt) -> Result<(), Failure> {
-        let ready = || match self.engine().is_ready(self, n) {
-            true => Ok(Some(())),
-            false if self.pid(n).is_none() => Err(self.died(n, "ended while starting")),
-            false => Ok(None),
+        let mut was_there = false;
+        let ready = || {
+            if self.engine().is_ready(self, n) {
+                return Ok(Some(()));
+            }
+            let is_there = self.pid(n).is_some();
+            was_there |= is_there;
+            if is_there || !was_there && since.elapsed() < APPEARS_WITHIN {
+                return Ok(None);
+            }
+            Err(self.died(n, "ended while starting"))
         };
         let left = UP_WITHIN.saturating_sub(since.elapsed());
         let late =
