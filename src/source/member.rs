@@ -33,9 +33,8 @@ use crate::failure::Failure;
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::{Pulse, Stop, ThreadGroup};
 
-/// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it. At most a third of
-/// the session, so that two heartbeats may be lost.
-pub const HEARTBEAT: Duration = Duration::from_secs(3);
+/// Kafka's default `heartbeat.interval.ms`: a rebalance is noticed within it.
+const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// How often the member checks librdkafka's queue, and how often it wakes librdkafka.
 const LOOK: Duration = Duration::from_millis(10);
@@ -58,6 +57,11 @@ pub enum Protocol {
     /// The coordinator assigns (KIP-848, Kafka 4.0 and above). Each member hears of it at its own heartbeat, whose interval is the
     /// broker's (`group.consumer.heartbeat.interval.ms`, 5 s), as is the session timeout.
     Consumer,
+}
+
+/// A member's `heartbeat.interval.ms`: at most a third of the session, so that two heartbeats may be lost.
+pub fn heartbeat(session_timeout: Duration) -> Duration {
+    HEARTBEAT.min(session_timeout / 3)
 }
 
 /// How the membership is kept.
@@ -318,7 +322,7 @@ impl MemberSettings {
             config
                 .set("partition.assignment.strategy", assignor)
                 .set("session.timeout.ms", ms(self.session_timeout))
-                .set("heartbeat.interval.ms", ms(HEARTBEAT.min(self.session_timeout / 3)));
+                .set("heartbeat.interval.ms", ms(heartbeat(self.session_timeout)));
         };
         match self.protocol {
             Protocol::Cooperative => classic(&mut config, "cooperative-sticky"),

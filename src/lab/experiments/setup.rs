@@ -11,7 +11,7 @@ use crate::lab::model::Rates;
 use crate::policy::Policy;
 use crate::policy::shed::Who;
 use crate::sink::pace::Pace;
-use crate::source::member::Protocol;
+use crate::source::member::{self, Protocol};
 
 /// The input of a run: a prediction may read nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -151,6 +151,16 @@ impl ArmSetup {
         rates(&self.schedule)
     }
 
+    /// Every step of its load.
+    pub fn phases(&self) -> impl Iterator<Item = Phase> + '_ {
+        phases(&self.schedule)
+    }
+
+    /// Time between two heartbeats of a member that the classic protocol is spoken with, s.
+    pub fn heartbeat_s(&self) -> f64 {
+        member::heartbeat(Duration::from_secs_f64(self.session_timeout_s)).as_secs_f64()
+    }
+
     /// Events that are offered.
     pub fn events(&self) -> f64 {
         self.schedule.iter().map(|(rate, seconds)| rate * seconds).sum()
@@ -242,12 +252,17 @@ impl Setup {
 
     /// Every step of the schedule.
     pub fn phases(&self) -> impl Iterator<Item = Phase> + '_ {
-        self.schedule.iter().scan(0.0, |at, &(rate, seconds)| {
-            let from = *at;
-            *at += seconds;
-            Some(Phase { rate, from, to: *at })
-        })
+        phases(&self.schedule)
     }
+}
+
+/// (events/s, s) steps, each with its time.
+fn phases(schedule: &[(f64, f64)]) -> impl Iterator<Item = Phase> + '_ {
+    schedule.iter().scan(0.0, |at, &(rate, seconds)| {
+        let from = *at;
+        *at += seconds;
+        Some(Phase { rate, from, to: *at })
+    })
 }
 
 /// (events/s, s) steps as rates over time.

@@ -6,7 +6,7 @@
 //! members' logs: a partition stands from its revocation (or the stop of its member) until it starts elsewhere. The counters
 //! of producer and sink know nothing of that, and show how many events more than usual were on their way at the worst.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt as _;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -15,7 +15,7 @@ use rand_xoshiro::rand_core::SeedableRng as _;
 use crate::lab::experiments::{ArmSetup, Phase};
 use crate::lab::run_folder::Arm;
 use crate::lab::stats::{self, Series};
-use crate::source::member::{HEARTBEAT, Protocol};
+use crate::source::member::Protocol;
 
 /// `group.consumer.heartbeat.interval.ms`, Kafka's default and its least, s.
 const BROKERS_HEARTBEAT_S: f64 = 5.0;
@@ -80,9 +80,7 @@ fn draw(arm: &ArmSetup, step: Step, members: usize, rng: &mut Xoshiro256PlusPlus
     let moved = partitions / (members + 1) as f64;
     let beat_s = match arm.protocol {
         Protocol::Consumer => BROKERS_HEARTBEAT_S,
-        Protocol::Cooperative | Protocol::Eager => {
-            HEARTBEAT.as_secs_f64().min(arm.session_timeout_s / 3.0)
-        }
+        Protocol::Cooperative | Protocol::Eager => arm.heartbeat_s(),
     };
     let heard = rng.random_range(0.0..beat_s);
     let missed_s = if arm.is_static { arm.session_timeout_s } else { 0.0 };
@@ -127,11 +125,7 @@ pub fn of(arm: &Arm, end_s: f64) -> Vec<Rebalance> {
             step: *step,
             paused_s: own.iter().map(|pause| pause.to - pause.from).sum(),
             longest_s: own.iter().map(|pause| pause.to - pause.from).fold(0.0, f64::max),
-            partitions: own
-                .iter()
-                .map(|pause| pause.partition)
-                .collect::<std::collections::BTreeSet<_>>()
-                .len(),
+            partitions: own.iter().map(|pause| pause.partition).collect::<BTreeSet<_>>().len(),
             waited: waited(&way, phase),
         }
     });
@@ -169,7 +163,7 @@ fn pauses(arm: &Arm) -> Vec<Pause> {
         if log.is_empty() {
             break;
         }
-        let mut own = std::collections::BTreeSet::new();
+        let mut own = BTreeSet::new();
         for (at, line) in log {
             if line.contains("msg=\"partition starts\"") {
                 let Some(partition) = value(&line, "partition=").and_then(|p| p.parse().ok())
