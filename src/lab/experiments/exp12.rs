@@ -15,12 +15,12 @@ use crate::policy::shed::priority;
 use crate::telemetry::latency::Stage;
 
 /// The sink's ceiling, events/s, and what the queue holds where nothing else is said.
-const CEILING: f64 = 2000.0;
-const QUEUE_CAP: f64 = 10_000.0;
+pub(super) const CEILING: f64 = 2000.0;
+pub(super) const QUEUE_CAP: f64 = 10_000.0;
 /// What the events that stay may take from due to acked, s: p99.
-pub(super) const P99_MAX_S: f64 = 0.3;
+const P99_MAX_S: f64 = 0.3;
 /// Of that, what the way to the queue takes: the producer's linger, the brokers, the fetch.
-pub(super) const WAY_S: f64 = 0.08;
+const WAY_S: f64 = 0.08;
 /// The share of the ceiling that must be delivered: whoever sheds must not make the sink wait.
 const GOODPUT: f64 = 0.995;
 /// How much the share that is shed may differ from second to second, standard deviation by mean.
@@ -32,8 +32,8 @@ const STEP_S: f64 = 1.0;
 /// Seconds in which a queue of [`QUEUE_CAP`] fills at four times the ceiling, and what was in it is served.
 const FILL_S: f64 = 8.0;
 /// Events a call: with four workers in flight, the sink needs 40 ms for them.
-const BATCH: f64 = 20.0;
-const WORKERS: f64 = 4.0;
+pub(super) const BATCH: f64 = 20.0;
+pub(super) const WORKERS: f64 = 4.0;
 
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
@@ -71,14 +71,18 @@ fn launches(form: Form) -> Vec<Launch> {
         );
         Launch::new(who, &load, &format!("--rate-limit {CEILING}"), &flags)
     };
-    let timely_cap = model::timely_capacity(CEILING, P99_MAX_S - WAY_S, BATCH * WORKERS);
     vec![
         arm("newest", QUEUE_CAP),
         arm("oldest", QUEUE_CAP),
-        arm("priority", timely_cap.round()),
+        arm("priority", timely_cap()),
         arm("sojourn", QUEUE_CAP),
         arm("pid", QUEUE_CAP),
     ]
+}
+
+/// Events that a queue may hold for what stays to be acked in time.
+pub(super) fn timely_cap() -> f64 {
+    model::timely_capacity(CEILING, P99_MAX_S - WAY_S, BATCH * WORKERS).round()
 }
 
 /// The step a little above the ceiling.

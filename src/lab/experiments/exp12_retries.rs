@@ -3,24 +3,18 @@
 
 use super::asking::{Asking, SETTLE_S};
 use super::drawing::Drawing;
-use super::exp12::{P99_MAX_S, WAY_S};
+use super::exp12::{BATCH, CEILING, QUEUE_CAP, WORKERS, timely_cap};
 use super::retry_model::{Dropped, Pipeline, Second};
 use super::{ArmSetup, ArmSpec, Check, Experiment, Form, Launch, Margin, Phase};
 use super::{Prediction, Setup, Table};
 use crate::lab::charts::{Chart, Ink};
-use crate::lab::model;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
 use crate::lab::text::figure;
 use crate::telemetry::latency::Stage;
 
-/// The sink's ceiling, events/s, and what the long queue holds: five seconds.
-const CEILING: f64 = 2000.0;
-const QUEUE_CAP: f64 = 10_000.0;
 /// When clients lose patience, s: the first age, and the second, as far behind it again as doubled.
 const AGES: &str = "1s,3s";
-const BATCH: f64 = 20.0;
-const WORKERS: f64 = 4.0;
 /// The last seconds of the run: what lasts shows there.
 const LAST_S: f64 = 10.0;
 /// A second in which more than this share of the answers is late is a bad one.
@@ -64,11 +58,10 @@ fn launches(form: Form) -> Vec<Launch> {
         );
         Launch::new(name, load, &format!("--rate-limit {CEILING}"), &flags)
     };
-    let timely_cap = model::timely_capacity(CEILING, P99_MAX_S - WAY_S, BATCH * WORKERS);
     vec![
         arm("patient", &load, "newest", QUEUE_CAP),
         arm("long", &impatient, "newest", QUEUE_CAP),
-        arm("short", &impatient, "newest", timely_cap.round()),
+        arm("short", &impatient, "newest", timely_cap()),
         arm("pid", &impatient, "pid", QUEUE_CAP),
     ]
 }
@@ -187,24 +180,13 @@ fn checks(run: &Run) -> Vec<Check> {
             "events/s",
         );
         if said("back").is_finite() {
+            let back = measured_back(run, arm);
             let most =
                 (BACK_MAX * said_fluid(run), Margin::AtMost, "the target: twice the fluid time");
-            asking.ask(
-                "back",
-                "From the overload's end to the last bad second",
-                most,
-                measured_back(run, arm),
-                "s",
-            );
+            asking.ask("back", "From the overload's end to the last bad second", most, back, "s");
             let why = "seconds are counted whole, and events come in puffs and batches";
             let near = (said("back"), Margin::Absolute(0.1 * said_fluid(run)), why);
-            asking.ask(
-                "back_predicted",
-                "The same, as predicted?",
-                near,
-                measured_back(run, arm),
-                "s",
-            );
+            asking.ask("back_predicted", "The same, as predicted?", near, back, "s");
         } else {
             let target =
                 (said("lasts"), Margin::AtLeast, "the trigger is over, and no answer is in time");
@@ -296,15 +278,16 @@ fn storm(run: &Run) -> Table {
 
 fn charts(run: &Run) -> Vec<Chart> {
     let drawing = Drawing::new(run);
-    vec![goodput_chart(run, &drawing), came_chart(run, &drawing)]
+    let setup = &run.plan.setup;
+    let model = setup.arm("long").map(|arm| modelled(setup, arm)).unwrap_or_default();
+    vec![goodput_chart(run, &drawing, &model), came_chart(run, &drawing, &model)]
 }
 
-fn goodput_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+fn goodput_chart(run: &Run, drawing: &Drawing<'_>, model: &[Second]) -> Chart {
     let setup = &run.plan.setup;
     let phase = last(setup);
     let rate = |name| drawing.figure(name, |arm| arm.delivered_in(phase));
     let mut lines = drawing.arms("", |arm| stats::rates(&arm.delivered()));
-    let model = setup.arm("long").map(|arm| modelled(setup, arm)).unwrap_or_default();
     lines.push(
         drawing.model("long queue, predicted", |t| {
             model.get(t as usize).map(|second| second.delivered)
@@ -327,14 +310,13 @@ fn goodput_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     )
 }
 
-fn came_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+fn came_chart(run: &Run, drawing: &Drawing<'_>, model: &[Second]) -> Chart {
     let setup = &run.plan.setup;
     let phase = last(setup);
     let rate = |name| drawing.figure(name, |arm| arm.polled_in(phase));
     let fetched =
         |arm: &Arm| stats::rates(&arm.metric("processor", "processor_events_fetched_total"));
     let mut lines = drawing.arms("", fetched);
-    let model = setup.arm("long").map(|arm| modelled(setup, arm)).unwrap_or_default();
     lines.push(
         drawing.model("long queue, predicted", |t| model.get(t as usize).map(|second| second.came)),
     );

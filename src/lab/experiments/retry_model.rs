@@ -194,16 +194,20 @@ mod tests {
 
     const TRIGGER: [(f64, u64); 3] = [(1500.0, 10), (2800.0, 10), (1800.0, 100)];
 
+    const SHORT: Pipeline<'static> = Pipeline {
+        ceiling: 2000.0,
+        room: 400.0,
+        dropped: Dropped::ByChance,
+        ages_s: &[1.0, 3.0],
+        late_s: 1.0,
+    };
+    /// Room of five seconds.
+    const LONG: f64 = 10_000.0;
+
     /// With nobody who sends again it is the queue of every textbook.
     #[test]
     fn patient_clients_see_the_fluid_time() {
-        let pipeline = Pipeline {
-            ceiling: 2000.0,
-            room: 10_000.0,
-            dropped: Dropped::ByChance,
-            ages_s: &[],
-            late_s: 1.0,
-        };
+        let pipeline = Pipeline { room: LONG, ages_s: &[], ..SHORT };
         let seconds = pipeline.under(&offered(&TRIGGER), 120.0);
         // 800/s × 10 s wait, and go at 200/s: a wait of 1 s, 2,000 events, is reached after 30 s.
         let late = seconds.iter().rposition(|second| second.late > 0.01).expect("late");
@@ -217,14 +221,7 @@ mod tests {
     /// sink takes 2,000 of 5,400, and 1 − (1 − p)³ of the events are answered.
     #[test]
     fn a_long_queue_stays_full_of_what_nobody_waits_for() {
-        let pipeline = Pipeline {
-            ceiling: 2000.0,
-            room: 10_000.0,
-            dropped: Dropped::ByChance,
-            ages_s: &[1.0, 3.0],
-            late_s: 1.0,
-        };
-        let seconds = pipeline.under(&offered(&TRIGGER), 120.0);
+        let seconds = Pipeline { room: LONG, ..SHORT }.under(&offered(&TRIGGER), 120.0);
         let end = last(&seconds);
         assert!((end.came - 5400.0).abs() < 5.0, "{end:?}");
         let p: f64 = 2000.0 / 5400.0;
@@ -236,14 +233,7 @@ mod tests {
     /// A short queue wastes nothing, so what is sent again costs the sink nothing.
     #[test]
     fn a_short_queue_comes_back_when_the_trigger_ends() {
-        let pipeline = Pipeline {
-            ceiling: 2000.0,
-            room: 400.0,
-            dropped: Dropped::ByChance,
-            ages_s: &[1.0, 3.0],
-            late_s: 1.0,
-        };
-        let seconds = pipeline.under(&offered(&TRIGGER), 120.0);
+        let seconds = SHORT.under(&offered(&TRIGGER), 120.0);
         let late = seconds.iter().rposition(|second| second.late > 0.01).expect("late");
         assert!((20..35).contains(&late), "{late}");
         assert!((last(&seconds).delivered - 1800.0).abs() < 1.0);
@@ -254,13 +244,7 @@ mod tests {
     /// Where the same ones go again, sending again does not help them, and who does not get in comes three times.
     #[test]
     fn who_is_dropped_by_event_is_dropped_each_time() {
-        let pipeline = Pipeline {
-            ceiling: 2000.0,
-            room: 400.0,
-            dropped: Dropped::ByEvent,
-            ages_s: &[1.0, 3.0],
-            late_s: 1.0,
-        };
+        let pipeline = Pipeline { dropped: Dropped::ByEvent, ..SHORT };
         let seconds = pipeline.under(&offered(&[(2800.0, 30)]), 30.0);
         let end = last(&seconds);
         // 800/s of 2,800/s go, and come twice more.
