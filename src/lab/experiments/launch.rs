@@ -227,6 +227,11 @@ pub fn spills(flags: &str) -> bool {
     flags.contains("--queue spill")
 }
 
+/// Whether a producer with these flags asks the sink what it has.
+pub fn resends(flags: &str) -> bool {
+    flags.contains("--resend-after")
+}
+
 /// The flags of `program`, as it reads them itself.
 fn parsed<T: FromArgs>(program: &str, flags: &str) -> Result<T, Failure> {
     cli::parsed(program, flags.split_whitespace().map(str::to_owned))

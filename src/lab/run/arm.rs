@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::children::{Children, code};
 use super::cluster::Cluster;
-use super::commands::{self, LOOPBACK, Places, settings};
+use super::commands::{self, AUTOSCALER, LOOPBACK, Places, settings};
 use super::memory::Limit;
 use super::topic::Topic;
 use super::watching::Watch;
@@ -32,9 +32,6 @@ const FIRST_PORT: u32 = 20_000;
 const PORTS: u32 = 12_000;
 /// The live page's port, from the cluster's first: the same for every arm, so that a page stays open.
 const LIVE_PORT: u16 = 200;
-
-/// Its name among the processes of an arm.
-const AUTOSCALER: &str = "autoscaler";
 
 /// The last line of a complete arm's commands.
 const CLOSED: &str = "# the arm ended as it should";

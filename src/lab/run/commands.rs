@@ -17,6 +17,9 @@ use crate::{packed, units};
 /// Every command of an arm, as a user could type it.
 pub const FILE: &str = "commands.txt";
 
+/// The autoscaler's name among the processes of an arm.
+pub const AUTOSCALER: &str = "autoscaler";
+
 /// The address of programs whose address others are told: the system picks the port.
 pub const LOOPBACK: &str = "127.0.0.1:0";
 
@@ -98,7 +101,7 @@ impl Places {
     pub fn producer(&self, listen: &str, flags: &str) -> Command {
         let own = ["--brokers", &self.brokers, "--topic", &self.topic, "--listen", listen];
         let mut words = self.of("producer", &own, flags);
-        if flags.contains("--resend-after") {
+        if launch::resends(flags) {
             words.extend(["--sink".to_owned(), format!("http://{}", self.sink)]);
         }
         words
@@ -195,31 +198,29 @@ fn of_member(what: &str, name: &str) -> String {
 /// The commands of an arm in the order in which they run, with names in place of addresses.
 pub fn all(launch: &Launch) -> Vec<Command> {
     let places = Places::named();
-    let start = |name: &str| format!("{name}-START");
-    let name = |name: &String| if launch.autoscaler.is_some() { start(name) } else { name.clone() };
-    let names: Vec<String> = launch.processors.iter().map(|(it, _)| name(it)).collect();
+    let named = |name: &str, at: &str| (name.to_owned(), at.to_owned());
     let mut all =
         vec![topic(&places.topic, launch.partitions, &launch.topic), places.sink(launch, LOOPBACK)];
-    match &launch.autoscaler {
-        Some(flags) => all.push(places.autoscaler(launch, flags, "127.0.0.1:PORT")),
+    // Who leaves a summary, whose process is watched, and whose page.
+    let (names, watched, pages) = match &launch.autoscaler {
+        Some(flags) => {
+            all.push(places.autoscaler(launch, flags, "127.0.0.1:PORT"));
+            // One page for each number that a copy may have, and the autoscaler's own.
+            let own = named(AUTOSCALER, "ADDRESS");
+            let pages = vec![named("processor-N", "127.0.0.1:PORTN"), own];
+            (vec!["processor-START".to_owned()], vec![AUTOSCALER.to_owned()], pages)
+        }
         None => {
             let members = launch.processors.iter();
             all.extend(members.map(|(name, flags)| places.processor(name, LOOPBACK, flags)));
+            let names: Vec<String> = launch.processors.iter().map(|it| it.0.clone()).collect();
+            let pages = names.iter().map(|name| named(name, "ADDRESS")).collect();
+            (names.clone(), names, pages)
         }
-    }
+    };
     all.push(places.producer(&places.producer, &launch.producer));
-    let starts = launch.autoscaler.as_ref().map(|_| vec!["autoscaler".to_owned()]);
-    let names_of_watch = starts.as_ref().unwrap_or(&names);
-    let each = names_of_watch.iter().map(String::as_str).chain(["sink", "producer"]);
-    let processes: Vec<_> = each.map(|name| (name.to_owned(), "PID".to_owned())).collect();
-    let mut pages: Vec<_> = names.iter().map(|name| (name.clone(), "ADDRESS".to_owned())).collect();
-    if launch.autoscaler.is_some() {
-        // One page for each number that a copy may have, and the autoscaler's own.
-        pages = vec![
-            ("processor-N".into(), "127.0.0.1:PORTN".into()),
-            ("autoscaler".into(), "ADDRESS".into()),
-        ];
-    }
+    let each = watched.iter().map(String::as_str).chain(["sink", "producer"]);
+    let processes: Vec<_> = each.map(|name| named(name, "PID")).collect();
     all.push(places.watch(&processes, &pages, launch.memory_limit.map(|_| "ADDRESS"), launch.look));
     if let Some(stall) = launch.stall {
         all.push(vec!["sleep".into(), stall.from.to_string()]);
