@@ -120,7 +120,7 @@ impl Upstream {
     }
 
     fn answer(&self, request: tiny_http::Request, body: &[u8], peer: Option<SocketAddr>) -> Answer {
-        let handled = || (self.handler)(Request { peer, ..handed_on(&request, body) });
+        let handled = || (self.handler)(handed_on(&request, body, peer));
         let response =
             std::panic::catch_unwind(AssertUnwindSafe(handled)).unwrap_or_else(|panic| {
                 log::error!(panic = threads::message(&*panic); "a handler panicked");
@@ -252,7 +252,11 @@ fn shut_behind_one() -> io::Result<(UnixListener, UnixStream)> {
 }
 
 /// What the handler sees of a request.
-fn handed_on<'a>(request: &tiny_http::Request, body: &'a [u8]) -> Request<'a> {
+fn handed_on<'a>(
+    request: &tiny_http::Request,
+    body: &'a [u8],
+    peer: Option<SocketAddr>,
+) -> Request<'a> {
     let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
     Request {
         method: request.method().as_str().to_owned(),
@@ -261,7 +265,7 @@ fn handed_on<'a>(request: &tiny_http::Request, body: &'a [u8]) -> Request<'a> {
         headers: (request.headers().iter())
             .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
             .collect(),
-        peer: None,
+        peer,
         body: Cow::Borrowed(body),
     }
 }

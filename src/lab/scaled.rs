@@ -83,11 +83,6 @@ impl Course {
         self.looks.iter().map(|seen| seen.wanted).max().unwrap_or(0)
     }
 
-    /// When a number of members was wanted first, s.
-    pub fn first_at(&self, members: usize) -> Option<f64> {
-        self.looks.iter().find(|seen| seen.wanted >= members).map(|seen| seen.at_s)
-    }
-
     /// Events delivered a second from `from` to `to` s.
     pub fn delivered_in(&self, from: f64, to: f64) -> f64 {
         let mut inside = self.looks.iter().filter(|seen| (from..=to).contains(&seen.at_s));

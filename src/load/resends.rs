@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::failure::Failure;
 use crate::http::client::{CallError, Peer};
-use crate::planes::{Lost, Parcel, Produces, Unsent, produces};
+use crate::planes::{Lost, Parcel, Produces, Unsent};
 use crate::records::ProducerStamp;
 use crate::telemetry;
 use crate::units;
@@ -110,23 +110,23 @@ impl Resends {
         let period = shared.linger;
         let mut wait = period;
         while !shared.done.wait(wait) {
-            let turn = self.turn(&mut carrier, &mut asked)?;
-            wait = match turn {
-                Ok(()) => period,
-                Err(_) => backoff.wait(),
-            };
-            match turn {
-                Ok(()) if answers => {}
+            let answered = std::mem::replace(&mut answers, true);
+            wait = match self.turn(&mut carrier, &mut asked)? {
                 Ok(()) => {
-                    backoff.reset();
-                    log::info!("the sink says again what it has");
+                    if !answered {
+                        backoff.reset();
+                        log::info!("the sink says again what it has");
+                    }
+                    period
                 }
-                Err(ref why) if answers => {
-                    log::warn!(why = why.to_string().as_str(); "the sink does not say what it has, asking again");
+                Err(why) => {
+                    if answered {
+                        log::warn!(why = why.to_string().as_str(); "the sink does not say what it has, asking again");
+                    }
+                    answers = false;
+                    backoff.wait()
                 }
-                Err(_) => {}
-            }
-            answers = turn.is_ok();
+            };
         }
         Ok(())
     }
@@ -247,13 +247,11 @@ impl Carrier<'_> {
     }
 
     fn link(&mut self, leader: i32, address: &str) -> &mut dyn Produces {
-        let shared = self.shared;
-        let made = || produces(&shared.brokers, address, &shared.topic, shared.settings);
         if self.links.get(&leader).is_some_and(|(_, at)| at != address) {
             self.links.remove(&leader);
         }
-        let (plane, _) = self.links.entry(leader).or_insert_with(|| (made(), address.to_owned()));
-        plane.as_mut()
+        let made = || (self.shared.plane(address), address.to_owned());
+        self.links.entry(leader).or_insert_with(made).0.as_mut()
     }
 
     /// The partition, if its events may be taken later.

@@ -65,6 +65,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What sends to the broker at `address`.
+    pub fn plane(&self, address: &str) -> Box<dyn Produces> {
+        produces(&self.brokers, address, &self.topic, self.settings)
+    }
+
     /// Events due by `at_us`.
     pub fn due_by(&self, at_us: i64) -> u64 {
         self.pacer.lock().curve().due_count(at_us)
@@ -173,9 +178,7 @@ impl Sender {
         let address = view.addresses.get(&self.broker);
         let address = address.ok_or_else(|| Trouble::Lost("it has no address".to_owned()))?;
         if self.link.as_ref().is_none_or(|(_, at)| at != address) {
-            let plane =
-                produces(&self.shared.brokers, address, &self.shared.topic, self.shared.settings);
-            self.link = Some((plane, address.clone()));
+            self.link = Some((self.shared.plane(address), address.clone()));
         }
         let (curve, due) = {
             let pacer = self.shared.pacer.lock();

@@ -21,6 +21,7 @@ pub const CONTROL: &str = "/control";
 pub const LEDGER: &str = "/ledger";
 /// Path of the delivered ids: a `roaring::RoaringTreemap` in its portable serialisation.
 pub const LEDGER_IDS: &str = "/ledger/ids";
+
 /// Bytes before each event of a batch: its length.
 pub const FRAME_HEADER_BYTES: usize = 4;
 
