@@ -24,7 +24,7 @@ pub fn answer(run: Option<&Shared>, request: &Request) -> Response {
         }
         "DELETE" => match holder(&request.query) {
             Ok(holder) => {
-                run.pacer.lock().end_lease(holder, clock::now_us(), run.settled_below());
+                run.pacer.lock().end_lease(holder, clock::now_us(), run.done_below());
             }
             Err(why) => return Response::text(400, why),
         },
@@ -55,7 +55,7 @@ fn grant(run: &Shared, lease: &RateLease) -> Result<(), String> {
         log::info!(rate = rate, lease_ms = lease_ms, holder = holder.as_str(); "lease begins");
     }
     let lease = Lease { rate, expires_us, follows };
-    pacer.grant(holder, lease, now_us, run.settled_below())
+    pacer.grant(holder, lease, now_us, run.done_below())
 }
 
 fn state(run: &Shared) -> RateState {

@@ -199,16 +199,16 @@ fn follow(
         }
         if stop.is_set() && draining.is_none() {
             let mut pacer = shared.pacer.lock();
-            pacer.stop(clock::now_us(), shared.settled_below());
+            pacer.stop(clock::now_us(), shared.done_below());
         }
         let ended = shared.pacer.lock().ended(now_us);
         if ended && draining.is_none() {
             draining = Some(Instant::now());
             log::info!(backlog = backlog; "schedule ended, sending the backlog");
         }
-        let settled = backlog == 0
+        let all_sent = backlog == 0
             && shared.resends.as_ref().is_none_or(|r| r.done_below() >= shared.due_by(now_us));
-        if ended && (settled || draining.is_some_and(|since| since.elapsed() >= drain)) {
+        if ended && (all_sent || draining.is_some_and(|since| since.elapsed() >= drain)) {
             return Ok(());
         }
         match draining {

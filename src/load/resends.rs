@@ -111,7 +111,7 @@ impl Resends {
         let mut wait = period;
         while !shared.done.wait(wait) {
             let answered = std::mem::replace(&mut answers, true);
-            wait = match self.turn(&mut carrier, &mut asked)? {
+            wait = match self.turn(&mut carrier, &mut asked) {
                 Ok(()) => {
                     if !answered {
                         backoff.reset();
@@ -119,7 +119,8 @@ impl Resends {
                     }
                     period
                 }
-                Err(why) => {
+                Err(Trouble::Brokers(why)) => return Err(why),
+                Err(Trouble::Sink(why)) => {
                     if answered {
                         log::warn!(why = why.to_string().as_str(); "the sink does not say what it has, asking again");
                     }
@@ -131,12 +132,8 @@ impl Resends {
         Ok(())
     }
 
-    /// Every age once. The outer error is final.
-    fn turn(
-        &self,
-        carrier: &mut Carrier<'_>,
-        asked: &mut [u64],
-    ) -> Result<Result<(), CallError>, Failure> {
+    /// Every age once.
+    fn turn(&self, carrier: &mut Carrier<'_>, asked: &mut [u64]) -> Result<(), Trouble> {
         let shared = carrier.shared;
         for (age, asked) in self.ages.0.iter().zip(asked.iter_mut()) {
             // What was never sent is not sent again.
@@ -144,18 +141,16 @@ impl Resends {
             let to = of_age.min(shared.cursors.acked_below(of_age));
             while *asked < to {
                 let end = to.min(*asked + MISSING_IDS_MAX);
-                let positions = match self.missing(shared.recipe.first_id, *asked, end) {
-                    Ok(positions) => positions,
-                    Err(why) => return Ok(Err(why)),
-                };
-                if !carrier.send(&positions)? {
-                    return Ok(Ok(()));
+                let missing = self.missing(shared.recipe.first_id, *asked, end);
+                let positions = missing.map_err(Trouble::Sink)?;
+                if !carrier.send(&positions).map_err(Trouble::Brokers)? {
+                    return Ok(());
                 }
                 *asked = end;
             }
         }
         self.done_below.store(asked.iter().copied().min().unwrap_or(0), Ordering::SeqCst);
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The positions from `from` to below `to` whose events the sink does not have.
@@ -166,6 +161,13 @@ impl Resends {
         let asked_for = missing.into_iter().filter(|id| (from..to).contains(id));
         Ok(asked_for.map(|id| id.wrapping_sub(first_id)).collect())
     }
+}
+
+enum Trouble {
+    /// The sink does not answer now.
+    Sink(CallError),
+    /// The brokers refuse the events for good.
+    Brokers(Failure),
 }
 
 /// Carries events to the brokers that lead their partitions.

@@ -77,7 +77,7 @@ impl Shared {
 
     /// No event below it will be sent any more, neither for the first time nor again: its due time may be
     /// forgotten.
-    pub fn settled_below(&self) -> u64 {
+    pub fn done_below(&self) -> u64 {
         let again = self.resends.as_ref().map_or(u64::MAX, Resends::done_below);
         self.cursors.slowest().min(again)
     }

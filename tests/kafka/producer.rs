@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::common::{Ended, PATIENCE, Record, Running, Topic, brokers};
+use crate::sinks::{self, Sink};
 use backpressure_lab::event::Event;
 use backpressure_lab::http::client::agent;
 use backpressure_lab::load::keys;
@@ -205,6 +206,31 @@ fn every_kind_of_acks_delivers() {
             std::thread::sleep(Duration::from_millis(50));
         }
         assert_dense(&topic, 2000);
+    }
+}
+
+/// Prevents: an event that was delivered and is sent again; one that was not and is not, at each age; a resend that is
+/// another event.
+#[test]
+fn what_the_sink_does_not_have_is_sent_again_at_each_age() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create("resend", 4), Sink::start(&["--rate-limit", "1000000"]));
+    let even: Vec<Event> = (0..400).step_by(2).map(|id| sinks::event(id, id)).collect();
+    assert_eq!(sink.caller().batch(&even).status, 200);
+    let flags = format!("--rate 2000 --count 400 --resend-after 300ms,600ms --sink {}", sink.url);
+    let summary = run(&topic, &flags);
+    // Of the odd ones each age sends all.
+    assert_eq!((number(&summary, "produced"), number(&summary, "resent")), (400, 2 * 200));
+    let mut by_id: HashMap<u64, Vec<Event>> = HashMap::new();
+    for record in topic.records() {
+        let event = event(&record);
+        assert_eq!(record.partition as u32, keys::partition(event.key, topic.partitions as u32));
+        by_id.entry(event.id).or_default().push(event);
+    }
+    assert_eq!(by_id.len(), 400);
+    for (id, events) in by_id {
+        assert_eq!(events.len(), if id % 2 == 0 { 1 } else { 3 }, "{id}");
+        assert!(events.iter().all(|event| *event == events[0]), "{id}: {events:?}");
     }
 }
 

@@ -238,7 +238,7 @@ pub fn charts(run: &Run, name: &str, world: &str) -> Vec<Chart> {
         drawing.chart(
             named[2],
             format!("With {world}: what waits"),
-            "Log end less committed offset, all partitions.",
+            "High watermark less committed offset, all partitions.",
             "consumer lag, events",
             with(lines(&Arm::lag), model(&|course, t| {
                 course.looks.iter().take_while(|seen| seen.at_s <= t).last().map_or(0.0, |seen| seen.lag)
