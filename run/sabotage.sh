@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Breaks the code on purpose and checks that the fault matrix detects it. Each patch of
 # tests/sabotage removes the code behind one promise (the retry, the acked prefix, the revocation
-# ...), and names the faults to run and the check that must turn red. If a patch is not detected,
-# the check proves nothing. About five minutes for the first build, then two or three a patch. As
-# root, as run/faults.sh.
+# ...), and names the faults to run and the check that must turn red; or the unit tests to run (test:)
+# and the one of them. If a patch is not detected, the check proves nothing. About five minutes for the
+# first build, then two or three a patch. As root, as run/faults.sh; patches of unit tests need no root.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -60,6 +60,26 @@ for patch in "${patches[@]}"; do
   (cd "$root" && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree")
   (cd "$tree" && GIT_CEILING_DIRECTORIES=$work git apply "$patch")
   red=$(header "$patch" red)
+  tests=$(header "$patch" test)
+  if [[ $tests ]]; then
+    code=0
+    (cd "$tree" && exec setpriv --pdeathsig TERM timeout 1800 \
+      cargo test --release --locked --lib -- "$tests" >"$work/$name.out" 2>&1) &
+    running=$!
+    wait "$running" || code=$?
+    running=''
+    if ((code > 128)); then exit "$code"; fi
+    if grep -q "^test .*::$red \.\.\. FAILED$" "$work/$name.out"; then
+      seen="wanted ok, it FAILED: $(sed -n "/::$red' .*panicked/{n;p;q}" "$work/$name.out" | cut -c1-80)"
+      log info found_out "patch=$name by=$red"
+    else
+      seen="NOT FOUND OUT (exit $code)" missed=$((missed + 1))
+      grep -q "^test .*::$red \.\.\. ok$" "$work/$name.out" || seen="DID NOT RUN (exit $code)"
+      log error not_found_out "patch=$name exit=$code wanted=$red"
+    fi
+    table+=("| $name | $(header "$patch" what) | \`$red\` | $seen |")
+    continue
+  fi
   read -r fault case <<<"$(header "$patch" run)"
   code=0
   setpriv --pdeathsig TERM "$tree/run/faults.sh" --quick --case "$case" --out "$work/$name.out" --data "$work/cluster" "$fault" &

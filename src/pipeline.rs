@@ -27,6 +27,7 @@ use crate::brokers::View;
 use crate::failure::Failure;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
+use crate::policy::credit::{self, Settled, Sight};
 use crate::policy::dead_letters::{DeadLetters, Destination};
 use crate::policy::shed::{Shedder, Who};
 use crate::policy::{Admission, Policy, slow_source};
@@ -100,6 +101,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let metrics = ProcessorMetrics::register(&registry)?;
     let access = Access::new(settings.listen, settings.token.clone())?;
     metrics.granted_rate.set(-1.0);
+    metrics.granted_events.set(-1);
     metrics.sink_up.set(1);
     metrics.poll_interval.set(settings.member.max_poll_interval.as_secs_f64());
     metrics.queue_capacity.set(settings.capacity().map_or(-1, |c| c as i64));
@@ -167,11 +169,14 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
         std::array::from_fn(|_| ThreadGroup::new(stop.clone()));
     let (drain, leave, measured) = Default::default();
     let ends = Ends { stop, gate, drain, leave, measured };
+    let settled = settings.credit_window.map_or_else(Settled::default, Settled::new);
+    let told = (&latency, &settled);
     let (pulses, throttle) =
-        start_workers(&mut workers, &settings, outlets, &latency, &shared, &ends, &admission)?;
+        start_workers(&mut workers, &settings, outlets, told, &shared, &ends, &admission)?;
     spilling.start(&mut disk)?;
-    let gauged = (occupancy, spilling.spill(), throttle);
-    start_instruments(&mut instruments, &settings, &shared, gauged, reporter, &ends.measured)?;
+    let gauged = (occupancy, throttle);
+    start_instruments(&mut instruments, &shared, gauged, reporter, &ends.measured)?;
+    start_flow(&mut instruments, &settings, &shared, spilling.spill(), settled)?;
     let polls = Pulse::default();
     health.watch(&pulses, &polls);
     start_member(&mut member, &settings, shared.clone(), (pulses, polls), ends.leave.clone())?;
@@ -250,7 +255,7 @@ fn start_workers(
     threads: &mut ThreadGroup,
     settings: &Settings,
     outlets: Vec<queue::Outlet<Box<Run>>>,
-    latency: &Latency,
+    (latency, settled): (&Latency, &Settled),
     shared: &Shared,
     ends: &Ends,
     admission: &Admission,
@@ -275,9 +280,16 @@ fn start_workers(
             drain: ends.drain.clone(),
             pulse,
             place: Place::new(Arc::clone(&throttle), n),
-            suspects: Suspects::new(Arc::clone(&refusals), letters, metrics.clone(), stop.clone()),
+            suspects: Suspects::new(
+                Arc::clone(&refusals),
+                letters,
+                settled.clone(),
+                metrics.clone(),
+                stop.clone(),
+            ),
             refusals: Arc::clone(&refusals),
             shedder: Arc::clone(&admission.shedder),
+            settled: settled.clone(),
             metrics: metrics.clone(),
             latency: latency.recorder(n),
         });
@@ -291,9 +303,8 @@ fn start_workers(
 
 fn start_instruments(
     threads: &mut ThreadGroup,
-    settings: &Settings,
     shared: &Shared,
-    (occupancy, spill, throttle): (Occupancy, Option<Arc<Spill>>, Arc<Throttle>),
+    (occupancy, throttle): (Occupancy, Arc<Throttle>),
     mut reporter: latency::Reporter,
     measured: &Stop,
 ) -> Result<(), Failure> {
@@ -306,23 +317,44 @@ fn start_instruments(
         Ok(())
     })?;
     let (metrics, stop) = (shared.fetching.metrics.clone(), measured.clone());
-    threads.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))?;
-    if settings.policy == Policy::SlowSource {
-        let (url, token) = (&settings.producer, settings.token.clone());
-        let producer = Peer::new("--producer", url, token, slow_source::CALL_TIMEOUT)?;
-        let shared = shared.clone();
-        threads.spawn("flow", move || {
-            let fetcher::Context { metrics, stop, .. } = &shared.fetching;
-            // While there is room on disk, it is no congestion.
-            let backlog = || match spill {
-                Some(_) => shared.assignment.unfetched(),
-                None => shared.assignment.backlog(),
+    threads.spawn("latency", move || reporter.run(&metrics.latency_quantiles, &stop))
+}
+
+/// The thread that tells the producer what it may send, where the policy has one.
+fn start_flow(
+    threads: &mut ThreadGroup,
+    settings: &Settings,
+    shared: &Shared,
+    spill: Option<Arc<Spill>>,
+    settled: Settled,
+) -> Result<(), Failure> {
+    let timeout = match settings.policy {
+        Policy::SlowSource => slow_source::CALL_TIMEOUT,
+        Policy::Credit => credit::CALL_TIMEOUT,
+        Policy::Buffer | Policy::Shed => return Ok(()),
+    };
+    let (url, token) = (&settings.producer, settings.token.clone());
+    let producer = Peer::new("--producer", url, token, timeout)?;
+    let (shared, policy) = (shared.clone(), settings.policy);
+    threads.spawn("flow", move || {
+        let fetcher::Context { metrics, stop, .. } = &shared.fetching;
+        let assignment = &shared.assignment;
+        if policy == Policy::Credit {
+            let sight = Sight {
+                assignments: || (metrics.rebalances.get(), metrics.partitions.get()),
+                waiting: || assignment.unsettled(),
             };
-            slow_source::run(&producer, backlog, metrics, stop);
-            Ok(())
-        })?;
-    }
-    Ok(())
+            credit::run(&producer, &settled, &sight, metrics, stop);
+            return Ok(());
+        }
+        // While there is room on disk, it is no congestion.
+        let backlog = || match spill {
+            Some(_) => assignment.unfetched(),
+            None => assignment.backlog(),
+        };
+        slow_source::run(&producer, backlog, metrics, stop);
+        Ok(())
+    })
 }
 
 fn start_member(

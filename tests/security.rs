@@ -124,7 +124,14 @@ fn beyond_loopback_control_and_profiles_ask_for_the_token_and_metrics_are_read_o
     let guarded = |binary| -> &[&str] {
         match binary {
             SINK => &["POST /control"],
-            PRODUCER => &["GET /rate", "POST /rate", "DELETE /rate"],
+            PRODUCER => &[
+                "GET /rate",
+                "POST /rate",
+                "DELETE /rate",
+                "GET /credit",
+                "POST /credit",
+                "DELETE /credit",
+            ],
             PROCESSOR => &[],
             _ => &["POST /chaos"],
         }

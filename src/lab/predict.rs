@@ -74,9 +74,13 @@ pub struct Settings {
     /// events that a bounded queue holds, and one that spills in memory (10000)
     #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
     queue_cap: NonZeroUsize,
-    /// at a full queue: buffer, shed (with --queue bounded), slow-source (buffer)
+    /// at a full queue: buffer, shed (with --queue bounded), slow-source, credit (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
+    /// events that may wait for a member with --policy credit; the prediction takes it that a round trip is short enough
+    /// for it, and says how short
+    #[argh(option, from_str_fn(units::count))]
+    credit_window: Option<NonZeroUsize>,
     /// who is dropped with --policy shed: newest, priority, sojourn, pid (newest); by exp12, what stays waits
     /// C / λ where the oldest go
     #[argh(option, default = "Who::Newest", from_str_fn(shed))]

@@ -1,17 +1,77 @@
-//! The HTTP side of the rate control: `POST /rate` grants a lease, `GET /rate` shows it,
-//! `DELETE /rate` ends one. The caller's right is checked before; [`super::rate`] has the bodies.
+//! The HTTP side of the control of the source: `POST /rate` grants a lease, `GET /rate` shows it,
+//! `DELETE /rate` ends one; the same of `/credit`. The caller's right is checked before; [`super::rate`]
+//! and [`super::credit`] have the bodies.
 
+use super::account::Account;
+use super::credit::{CREDIT, CreditState, Epoch, Grant};
 use super::leases::Lease;
 use super::rate::{Held, RateLease, RateState, check_holder};
 use super::sender::Shared;
 use crate::clock;
 use crate::http::{Request, Response};
 
-/// Answers a request to [`super::rate::RATE`]; `None`: the run has not begun.
+/// Answers a request to [`super::rate::RATE`] or [`CREDIT`]; `None`: the run has not begun.
 pub fn answer(run: Option<&Shared>, request: &Request) -> Response {
-    let Some(run) = run else {
-        return Response::text(503, "the schedule has not begun: still waiting for the brokers");
+    match run {
+        None => Response::text(503, "the schedule has not begun: still waiting for the brokers"),
+        Some(run) if request.path == CREDIT => credit(run, request),
+        Some(run) => rate(run, request),
+    }
+}
+
+fn credit(run: &Shared, request: &Request) -> Response {
+    let changed = match request.method.as_str() {
+        "GET" => Ok(()),
+        "POST" => {
+            let grant = serde_json::from_slice::<Grant>(&request.body).map_err(|e| e.to_string());
+            grant.and_then(Grant::check).and_then(|grant| {
+                change(run, |account, now_us, due| account.grant(&grant, now_us, due))
+            })
+        }
+        "DELETE" => holder(&request.query).map(|holder| {
+            change(run, |account, now_us, due| account.end(holder, now_us, due));
+        }),
+        _ => return other_method(),
     };
+    match changed {
+        Ok(()) => Response::json(200, &credit_state(run)),
+        Err(why) => {
+            let shape = r#"{"holder": name, "generation": n, "epoch": µs, "granted": events, "waiting": events, "lease_ms": ms}"#;
+            Response::text(400, format_args!("expected {shape}: {why}"))
+        }
+    }
+}
+
+fn change<T>(run: &Shared, apply: impl FnOnce(&mut Account, i64, u64) -> T) -> T {
+    let slowest = run.cursors.slowest();
+    run.pacer.lock().credit(clock::now_us(), slowest, apply)
+}
+
+/// Lets time pass for the credit.
+pub fn look_at_credit(run: &Shared) {
+    let sent: u64 = run.cursors.acked().iter().sum();
+    change(run, |account, now_us, due| account.look(now_us, due, sent >= due));
+}
+
+/// How the credit stands.
+pub fn credit_state(run: &Shared) -> CreditState {
+    let pacer = run.pacer.lock();
+    let due = pacer.curve().due_count(clock::now_us());
+    let (account, first_id) = (pacer.account(), run.recipe.first_id);
+    CreditState {
+        epoch: account
+            .epoch()
+            .map(|it| Epoch { at_us: it.at_us, first_id: first_id.saturating_add(it.first) }),
+        holders: account.holders(),
+        left: account.limit().map_or(0, |limit| limit.saturating_sub(due)),
+    }
+}
+
+fn other_method() -> Response {
+    Response::text(405, "expected GET, POST or DELETE").with_header("Allow", "GET, POST, DELETE")
+}
+
+fn rate(run: &Shared, request: &Request) -> Response {
     match request.method.as_str() {
         "GET" => {}
         "POST" => {
@@ -28,10 +88,7 @@ pub fn answer(run: Option<&Shared>, request: &Request) -> Response {
             }
             Err(why) => return Response::text(400, why),
         },
-        _ => {
-            return Response::text(405, "expected GET, POST or DELETE")
-                .with_header("Allow", "GET, POST, DELETE");
-        }
+        _ => return other_method(),
     }
     Response::json(200, &state(run))
 }

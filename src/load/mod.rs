@@ -5,6 +5,8 @@
 //! - `keys`     the key of an event, and the partition of a key
 //! - `rate`     the requests and answers that slow the source down
 //! - `leases`   the sum of the leases of a group of processors
+//! - `credit`   the grants and answers that let the source send up to a position
+//! - `account`  the sum of the grants of a group of processors, and when their counts begin anew
 //! - `settings` the producer's flags, checked
 //! - `batch`    events made from their ids, one request's worth
 //! - `cursors`  how far each partition has been sent, and by which sender
@@ -12,11 +14,13 @@
 //! - `sender`   one broker's thread: batch, send, advance what was confirmed
 //! - `resends`  what is sent again because the sink does not have it
 //! - `senders`  the senders, replaced when one is stuck, and the refresh of their metadata
-//! - `control`  the rate control's HTTP side
+//! - `control`  the HTTP side of rate and credit
 //! - `producer` joins them: runs the schedule to its end and prints the summary
 
+pub mod account;
 mod batch;
 mod control;
+pub mod credit;
 mod cursors;
 pub mod keys;
 pub mod leases;

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::batch::Recipe;
 use super::control;
+use super::credit::CREDIT;
 use super::cursors::Cursors;
 use super::logs::{GoneLog, Logs};
 use super::rate::RATE;
@@ -64,8 +65,10 @@ pub struct Summary {
     pub acked_below: u64,
     /// Events acknowledged, by partition.
     pub partitions: Vec<u64>,
-    /// Events that the schedule alone would have made due and slow-source leases held back.
+    /// Events that the schedule alone would have made due and slow-source leases or credit held back.
     pub held_back: u64,
+    /// How long the schedule stood for want of credit, s.
+    pub blocked_seconds: f64,
     /// How long the schedule ran, s.
     pub schedule_seconds: f64,
     /// From the start to the last acknowledgement, s.
@@ -170,12 +173,12 @@ fn handler(metrics: Metrics, access: Access, run: &Arc<OnceLock<Arc<Shared>>>) -
     let instruments = telemetry::endpoint(metrics, access.clone(), telemetry::Answers);
     let run = Arc::clone(run);
     Arc::new(move |request: Request| match request.path.as_str() {
-        RATE => match access.check(&request) {
+        RATE | CREDIT => match access.check(&request) {
             Ok(()) => control::answer(run.get().map(Arc::as_ref), &request),
             Err(refusal) => refusal,
         },
         path => instruments(&request).unwrap_or_else(|| {
-            Response::text(404, format_args!("no {path}; see {RATE}, /metrics"))
+            Response::text(404, format_args!("no {path}; see {RATE}, {CREDIT}, /metrics"))
         }),
     })
 }
@@ -192,6 +195,7 @@ fn follow(
     let mut draining: Option<Instant> = None;
     loop {
         senders.look_after()?;
+        control::look_at_credit(shared);
         let now_us = clock::now_us();
         let backlog = gauges.update(shared, now_us);
         if stop.outcome().is_err() {
@@ -236,10 +240,16 @@ impl Gauges {
 
     /// Sets the gauges; returns the backlog.
     fn update(&mut self, shared: &Shared, now_us: i64) -> u64 {
-        let (due, rate, lease) = {
+        let (due, rate, lease, limit, blocked_us) = {
             let pacer = shared.pacer.lock();
-            (pacer.curve().due_count(now_us), pacer.rate(now_us), pacer.leases().ceiling(now_us))
+            let (due, rate) = (pacer.curve().due_count(now_us), pacer.rate(now_us));
+            let (lease, limit) = (pacer.leases().ceiling(now_us), pacer.account().limit());
+            (due, rate, lease, limit, pacer.blocked_us(now_us))
         };
+        let (granted, left) = limit.map_or((-1, -1), |limit| {
+            let gauge = |events: u64| i64::try_from(events).unwrap_or(i64::MAX);
+            (gauge(limit), gauge(limit.saturating_sub(due)))
+        });
         if self.leased && lease.is_none() {
             log::info!(rate = rate; "lease ended");
         }
@@ -251,6 +261,9 @@ impl Gauges {
         metrics.target_rate.set(rate);
         metrics.backlog.set(i64::try_from(backlog).unwrap_or(i64::MAX));
         metrics.lease_rate.set(lease.unwrap_or(-1.0));
+        metrics.credit_granted.set(granted);
+        metrics.credit_left.set(left);
+        metrics.credit_blocked.set(blocked_us as f64 / 1e6);
         let (since, before) = self.since;
         if since.elapsed() >= RATE_WINDOW {
             let achieved = (sent - before) as f64 / since.elapsed().as_secs_f64();
@@ -274,9 +287,10 @@ impl Drop for Gauges {
 
 fn summary(shared: &Shared, started_us: i64) -> Summary {
     let now_us = clock::now_us();
-    let (due, held_back, ran_s) = {
+    let (due, held_back, blocked_us, ran_s) = {
         let pacer = shared.pacer.lock();
-        (pacer.curve().due_count(now_us), pacer.held_back(now_us), pacer.ran_s(now_us))
+        let (due, held_back) = (pacer.curve().due_count(now_us), pacer.held_back(now_us));
+        (due, held_back, pacer.blocked_us(now_us), pacer.ran_s(now_us))
     };
     let partitions = shared.cursors.acked();
     let produced: u64 = partitions.iter().sum();
@@ -293,6 +307,7 @@ fn summary(shared: &Shared, started_us: i64) -> Summary {
         acked_below: shared.recipe.first_id + shared.cursors.acked_below(due),
         partitions,
         held_back,
+        blocked_seconds: blocked_us as f64 / 1e6,
         schedule_seconds: ran_s,
         duration_seconds: took_s,
         target_rate: per_second(due, ran_s),

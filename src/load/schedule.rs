@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::account::Account;
 use super::leases::{Lease, Leases};
 use crate::units;
 
@@ -204,21 +205,26 @@ impl Knot {
     }
 }
 
-/// The schedule as it runs: it has a start time, slow-source leases may lower its rate, and it may
-/// be stopped early.
+/// The schedule as it runs: it has a start time, slow-source leases may lower its rate, credit may
+/// hold it at a position, and it may be stopped early.
 ///
 /// Under leases the rate is the lower of the schedule's and their sum. When they end, the
-/// schedule's rate is back. The events that leases held back are not made up for, because the
-/// source was slowed, not queued.
+/// schedule's rate is back. The events that leases or credit held back are not made up for, because
+/// the source was slowed, not queued.
 #[derive(Debug)]
 pub struct Pacer {
     schedule: Schedule,
     start_us: i64,
     stop_us: Option<i64>,
     leases: Leases,
+    account: Account,
     curve: Arc<Curve>,
-    /// The curve without any lease.
+    /// The curve without any lease or limit.
     unleased: Curve,
+    /// When the curve is, or will be, at the limit of the credit.
+    blocked_us: Option<i64>,
+    /// How long it was before, µs.
+    was_blocked_us: i64,
 }
 
 impl Pacer {
@@ -227,8 +233,19 @@ impl Pacer {
         let count_max = schedule.count_max.unwrap_or(u64::MAX);
         let curve = Curve { knots: Vec::new(), count_max };
         let (unleased, curve) = (curve.clone(), Arc::new(curve));
-        let leases = Leases::default();
-        let mut pacer = Self { schedule, start_us, stop_us: None, leases, curve, unleased };
+        let (leases, account) = Default::default();
+        let (stop_us, blocked_us, was_blocked_us) = (None, None, 0);
+        let mut pacer = Self {
+            schedule,
+            start_us,
+            stop_us,
+            leases,
+            account,
+            curve,
+            unleased,
+            blocked_us,
+            was_blocked_us,
+        };
         pacer.unleased.knots = pacer.knots_from(start_us, 0.0);
         pacer.curve = Arc::new(pacer.unleased.clone());
         pacer
@@ -257,6 +274,22 @@ impl Pacer {
     /// Ends the lease of `holder`, if it has one.
     pub fn end_lease(&mut self, holder: &str, now_us: i64, slowest: u64) {
         self.change(now_us, slowest, |pacer| pacer.leases.end(holder));
+    }
+
+    /// Changes the credit: `apply` gets the account, the time and the events that are due by then.
+    pub fn credit<T>(
+        &mut self,
+        now_us: i64,
+        slowest: u64,
+        apply: impl FnOnce(&mut Account, i64, u64) -> T,
+    ) -> T {
+        let now_us = now_us.max(self.start_us);
+        let (due, before) = (self.curve.due_count(now_us), self.account.limit());
+        let applied = apply(&mut self.account, now_us, due);
+        if self.account.limit() != before {
+            self.change(now_us, slowest, |_| ());
+        }
+        applied
     }
 
     /// Ends the schedule at `now_us`: nothing more becomes due.
@@ -298,7 +331,19 @@ impl Pacer {
         if self.ended(now_us) { 0.0 } else { self.offered(now_us) }
     }
 
-    /// Events that the schedule alone would have made due by `now_us` and leases held back.
+    /// The credit.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// How long the schedule has stood for want of credit by `now_us`, µs.
+    pub fn blocked_us(&self, now_us: i64) -> i64 {
+        let length = self.schedule.length_us.map(|length| self.start_us + length);
+        let end_us = self.stop_us.into_iter().chain(length).fold(now_us, i64::min);
+        self.was_blocked_us + self.blocked_us.map_or(0, |since| (end_us - since).max(0))
+    }
+
+    /// Events that the schedule alone would have made due by `now_us` and leases or credit held back.
     pub fn held_back(&self, now_us: i64) -> u64 {
         let at_us = self.stop_us.map_or(now_us, |stop| stop.min(now_us));
         self.unleased.due_count(at_us).saturating_sub(self.curve.due_count(now_us))
@@ -308,6 +353,7 @@ impl Pacer {
     fn change<T>(&mut self, now_us: i64, slowest: u64, apply: impl FnOnce(&mut Self) -> T) -> T {
         let now_us = now_us.max(self.start_us);
         let count = self.curve.due_count(now_us) as f64;
+        self.was_blocked_us = self.blocked_us(now_us);
         let applied = apply(self);
         let mut past = self.curve.knots.clone();
         past.truncate(past.partition_point(|knot| knot.at_us <= now_us));
@@ -315,7 +361,9 @@ impl Pacer {
         // Rounding must move neither the last event due nor the next one across the new knot.
         let height = height.min(count).max(if count > 0.0 { count - 1.0 + NUDGE } else { 0.0 });
         past.drain(..past.partition_point(|knot| knot.due <= slowest as f64).saturating_sub(1));
-        past.extend(self.knots_from(now_us, height));
+        let mut knots = self.knots_from(now_us, height);
+        self.blocked_us = self.account.limit().and_then(|limit| hold(&mut knots, limit as f64));
+        past.append(&mut knots);
         self.curve = Arc::new(Curve { knots: past, count_max: self.curve.count_max });
         applied
     }
@@ -344,6 +392,23 @@ impl Pacer {
         let rate = self.schedule.rate_at(at_us - self.start_us);
         self.leases.ceiling(at_us).map_or(rate, |ceiling| ceiling.min(rate))
     }
+}
+
+/// Ends the rise of the curve at the height `limit`, where the event of that number would be due; gives when.
+fn hold(knots: &mut Vec<Knot>, limit: f64) -> Option<i64> {
+    let n = knots.partition_point(|knot| knot.due < limit);
+    let next = knots.get(n).map(|knot| knot.at_us);
+    let at_us = match n.checked_sub(1).and_then(|before| knots.get(before)) {
+        Some(Knot { rate: 0.0, .. }) => return None,
+        Some(knot) => {
+            let rise_us = ((limit - knot.due) / knot.rate * 1e6).ceil() as i64;
+            next.unwrap_or(i64::MAX).min(knot.at_us.saturating_add(rise_us))
+        }
+        None => next?,
+    };
+    knots.truncate(n);
+    knots.push(Knot { at_us, due: limit, rate: 0.0 });
+    Some(at_us)
 }
 
 #[cfg(test)]

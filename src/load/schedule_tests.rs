@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::load::credit::Grant;
 
 const START_US: i64 = 1_700_000_000_000_000;
 
@@ -232,6 +233,72 @@ fn an_expired_lease_gives_the_schedules_rate_back_without_a_burst() {
     let end = START_US + 10 * second;
     close(curve.due_count(end), 7300);
     close(pacer.held_back(end), 2700);
+}
+
+fn grant(epoch: Option<i64>, granted: i64) -> Grant {
+    let (holder, generation, waiting, lease_ms) = ("a".into(), 0, 1, 600_000);
+    Grant { holder, generation, epoch, granted, waiting, lease_ms }
+}
+
+proptest! {
+    /// Guards the promise of credit: no event above the limit is due, none is due twice or out of order, and while there
+    /// is credit the schedule's rate holds.
+    #[test]
+    fn under_credit_no_event_above_the_limit_is_due(
+        steps in proptest::collection::vec((rates(), 1i64..2_000_000), 0..4),
+        last in rates(),
+        acts in proptest::collection::vec((0i64..400_000, 0i64..300, 0u8..=4), 1..20),
+    ) {
+        let mut pacer = Pacer::new(endless(&steps, last), START_US);
+        let (mut now, mut granted, mut slowest) = (START_US, 0, 0);
+        let mut due_at: Vec<i64> = Vec::new();
+        pacer.credit(now, 0, |account, now_us, due| account.grant(&grant(None, 0), now_us, due)).expect("room");
+        let epoch = pacer.account().epoch().map(|epoch| epoch.at_us);
+        for (wait, more, trim) in acts {
+            now += wait;
+            let curve = pacer.curve();
+            let count = curve.due_count(now);
+            let limit = pacer.account().limit().expect("a holder");
+            prop_assert!(count <= limit, "{} of {}", count, limit);
+            let held = pacer.blocked_us(now) > 0;
+            let free = pacer.unleased.due_count(now);
+            prop_assert!(held || count.abs_diff(free) <= 1, "{} of {}, never blocked", count, free);
+            for n in due_at.len() as u64..count {
+                let at = curve.due_at(n).expect("a due event has a time");
+                prop_assert!(at <= now && due_at.last().is_none_or(|&last| last <= at));
+                due_at.push(at);
+            }
+            for n in slowest..count {
+                prop_assert_eq!(curve.due_at(n), due_at.get(n as usize).copied(), "event {}", n);
+            }
+            slowest = slowest.max(count * u64::from(trim) / 4);
+            granted += more;
+            pacer.credit(now, slowest, |account, now_us, due| {
+                account.grant(&grant(epoch, granted), now_us, due)
+            }).expect("its own");
+            prop_assert!(pacer.curve().due_count(now) >= count, "what was due is not any more");
+        }
+    }
+}
+
+/// Prevents: time without credit that is not counted, or counted twice.
+#[test]
+fn the_time_without_credit_is_what_the_schedule_stood() {
+    let second = 1_000_000;
+    let mut pacer = Pacer::new(schedule("1000:10s"), START_US);
+    let mut tell = |now_us, grant: Grant| {
+        let _done =
+            pacer.credit(now_us, 0, |account, at_us, due| account.grant(&grant, at_us, due));
+        (pacer.account().epoch().map(|epoch| epoch.at_us), pacer.blocked_us(now_us + second))
+    };
+    let (epoch, blocked_us) = tell(START_US + second, grant(None, 0));
+    assert!((blocked_us - second).abs() <= 1000, "at once, as nothing is granted: {blocked_us}");
+    // After another second, half a second's worth.
+    let (_, blocked_us) = tell(START_US + 2 * second, grant(epoch, 500));
+    assert!((blocked_us - 3 * second / 2).abs() <= 1000, "{blocked_us}");
+    assert!(pacer.blocked_us(START_US + 99 * second) <= 9 * second, "up to the schedule's end");
+    assert_eq!(pacer.curve().due_count(START_US + 9 * second), 1500);
+    assert!(pacer.held_back(START_US + 10 * second).abs_diff(8500) <= 1);
 }
 
 /// Leases are renewed every second for hours: the curve keeps only the part that a cursor may still

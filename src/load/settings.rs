@@ -131,7 +131,7 @@ pub struct Flags {
     #[argh(option, default = "Duration::from_secs(30)", from_str_fn(units::duration))]
     pub drain_timeout: Duration,
 
-    /// address of /metrics, /healthz, /readyz, /debug/pprof and /rate (127.0.0.1:9901; port 0 picks one)
+    /// address of /metrics, /healthz, /readyz, /debug/pprof, /rate and /credit (127.0.0.1:9901; port 0 picks one)
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 9901))")]
     pub listen: SocketAddr,
 

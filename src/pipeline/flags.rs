@@ -147,9 +147,14 @@ pub struct Flags {
     /// next processor with this folder delivers it) (acked)
     #[argh(option, from_str_fn(Commit::parse))]
     spill_commit: Option<Commit>,
-    /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer) (buffer)
+    /// at a full queue: buffer (wait), shed (drop, counted), slow-source (slow the producer), credit (wait, and the
+    /// producer sends no more than --credit-window events ahead of the sink's acks) (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
+    /// events that may wait for this processor, in the log and in it, with --policy credit: twice what the sink takes in
+    /// a round trip (at 2000/s and 40 ms 160); half of that costs goodput, more is delay
+    #[argh(option, from_str_fn(units::count))]
+    credit_window: Option<NonZeroUsize>,
     /// who is dropped with --policy shed: newest (what finds the queue full), oldest (what has waited longest),
     /// priority (a quarter of the queue is for high priority alone), sojourn (what has waited for more than twice
     /// what the sink needs for the workers' batches: CoDel), pid (a share, by a controller that holds that wait;
@@ -159,7 +164,7 @@ pub struct Flags {
     /// share of the events, by their ids, that are of high priority: 10% (0); their latency is shown apart
     #[argh(option, default = "0.0", from_str_fn(units::share))]
     high_priority_share: f64,
-    /// the producer's control endpoint, for slow-source (http://127.0.0.1:9901); it is shown the
+    /// the producer's control endpoint, for slow-source and credit (http://127.0.0.1:9901); it is shown the
     /// token, so where there is one it must be named
     #[argh(option)]
     producer: Option<String>,
@@ -258,13 +263,13 @@ impl Flags {
     pub fn settings(self) -> Result<Settings, Failure> {
         self.check()?;
         let token = access::token(self.token_file.as_deref())?;
-        if self.policy == Policy::SlowSource && token.is_some() && self.producer.is_none() {
-            return Err(Failure::Usage(
-                "--producer is missing: --policy slow-source shows the producer the token, and at \
+        if self.policy.holds_the_source() && token.is_some() && self.producer.is_none() {
+            return Err(Failure::Usage(format!(
+                "--producer is missing: --policy {} shows the producer the token, and at \
                  an address that nobody named anybody may listen; name it, such as \
-                 --producer http://127.0.0.1:9901"
-                    .into(),
-            ));
+                 --producer http://127.0.0.1:9901",
+                self.policy.name()
+            )));
         }
         let protocol = self.protocol();
         let sizing = self.batch_size.with_target(self.p99_target.unwrap_or(P99_TARGET));
@@ -322,6 +327,7 @@ impl Flags {
                 ModeName::Batch => Mode::Batch { sizing, linger },
             },
             policy: self.policy,
+            credit_window: self.credit_window.map(|events| events.get() as u64),
             shed: self.shed,
             classes: Classes { high_share: self.high_priority_share },
             producer: base_url("--producer", self.producer.as_deref().unwrap_or(PRODUCER))?,

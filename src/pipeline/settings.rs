@@ -59,7 +59,9 @@ pub struct Settings {
     pub shed: Who,
     /// Which events are of high priority.
     pub classes: Classes,
-    /// The producer's control endpoint, for slow-source.
+    /// Events that may wait for this processor, with credit; none with another policy.
+    pub credit_window: Option<u64>,
+    /// The producer's control endpoint, for slow-source and credit.
     pub producer: String,
     /// The sink.
     pub sink: String,

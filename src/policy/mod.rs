@@ -4,10 +4,12 @@
 //! - here           `buffer`, and how a run is admitted to the queue
 //! - `shed`         drops events: which, is one more choice
 //! - `slow_source`  tells the producer what the sink can take
+//! - `credit`       lets it send up to a position, as far as the sink's acks go
 //! - `dead_letters` what is given up because it is no event, or one that the sink never takes
 //!
 //! Invariant: an event that is not admitted is counted with a reason, or still in the log.
 
+pub mod credit;
 pub mod dead_letters;
 pub mod shed;
 pub mod slow_source;
@@ -40,6 +42,9 @@ pub enum Policy {
     /// Wait as `Buffer` does, and tell the producer to send no more than the sink takes. Costs the
     /// source: nothing is lost or late, less is produced.
     SlowSource,
+    /// Wait as `Buffer` does, and let the producer send so many events more than the sink acked. Costs the
+    /// source, and a message for each few acks: what waits anywhere is bounded by the window.
+    Credit,
 }
 
 impl Policy {
@@ -49,6 +54,7 @@ impl Policy {
             Self::Buffer => "buffer",
             Self::Shed => "shed",
             Self::SlowSource => "slow-source",
+            Self::Credit => "credit",
         }
     }
 
@@ -57,8 +63,16 @@ impl Policy {
     /// # Errors
     /// Says which there are.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let all = [Self::Buffer, Self::Shed, Self::SlowSource];
+        let all = [Self::Buffer, Self::Shed, Self::SlowSource, Self::Credit];
         units::one_of(text, &all.map(|policy| (policy.name(), policy)))
+    }
+
+    /// Whether it controls the producer, which then sends no more than is served.
+    pub fn holds_the_source(self) -> bool {
+        match self {
+            Self::SlowSource | Self::Credit => true,
+            Self::Buffer | Self::Shed => false,
+        }
     }
 
     /// Whether it goes with `queue`.
@@ -188,7 +202,7 @@ impl Downstream for Admission {
 
     fn enqueue(&self, shard: usize, run: Box<Run>) -> Enqueued {
         match self.policy {
-            Policy::Buffer | Policy::SlowSource => self.buffer(shard, run),
+            Policy::Buffer | Policy::SlowSource | Policy::Credit => self.buffer(shard, run),
             Policy::Shed => self.shedder.enter(&self.door(shard), run),
         }
     }

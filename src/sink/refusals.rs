@@ -17,6 +17,7 @@ use super::fate::is_about_the_event;
 use super::window::Single;
 use crate::backoff::Backoff;
 use crate::logging::Limiter;
+use crate::policy::credit::Settled;
 use crate::policy::dead_letters::DeadLetters;
 use crate::source::Rejected;
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -89,6 +90,7 @@ struct Held {
 pub struct Suspects {
     shared: Arc<Refusals>,
     dead_letters: Arc<DeadLetters>,
+    settled: Settled,
     metrics: ProcessorMetrics,
     stop: Stop,
     held: Vec<Held>,
@@ -103,13 +105,24 @@ impl Suspects {
     pub fn new(
         shared: Arc<Refusals>,
         dead_letters: Arc<DeadLetters>,
+        settled: Settled,
         metrics: ProcessorMetrics,
         stop: Stop,
     ) -> Self {
         let lines = Limiter::per_second(5);
         let (held, backoff) = (Vec::new(), Backoff::standard());
         let letters_wait_until = None;
-        Self { shared, dead_letters, metrics, stop, held, letters_wait_until, backoff, lines }
+        Self {
+            shared,
+            dead_letters,
+            settled,
+            metrics,
+            stop,
+            held,
+            letters_wait_until,
+            backoff,
+            lines,
+        }
     }
 
     /// Notes that the sink refused an event posted alone. Stops the run when it refuses too many.
@@ -159,8 +172,8 @@ impl Suspects {
                 continue;
             }
             let Held { single, status, why, .. } = &held;
-            let Single { assigned, offset, id, value } = single;
-            let (offset, id) = (*offset, *id);
+            let Single { assigned, offset, id, due_us, value } = single;
+            let (offset, id, due_us) = (*offset, *id, *due_us);
             if !assigned.acquire() {
                 self.metrics.returned.inc();
                 continue;
@@ -177,7 +190,9 @@ impl Suspects {
             };
             let kept = self.dead_letters.try_keep(&rejected);
             if kept {
+                let mut book = self.settled.lock();
                 assigned.done([offset]);
+                book.iter_mut().for_each(|book| book.settle(id, due_us));
                 self.backoff.reset();
             }
             assigned.release();
@@ -210,7 +225,13 @@ mod tests {
         let brokers = Brokers::parse("127.0.0.1:1").expect("a list");
         let letters = DeadLetters::open(None, &brokers, metrics.clone()).expect("no file");
         let (stop, assigned) = (Stop::default(), Arc::new(Assigned::new(0, 3, 0)));
-        let suspects = Suspects::new(Arc::default(), Arc::new(letters), metrics, stop.clone());
+        let suspects = Suspects::new(
+            Arc::default(),
+            Arc::new(letters),
+            Settled::default(),
+            metrics,
+            stop.clone(),
+        );
         (suspects, assigned, stop)
     }
 
@@ -221,7 +242,8 @@ mod tests {
     fn refuse_with(status: u16, suspects: &mut Suspects, assigned: &Arc<Assigned>, offset: i64) {
         assert!(assigned.open(&[offset]));
         let (id, value) = (offset as u64, Box::default());
-        let single = Single { assigned: Arc::clone(assigned), offset, id, value };
+        let due_us = 0;
+        let single = Single { assigned: Arc::clone(assigned), offset, id, due_us, value };
         suspects.refused(single, status, "no".into());
         suspects.resolve();
     }

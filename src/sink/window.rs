@@ -43,6 +43,8 @@ pub struct Single {
     pub offset: i64,
     /// Its id.
     pub id: u64,
+    /// When it was due, µs since the epoch.
+    pub due_us: i64,
     /// Its value.
     pub value: Box<[u8]>,
 }
@@ -148,10 +150,12 @@ impl Window {
     /// Takes the first event out, still open.
     pub fn take_first(&mut self) -> Option<Single> {
         let first = self.runs.front_mut()?;
+        let head = first.run.head(first.next);
         let single = Single {
             assigned: Arc::clone(&first.run.assigned),
             offset: first.run.offsets(first.next..first.next + 1).next()?,
-            id: first.run.head(first.next).id,
+            id: head.id,
+            due_us: head.ts_us,
             value: first.run.event(first.next).into(),
         };
         first.next += 1;

@@ -19,6 +19,7 @@ use super::window::Window;
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::logging::Limiter;
+use crate::policy::credit::Settled;
 use crate::policy::shed::Shedder;
 use crate::queue::{Dequeued, Outlet};
 use crate::source::Run;
@@ -141,6 +142,8 @@ pub struct Parts {
     pub refusals: Arc<Refusals>,
     /// Which events come too late, and of which class they are.
     pub shedder: Arc<Shedder>,
+    /// Where acked events are counted for the producer's credit.
+    pub settled: Settled,
     /// What is counted.
     pub metrics: ProcessorMetrics,
     /// Where latencies go.
@@ -282,7 +285,12 @@ impl Worker {
         let (posted_us, acked_us) = (clock::at_us(posted), clock::at_us(now));
         let (latency, end_to_end) = (&self.parts.latency, &self.end_to_end);
         let (metrics, classes) = (&self.parts.metrics, self.parts.shedder.classes);
+        let mut book = self.parts.settled.lock();
         self.window.ack(acked, |run, some, taken| {
+            if let Some(book) = &mut book {
+                let heads = some.clone().map(|n| run.head(n));
+                heads.for_each(|head| book.settle(head.id, head.ts_us));
+            }
             let passed = Passed {
                 fetched_us: run.fetched_us,
                 taken_us: clock::at_us(taken),
@@ -299,6 +307,7 @@ impl Worker {
             metrics.clock_ahead.inc_by(skewed.ahead);
             metrics.latency_beyond.inc_by(skewed.beyond);
         });
+        drop(book);
         self.end_to_end.flush();
         self.parts.metrics.acked.inc_by(acked as u64);
         let result = if acked >= events { "ok" } else { "partial" };

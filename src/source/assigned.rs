@@ -292,6 +292,12 @@ impl Assignment {
         self.all().into_iter().map(of).sum()
     }
 
+    /// Events between the positions and the high watermarks, and those that were fetched and are not done.
+    pub fn unsettled(&self) -> u64 {
+        self.unfetched()
+            + self.all().iter().map(|assigned| assigned.open_count() as u64).sum::<u64>()
+    }
+
     /// Those of `partitions` of the topic `topic_id` that are assigned now.
     pub fn among(
         &self,

@@ -46,12 +46,21 @@ pub enum Stage {
     EndToEnd,
     /// The same, of events of high priority alone.
     EndToEndHigh,
+    /// Fetched to acked: the parts that are in the processor.
+    Processor,
 }
 
 impl Stage {
     /// All, the parts first.
-    pub const ALL: [Self; 6] =
-        [Self::Log, Self::Queue, Self::Batch, Self::Sink, Self::EndToEnd, Self::EndToEndHigh];
+    pub const ALL: [Self; 7] = [
+        Self::Log,
+        Self::Queue,
+        Self::Batch,
+        Self::Sink,
+        Self::EndToEnd,
+        Self::EndToEndHigh,
+        Self::Processor,
+    ];
 
     /// The `stage` label and the tag in the `.hlog`.
     pub fn name(self) -> &'static str {
@@ -62,6 +71,7 @@ impl Stage {
             Self::Sink => "sink",
             Self::EndToEnd => "end_to_end",
             Self::EndToEndHigh => "end_to_end_high",
+            Self::Processor => "processor",
         }
     }
 }
@@ -159,9 +169,10 @@ impl Recorder {
         let shared = passed.shared();
         let since_fetched = shared.iter().fold(0, |sum: u64, us| sum.saturating_add(*us));
         let events = due.len() as u64;
-        let [log, queue, batch, sink, whole, whole_high] = &mut *self.0.lock();
+        let [log, queue, batch, sink, whole, whole_high, processor] = &mut *self.0.lock();
         // They grow to what they are given, and that has a limit: none can refuse.
-        for (stage, us) in [queue, batch, sink].into_iter().zip(shared) {
+        let shared = shared.into_iter().chain([since_fetched]);
+        for (stage, us) in [queue, batch, sink, processor].into_iter().zip(shared) {
             let _never_refused = stage.record_n(us.min(LATENCY_US_MAX), events as u32);
         }
         for (due_us, is_high) in due {
@@ -329,7 +340,7 @@ mod tests {
         let passed =
             Passed { fetched_us: 9_000, taken_us: 9_000, posted_us: 9_000, acked_us: 9_000 };
         recorder.record(&passed, [(1_000, false), (8_000, true), (3_000, false)].into_iter(), drop);
-        let [.., whole, high] = &*recorder.0.lock();
+        let [.., whole, high, _] = &*recorder.0.lock();
         assert_eq!((whole.len(), high.len(), high.max()), (3, 1, 1_000));
     }
 
@@ -381,7 +392,7 @@ mod tests {
         let mut text = std::fs::read_to_string(&path).expect("written");
         text.push_str("Tag=log,1700000005.000,1.0");
         std::fs::write(&path, &text).expect("written");
-        assert_eq!(hlog::read(&path).expect("readable").len(), 30);
+        assert_eq!(hlog::read(&path).expect("readable").len(), 35);
         let mut again = Reporter::new(latency.clone(), Some(&path)).expect("file");
         again.interval_start_us = t0 + 6_000_000;
         record(6_000);

@@ -108,6 +108,42 @@ fn slow_source_brings_the_producer_to_the_sinks_rate_without_loss() {
     assert_eq!(figure(&summary, "produced"), figure(&summary, "due"), "nothing due is dropped");
 }
 
+/// Prevents: credit that starves the sink, or lets more wait than the window; a source that a dead processor holds for
+/// ever; one that does not take credit from the next.
+#[test]
+fn credit_lets_the_producer_send_as_the_sink_acks_and_outlives_a_processor() {
+    let (topic, sink) = (Topic::create("credit", 12), sink(&[]));
+    // The overload waits for the group.
+    let producer = producer(&topic, &["--schedule", "1:12s,8000"]);
+    let window = ["--policy", "credit", "--credit-window", "320", "--batch-size", "20"];
+    let flags = [&window[..], &["--producer", &producer.url, "--session-timeout", "6s"]].concat();
+    let granted = |p: &Served| p.metric("processor_granted_events", "") > 320.0;
+    let one = processor(&topic, &sink, &flags);
+    one.until("what it grants goes round", |p| p.metric("processor_granted_events", "") > 4000.0);
+    let sent = || producer.metric("producer_events_sent_total", "");
+    let acked = || one.metric("processor_events_acked_total", "");
+    let (begun, before) = (Instant::now(), sent());
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(100));
+        // Acks first: what is sent in between is not counted as waiting.
+        let (acked, sent) = (acked(), sent());
+        // 20 ms for two pages are 40 events, and as many for a page's own time.
+        assert!(sent - acked <= 400.0, "{sent} sent, {acked} acked");
+    }
+    let share = (sent() - before) / begun.elapsed().as_secs_f64() / 2000.0;
+    assert!((0.95..1.05).contains(&share), "the source runs at {share} of the ceiling");
+    drop(one);
+    producer
+        .until("its credit has expired", |p| p.metric("producer_credit_granted_events", "") < 0.0);
+    let next = processor(&topic, &sink, &flags);
+    next.until("the next one grants", granted);
+    assert!(producer.metric("producer_credit_blocked_seconds", "") > 1.0);
+    let summary: serde_json::Value =
+        serde_json::from_str(&producer.stop().stdout).expect("a summary");
+    assert_eq!(figure(&summary, "produced"), figure(&summary, "due"), "nothing due is dropped");
+    assert!(figure(&summary, "held_back") > 10_000);
+}
+
 /// Prevents: two members whose leases replace each other, so that the source swings between them; a
 /// member that ends its lease and frees the source for all; events lost when the source is slowed.
 /// The source runs within 5 % of the ceiling over 12 s: the allowed excess is a backlog of a

@@ -390,6 +390,8 @@ fn wrong_flags_end_with_2_and_name_flag_value_and_range() {
         (&["--fetch-bytes-max", "1GiB"], &["--fetch-bytes-max", "1GiB", "1KiB to 64MiB"]),
         (&["--batch-size=1000000"], &["--batch-size", "1000000", "1 to 100000"]),
         (&["--batch-size", "vegas"], &["--batch-size", "vegas", "auto, aimd, dql, debloat"]),
+        (&["--credit-window", "9"], &["--credit-window", "9", "--policy credit"]),
+        (&["--policy", "credit"], &["--credit-window is missing", "160"]),
         (&["--p99-target", "500ms"], &["--p99-target", "500ms", "--batch-size aimd"]),
         (
             &["--policy", "shed", "--shed", "pid", "--batch-size", "auto"],

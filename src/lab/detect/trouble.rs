@@ -15,7 +15,6 @@ use crate::lab::experiments::{ArmSetup, Setup};
 use crate::lab::model::{self, Course, Rates};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
-use crate::policy::Policy;
 use crate::units;
 
 /// How far ahead a backlog's end is looked for, s: a year.
@@ -80,7 +79,7 @@ pub fn of_folder(dir: &Path, at: impl Fn(i64) -> f64) -> Result<Vec<Trouble>, Fa
 
 /// What befalls an arm. One whose source obeys has no trouble: no more is offered than the sink takes.
 pub fn of_arm(setup: &Setup, arm: &ArmSetup) -> Vec<Trouble> {
-    if arm.policy == Policy::SlowSource {
+    if arm.policy.holds_the_source() {
         return Vec::new();
     }
     let steady = Rates::constant(events_per_s(setup, arm, setup.ceiling));

@@ -149,6 +149,7 @@ impl Launch {
             pace: first.pace,
             by_key: first.sharding == Sharding::Key,
             policy: first.policy,
+            credit_window: first.credit_window.unwrap_or(0) as f64,
             shed: first.shed,
             high_share: first.classes.high_share,
             fetch_bytes: f64::from(first.fetch.bytes),

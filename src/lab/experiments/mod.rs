@@ -9,6 +9,7 @@ pub mod asking;
 mod batch_law;
 pub mod ceiling;
 mod check;
+mod credit_shards;
 pub mod drawing;
 pub mod exp1;
 pub mod exp10;
@@ -24,6 +25,7 @@ pub mod exp4;
 pub mod exp5;
 pub mod exp6;
 pub mod exp7;
+pub mod exp8;
 pub mod exp9;
 pub mod faults;
 pub mod launch;
@@ -56,6 +58,7 @@ pub const ALL: &[Experiment] = &[
     exp5::EXPERIMENT,
     exp6::EXPERIMENT,
     exp7::EXPERIMENT,
+    exp8::EXPERIMENT,
     exp9::EXPERIMENT,
     exp10::EXPERIMENT,
     exp11::EXPERIMENT,

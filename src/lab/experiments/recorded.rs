@@ -26,8 +26,9 @@ pub fn recorded() -> impl Iterator<Item = &'static str> {
 }
 
 /// The experiments that ask for latencies; the stages that they ask for, as the log tags them.
-const TIMED: [&str; 7] = ["ceiling", "exp3", "exp3-time", "exp7", "exp9", "exp12", "exp12-retries"];
-const STAGES: [&str; 3] = ["Tag=end_to_end", "Tag=batch", "Tag=queue"];
+const TIMED: [&str; 8] =
+    ["ceiling", "exp3", "exp3-time", "exp7", "exp8", "exp9", "exp12", "exp12-retries"];
+const STAGES: [&str; 4] = ["Tag=end_to_end", "Tag=batch", "Tag=queue", "Tag=processor"];
 /// The metrics that checks read, by the beginning of their names.
 const METRICS: [&str; 19] = [
     "producer_events_",

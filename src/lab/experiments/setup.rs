@@ -89,6 +89,9 @@ pub struct ArmSetup {
     /// The policy at a full queue.
     #[serde(default)]
     pub policy: Policy,
+    /// Events that may wait for a member, with credit; 0 with another policy.
+    #[serde(default)]
+    pub credit_window: f64,
     /// Who is shed, where that is the policy.
     #[serde(default)]
     pub shed: Who,

@@ -222,6 +222,23 @@ impl Forecast {
                 );
                 say("held_back_total", Some((due - sent).max(0.0)), "events", because);
             }
+            Policy::Credit => {
+                let (due, sent) = (s.due.total(until), s.offered.total(until));
+                let because = format!(
+                    "due, and never sent, once the {} of the window wait: {} due − {} sent",
+                    figure(s.window),
+                    figure(due),
+                    figure(sent)
+                );
+                say("held_back_total", Some((due - sent).max(0.0)), "events", because);
+                let because = format!(
+                    "W / μ = {} / {}/s: if the way to the ack and back takes longer, the window starves the sink, and \
+                     more is held back than is said here",
+                    figure(s.window),
+                    figure(s.steady)
+                );
+                say("round_trip_max", Some(s.window / s.steady), "s", because);
+            }
         }
     }
 
@@ -244,7 +261,7 @@ impl Forecast {
             let lag = self.lag(to);
             let wire = scenario.wire;
             // What is shed was produced; what is held back was not.
-            let produced = if scenario.policy == Policy::SlowSource { admitted } else { offered };
+            let produced = if scenario.policy.holds_the_source() { admitted } else { offered };
             disk_bytes += produced * (to - from) * wire.log_bytes(produced) * wire.replication;
             // If the log holds some, it is read as fast as the sink serves; else events are read as
             // they come.

@@ -22,6 +22,8 @@ pub struct Scenario {
     /// Those of them that are not dropped.
     pub offered: Rates,
     pub policy: Policy,
+    /// Events that may wait with credit, for all members; 0 with another policy.
+    pub window: f64,
     /// Members of the group. Capacity and events in flight are those of all members, memory is that
     /// of each.
     pub members: f64,
@@ -130,6 +132,18 @@ impl Scenario {
             }
             _ => capacity,
         };
+        let window = match (flags.policy == Policy::Credit, flags.credit_window) {
+            (true, Some(window)) => window.get() as f64 * members,
+            (false, None) => 0.0,
+            (true, None) => {
+                let why = "--credit-window is missing: --policy credit needs one, such as --credit-window 160";
+                return Err(Failure::Usage(why.into()));
+            }
+            (false, Some(window)) => {
+                let why = "says how many events may wait: it needs --policy credit";
+                return Err(Failure::flag("--credit-window", window, why));
+            }
+        };
         let due = offered;
         let offered = match flags.policy {
             Policy::Shed => due.admitted(&ceiling, standing + in_flight),
@@ -137,6 +151,8 @@ impl Scenario {
             Policy::SlowSource => {
                 due.admitted(&ceiling, steady * slow_source::TARGET.as_secs_f64())
             }
+            // A window that the round trip does not starve.
+            Policy::Credit => due.admitted(&ceiling, window),
             Policy::Buffer => due.clone(),
         };
         let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
@@ -158,6 +174,7 @@ impl Scenario {
             due,
             offered,
             policy: flags.policy,
+            window,
             members,
             in_flight,
             ceiling,
@@ -251,6 +268,9 @@ impl Scenario {
             Policy::Buffer => "",
             Policy::Shed => shed,
             Policy::SlowSource => ", the source told to send no more than is served",
+            Policy::Credit => {
+                ", the source given credit for no more than a window ahead of the acks"
+            }
         };
         format!(
             "Offered {}; served {}/s{stalls}; {members}{queue}{policy}{}; events of {} B payload over {} partitions, \

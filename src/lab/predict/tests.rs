@@ -110,8 +110,9 @@ fn a_plan_says_when_it_dies_when_it_is_back_and_which_capacity() {
 #[test]
 fn each_policy_pays_in_its_own_coin() {
     let load = "--schedule 1500:20s,8000:60s,1000:60s --drain";
-    let [buffer, shed, slow] = ["buffer", "shed", "slow-source"]
-        .map(|policy| forecast(&format!("{load} --policy {policy}")).expect("valid"));
+    let [buffer, shed, slow, credit] =
+        ["buffer", "shed", "slow-source", "credit --credit-window 160"]
+            .map(|policy| forecast(&format!("{load} --policy {policy}")).expect("valid"));
     about(says(&buffer, "wait_peak"), 180.0);
     // Full after 10,800 events; further ones are dropped, and an event that stays waits for those
     // before it.
@@ -124,9 +125,16 @@ fn each_policy_pays_in_its_own_coin() {
     about(says(&slow, "lag_peak"), 2000.0);
     about(says(&slow, "held_back_total"), 360_000.0 - 2000.0);
     assert!(says(&slow, "disk") < says(&buffer, "disk"), "what is held back is not written");
+    about(says(&credit, "lag_peak"), 160.0);
+    about(says(&credit, "held_back_total"), 360_000.0 - 160.0);
+    about(says(&credit, "round_trip_max"), 0.08);
     assert_eq!(says(&shed, "disk"), says(&buffer, "disk"), "it is produced all the same");
     let error = forecast(&format!("{load} --policy shed --queue pull")).expect_err("no queue");
     assert!(error.contains("--queue bounded"), "{error}");
+    for wrong in ["--policy credit", "--credit-window 9"] {
+        let error = forecast(&format!("{load} {wrong}")).expect_err(wrong);
+        assert!(error.contains("--credit-window"), "{error}");
+    }
     let error = forecast(&format!("{load} --shed pid")).expect_err("nothing is shed");
     assert!(error.contains("--policy shed"), "{error}");
 }

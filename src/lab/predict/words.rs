@@ -59,6 +59,9 @@ impl Words {
         if arm.policy == Policy::Shed && arm.shed != Who::Oldest {
             words = words.with("shed", arm.shed.name());
         }
+        if arm.policy == Policy::Credit {
+            words = words.with("credit-window", arm.credit_window);
+        }
         // The limit is that of the arm which may reach it.
         if let (Some(limit), None) = (setup.memory_limit, arm.queue_cap) {
             words = words.with("memory-limit", format!("{limit}B"));

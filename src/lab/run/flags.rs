@@ -18,7 +18,7 @@ const REPEAT_MAX: usize = 20;
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "run")]
 pub struct Settings {
-    /// ceiling, exp1 to exp7, exp3-time, exp9, exp10, exp11, exp12, exp12-retries, exp13, exp15, longlife; all: these but ceiling and longlife, and a page that joins them; or
+    /// ceiling, exp1 to exp12, exp3-time, exp12-retries, exp13, exp15, longlife; all: these but ceiling and longlife, and a page that joins them; or
     /// faults
     #[argh(positional)]
     pub experiment: String,

@@ -25,6 +25,7 @@ impl Flags {
             ));
         }
         self.policy.check(self.queue)?;
+        self.check_credit()?;
         self.check_spill()?;
         if self.policy != Policy::Shed && self.shed != Who::default() {
             let why = "says who is dropped: it needs --policy shed";
@@ -95,6 +96,21 @@ impl Flags {
             }
         }
         Ok(())
+    }
+
+    fn check_credit(&self) -> Result<(), Failure> {
+        match (self.policy == Policy::Credit, self.credit_window) {
+            (true, None) => Err(Failure::Usage(
+                "--credit-window is missing: --policy credit needs twice the events that the sink takes in a \
+                 round trip, such as --credit-window 160 at 2000/s and 40 ms"
+                    .into(),
+            )),
+            (false, Some(events)) => {
+                let why = "says how many events may wait: it needs --policy credit";
+                Err(Failure::flag("--credit-window", events, why))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_spill(&self) -> Result<(), Failure> {

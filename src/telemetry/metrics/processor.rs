@@ -120,6 +120,10 @@ pub struct ProcessorMetrics {
     pub sink_up: IntGauge,
     /// Rate granted to the producer by slow-source, events/s; -1 when there is none.
     pub granted_rate: Gauge,
+    /// Events of the epoch granted to the producer by credit; -1 when there is none.
+    pub granted_events: IntGauge,
+    /// Grants by how the producer's answer was: ok, failed.
+    pub grants: IntCounterVec,
     /// Due → acknowledged by the sink.
     pub end_to_end: Histogram,
     /// p50, p99, p99.9 and the largest of the last 10 s, by stage, s.
@@ -228,6 +232,11 @@ impl ProcessorMetrics {
                 "processor_granted_rate",
                 "Rate granted to the producer, events/s; -1 without slow-source",
             )?,
+            granted_events: m.int_gauge(
+                "processor_granted_events",
+                "Events of this epoch granted to the producer; -1 without credit",
+            )?,
+            grants: m.counters("processor_grants_total", "Grants of credit", &["result"])?,
             end_to_end: m.histogram("end_to_end_latency_seconds", "Due to acked by the sink")?,
             latency_quantiles: m.gauges(
                 "latency_quantile_seconds",

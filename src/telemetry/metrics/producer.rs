@@ -20,6 +20,12 @@ pub struct ProducerMetrics {
     pub backlog: IntGauge,
     /// Rate of the slow-source lease in force, events/s; -1 when there is none.
     pub lease_rate: Gauge,
+    /// Events that may have been sent in all by the credit in force; -1 when there is none.
+    pub credit_granted: IntGauge,
+    /// Of them, those that are not due yet; -1 when there is none.
+    pub credit_left: IntGauge,
+    /// Time for which the schedule stood for want of credit, s.
+    pub credit_blocked: Gauge,
     /// Produce requests that failed and were sent again.
     pub retries: IntCounter,
     /// Events that were sent again because the sink did not have them.
@@ -40,6 +46,18 @@ impl ProducerMetrics {
             lease_rate: m.gauge(
                 "producer_lease_rate",
                 "Rate of the slow-source lease, events/s; -1 without one",
+            )?,
+            credit_granted: m.int_gauge(
+                "producer_credit_granted_events",
+                "Events that may have been sent in all by the credit in force; -1 without one",
+            )?,
+            credit_left: m.int_gauge(
+                "producer_credit_left_events",
+                "Events that may be sent before another grant must come; -1 without credit",
+            )?,
+            credit_blocked: m.gauge(
+                "producer_credit_blocked_seconds",
+                "Time for which the schedule stood for want of credit",
             )?,
             retries: m.counter("producer_retries_total", "Produce requests sent again")?,
             resent: m.counter(
