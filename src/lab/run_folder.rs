@@ -286,6 +286,11 @@ impl Arm {
         Some(all.value_at_quantile(q) as f64 / 1e6)
     }
 
+    /// The mean of the waits in `stage` of all events acked in `phase`, s.
+    pub fn mean_latency_in(&self, stage: Stage, phase: Phase) -> Option<f64> {
+        Some(self.latencies_in(stage, phase)?.mean() / 1e6)
+    }
+
     /// Of all events acked in `phase`, those that waited longer than `target_s` in `stage`.
     pub fn late_in(&self, stage: Stage, target_s: f64, phase: Phase) -> Option<Late> {
         let all = self.latencies_in(stage, phase)?;

@@ -152,7 +152,7 @@ pub struct Flags {
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
     /// events that may wait for this processor, in the log and in it, with --policy credit: twice what the sink takes in
-    /// a round trip (at 2000/s and 40 ms 160); half of that costs goodput, more is delay
+    /// the longest round trip (160 at 2000/s and 40 ms); less than one trip's costs goodput, more is delay
     #[argh(option, from_str_fn(units::count))]
     credit_window: Option<NonZeroUsize>,
     /// who is dropped with --policy shed: newest (what finds the queue full), oldest (what has waited longest),

@@ -26,7 +26,7 @@ use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 use book::Book;
 
-/// How often a grant is announced while acks come, at most: an eighth of a round trip of 40 ms, so that it adds little.
+/// How often a grant is announced while acks come, at most: a quarter of a round trip of 20 ms, so that it adds little.
 pub const PACE: Duration = Duration::from_millis(5);
 
 /// How often it is announced in any case.

@@ -101,8 +101,8 @@ impl Flags {
     fn check_credit(&self) -> Result<(), Failure> {
         match (self.policy == Policy::Credit, self.credit_window) {
             (true, None) => Err(Failure::Usage(
-                "--credit-window is missing: --policy credit needs twice the events that the sink takes in a \
-                 round trip, such as --credit-window 160 at 2000/s and 40 ms"
+                "--credit-window is missing: --policy credit needs twice the events that the sink takes in the \
+                 longest round trip, such as --credit-window 160 at 2000/s and 40 ms"
                     .into(),
             )),
             (false, Some(events)) => {
