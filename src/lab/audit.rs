@@ -1,8 +1,8 @@
 //! `lab audit`: does every id that was produced have exactly one fate?
 //!
 //! The ids that the brokers acknowledged to the producer are compared with the sink's bitmap of
-//! delivered ids, the processor's shed ids and dead letters, and the log from the committed offsets
-//! to its end, read record by record. Invariant: an id in none of them is *missing*; dead letters
+//! delivered ids, the processor's shed ids and dead letters, what it left on disk, and the log from the
+//! committed offsets to its end, read record by record. Invariant: an id in none of them is *missing*; dead letters
 //! explain only the ids that they name. Events that a processor held in memory are not committed,
 //! so the log has them: a killed processor, which leaves no summary, is audited like any other. An
 //! id may be delivered or shed and still be in the log (at-least-once): it is counted as `again`.
@@ -32,7 +32,7 @@ use crate::policy::dead_letters;
 use crate::policy::shed::class::Classes;
 use crate::policy::shed::ids as shed_ids;
 use crate::sink::wire;
-use crate::source::LeftLog;
+use crate::source::{LeftLog, spilled};
 
 use ledger::Found;
 pub use ledger::Ledger;
@@ -86,6 +86,9 @@ pub struct Settings {
     /// what a processor gave up, its --dead-letter, once for each
     #[argh(option)]
     pub dead_letter: Vec<PathBuf>,
+    /// where a processor's queue spilled, its --spill-dir, once for each
+    #[argh(option)]
+    pub spill_dir: Vec<PathBuf>,
     /// the ledger's file (ledger.json)
     #[argh(option, default = "PathBuf::from(FILE)")]
     pub out: PathBuf,
@@ -217,6 +220,9 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     for path in &settings.dead_letter {
         found.invalid |= dead_letters::ids(path)?;
     }
+    for path in &settings.spill_dir {
+        found.on_disk |= spilled::ids(path, &settings.topic, &settings.group)?;
+    }
     let totals;
     (found.delivered, totals) = delivered(&sink)?;
     let tail = Tail::of(&brokers, settings)?;
@@ -236,14 +242,14 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     super::write_json(&settings.out, &ledger)?;
     log::info!(
         produced = ledger.produced, delivered = ledger.delivered, shed = ledger.shed,
-        in_log = ledger.in_log, again = ledger.again, held = ledger.held, invalid = ledger.invalid,
+        in_log = ledger.in_log, on_disk = ledger.on_disk, again = ledger.again, held = ledger.held, invalid = ledger.invalid,
         lost = ledger.lost, corrupt = ledger.corrupt, missing = ledger.missing; "ledger"
     );
     if ledger.wrong() == 0 {
         return Ok(ledger);
     }
     Err(Failure::Verdict(format!(
-        "the ledger does not add up: of {} ids {} are neither delivered nor shed nor in the log, \
+        "the ledger does not add up: of {} ids {} are neither delivered nor shed nor in the log nor on disk (--spill-dir), \
          {} of them not given up as invalid either (--dead-letter), and {} are both shed and delivered; the first: {:?}; \
          {} deliveries were not what their digest says \
          (the processors counted {} as shed, and {} are known to be lost with the log; all sums in {})",

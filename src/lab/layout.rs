@@ -52,6 +52,16 @@ pub fn resident_event_bytes(payload_bytes: usize, run_events: f64) -> f64 {
     mean_of_runs(run_events, |events| run_bytes(payload_bytes, events, resident))
 }
 
+/// Bytes on disk of one event, where the queue spills: its value, frame and trailer, its mark, its share of a record's
+/// head.
+pub fn spilled_event_bytes(payload_bytes: usize) -> f64 {
+    const MARK_BYTES: usize = 8;
+    const OF_HEAD: f64 = 10.0;
+    let frame =
+        FRAME_HEADER_BYTES + HEADER_BYTES + payload_bytes + Transform::Digest.trailer_bytes();
+    (frame + MARK_BYTES) as f64 + OF_HEAD
+}
+
 /// The memory of a run of `events`, given the memory of each allocation of so many bytes.
 fn run_bytes(payload_bytes: usize, events: usize, each: impl Fn(usize) -> f64) -> f64 {
     let frame =

@@ -38,6 +38,7 @@ use crate::load::schedule::Schedule;
 use crate::policy::Policy;
 use crate::policy::shed::Who;
 use crate::queue;
+use crate::queue::spill;
 use crate::sink::settings::cost;
 use crate::units;
 
@@ -74,7 +75,10 @@ pub struct Settings {
     /// events that a bounded queue holds, and one that spills in memory (10000)
     #[argh(option, default = "at_least_1(10_000)", from_str_fn(units::count))]
     queue_cap: NonZeroUsize,
-    /// at a full queue: buffer, shed (with --queue bounded), slow-source, credit (buffer)
+    /// size of all that --queue spill may have on disk, a member; above that --policy decides (2GiB)
+    #[argh(option, from_str_fn(spill::Settings::bytes_max))]
+    spill_max: Option<u64>,
+    /// at a full queue: buffer, shed (with --queue bounded or spill), slow-source, credit (buffer)
     #[argh(option, default = "Policy::Buffer", from_str_fn(Policy::parse))]
     policy: Policy,
     /// events that may wait for a member with --policy credit; the prediction takes it that a round trip is short enough

@@ -241,7 +241,6 @@ const P99_TARGET: Duration = Duration::from_millis(500);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Size of a spill that was told nothing else.
-const SPILL_MAX: u64 = 2 << 30;
 
 /// Where a producer listens that was told nothing else.
 const PRODUCER: &str = "http://127.0.0.1:9901";
@@ -315,7 +314,7 @@ impl Flags {
             queue: self.queue.with_capacity(self.queue_cap),
             spill: self.spill_dir.map(|dir| spill::Settings {
                 dir,
-                bytes_max: self.spill_max.unwrap_or(SPILL_MAX),
+                bytes_max: self.spill_max.unwrap_or(spill::BYTES_MAX),
                 commit: self.spill_commit.unwrap_or_default(),
             }),
             sharding: self.worker_assignment,

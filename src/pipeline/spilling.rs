@@ -14,9 +14,6 @@ use crate::source::spilled::{self, Keeper};
 use crate::telemetry::metrics::{Metrics, ProcessorMetrics, SpillMetrics};
 use crate::threads::{Stop, ThreadGroup};
 
-/// Longest name of topic and group together that a segment carries, B.
-const OWNER_BYTES_MAX: usize = 2048;
-
 /// Events on disk that are not in the log any more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spilled {
@@ -50,8 +47,7 @@ impl Spilling {
         let dir = asked.dir.display();
         let folder = Folder::open(&asked.dir)
             .map_err(|e| Failure::Failed(format!("--spill-dir {dir}: cannot be used: {e}")))?;
-        let mut owner = format!("topic {}, group {}", settings.member.topic, settings.member.group);
-        owner.truncate(owner.floor_char_boundary(OWNER_BYTES_MAX));
+        let owner = spilled::owner(&settings.member.topic, &settings.member.group);
         let keeper = Keeper::new(
             asked.commit,
             settings.transform,

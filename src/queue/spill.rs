@@ -49,7 +49,7 @@ use crate::threads::Stop;
 use disk::Disk;
 pub use keeper::{Keeper, Runs};
 use log::{Appended, Limits, Log, Position};
-pub use settings::{Commit, SEGMENTS_MIN, Settings, SpillError};
+pub use settings::{BYTES_MAX, Commit, SEGMENTS_MIN, Settings, SpillError};
 
 /// How long the thread waits for something to read, or for room in memory, before it sees to the rest.
 const LOOK: Duration = Duration::from_millis(20);

@@ -6,15 +6,20 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use roaring::RoaringTreemap;
 
 use super::run::Builder;
 use super::run::stored::Stored;
 use super::{Assigned, Run};
+use crate::failure::Failure;
 use crate::queue;
-use crate::queue::spill::{self, Commit};
+use crate::queue::spill::disk::View;
+use crate::queue::spill::log::{Limits, Log};
+use crate::queue::spill::{self, Commit, SpillError};
 use crate::telemetry::metrics::ProcessorMetrics;
 use crate::transform::Transform;
 
@@ -23,6 +28,38 @@ pub type Spill = spill::Spill<Keeper>;
 
 /// Bytes before a run's own: which assignment, shard, and of how many.
 const HEAD_BYTES: usize = 8 + 4 + 4;
+/// Longest name of topic and group together that a segment carries, B.
+const OWNER_BYTES_MAX: usize = 2048;
+
+/// Whose events they are, as each segment says it.
+pub fn owner(topic: &str, group: &str) -> String {
+    let mut owner = format!("topic {topic}, group {group}");
+    owner.truncate(owner.floor_char_boundary(OWNER_BYTES_MAX));
+    owner
+}
+
+/// The ids that a process of this topic and group left in `dir` for the next one to deliver. Nothing there is changed.
+///
+/// # Errors
+/// When it cannot be read to its end, a process uses it, or it is another group's.
+pub fn ids(dir: &Path, topic: &str, group: &str) -> Result<RoaringTreemap, Failure> {
+    let failed = |why: String| {
+        Failure::Failed(format!("--spill-dir {}: cannot be read: {why}", dir.display()))
+    };
+    let view = View::open(dir).map_err(|why| failed(why.to_string()))?;
+    let any = Limits { bytes_max: u64::MAX, segment_bytes: u64::MAX };
+    let broken = |why: SpillError| Failure::Failed(why.to_string());
+    let opened = Log::open(Box::new(view), any, Commit::Spilled, &owner(topic, group));
+    let mut log = opened.map_err(broken)?;
+    let mut ids = RoaringTreemap::new();
+    while let Some(record) = log.read_next().map_err(broken)? {
+        let stored = record.payload.get(HEAD_BYTES..).and_then(Stored::read);
+        let stored = stored.ok_or_else(|| failed("a record is no run".into()))?;
+        let heads = stored.events().filter_map(|(_, value)| super::run::check(Some(value)).ok());
+        ids.extend(heads.map(|(_, head)| head.id));
+    }
+    Ok(ids)
+}
 
 /// See the module.
 pub struct Keeper {

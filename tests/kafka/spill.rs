@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::lab::{Served, delivered, figure, ledger, processor, produce, sink};
+use crate::common::lab::{Served, audit, delivered, figure, ledger, processor, produce, sink};
 use crate::common::{PATIENCE, Topic};
 
 /// A processor that spills behind 200 events in memory.
@@ -55,7 +55,7 @@ fn what_was_let_go_is_delivered_by_the_next_process_though_kafka_has_deleted_it(
 }
 
 /// Prevents: events that are delivered twice because an orderly end leaves them both on disk and in the log; a ledger
-/// that does not add up.
+/// that does not add up; an audit that takes what is on disk for lost, or changes it.
 #[test]
 fn an_orderly_end_leaves_each_event_in_one_place() {
     for (commit, keeps) in [("acked", false), ("spilled", true)] {
@@ -65,14 +65,27 @@ fn an_orderly_end_leaves_each_event_in_one_place() {
         let flags = ["--drain-timeout", "3s"];
         let first = spilling(&topic, &slow, dir.path(), commit, &flags);
         first.until("it has its partitions", |p| p.metric("processor_partitions", "") == 2.0);
-        produce(&topic, &["--rate", "20000", "--count", "4000"]);
+        let produced = produce(&topic, &["--rate", "20000", "--count", "4000"]);
         first.until("all is fetched", |p| p.metric("processor_events_fetched_total", "") == 4000.0);
+        let files = tempfile::tempdir().expect("dir");
+        std::fs::write(files.path().join("producer.json"), produced.to_string()).expect("written");
+        let spilled = ["--spill-dir", dir.path().to_str().expect("text")];
+        let account = |flags: &[&str]| {
+            let (ended, sums) = audit(&topic, &slow.url, files.path(), flags);
+            (ended.status.code(), sums)
+        };
         let ended = summary(first);
         let left = figure(&ended["spill"], "left");
         let of = |name| figure(&ended, name);
         assert_eq!(of("fetched"), of("acked") + of("returned") + left, "{ended}");
         assert_eq!(left > 0, keeps, "{commit}: {ended}");
         assert!(keeps || of("returned") > 2000, "{commit}: {ended}");
+        let (code, sums) = account(&spilled);
+        assert_eq!((code, sums.on_disk, sums.again), (Some(0), left, 0), "{commit}: {sums:?}");
+        if keeps {
+            let (code, sums) = account(&[]);
+            assert_eq!((code, sums.unexplained), (Some(3), left), "without its folder: {sums:?}");
+        }
 
         let faster = format!("{}/control", slow.url);
         let faster = backpressure_lab::http::client::agent(PATIENCE)

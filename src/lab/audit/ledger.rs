@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// How many of the wrong ids are written out.
 const EXAMPLES: usize = 20;
 
-/// Where every id went. `produced = delivered + shed + in_log − again + missing`, by id.
+/// Where every id went. `produced = delivered + shed + in_log + on_disk − again + missing`,
+/// by id.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
@@ -16,7 +17,10 @@ pub struct Ledger {
     pub delivered: u64,
     /// Of these, in the log at or above the committed offset.
     pub in_log: u64,
-    /// Delivered or shed, and in the log: a restart would read them again.
+    /// Of these, on the disk of a processor whose queue spilled, for the next one to deliver.
+    pub on_disk: u64,
+    /// Delivered or shed, and in the log or on disk, or in both of these: a restart would take them up
+    /// again. Each of these places beyond the first counts.
     pub again: u64,
     /// Of these, shed by a processor and not delivered.
     pub shed: u64,
@@ -60,6 +64,7 @@ pub(super) struct Found {
     pub delivered: RoaringTreemap,
     pub shed: RoaringTreemap,
     pub in_log: RoaringTreemap,
+    pub on_disk: RoaringTreemap,
     /// Ids that the processors' dead letters give up.
     pub invalid: RoaringTreemap,
     /// Whether an event may have been read again: a processor was killed, or the group had more
@@ -75,9 +80,10 @@ impl Ledger {
 
     /// Compares the ids; the counts that are not about ids stay 0.
     pub(super) fn of(all: &RoaringTreemap, found: &Found) -> Self {
-        let Found { delivered, shed, in_log, invalid, taken_again } = found;
+        let Found { delivered, shed, in_log, on_disk, invalid, taken_again } = found;
         let settled = delivered | shed;
-        let anywhere = &settled | in_log;
+        let (known, on_disk) = (&settled | in_log, on_disk & all);
+        let anywhere = &known | &on_disk;
         let (missing, both) = (all - &anywhere, delivered & shed);
         let unexplained = &missing - invalid;
         let shed_delivered = both.len();
@@ -86,7 +92,8 @@ impl Ledger {
             produced: all.len(),
             delivered: (all & delivered).len(),
             in_log: (all & in_log).len(),
-            again: (settled & in_log & all).len(),
+            on_disk: on_disk.len(),
+            again: (settled & in_log & all).len() + (known & on_disk).len(),
             shed: ((all & shed) - delivered).len(),
             shed_delivered,
             two_fates: two_fates.len(),
@@ -139,6 +146,20 @@ mod tests {
         // 5 delivered and 20 shed ones are in the log as well.
         assert_eq!((ledger.again, ledger.missing, ledger.beyond), (25, 0, 0));
         assert_eq!(ledger.produced, 40 + 20 + 65 - 25);
+    }
+
+    /// Prevents: what a processor left on disk taken for lost, or counted twice.
+    #[test]
+    fn what_is_on_disk_is_not_missing_and_an_id_in_three_places_is_again_twice() {
+        let found = Found { on_disk: ids(50..90), ..found(0..60, [], 55..70) };
+        let ledger = Ledger::of(&ids(0..100), &found);
+        assert_eq!(
+            (ledger.on_disk, ledger.missing, ledger.examples),
+            (40, 10, (90..100).collect())
+        );
+        assert_eq!(ledger.again, 5 + 20);
+        let sum = ledger.delivered + ledger.in_log + ledger.on_disk - ledger.again + ledger.missing;
+        assert_eq!(sum, ledger.produced);
     }
 
     #[test]

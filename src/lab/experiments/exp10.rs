@@ -5,11 +5,10 @@ use super::asking::{Asking, MB, RSS_MAX_MB, SETTLE_S, rss_max_mb};
 use super::drawing::Drawing;
 use super::{ArmSetup, ArmSpec, Check, Experiment, Form, Launch, Margin, PROMISE, Phase};
 use super::{Prediction, Setup, Table};
-use crate::event::HEADER_BYTES;
 use crate::lab::audit::Ledger;
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::cluster::retention_check_s;
-use crate::lab::model;
+use crate::lab::{layout, model};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
 use crate::lab::text::{figure, thousands};
@@ -18,8 +17,6 @@ use crate::lab::text::{figure, thousands};
 const STALLED_OF_KEPT: f64 = 1.5;
 /// What the sink still takes in the stall, events/s: calls are answered, and no worker waits for a time limit.
 const STALLED: f64 = 50.0;
-/// Bytes on disk of an event beside its value: its frame and trailer, its mark, its share of a record's head.
-const BESIDE_VALUE: f64 = 4.0 + 8.0 + 8.0 + 10.0;
 /// The processor's commit interval, and as long for the answers of a busy cluster: the lag where nothing waits for the sink.
 const COMMITTED_S: f64 = 2.0;
 /// How long an event is on disk at most where it only passes through, s: what is written waits for its reader.
@@ -97,7 +94,7 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
     let after = model::stall(load, setup.ceiling, stall.rate, time);
     let lost = load * (stall.length() - kept) - stall.rate * stall.length() - cap - in_flight;
     let on_disk = (after.peak - cap - in_flight).max(0.0);
-    let bytes = (setup.payload_bytes + HEADER_BYTES) as f64 + BESIDE_VALUE;
+    let bytes = layout::spilled_event_bytes(setup.payload_bytes);
     let p = Prediction::new;
     vec![
         p(

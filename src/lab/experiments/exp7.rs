@@ -1,4 +1,4 @@
-//! Experiment 7: three overload policies under the same load. Each keeps some promises and breaks
+//! Experiment 7: every overload policy under the same load. Each keeps some promises and breaks
 //! others; the table says which, computed from what was measured.
 
 use super::asking::{
@@ -21,21 +21,30 @@ const QUEUE_CAP: f64 = 10_000.0;
 const P99_MAX_S: f64 = 2.0;
 /// Seconds in which a queue fills or a source slows down, left out of the steady part.
 const POLICY_SETTLE_S: f64 = 15.0;
+/// Events that may wait with credit: twice what the sink takes in the longest round trip, 40 ms.
+const CREDIT_WINDOW: f64 = 160.0;
+/// What waits on disk.
+const ON_DISK: &str = "processor_spill_events";
+const SPILLED: &str = "processor_spill_bytes";
 /// The declaration.
 pub const EXPERIMENT: Experiment = Experiment {
     name: "exp7",
-    title: "three overload policies",
-    question: "The queue is full. Let the log grow, drop what is new, or slow the source: what does \
+    title: "overload policies",
+    question: "The queue is full. Let the log grow, copy to a disk, drop some, or slow the source: what does \
                each cost, and which promise does it keep?",
-    held: "load schedule, seed, payload, sink and its ceiling, a bounded queue of 10,000 events (but \
-           for `shed-2s`), batching, workers, machine",
-    varied: "what happens when the queue is full: wait (`buffer`), drop and count (`shed`; `shed-2s` \
-             with the capacity that the target gives), tell the source (`slow-source`)",
+    held: "load schedule, seed, payload, sink and its ceiling, 10,000 events in memory (but for \
+           `shed-2s`), batching, workers, machine",
+    varied: "what happens when the queue is full: wait (`buffer`), go on to disk (`spill`), drop and count the newest \
+             (`shed`; `shed-2s` with the capacity that the target gives) or what a controller of the wait chooses \
+             (`shed-pid`), tell the source a rate (`slow-source`), or give it no more than a window ahead (`credit`)",
     arms: &[
         ArmSpec::new("buffer", "buffer", Ink::Blue),
+        ArmSpec::new("spill", "spill", Ink::Sky),
         ArmSpec::new("shed", "shed", Ink::Vermilion),
         ArmSpec::new("shed-2s", "shed, a queue of 2 s", Ink::Purple),
+        ArmSpec::new("shed-pid", "shed by PID", Ink::Orange),
         ArmSpec::new("slow-source", "slow source", Ink::Green),
+        ArmSpec::new("credit", "credit", Ink::Brown),
     ],
     launches,
     warm_up: false,
@@ -44,23 +53,27 @@ pub const EXPERIMENT: Experiment = Experiment {
     charts,
     tables: |run| vec![promises(run)],
     limits: "One machine and one run an arm. The promises are asked of a steady overload; none of \
-             the policies is asked how it behaves when a dependency is away. `shed` drops what \
-             arrives at a full queue, whatever its age or key.",
+             the policies is asked how it behaves when a dependency is away (experiments 5 and 10), nor who \
+             is dropped (12). What a source holds back is in no ledger and no latency.",
 };
 
 fn launches(form: Form) -> Vec<Launch> {
-    let schedule = form.of("1500:12s,1600:12s,8000:36s", "1500:60s,1600:60s,8000:10m");
+    let schedule = form.of("1500:12s,1600:12s,8000:36s", "1500:60s,1600:60s,8000:5m");
     let load = format!("--schedule {schedule} --msg-size 512 --seed 1");
-    let arm = |name, cap: f64, policy| {
-        let flags = format!("--queue bounded --queue-cap {cap} --policy {policy}");
-        Launch::new(name, &load, &format!("--rate-limit {CEILING}"), &flags)
-    };
+    let arm =
+        |name, flags: String| Launch::new(name, &load, &format!("--rate-limit {CEILING}"), &flags);
+    let bounded =
+        |cap: f64, policy: &str| format!("--queue bounded --queue-cap {cap} --policy {policy}");
     let timely_s = P99_MAX_S * (1.0 - model::TIMELY_REST);
+    let timely = model::timely_capacity(CEILING, timely_s, IN_FLIGHT).round();
     vec![
-        arm("buffer", QUEUE_CAP, "buffer"),
-        arm("shed", QUEUE_CAP, "shed"),
-        arm("shed-2s", model::timely_capacity(CEILING, timely_s, IN_FLIGHT).round(), "shed"),
-        arm("slow-source", QUEUE_CAP, "slow-source"),
+        arm("buffer", bounded(QUEUE_CAP, "buffer")),
+        arm("spill", format!("--queue spill --queue-cap {QUEUE_CAP} --spill-commit spilled")),
+        arm("shed", bounded(QUEUE_CAP, "shed")),
+        arm("shed-2s", bounded(timely, "shed")),
+        arm("shed-pid", bounded(QUEUE_CAP, "shed --shed pid")),
+        arm("slow-source", bounded(QUEUE_CAP, "slow-source")),
+        arm("credit", bounded(QUEUE_CAP, &format!("credit --credit-window {CREDIT_WINDOW}"))),
     ]
 }
 
@@ -84,9 +97,13 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             "events/s",
             "λ − μ: what is not served stays in the log".into(),
         ),
+        p("spill_lag_slope", 0.0, "events/s", "what is on disk is committed".into()),
         p("shed_lag_slope", 0.0, "events/s", "what is not served is dropped".into()),
         p("shed-2s_lag_slope", 0.0, "events/s", "what is not served is dropped".into()),
+        p("shed-pid_lag_slope", 0.0, "events/s", "what is not served is dropped".into()),
         p("slow-source_lag_slope", 0.0, "events/s", "what is not served is not produced".into()),
+        p("credit_lag_slope", 0.0, "events/s", "what is not served is not produced".into()),
+        p("spill_on_disk_slope", excess, "events/s", "λ − μ goes to the disk".into()),
         p("shed_rate", excess, "events/s", "λ − μ is dropped".into()),
         p(
             "shed_sojourn",
@@ -109,12 +126,19 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
                 figure(timely)
             ),
         ),
-        p("slow_source_sent", ceiling, "events/s", "μ: the lease follows the sink".into()),
+        p("slow-source_sent", ceiling, "events/s", "μ: the lease follows the sink".into()),
         p(
-            "slow_source_sojourn",
+            "slow-source_sojourn",
             slow_source::TARGET.as_secs_f64(),
             "s",
             "the backlog that it aims at".into(),
+        ),
+        p("credit_sent", ceiling, "events/s", "μ: what is acked is granted".into()),
+        p(
+            "credit_sojourn",
+            CREDIT_WINDOW / ceiling,
+            "s",
+            "W / μ: from the grant to the ack, by Little's law".into(),
         ),
     ]
 }
@@ -141,7 +165,17 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.ask("lag_slope", "Does the lag move as the policy has it?", wanted, lag, "events/s");
         let p50 = arm.latency_in(Stage::EndToEnd, 0.5, steady);
         match name {
-            "shed" | "shed-2s" => {
+            "spill" => {
+                asking.offered_in(steady);
+                let slope = arm.rate_in("processor", ON_DISK, steady);
+                let wanted = (
+                    said("spill_on_disk_slope"),
+                    Margin::Share(0.05),
+                    "two rates, each within 1 to 2 %",
+                );
+                asking.ask("on_disk", "Does the excess go to the disk?", wanted, slope, "events/s");
+            }
+            "shed" | "shed-2s" | "shed-pid" => {
                 let dropped = shed_rate(arm, steady);
                 let wanted =
                     (said("shed_rate"), Margin::Share(0.05), "two rates, each within 1 to 2 %");
@@ -152,23 +186,27 @@ fn checks(run: &Run) -> Vec<Check> {
                     dropped,
                     "events/s",
                 );
-                let why = "the queue's last run may not fit, and the rate's 2 %";
-                let wanted = (said(&format!("{name}_sojourn")), Margin::Share(0.10), why);
-                asking.ask("p50", "Do kept events wait for a full queue?", wanted, p50, "s");
-                if name == "shed-2s" {
-                    let target = (P99_MAX_S, Margin::AtMost, "the target, which sized the queue");
+                if name != "shed-pid" {
+                    let why = "the queue's last run may not fit, and the rate's 2 %";
+                    let wanted = (said(&format!("{name}_sojourn")), Margin::Share(0.10), why);
+                    asking.ask("p50", "Do kept events wait for a full queue?", wanted, p50, "s");
+                }
+                if name != "shed" {
+                    let why =
+                        "the target: it sized the queue, or the controller holds a wait below it";
+                    let target = (P99_MAX_S, Margin::AtMost, why);
                     let p99 = p99_s(arm, steady);
                     asking.ask("p99", "p99 of kept events, under overload", target, p99, "s");
                 }
             }
-            "slow-source" => {
+            "slow-source" | "credit" => {
                 let sent = arm.sent_in(steady);
-                let why = "the controller steers by a backlog that it sees once a second";
-                let wanted = (said("slow_source_sent"), Margin::Share(0.10), why);
+                let why = "the lease steers by a backlog that it sees four times a second";
+                let wanted = (said(&format!("{name}_sent")), Margin::Share(0.10), why);
                 asking.ask("sent", "Does the source follow the sink?", wanted, sent, "events/s");
-                let why = "one step of the controller, on a backlog of one second";
-                let wanted = (said("slow_source_sojourn"), Margin::Share(0.25), why);
-                asking.ask("p50", "Does it wait for the backlog aimed at?", wanted, p50, "s");
+                let why = "one step of the controller, on a backlog of one second; a linger, on a window of 80 ms";
+                let wanted = (said(&format!("{name}_sojourn")), Margin::Share(0.25), why);
+                asking.ask("p50", "Does it wait for what may be on its way?", wanted, p50, "s");
             }
             _ => asking.offered_in(steady),
         }
@@ -191,7 +229,7 @@ fn promises(run: &Run) -> Table {
     let steady = steady(setup);
     let excess = setup.overload().rate - setup.ceiling;
     type Promise<'a> = (&'a str, Box<dyn Fn(&Arm) -> Option<(bool, String)> + 'a>);
-    let promises: [Promise<'_>; 5] = [
+    let promises: [Promise<'_>; 6] = [
         (
             "no event is lost",
             Box::new(|arm| {
@@ -227,6 +265,13 @@ fn promises(run: &Run) -> Table {
                 Some((share > 0.99, format!("sends {} % of what is due", figure(100.0 * share))))
             }),
         ),
+        (
+            "the processor needs no disk",
+            Box::new(|arm| {
+                let mb = stats::max(&arm.metric("processor", SPILLED)).unwrap_or(0.0) / MB;
+                Some((mb < 1.0, format!("{} MB", figure(mb))))
+            }),
+        ),
     ];
     let rows = promises.iter().map(|(name, kept)| {
         let says = move |arm: &Arm| {
@@ -254,12 +299,14 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "lag",
         format!(
-            "Lag at the end: {} events with buffer, {} with shed and {} with a queue of 2 s, most of them dropped \
-             already, {} behind a slowed source",
+            "Lag at the end: {} events with buffer, {} with spill; {} with shed and {} with a queue of 2 s, most of them \
+             dropped already; {} behind a slowed source, {} with credit",
             at_end("buffer"),
+            at_end("spill"),
             at_end("shed"),
             at_end("shed-2s"),
-            at_end("slow-source")
+            at_end("slow-source"),
+            at_end("credit")
         ),
         "Log end less committed offset, all partitions. What is dropped is behind the commit until the events \
          before it are acked.",
@@ -282,11 +329,13 @@ fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
         "latency",
         format!(
             "Under overload p99 is {} s with buffer and growing, {} s with shed, {} s with a queue of \
-             2 s, {} s with a slowed source",
+             2 s, {} s by PID, {} s with a slowed source, {} s with credit",
             p99("buffer"),
             p99("shed"),
             p99("shed-2s"),
-            p99("slow-source")
+            p99("shed-pid"),
+            p99("slow-source"),
+            p99("credit")
         ),
         "Due time to acked by the sink, 99th percentile of the events acked in each second.",
         "end-to-end latency p99, s",
@@ -330,12 +379,14 @@ fn rss_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "rss",
         format!(
-            "All stay small: {} MB with buffer, {} with shed ({} with a queue of 2 s), {} with a slowed \
-             source",
+            "All stay small: {} MB with buffer, {} with spill, {} with shed ({} with a queue of 2 s), {} with a slowed \
+             source, {} with credit",
             most("buffer"),
+            most("spill"),
             most("shed"),
             most("shed-2s"),
-            most("slow-source")
+            most("slow-source"),
+            most("credit")
         ),
         "Resident memory of the processor, from /proc once a second.",
         "resident memory, MB",

@@ -91,6 +91,11 @@ impl Launch {
         }
     }
 
+    /// Whether its processors need folders to spill to.
+    pub fn spills(&self) -> bool {
+        self.processors.iter().any(|(_, flags)| spills(flags))
+    }
+
     /// A setting of the topic, ms; 0 where it has none of its own.
     fn topic_ms(&self, name: &str) -> Result<f64, Failure> {
         let mut values =

@@ -156,6 +156,11 @@ impl Forecast {
         if self.is_dead(t) { 0.0 } else { model::queued(self.lag(t), scenario.standing) }
     }
 
+    /// Of these, on the members' disks.
+    fn spilled(scenario: &Scenario, lag: f64) -> f64 {
+        (lag - scenario.standing - scenario.in_flight).clamp(0.0, scenario.on_disk)
+    }
+
     /// A processor's resident memory at `t` s.
     pub fn rss(&self, scenario: &Scenario, t: f64) -> f64 {
         let queue = self.queue(scenario, t) / scenario.members;
@@ -387,13 +392,33 @@ impl Forecast {
         say("wait_peak", Some(wait), "s", fifo);
         // Where nothing ever waits the batches are not full either.
         let in_flight = if peak > 0.0 { s.in_flight } else { 0.0 };
+        let spilled = Self::spilled(s, peak);
         let inside = format!(
             "inside the processor alone, for the last that is queued: (queue + W B in flight) / μ = ({} + {}) / {}",
-            figure(queue),
+            figure(queue + spilled),
             figure(in_flight),
             figure(s.steady)
         );
-        say("queue_sojourn", Some(model::sojourn_s(queue + in_flight, s.steady)), "s", inside);
+        say(
+            "queue_sojourn",
+            Some(model::sojourn_s(queue + spilled + in_flight, s.steady)),
+            "s",
+            inside,
+        );
+        if s.on_disk > 0.0 {
+            let because = format!(
+                "lag less the {} in memory and {} in flight, at most --spill-max: {} × {} an event",
+                figure(s.standing),
+                figure(s.in_flight),
+                figure(spilled),
+                bytes(s.spilled_bytes)
+            );
+            say("spill_peak", Some(spilled * s.spilled_bytes), "B", because);
+            // Rounding must not keep what is shed from reaching it.
+            let full = (s.standing + s.in_flight + s.on_disk) * (1.0 - 1e-9);
+            let because = format!("the lag is {}: from then on --policy decides", figure(full));
+            say("spill_full_at", self.course.rises_to(full), "s", because);
+        }
         Self::say_policy(s, &mut say);
 
         for (n, stall) in (1..).zip(&s.stalls) {

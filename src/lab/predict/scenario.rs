@@ -7,6 +7,7 @@ use crate::planes::wire::debloat;
 use crate::policy::shed::Who;
 use crate::policy::{Policy, slow_source};
 use crate::queue;
+use crate::queue::spill::BYTES_MAX;
 use crate::units;
 
 use super::Settings;
@@ -40,6 +41,10 @@ pub struct Scenario {
     pub capacity: f64,
     /// What the queue holds while events are dropped; its capacity where that is not the policy.
     pub standing: f64,
+    /// Events that the members' disks hold; 0 where the queue does not spill.
+    pub on_disk: f64,
+    /// Bytes of each there.
+    pub spilled_bytes: f64,
     pub payload_bytes: usize,
     pub event_bytes: f64,
     pub base_bytes: f64,
@@ -113,9 +118,14 @@ impl Scenario {
             ceiling = ceiling.but(stall.rate, stall.from, stall.to);
         }
         flags.policy.check(flags.queue)?;
-        if flags.queue == queue::Name::Spill && flags.policy != Policy::Buffer {
-            let why = "with --queue spill expected buffer: the model has no limit of the disk, above which it would act";
+        let spills = flags.queue == queue::Name::Spill;
+        if spills && flags.policy.holds_the_source() {
+            let why = "with --queue spill expected buffer or shed: the model has no source that waits for a disk";
             return Err(Failure::flag("--policy", flags.policy.name(), why));
+        }
+        if let (false, Some(bytes)) = (spills, flags.spill_max) {
+            let why = "limits what is on disk: it needs --queue spill";
+            return Err(Failure::flag("--spill-max", scaled(bytes as f64, "B"), why));
         }
         let members = flags.members.get() as f64;
         let in_flight = batch * flags.sink_workers.get() as f64 * members;
@@ -144,9 +154,15 @@ impl Scenario {
                 return Err(Failure::flag("--credit-window", window, why));
             }
         };
+        let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
+        let spilled_bytes = layout::spilled_event_bytes(payload_bytes);
+        let on_disk = match spills {
+            true => members * flags.spill_max.unwrap_or(BYTES_MAX) as f64 / spilled_bytes,
+            false => 0.0,
+        };
         let due = offered;
         let offered = match flags.policy {
-            Policy::Shed => due.admitted(&ceiling, standing + in_flight),
+            Policy::Shed => due.admitted(&ceiling, standing + in_flight + on_disk),
             // The source holds back what the lease does not allow, and never sends it.
             Policy::SlowSource => {
                 due.admitted(&ceiling, steady * slow_source::TARGET.as_secs_f64())
@@ -155,7 +171,6 @@ impl Scenario {
             Policy::Credit => due.admitted(&ceiling, window),
             Policy::Buffer => due.clone(),
         };
-        let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
         let base_bytes = flags.base_rss as f64;
         let partitions = flags.partitions.get() as f64;
         let fastest = steps.iter().fold(0.0_f64, |most, step| most.max(step.rate));
@@ -190,6 +205,8 @@ impl Scenario {
             },
             capacity,
             standing,
+            on_disk,
+            spilled_bytes,
             payload_bytes,
             event_bytes: layout::resident_event_bytes(
                 payload_bytes,
@@ -250,7 +267,10 @@ impl Scenario {
             queue::Name::Pull => "no queue (pull)".into(),
             queue::Name::Spill => {
                 let events = figure(self.capacity / self.members);
-                format!("a queue of {events} events in memory, the rest of the lag on disk")
+                format!(
+                    "a queue of {events} events in memory, the rest of the lag on disk, up to {}",
+                    scaled(self.on_disk / self.members * self.spilled_bytes, "B")
+                )
             }
         };
         let members = match flags.members.get() {

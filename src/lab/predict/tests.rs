@@ -129,6 +129,18 @@ fn each_policy_pays_in_its_own_coin() {
     about(says(&credit, "held_back_total"), 360_000.0 - 160.0);
     about(says(&credit, "round_trip_max"), 0.08);
     assert_eq!(says(&shed, "disk"), says(&buffer, "disk"), "it is produced all the same");
+    let spills = |rest: &str| forecast(&format!("{load} --queue spill --spill-max 64MiB{rest}"));
+    let (spill, full) = (spills("").expect("valid"), spills(" --policy shed").expect("valid"));
+    let room = 10_800.0 + (64 << 20) as f64 / 566.0;
+    about(says(&spill, "spill_full_at"), 20.0 + room / 6000.0);
+    about(says(&spill, "spill_peak"), (64 << 20) as f64);
+    about(says(&full, "shed_total"), 360_000.0 - room);
+    about(says(&full, "lag_peak"), room);
+    let all = forecast(&format!("{load} --queue spill")).expect("valid");
+    about(says(&all, "spill_peak"), (360_000.0 - 10_800.0) * 566.0);
+    for wrong in ["--spill-max 64MiB", "--queue spill --policy credit --credit-window 9"] {
+        forecast(&format!("{load} {wrong}")).expect_err(wrong);
+    }
     let error = forecast(&format!("{load} --policy shed --queue pull")).expect_err("no queue");
     assert!(error.contains("--queue bounded"), "{error}");
     for wrong in ["--policy credit", "--credit-window 9"] {

@@ -105,6 +105,8 @@ pub struct Arm<'a> {
     /// Where everything is.
     pub places: Places,
     partitions: u32,
+    /// Whether its processors leave something on disk.
+    spills: bool,
     /// The name of the current sink.
     sink: String,
     /// (name, pid) for the watch.
@@ -140,6 +142,7 @@ impl<'a> Arm<'a> {
             },
             topic,
             partitions: launch.partitions,
+            spills: launch.spills(),
             sink: String::new(),
             processes: Vec::new(),
             pages: Vec::new(),
@@ -250,7 +253,7 @@ impl<'a> Arm<'a> {
                 self.children.stop(name)?;
             }
         }
-        let command = self.places.audit(producers, &names);
+        let command = self.places.audit(producers, &names, self.spills);
         commands::note(&self.places.dir, &commands::line(&command))?;
         // It reads the whole log: a signal does not wait for it.
         let asked = settings(&command)?;

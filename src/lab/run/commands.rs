@@ -152,8 +152,8 @@ impl Places {
         words
     }
 
-    /// The ledger, from what these producers and processors printed.
-    pub fn audit(&self, producers: &[String], processors: &[String]) -> Command {
+    /// The ledger, from what these producers and processors printed, and left on disk.
+    pub fn audit(&self, producers: &[String], processors: &[String], spills: bool) -> Command {
         let mut words = self.of("lab", &["audit"], "");
         words.extend(self.of_group().map(str::to_owned));
         let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
@@ -164,6 +164,9 @@ impl Places {
         for name in processors {
             add("--processor", self.file(&format!("{name}.json")));
             add("--shed-ids", self.file(&format!("{}.ids", of_member("shed", name))));
+            if spills {
+                add("--spill-dir", self.file(&of_member("spill", name)));
+            }
         }
         add("--out", self.file(crate::lab::audit::FILE));
         words
@@ -226,7 +229,7 @@ pub fn all(launch: &Launch) -> Vec<Command> {
         all.push(vec!["sleep".into(), stall.from.to_string()]);
         all.push(places.stall(stall));
     }
-    all.push(places.audit(&["producer".into()], &names));
+    all.push(places.audit(&["producer".into()], &names, launch.spills()));
     all
 }
 
@@ -316,7 +319,9 @@ mod tests {
             places.processor("processor", "L", "").contains(&"my results/latency.hlog".to_owned())
         );
         assert!(
-            places.audit(&["producer".into()], &[]).contains(&"my results/ledger.json".to_owned())
+            places
+                .audit(&["producer".into()], &[], false)
+                .contains(&"my results/ledger.json".to_owned())
         );
     }
 

@@ -85,8 +85,7 @@ impl Disk for Folder {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let entries = fs::read_dir(&self.path)?;
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        names(&self.path)
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -112,6 +111,87 @@ impl Disk for Folder {
     fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// A folder as the process that opens it next finds it. Nothing in it is changed: what is asked to be, is not done.
+pub struct View {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl View {
+    /// Looks at a folder that no process uses, until it is dropped.
+    ///
+    /// # Errors
+    /// When it is no folder of a queue that spills, or a process uses it.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let lock = File::open(path.join(LOCK))?;
+        lock.try_lock_shared().map_err(|e| match e {
+            TryLockError::WouldBlock => io::Error::other("a process uses it; stop it first"),
+            TryLockError::Error(e) => e,
+        })?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+}
+
+impl Disk for View {
+    fn path(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        names(&self.path)
+    }
+
+    fn create(&self, _name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(Seen(None)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(Seen(Some(File::open(self.path.join(name))?))))
+    }
+
+    fn remove(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file of a [`View`]; none where it would have been made.
+struct Seen(Option<File>);
+
+impl DiskFile for Seen {
+    fn length(&self) -> io::Result<u64> {
+        self.0.as_ref().map_or(Ok(0), DiskFile::length)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.as_ref().map_or(Ok(0), |file| DiskFile::read_at(file, bytes, at))
+    }
+
+    fn write_all_at(&self, _bytes: &[u8], _at: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn cut(&self, _length: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn names(path: &Path) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(path)?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 impl DiskFile for File {

@@ -70,7 +70,7 @@ impl Log {
         {
             numbers.pop();
             let file = self.disk.path(&self.name(newest));
-            log::warn!(file = file.as_str(); "the newest segment was torn while it was made, deleted");
+            log::warn!(file = file.as_str(); "the newest segment was torn while it was made: nothing in it was durable");
             let removed = self.disk.remove(&self.name(newest)).and_then(|()| self.disk.sync());
             removed.map_err(|why| self.failed(newest, "deleted", why))?;
         }
@@ -141,7 +141,7 @@ impl Log {
         if end < length {
             log::warn!(
                 file = self.disk.path(&self.name(number)).as_str(), offset = end, bytes = length - end;
-                "the end of the newest segment is torn, cut off: it was not durable, so Kafka has its events"
+                "the end of the newest segment is torn: it was not durable, so Kafka has its events"
             );
             file.cut(end).map_err(|why| self.failed(number, "cut", why))?;
         }

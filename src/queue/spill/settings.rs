@@ -47,6 +47,8 @@ pub struct Settings {
     pub commit: Commit,
 }
 
+/// Largest size of all segments together where none is named, B.
+pub const BYTES_MAX: u64 = 2 << 30;
 /// Fewest segments that the limit has room for: the one that is read, the one that is written, and two between.
 pub const SEGMENTS_MIN: u64 = 4;
 

@@ -1,12 +1,12 @@
 //! The spill with its thread, its memory queue and a keeper whose runs are numbers; the log at its edges.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
 
 use super::super::{Dequeued, Kind, Load, Outlet, shared};
-use super::disk::Folder;
+use super::disk::{Folder, View};
 use super::log::Record;
 use super::ram::Ram;
 use super::segment::SEGMENT_BYTES;
@@ -290,6 +290,53 @@ fn a_folder_of_others_and_one_that_kafka_does_not_back_are_refused() {
         assert!(words.iter().all(|word| why.contains(word)), "{why}");
     }
     assert_eq!(log(&ram, Commit::Spilled, OWNER).expect("opens").unread(), 1);
+}
+
+/// Prevents: an audit that changes what it looks at, sees other events than the next process is given, or looks while
+/// another writes.
+#[test]
+fn a_view_sees_what_the_next_process_is_given_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let limits = Limits { bytes_max: 1 << 20, segment_bytes: 1000 };
+    let opened = |disk: Box<dyn Disk>| Log::open(disk, limits, Commit::Spilled, OWNER);
+    let folder = || Box::new(Folder::open(dir.path()).expect("free"));
+    let mut log = opened(folder()).expect("opens");
+    assert!(View::open(dir.path()).err().expect("used").to_string().contains("stop it first"));
+    for id in 0..20_u8 {
+        assert!(matches!(log.append(&[id; 200], 1), Ok(Appended::Yes(_))));
+    }
+    // Noted in the middle: two segments before it are not given any more.
+    let (mut below, mut given) = (Position::default(), Vec::new());
+    for _ in 0..6 {
+        below = log.read_next().expect("reads").expect("a record").end;
+    }
+    log.note_acked(below).expect("noted");
+    drop(log);
+    let files = || -> BTreeMap<String, Vec<u8>> {
+        let entries = std::fs::read_dir(dir.path()).expect("listed").map(|it| it.expect("entry"));
+        entries
+            .map(|it| (format!("{:?}", it.file_name()), std::fs::read(it.path()).expect("read")))
+            .collect()
+    };
+    // A crash tore the end.
+    let newest = dir.path().join(segment::name(5, "spilled"));
+    let whole = std::fs::read(&newest).expect("the newest");
+    std::fs::write(&newest, &whole[..whole.len() - 1]).expect("torn");
+    let before = files();
+    for disk in [Box::new(View::open(dir.path()).expect("free")) as Box<dyn Disk>, folder()] {
+        let mut log = opened(disk).expect("opens");
+        let mut ids = Vec::new();
+        while let Some(record) = log.read_next().expect("reads") {
+            ids.push(record.payload[0]);
+        }
+        if given.is_empty() {
+            assert_eq!(files(), before, "the view changed something");
+        }
+        given.push(ids);
+    }
+    assert_eq!(given, [(6..19).collect::<Vec<_>>(), (6..19).collect()]);
+    assert_ne!(files(), before, "the process cuts off what is torn");
+    assert!(View::open(&dir.path().join("none")).is_err());
 }
 
 /// Prevents: a segment that is gone and is passed over in silence.
