@@ -8,10 +8,10 @@ use super::{Prediction, Setup, Table};
 use crate::lab::audit::Ledger;
 use crate::lab::charts::{Chart, Ink};
 use crate::lab::cluster::retention_check_s;
-use crate::lab::{layout, model};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
 use crate::lab::text::{figure, thousands};
+use crate::lab::{layout, model};
 
 /// The stall is half as long again as the retention.
 const STALLED_OF_KEPT: f64 = 1.5;

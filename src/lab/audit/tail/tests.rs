@@ -19,6 +19,7 @@ fn settings() -> Settings {
         producer: Vec::new(),
         processor: Vec::new(),
         shed_ids: Vec::new(),
+        spill_dir: Vec::new(),
         dead_letter: Vec::new(),
         out: PathBuf::new(),
     }
