@@ -96,6 +96,9 @@ pub struct Settings {
     /// threads of a member that call the sink: each has a batch in flight (4)
     #[argh(option, default = "at_least_1(4)", from_str_fn(units::count))]
     sink_workers: NonZeroUsize,
+    /// the wait, from due to acked, that a capacity is asked for: capacity_by_wait (2s)
+    #[argh(option, default = "Duration::from_secs(2)", from_str_fn(units::duration_above_zero))]
+    p99_target: Duration,
     /// memory at which a processor is killed, such as 512MiB (none)
     #[argh(option, from_str_fn(units::size))]
     memory_limit: Option<u64>,

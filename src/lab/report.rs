@@ -300,7 +300,7 @@ impl Text {
                 run.arms.iter().map(|arm| or_not_measured(of(run, arm))).collect();
             self.line(format_args!("| {label} | {} |", cells.join(" | ")));
         }
-        self.line("\nRates are taken between the settled first and last second of the phase.\n");
+        self.line("\nRates are taken between the settled first and last second of the phase, a stall included.\n");
     }
 
     fn ledgers(&mut self, run: &Run) {

@@ -356,14 +356,14 @@ impl Sender {
         self.shared.view.renew();
         if self.lost.is_none() {
             self.lost = Some(Instant::now());
-            log::warn!(broker = self.broker, why = why; "broker lost, its events wait");
+            log::warn!(broker = self.broker, why = why; "the broker takes no events, they wait");
         }
     }
 
     fn is_back(&mut self) {
         if let Some(lost) = self.lost.take() {
             let after = units::show(lost.elapsed());
-            log::info!(broker = self.broker, after = after.as_str(); "broker is back");
+            log::info!(broker = self.broker, after = after.as_str(); "the broker takes events again");
         }
     }
 }

@@ -158,10 +158,20 @@ pub fn watch(topic: &Topic, served: &[(&str, &Served)], out: &Path, flags: &[&st
 /// `lab audit` of a topic whose group has its name: how it ended, and the ledger that it wrote into
 /// `dir`, where the producer's summary is.
 pub fn audit(topic: &Topic, sink: &str, dir: &Path, flags: &[&str]) -> (Ended, Ledger) {
+    audit_of(&topic.name, topic, sink, dir, flags)
+}
+
+/// The same, of another group.
+pub fn audit_of(
+    group: &str,
+    topic: &Topic,
+    sink: &str,
+    dir: &Path,
+    flags: &[&str],
+) -> (Ended, Ledger) {
     let path = |name: &str| dir.join(name).display().to_string();
     let (producer, out) = (path("producer.json"), path("ledger.json"));
-    let name = topic.name.as_str();
-    let fixed = ["audit", "--topic", name, "--group", name, "--sink", sink];
+    let fixed = ["audit", "--topic", &topic.name, "--group", group, "--sink", sink];
     let files = ["--producer", &producer, "--out", &out];
     let binary = env!("CARGO_BIN_EXE_lab");
     let ended = Running::start(binary, [&fixed[..], &files, flags].concat()).end(PATIENCE);

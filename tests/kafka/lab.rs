@@ -128,6 +128,12 @@ fn audit_accounts_for_every_id_and_names_the_one_that_is_lost() {
     assert_eq!((ledger.delivered, ledger.again, ledger.duplicates), (ids.len() as u64 + 1, 1, 1));
     assert_eq!(ledger.delivered + ledger.in_log - ledger.again, 300);
 
+    // Another group: all would be in the log, and nobody to blame.
+    let (ended, ledger) = lab::audit_of("nobody", &topic, &sink.url, dir.path(), &[]);
+    assert_eq!((ended.status.code(), ledger.wrong()), (Some(1), 0));
+    let words = ["group nobody has committed nothing", "--group"];
+    assert!(words.iter().all(|word| ended.stderr.contains(word)), "{}", ended.stderr);
+
     // The summary of a producer that ended with unsent events covers only the ids below its first
     // unsent one.
     let said = std::fs::read_to_string(&producer).expect("the summary");

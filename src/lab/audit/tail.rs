@@ -69,6 +69,10 @@ pub struct Tail {
     pub ids: RoaringTreemap,
     pub records: u64,
     pub invalid: u64,
+    /// Whether the group has committed anything in this topic.
+    pub is_committed: bool,
+    /// Members of the group; none where the coordinator does not say.
+    pub members: Option<usize>,
 }
 
 impl Tail {
@@ -76,12 +80,14 @@ impl Tail {
     pub fn of(brokers: &Brokers, settings: &Settings) -> Result<Self, Failure> {
         let (topic, isolation) = (settings.topic.as_str(), settings.isolation);
         let mut reader = LagReader::new(brokers, topic, &settings.group, isolation);
-        let open = tail_bounds(brokers, settings, &offsets(&mut reader))?;
+        let offsets = offsets(&mut reader);
+        let open = tail_bounds(brokers, settings, &offsets)?;
         let topic_id = reader.view().id;
         let view = View::new(reader.view().clone());
         let fetchers = BTreeMap::new();
         let troubles = BTreeMap::new();
-        let tail = Self::default();
+        let is_committed = offsets.partitions.values().any(|row| row.committed.is_some());
+        let tail = Self { is_committed, members: offsets.members, ..Self::default() };
         let reading =
             Reading { brokers, topic, isolation, topic_id, view, fetchers, open, troubles, tail };
         reading.run()

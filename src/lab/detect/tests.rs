@@ -148,7 +148,16 @@ fn the_recommended_rule_finds_every_recorded_trouble_within_10_s_and_is_silent_e
             // where the excess is shed before it waits, or committed while it waits on disk: a rule on lag is blind there,
             // and the shed counter and the spill's gauge are not. The burst and the standstill of exp9 are over within
             // 6 s, before the rule may speak.
-            let blind = ["slow-source", "priority", "sojourn", "pid", "short", "spilled"];
+            let blind = [
+                "slow-source",
+                "priority",
+                "sojourn",
+                "pid",
+                "short",
+                "spilled",
+                "spill",
+                "shed-pid",
+            ];
             if !blind.contains(&arm.as_str()) && name != "exp9" {
                 let in_time = |after: &Option<f64>| after.is_some_and(|s| s <= 10.0);
                 assert!(score.found_after_s.iter().all(in_time), "{name}/{arm}: {score:?}");

@@ -81,7 +81,11 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
             "unbounded_rss_slope",
             setup.resident_bytes * excess / MB,
             "MB/s",
-            format!("b (λ − μ) = {} B × {}/s", figure(setup.resident_bytes), figure(excess)),
+            format!(
+                "b (λ − μ) = {} B resident × {}/s",
+                figure(setup.resident_bytes),
+                figure(excess)
+            ),
         ),
         p("pull_rss_slope", 0.0, "MB/s", "no queue, so b × 0".into()),
         p("pull_coupling", 1.0, "", "what it polls is what the sink took".into()),

@@ -9,7 +9,6 @@ use super::scenario::Scenario;
 use crate::policy::{Policy, slow_source};
 
 /// The target that sizes a capacity: p99 from produced to acked, s.
-const PROMISE_S: f64 = 2.0;
 /// Most moments of catching up that are listed.
 const CAUGHT_UP_MAX: usize = 5;
 /// Moments at which the longest wait is looked for, beside the corners of the backlog.
@@ -374,11 +373,12 @@ impl Forecast {
             say("capacity_by_memory", Some(fits.floor()), "events", because);
         }
         let (rate, in_flight) = (s.steady / s.members, s.in_flight / s.members);
-        let timely_s = PROMISE_S * (1.0 - model::TIMELY_REST);
+        let promise_s = s.promise_s;
+        let timely_s = promise_s * (1.0 - model::TIMELY_REST);
         let timely = model::timely_capacity(rate, timely_s, in_flight);
         let because = format!(
-            "a member's, so that the last of a full queue is acked in {PROMISE_S} s: its μ × {PROMISE_S} s × 0.95 − 2 W B \
-             = {} − {}; it counts where the excess is shed",
+            "with --policy shed: a member's, so that the last of a full queue is acked in --p99-target {promise_s} s: its μ × \
+             {promise_s} s × 0.95 − 2 W B = {} − {}",
             figure(rate * timely_s),
             figure(2.0 * in_flight)
         );
@@ -461,13 +461,16 @@ impl Forecast {
         say("offered_total", Some(offered), "events", "the sum of rate × time".into());
         let fastest = s.steps.iter().map(|step| step.rate).fold(0.0, f64::max);
         let layout = format!(
-            "record batch v2: record of {} B payload, 1/{} of a batch's header",
+            "of the fastest step: record of {} B payload, 1/{} of a batch's header",
             s.payload_bytes,
             figure(s.wire.batch_events(fastest))
         );
         say("log_bytes_per_event", Some(s.wire.log_bytes(fastest)), "B", layout);
         let disk = most(|row| row.disk_bytes);
-        let copies = format!("offered × bytes in the log × {} copies", figure(s.wire.replication));
+        let copies = format!(
+            "offered × bytes in the log, each step's own, × {} copies",
+            figure(s.wire.replication)
+        );
         say("disk", Some(disk), "B", copies);
         let each =
             |what: &str| format!("{what}, {} brokers of equal share", figure(s.wire.brokers));

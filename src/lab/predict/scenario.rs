@@ -52,6 +52,8 @@ pub struct Scenario {
     pub fetch_bytes: f64,
     pub limit_bytes: Option<f64>,
     pub partitions: f64,
+    /// The wait that the capacity is to keep, s.
+    pub promise_s: f64,
     pub wire: Wire,
     pub drain: bool,
     /// In one sentence.
@@ -218,6 +220,7 @@ impl Scenario {
                 .min(drained.max(f64::from(debloat::LEAST) * brokers)),
             limit_bytes: flags.memory_limit.map(|bytes| bytes as f64),
             partitions,
+            promise_s: flags.p99_target.as_secs_f64(),
             wire,
             drain: flags.drain,
             given: String::new(),

@@ -92,7 +92,8 @@ impl Sitting<'_> {
             let closed = arm::is_closed(&out.join(&launch.arm));
             let is_chosen = settings.arm.is_empty() || settings.arm.contains(&launch.arm);
             if !is_chosen || (settings.resume && closed) {
-                log::info!(experiment = experiment.name, arm = launch.arm.as_str(); "kept");
+                let what = if closed { "kept" } else { "left out" };
+                log::info!(experiment = experiment.name, arm = launch.arm.as_str(); "{what}");
                 continue;
             }
             if experiment.warm_up && cluster.is_cold() {
@@ -107,7 +108,10 @@ impl Sitting<'_> {
             .filter(|arm| !arm::is_closed(&out.join(arm)))
             .collect();
         if !never.is_empty() {
-            log::warn!(arms = never.join(", "); "no report: these arms have not been run");
+            log::warn!(
+                arms = never.join(", ");
+                "no report: its checks compare all arms, and these have not been run; --resume runs them"
+            );
             return Ok(());
         }
         report::experiment(experiment, out)

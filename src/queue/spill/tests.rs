@@ -324,8 +324,11 @@ fn a_view_sees_what_the_next_process_is_given_and_changes_nothing() {
     std::fs::write(&newest, &whole[..whole.len() - 1]).expect("torn");
     let before = files();
     for views in [true, false] {
-        let view = || Box::new(View::open(dir.path()).expect("free"));
-        let mut log = opened(if views { view() } else { folder() }).expect("opens");
+        let disk: Box<dyn Disk> = match views {
+            true => Box::new(View::open(dir.path()).expect("free")),
+            false => folder(),
+        };
+        let mut log = opened(disk).expect("opens");
         let mut ids = Vec::new();
         while let Some(record) = log.read_next().expect("reads") {
             ids.push(record.payload[0]);
