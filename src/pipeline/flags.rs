@@ -240,8 +240,6 @@ const P99_TARGET: Duration = Duration::from_millis(500);
 /// Kafka's default `session.timeout.ms`.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Size of a spill that was told nothing else.
-
 /// Where a producer listens that was told nothing else.
 const PRODUCER: &str = "http://127.0.0.1:9901";
 
