@@ -42,7 +42,7 @@ use crate::source::spilled::Spill;
 use crate::source::supervisor::{self, Shared};
 use crate::source::{Assignment, Downstream, LeftLog, Run, fetcher};
 use crate::telemetry::latency::Latency;
-use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
+use crate::telemetry::metrics::{Metrics, ProcessorMetrics, sum};
 use crate::telemetry::{self, latency};
 use crate::threads::{Pulse, Stop, ThreadGroup};
 use health::Health;
@@ -341,7 +341,9 @@ fn start_flow(
         let assignment = &shared.assignment;
         if policy == Policy::Credit {
             let sight = Sight {
-                assignments: || (metrics.rebalances.get(), metrics.partitions.get()),
+                // What is lost with the log will never be settled: the count begins anew, as with other partitions.
+                changes: || metrics.rebalances.get() + sum(&metrics.lost),
+                partitions: || metrics.partitions.get(),
                 waiting: || assignment.unsettled(),
             };
             credit::run(&producer, &settled, &sight, metrics, stop);

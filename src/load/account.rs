@@ -117,8 +117,8 @@ impl Account {
                 quiet_ms = (now_us - since_us) / 1000;
                 "no credit is left and nothing waits anywhere: the count begins anew"
             );
-            self.healed = Some((now_us, after_us));
             self.begin(now_us, due);
+            self.healed = Some((now_us, after_us));
         }
     }
 
@@ -164,6 +164,8 @@ impl Account {
     /// An epoch begins, or none where nobody is left.
     fn begin(&mut self, now_us: i64, due: u64) {
         self.quiet_since_us = None;
+        // Who holds credit has changed: what was waited for is no measure any more.
+        self.healed = None;
         for part in self.parts.values_mut() {
             part.granted = None;
         }

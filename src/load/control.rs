@@ -2,11 +2,12 @@
 //! `DELETE /rate` ends one; the same of `/credit`. The caller's right is checked before; [`super::rate`]
 //! and [`super::credit`] have the bodies.
 
-use super::account::Account;
+use super::account::{Account, Begun};
 use super::credit::{CREDIT, CreditState, Epoch, Grant};
 use super::leases::Lease;
 use super::rate::{Held, RateLease, RateState, check_holder};
 use super::sender::Shared;
+use super::settings::SHARE_IDS;
 use crate::clock;
 use crate::http::{Request, Response};
 
@@ -20,6 +21,13 @@ pub fn answer(run: Option<&Shared>, request: &Request) -> Response {
 }
 
 fn credit(run: &Shared, request: &Request) -> Response {
+    if run.resends.is_some() {
+        // What is sent again would be settled, and so granted, twice.
+        return Response::text(
+            409,
+            "with --resend-after there is no credit: use --policy slow-source",
+        );
+    }
     let changed = match request.method.as_str() {
         "GET" => Ok(()),
         "POST" => {
@@ -50,7 +58,8 @@ fn change<T>(run: &Shared, apply: impl FnOnce(&mut Account, i64, u64) -> T) -> T
 /// Lets time pass for the credit.
 pub fn look_at_credit(run: &Shared) {
     let sent: u64 = run.cursors.acked().iter().sum();
-    change(run, |account, now_us, due| account.look(now_us, due, sent >= due));
+    let ended = run.pacer.lock().ended(clock::now_us());
+    change(run, |account, now_us, due| account.look(now_us, due, sent >= due && !ended));
 }
 
 /// How the credit stands.
@@ -59,9 +68,11 @@ pub fn credit_state(run: &Shared) -> CreditState {
     let due = pacer.curve().due_count(clock::now_us());
     let (account, first_id) = (pacer.account(), run.recipe.first_id);
     CreditState {
-        epoch: account
-            .epoch()
-            .map(|it| Epoch { at_us: it.at_us, first_id: first_id.saturating_add(it.first) }),
+        epoch: account.epoch().map(|Begun { at_us, first }| Epoch {
+            at_us,
+            first_id: first_id.saturating_add(first),
+            end_id: first_id.saturating_add(SHARE_IDS),
+        }),
         holders: account.holders(),
         left: account.limit().map_or(0, |limit| limit.saturating_sub(due)),
     }

@@ -52,7 +52,7 @@ impl Grant {
     }
 }
 
-/// A span of the producer's events: those from `first_id` on that are due at or after `at_us`.
+/// A span of one producer's events: those from `first_id` to below `end_id` that are due at or after `at_us`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch {
     /// When it began, µs since the epoch by the producer's clock: its name, which no other has, also of a producer that
@@ -60,12 +60,14 @@ pub struct Epoch {
     pub at_us: i64,
     /// The id of its first event.
     pub first_id: u64,
+    /// Above all ids of this producer: those of other shares of the load are not in its credit.
+    pub end_id: u64,
 }
 
 impl Epoch {
     /// Whether the event belongs to it. An earlier producer's events may have the same ids: they were due before.
     pub fn has(&self, id: u64, due_us: i64) -> bool {
-        id >= self.first_id && due_us >= self.at_us
+        (self.first_id..self.end_id).contains(&id) && due_us >= self.at_us
     }
 }
 
@@ -103,11 +105,18 @@ mod tests {
         }
     }
 
-    /// Prevents: events of a producer that was started again with the same ids, counted twice.
+    /// Prevents: events of a producer that was started again with the same ids, counted twice; those of another share
+    /// counted at all.
     #[test]
     fn an_event_belongs_to_an_epoch_by_its_id_and_its_due_time() {
-        let epoch = Epoch { at_us: 1_000, first_id: 50 };
-        for (id, due_us, is_of_it) in [(50, 1_000, true), (49, 1_000, false), (50, 999, false)] {
+        let epoch = Epoch { at_us: 1_000, first_id: 50, end_id: 90 };
+        for (id, due_us, is_of_it) in [
+            (50, 1_000, true),
+            (49, 1_000, false),
+            (50, 999, false),
+            (89, 1_000, true),
+            (90, 1_000, false),
+        ] {
             assert_eq!(epoch.has(id, due_us), is_of_it, "{id} {due_us}");
         }
     }

@@ -362,7 +362,9 @@ impl Pacer {
         let height = height.min(count).max(if count > 0.0 { count - 1.0 + NUDGE } else { 0.0 });
         past.drain(..past.partition_point(|knot| knot.due <= slowest as f64).saturating_sub(1));
         let mut knots = self.knots_from(now_us, height);
-        self.blocked_us = self.account.limit().and_then(|limit| hold(&mut knots, limit as f64));
+        // A limit that the last event does not reach holds nothing back.
+        let limit = self.account.limit().filter(|limit| *limit < self.curve.count_max);
+        self.blocked_us = limit.and_then(|limit| hold(&mut knots, limit as f64));
         past.append(&mut knots);
         self.curve = Arc::new(Curve { knots: past, count_max: self.curve.count_max });
         applied

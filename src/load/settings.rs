@@ -141,7 +141,7 @@ pub struct Flags {
 }
 
 /// Ids between the first ids of two shares: years at a million events a second.
-const SHARE_IDS: u64 = 1 << 40;
+pub const SHARE_IDS: u64 = 1 << 40;
 /// Most producers of one load.
 const SHARES_MAX: u64 = 4096;
 

@@ -58,34 +58,48 @@ impl Settled {
 }
 
 /// What the flow thread sees of its processor.
-pub struct Sight<A, W> {
-    /// How often partitions were assigned or revoked, and how many there are.
-    pub assignments: A,
+pub struct Sight<C, P, W> {
+    /// Grows when the count is worth nothing any more: partitions are assigned or revoked, offsets are lost.
+    pub changes: C,
+    /// Partitions assigned now.
+    pub partitions: P,
     /// Events of theirs that are in the log and not settled.
     pub waiting: W,
 }
 
 /// Announces grants to the producer until the run stops.
-pub fn run<A, W>(
+pub fn run<C, P, W>(
     producer: &Peer,
     settled: &Settled,
-    sight: &Sight<A, W>,
+    sight: &Sight<C, P, W>,
     metrics: &ProcessorMetrics,
     stop: &Stop,
 ) where
-    A: Fn() -> (u64, i64),
+    C: Fn() -> u64,
+    P: Fn() -> i64,
     W: Fn() -> u64,
 {
     let (mut seen, mut since, mut at) = (None, Instant::now(), None::<Instant>);
-    let mut reachable = true;
+    let (mut reachable, mut holds) = (true, false);
+    let end = || {
+        let Some(holder) = settled.lock().map(|book| book.holder().to_owned()) else { return };
+        // What is not heard expires.
+        let _told = producer.delete::<CreditState>(&format!("{CREDIT}?holder={holder}"));
+    };
     while !stop.wait(PACE) {
-        let (changes, partitions) = (sight.assignments)();
+        let changes = (sight.changes)();
         if seen != Some(changes) {
             (seen, since, at) = (Some(changes), Instant::now(), None);
             settled.lock().iter_mut().for_each(|book| book.reassigned());
         }
         // A member that has nothing to do must hold nobody up.
-        if partitions == 0 || since.elapsed() < SETTLE {
+        if (sight.partitions)() == 0 {
+            if std::mem::take(&mut holds) {
+                end();
+            }
+            continue;
+        }
+        if since.elapsed() < SETTLE {
             continue;
         }
         let grant = {
@@ -101,6 +115,7 @@ pub fn run<A, W>(
         metrics.grants.with_label_values(&[result]).inc();
         match told {
             Ok(state) => {
+                holds = true;
                 if let Some(mut book) = settled.lock() {
                     book.hear(&state, (sight.waiting)());
                     metrics.granted_events.set(book.granted());
@@ -119,9 +134,7 @@ pub fn run<A, W>(
         }
     }
     metrics.granted_events.set(-1);
-    let holder = settled.lock().map(|book| book.holder().to_owned());
-    if let Some(holder) = holder.filter(|_| at.is_some() && reachable) {
-        // What is not heard expires.
-        let _told = producer.delete::<CreditState>(&format!("{CREDIT}?holder={holder}"));
+    if holds && reachable {
+        end();
     }
 }

@@ -84,6 +84,11 @@ impl Policy {
             let why = "--policy shed drops at a full queue: it needs --queue bounded or spill";
             return Err(Failure::Usage(why.into()));
         }
+        if self == Self::Credit && queue == queue::Name::Spill {
+            let why = "--policy credit counts what waits by its offsets, and --queue spill lets go of them: use another queue, \
+                       or --policy slow-source";
+            return Err(Failure::Usage(why.into()));
+        }
         Ok(())
     }
 }

@@ -77,8 +77,12 @@ pub fn table(setup: &Setup, arm: &ArmSetup, trip: f64, skews: [f64; 3]) -> Table
         "delivered while it stands: one window",
         "per shard",
     ];
-    let title = "What a window per shard would cost and save (computed: four shards, 160 events)";
-    Table::new(title, &head, skews.map(row))
+    let title = format!(
+        "What a window per shard would cost and save (computed: {} shards, {} events)",
+        figure(f64::from(arm.workers)),
+        figure(window)
+    );
+    Table::new(&title, &head, skews.map(row))
 }
 
 #[cfg(test)]

@@ -201,8 +201,11 @@ fn checks(run: &Run) -> Vec<Check> {
             }
             "slow-source" | "credit" => {
                 let sent = arm.sent_in(steady);
-                let why = "the lease steers by a backlog that it sees four times a second";
-                let wanted = (said(&format!("{name}_sent")), Margin::Share(0.10), why);
+                let (share, why) = match name {
+                    "credit" => (0.02, "what is granted is what is acked, and a rate's 2 %"),
+                    _ => (0.10, "it steers by a backlog that it sees four times a second"),
+                };
+                let wanted = (said(&format!("{name}_sent")), Margin::Share(share), why);
                 asking.ask("sent", "Does the source follow the sink?", wanted, sent, "events/s");
                 let why = "one step of the controller, on a backlog of one second; a linger, on a window of 80 ms";
                 let wanted = (said(&format!("{name}_sojourn")), Margin::Share(0.25), why);
@@ -328,9 +331,10 @@ fn latency_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "latency",
         format!(
-            "Under overload p99 is {} s with buffer and growing, {} s with shed, {} s with a queue of \
+            "Under overload p99 is {} s with buffer, {} s with spill, {} s with shed, {} s with a queue of \
              2 s, {} s by PID, {} s with a slowed source, {} s with credit",
             p99("buffer"),
+            p99("spill"),
             p99("shed"),
             p99("shed-2s"),
             p99("shed-pid"),
@@ -379,12 +383,13 @@ fn rss_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "rss",
         format!(
-            "All stay small: {} MB with buffer, {} with spill, {} with shed ({} with a queue of 2 s), {} with a slowed \
+            "At most {} MB with buffer, {} with spill, {} with shed ({} with a queue of 2 s, {} by PID), {} with a slowed \
              source, {} with credit",
             most("buffer"),
             most("spill"),
             most("shed"),
             most("shed-2s"),
+            most("shed-pid"),
             most("slow-source"),
             most("credit")
         ),

@@ -174,8 +174,8 @@ fn checks(run: &Run) -> Vec<Check> {
         let goodput = arm.delivered_in(steady);
         let predicted = said(&format!("{name}_goodput"));
         if predicted < setup.ceiling {
-            let why = "lingers are steps, not means: a quarter";
-            let wanted = (predicted, Margin::Share(0.25), why);
+            let why = "lingers are steps, not means: the first runs were 4 % and 5 % off";
+            let wanted = (predicted, Margin::Share(0.15), why);
             let question = "Does a window below a round trip carry what it can?";
             asking.ask("goodput", question, wanted, goodput, "events/s");
         } else if [TARGETED, "w640"].contains(&name) {
@@ -189,8 +189,9 @@ fn checks(run: &Run) -> Vec<Check> {
         let mean = arm.mean_latency_in(Stage::Processor, steady);
         let (margin, why) = match given.policy {
             Policy::Credit => {
-                let half = given.producer_linger_s / 2.0;
-                (Margin::Absolute(half), "half a linger of the producer: when in it a grant comes")
+                let by = 0.75 * said(&format!("{name}_inside"));
+                let why = "half a linger of the producer, when in it a grant comes, and at most three quarters of it";
+                (Margin::Absolute(by.min(given.producer_linger_s / 2.0)), why)
             }
             Policy::SlowSource => {
                 (Margin::Share(0.25), "one step of the controller, on a backlog of one second")

@@ -8,7 +8,6 @@ use crate::lab::text::{figure, scaled, with_unit};
 use super::scenario::Scenario;
 use crate::policy::{Policy, slow_source};
 
-/// The target that sizes a capacity: p99 from produced to acked, s.
 /// Most moments of catching up that are listed.
 const CAUGHT_UP_MAX: usize = 5;
 /// Moments at which the longest wait is looked for, beside the corners of the backlog.
@@ -207,9 +206,10 @@ impl Forecast {
             Policy::Shed => {
                 let (due, taken) = (s.due.total(until), s.offered.total(until));
                 let because = format!(
-                    "λ − μ while the queue and the batches, {} + {}, are full: {} due − {} taken",
+                    "λ − μ while the queue, the batches and the disk, {} + {} + {}, are full: {} due − {} taken",
                     figure(s.standing),
                     figure(s.in_flight),
+                    figure(s.on_disk),
                     figure(due),
                     figure(taken)
                 );

@@ -125,6 +125,10 @@ impl Scenario {
             let why = "with --queue spill expected buffer or shed: the model has no source that waits for a disk";
             return Err(Failure::flag("--policy", flags.policy.name(), why));
         }
+        if spills && flags.shed != Who::default() {
+            let why = "with --queue spill expected newest: the others keep a queue short, and a disk makes it long";
+            return Err(Failure::flag("--shed", flags.shed.name(), why));
+        }
         if let (false, Some(bytes)) = (spills, flags.spill_max) {
             let why = "limits what is on disk: it needs --queue spill";
             return Err(Failure::flag("--spill-max", scaled(bytes as f64, "B"), why));

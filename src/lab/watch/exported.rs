@@ -20,6 +20,8 @@ pub struct Exported {
     /// By partition: the metrics that the last sample set.
     told: BTreeSet<(Told, i32)>,
     processes: BTreeSet<String>,
+    /// Those that have ended, each said once.
+    ended: BTreeSet<String>,
     /// The current problem, and for how many samples it has been the same.
     amiss: (String, u32),
     /// Whether a problem was logged since the last sample without one.
@@ -45,6 +47,7 @@ impl Exported {
             topic: topic.to_owned(),
             told: BTreeSet::new(),
             processes: BTreeSet::new(),
+            ended: BTreeSet::new(),
             amiss: Default::default(),
             is_said: false,
         })
@@ -101,7 +104,15 @@ impl Exported {
     fn show_processes(&mut self, sample: &Sample) {
         let mut now = BTreeSet::new();
         for (name, reading) in &sample.processes {
-            let ProcessReading::Alive { rss_bytes, cpu_s, .. } = reading else { continue };
+            let (rss_bytes, cpu_s) = match reading {
+                ProcessReading::Alive { rss_bytes, cpu_s, .. } => (rss_bytes, cpu_s),
+                ProcessReading::Gone { pid } => {
+                    if self.ended.insert(name.clone()) {
+                        log::info!(process = name.as_str(), pid = pid; "it has ended");
+                    }
+                    continue;
+                }
+            };
             now.insert(name.clone());
             self.metrics.rss.with_label_values(&[name]).set(*rss_bytes as i64);
             let cpu = self.metrics.cpu.with_label_values(&[name]);
@@ -113,10 +124,15 @@ impl Exported {
         self.processes = now;
     }
 
-    /// Logs one line when a problem has been the same for a while, and one when it is over.
+    /// Logs one line when a problem has been the same for a while, and one when it is over. That the page of a process
+    /// which has ended does not answer is no news.
     fn say(&mut self, sample: &Sample) {
-        let unread = sample.all_unread().map(|why| format!("unread: {why}"));
-        let all: Vec<String> = unread.chain(sample.notes()).collect();
+        let of_ended = |why: &&String| {
+            self.ended.iter().any(|name| why.starts_with(&format!("metrics {name}: ")))
+        };
+        let unread = sample.all_unread().filter(|why| !of_ended(why));
+        let notes = sample.log.iter().flat_map(|log| log.notes.iter().cloned());
+        let all: Vec<String> = unread.map(|why| format!("unread: {why}")).chain(notes).collect();
         let (before, looks) = std::mem::take(&mut self.amiss);
         let now = all.join("; ");
         let looks = if now == before { looks.saturating_add(1) } else { 1 };

@@ -1,7 +1,8 @@
 //! The count of one holder of credit, a processor: what it grants of each epoch. Time and transport are the caller's.
 //!
 //! Invariant: a grant never falls within an epoch, and window and debt together bound what waits: events of the epoch
-//! that are not settled and events from before it are at most `window`, or no more is granted.
+//! that are not settled and the events from before it that were seen as it began are at most `window`, or no more is
+//! granted. What a fetch did not see yet by then, at most a window, comes on top until the epoch has worked it off.
 
 use std::time::Duration;
 
@@ -79,7 +80,7 @@ impl Book {
         }
     }
 
-    /// Hears the producer's answer. Nothing of a new epoch is in the log yet: all that waits is from before.
+    /// Hears the producer's answer. Nothing of a new epoch is in the log yet: all that is seen to wait is from before.
     pub fn hear(&mut self, state: &CreditState, waiting: u64) {
         if state.epoch != self.epoch {
             (self.epoch, self.settled, self.debt) = (state.epoch, 0, waiting);

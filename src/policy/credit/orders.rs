@@ -140,7 +140,7 @@ impl World {
         let epoch = self.account.epoch();
         // Of the rest a book reads nothing.
         let (holders, left) = (0, 0);
-        let epoch = epoch.map(|it| Epoch { at_us: it.at_us, first_id: it.first });
+        let epoch = epoch.map(|it| Epoch { at_us: it.at_us, first_id: it.first, end_id: u64::MAX });
         CreditState { epoch, holders, left }
     }
 
