@@ -60,7 +60,9 @@ fn watch_sees_the_lag_and_an_ended_process_and_never_joins_the_group() {
     assert!(last.metrics.is_empty(), "what was not read is not there");
     assert_eq!(last.log.expect("read").partitions[&1].committed, None);
 
-    let addr = watch.log().split("addr=").nth(1).expect("addr").trim().to_owned();
+    let said = watch.log();
+    let addr = said.split("addr=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let addr = addr.expect("addr").to_owned();
     let page = ureq::get(format!("http://{addr}/metrics")).call().expect("page");
     let page = page.into_body().read_to_string().expect("text");
     let row = format!(
