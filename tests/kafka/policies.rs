@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::lab::{Served, delivered, figure, ledger, processor, produce, producer, sink};
-use crate::common::{Topic, brokers};
+use crate::common::{PATIENCE, Topic, brokers};
 use backpressure_lab::policy::shed::class::Classes;
 use backpressure_lab::policy::shed::ids as shed_ids;
 
@@ -142,6 +142,20 @@ fn credit_lets_the_producer_send_as_the_sink_acks_and_outlives_a_processor() {
         serde_json::from_str(&producer.stop().stdout).expect("a summary");
     assert_eq!(figure(&summary, "produced"), figure(&summary, "due"), "nothing due is dropped");
     assert!(figure(&summary, "held_back") > 10_000);
+}
+
+/// Prevents: credit for what is sent again, which would be settled, and so granted, twice.
+#[test]
+fn a_producer_that_sends_again_takes_no_credit() {
+    let (topic, sink) = (Topic::create("no-credit", 1), sink(&[]));
+    let producer = producer(&topic, &["--rate", "1", "--resend-after", "1s", "--sink", &sink.url]);
+    producer.until("it has begun", |p| p.metric("producer_events_sent_total", "") > 0.0);
+    let agent = backpressure_lab::http::client::agent(PATIENCE);
+    let grant = r#"{"holder":"a","generation":0,"waiting":0,"lease_ms":1000}"#;
+    let mut answer = agent.post(format!("{}/credit", producer.url)).send(grant).expect("an answer");
+    let said = answer.body_mut().read_to_string().expect("text");
+    assert_eq!(answer.status(), 409, "{said}");
+    assert!(said.contains("--resend-after"), "{said}");
 }
 
 /// Prevents: two members whose leases replace each other, so that the source swings between them; a
