@@ -27,7 +27,7 @@ use crate::brokers::View;
 use crate::failure::Failure;
 use crate::http::client::Peer;
 use crate::http::{self, Access, Limits, Request, Response};
-use crate::policy::credit::{self, Settled, Sight};
+use crate::policy::credit::{self, Settled};
 use crate::policy::dead_letters::{DeadLetters, Destination};
 use crate::policy::shed::{Shedder, Who};
 use crate::policy::{Admission, Policy, slow_source};
@@ -42,7 +42,7 @@ use crate::source::spilled::Spill;
 use crate::source::supervisor::{self, Shared};
 use crate::source::{Assignment, Downstream, LeftLog, Run, fetcher};
 use crate::telemetry::latency::Latency;
-use crate::telemetry::metrics::{Metrics, ProcessorMetrics, sum};
+use crate::telemetry::metrics::{Metrics, ProcessorMetrics};
 use crate::telemetry::{self, latency};
 use crate::threads::{Pulse, Stop, ThreadGroup};
 use health::Health;
@@ -340,13 +340,7 @@ fn start_flow(
         let fetcher::Context { metrics, stop, .. } = &shared.fetching;
         let assignment = &shared.assignment;
         if policy == Policy::Credit {
-            let sight = Sight {
-                // What is lost with the log will never be settled: the count begins anew, as with other partitions.
-                changes: || metrics.rebalances.get() + sum(&metrics.lost),
-                partitions: || metrics.partitions.get(),
-                waiting: || assignment.unsettled(),
-            };
-            credit::run(&producer, &settled, &sight, metrics, stop);
+            credit::run(&producer, &settled, || assignment.unsettled(), metrics, stop);
             return Ok(());
         }
         // While there is room on disk, it is no congestion.

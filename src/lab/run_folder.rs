@@ -280,6 +280,15 @@ impl Arm {
             .collect()
     }
 
+    /// The p99 of the waits in `stage` that 95 of 100 seconds of `phase` keep to, of those that began at least `after_s`
+    /// after it, s: of ten seconds the worst.
+    pub fn settled_p99(&self, stage: Stage, phase: Phase, after_s: f64) -> Option<f64> {
+        // A second's figure stands at its end.
+        let p99 = self.latency(stage, 0.99);
+        let seconds = stats::between(&p99, phase.from + after_s + 1.0, phase.to);
+        stats::quantile(seconds.into_iter().map(|second| second.1), 0.95)
+    }
+
     /// The quantile `q` of the waits in `stage` of all events acked in `phase`, s.
     pub fn latency_in(&self, stage: Stage, q: f64, phase: Phase) -> Option<f64> {
         let all = self.latencies_in(stage, phase)?;

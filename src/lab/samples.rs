@@ -124,6 +124,11 @@ pub struct HostReading {
     pub available_bytes: Option<u64>,
 }
 
+/// How what is said of the page of `name` begins.
+fn of_page(name: &str) -> String {
+    format!("metrics {name}: ")
+}
+
 impl Sample {
     /// What was read and is probably not intended.
     pub fn notes(&self) -> Vec<String> {
@@ -137,6 +142,21 @@ impl Sample {
     /// What could not be read, including Kafka's side.
     pub fn all_unread(&self) -> impl Iterator<Item = &String> {
         self.unread.iter().chain(self.log.iter().flat_map(|log| &log.unread))
+    }
+
+    /// The page of `name` could not be read.
+    pub fn miss_page(&mut self, name: &str, why: &str) {
+        self.unread.push(format!("{}{why}", of_page(name)));
+    }
+
+    /// What could not be read, without the pages of processes that have ended: that is no news.
+    pub fn unread_of_the_living(&self) -> impl Iterator<Item = &String> {
+        let is_gone = |why: &str| {
+            self.processes.iter().any(|(name, reading)| {
+                matches!(reading, ProcessReading::Gone { .. }) && why.starts_with(&of_page(name))
+            })
+        };
+        self.all_unread().filter(move |why| !is_gone(why))
     }
 
     /// Whether every requested value was read.

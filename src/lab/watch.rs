@@ -299,8 +299,8 @@ impl Watch<'_> {
         for (target, read) in scraped {
             match read {
                 Ok(Ok(values)) => drop(sample.metrics.insert(target.name.clone(), values)),
-                Ok(Err(why)) => sample.unread.push(format!("metrics {}: {why}", target.name)),
-                Err(_) => sample.unread.push(format!("metrics {}: panicked", target.name)),
+                Ok(Err(why)) => sample.miss_page(&target.name, &why.to_string()),
+                Err(_) => sample.miss_page(&target.name, "panicked"),
             }
         }
         let reading = self.latest.lock().clone();

@@ -51,15 +51,18 @@ fn credit(run: &Shared, request: &Request) -> Response {
 }
 
 fn change<T>(run: &Shared, apply: impl FnOnce(&mut Account, i64, u64) -> T) -> T {
-    let slowest = run.cursors.slowest();
-    run.pacer.lock().credit(clock::now_us(), slowest, apply)
+    run.pacer.lock().credit(clock::now_us(), run.done_below(), apply)
 }
 
 /// Lets time pass for the credit.
 pub fn look_at_credit(run: &Shared) {
     let sent: u64 = run.cursors.acked().iter().sum();
-    let ended = run.pacer.lock().ended(clock::now_us());
-    change(run, |account, now_us, due| account.look(now_us, due, sent >= due && !ended));
+    let mut pacer = run.pacer.lock();
+    let now_us = clock::now_us();
+    let ended = pacer.ended(now_us);
+    let look =
+        |account: &mut Account, now_us, due| account.look(now_us, due, sent >= due && !ended);
+    pacer.credit(now_us, run.done_below(), look);
 }
 
 /// How the credit stands.

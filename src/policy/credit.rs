@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::clock;
 use crate::http::client::{CallError, Peer};
 use crate::load::credit::{CREDIT, CreditState};
-use crate::telemetry::metrics::ProcessorMetrics;
+use crate::telemetry::metrics::{ProcessorMetrics, sum};
 use crate::threads::Stop;
 use book::Book;
 
@@ -57,28 +57,15 @@ impl Settled {
     }
 }
 
-/// What the flow thread sees of its processor.
-pub struct Sight<C, P, W> {
-    /// Grows when the count is worth nothing any more: partitions are assigned or revoked, offsets are lost.
-    pub changes: C,
-    /// Partitions assigned now.
-    pub partitions: P,
-    /// Events of theirs that are in the log and not settled.
-    pub waiting: W,
-}
-
-/// Announces grants to the producer until the run stops.
-pub fn run<C, P, W>(
+/// Announces grants to the producer until the run stops; `waiting` are the events of this member's partitions that are in
+/// the log and not settled.
+pub fn run(
     producer: &Peer,
     settled: &Settled,
-    sight: &Sight<C, P, W>,
+    waiting: impl Fn() -> u64,
     metrics: &ProcessorMetrics,
     stop: &Stop,
-) where
-    C: Fn() -> u64,
-    P: Fn() -> i64,
-    W: Fn() -> u64,
-{
+) {
     let (mut seen, mut since, mut at) = (None, Instant::now(), None::<Instant>);
     let (mut reachable, mut holds) = (true, false);
     let end = || {
@@ -87,13 +74,14 @@ pub fn run<C, P, W>(
         let _told = producer.delete::<CreditState>(&format!("{CREDIT}?holder={holder}"));
     };
     while !stop.wait(PACE) {
-        let changes = (sight.changes)();
+        // With other partitions the count is worth nothing, and what is lost with the log will never be settled.
+        let changes = metrics.rebalances.get() + sum(&metrics.lost);
         if seen != Some(changes) {
             (seen, since, at) = (Some(changes), Instant::now(), None);
             settled.lock().iter_mut().for_each(|book| book.reassigned());
         }
         // A member that has nothing to do must hold nobody up.
-        if (sight.partitions)() == 0 {
+        if metrics.partitions.get() == 0 {
             if std::mem::take(&mut holds) {
                 end();
             }
@@ -107,7 +95,7 @@ pub fn run<C, P, W>(
             if at.is_some_and(|at| at.elapsed() < PERIOD) && !book.has_news() {
                 continue;
             }
-            book.announce((sight.waiting)())
+            book.announce(waiting())
         };
         at = Some(Instant::now());
         let told: Result<CreditState, CallError> = producer.post(CREDIT, &grant);
@@ -117,7 +105,7 @@ pub fn run<C, P, W>(
             Ok(state) => {
                 holds = true;
                 if let Some(mut book) = settled.lock() {
-                    book.hear(&state, (sight.waiting)());
+                    book.hear(&state, waiting());
                     metrics.granted_events.set(book.granted());
                 }
                 if !reachable {

@@ -28,7 +28,7 @@ use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 use crate::units;
 use dead_letters::DeadLetters;
-use shed::Shedder;
+use shed::{Shedder, Who};
 
 /// What to do about a full queue, and what that costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,11 +75,16 @@ impl Policy {
         }
     }
 
-    /// Whether it goes with `queue`.
+    /// Whether it goes with `queue`, and who is shed and the window of credit with it.
     ///
     /// # Errors
-    /// Usage: says which it needs.
-    pub fn check(self, queue: queue::Name) -> Result<(), Failure> {
+    /// Usage: names the flag, and says what it needs.
+    pub fn check(
+        self,
+        queue: queue::Name,
+        shed: Who,
+        window: Option<NonZeroUsize>,
+    ) -> Result<(), Failure> {
         if self == Self::Shed && !matches!(queue, queue::Name::Bounded | queue::Name::Spill) {
             let why = "--policy shed drops at a full queue: it needs --queue bounded or spill";
             return Err(Failure::Usage(why.into()));
@@ -89,7 +94,26 @@ impl Policy {
                        or --policy slow-source";
             return Err(Failure::Usage(why.into()));
         }
-        Ok(())
+        if queue == queue::Name::Spill && shed != Who::default() {
+            let why = "with --queue spill expected newest: the others keep a queue short, and a disk makes it long";
+            return Err(Failure::flag("--shed", shed.name(), why));
+        }
+        if self != Self::Shed && shed != Who::default() {
+            let why = "says who is dropped: it needs --policy shed";
+            return Err(Failure::flag("--shed", shed.name(), why));
+        }
+        match (self == Self::Credit, window) {
+            (true, None) => Err(Failure::Usage(
+                "--credit-window is missing: --policy credit needs twice the events that the sink takes in the \
+                 longest round trip, such as --credit-window 160 at 2000/s and 40 ms"
+                    .into(),
+            )),
+            (false, Some(events)) => {
+                let why = "says how many events may wait: it needs --policy credit";
+                Err(Failure::flag("--credit-window", events, why))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

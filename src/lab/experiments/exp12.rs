@@ -178,7 +178,7 @@ fn checks(run: &Run) -> Vec<Check> {
             let target = (P99_MAX_S, Margin::AtMost, "the target");
             let p99 = arm.latency_in(Stage::EndToEnd, 0.99, steady);
             asking.ask("p99", "p99 of what stays, due to acked", target, p99, "s");
-            let worst = settled_p99(arm, slight(setup));
+            let worst = arm.settled_p99(Stage::Queue, slight(setup), STEP_S);
             let question = "1.4 times the ceiling: p99 of the wait in the queue in 95 of 100 seconds, from one \
                             second after the step";
             let most = (P99_MAX_S - WAY_S, Margin::AtMost, "the target less the way to the queue");
@@ -208,15 +208,6 @@ fn checks(run: &Run) -> Vec<Check> {
         checks.append(&mut asking.checks);
     }
     checks
-}
-
-/// The p99 of the wait in the queue that 95 of 100 seconds of the phase keep to, of those that began at least
-/// [`STEP_S`] after it: of ten seconds the worst.
-fn settled_p99(arm: &Arm, phase: Phase) -> Option<f64> {
-    let p99 = arm.latency(Stage::Queue, 0.99);
-    // A second's figure stands at its end.
-    let seconds = stats::between(&p99, phase.from + STEP_S + 1.0, phase.to);
-    stats::quantile(seconds.into_iter().map(|second| second.1), 0.95)
 }
 
 /// Of the events of normal priority that came, the share that was shed.

@@ -33,6 +33,8 @@ const BROKERS_S: f64 = 0.0036;
 /// The arms with credit, and the one that the targets are about.
 const WINDOWS: [(&str, f64); 4] = [("w20", 20.0), ("w40", 40.0), ("w160", 160.0), ("w640", 640.0)];
 const TARGETED: &str = "w160";
+/// The windows that charts over them show.
+const DRAWN: (f64, f64) = (16.0, 1024.0);
 /// The arm whose keys are skewed, and the exponent.
 const ZIPF_ARM: &str = "w160-zipf";
 const ZIPF: f64 = 1.2;
@@ -218,21 +220,18 @@ fn checks(run: &Run) -> Vec<Check> {
             asking.ask("p99", "p99 of the time in the processor, at four times", most, p99, "s");
             let question = "1.4 times the ceiling: p99 of the time in the processor in 95 of 100 seconds, from ten \
                             announcements after the step";
-            asking.ask("step", question, most, settled_p99(arm, slight(setup)), "s");
+            asking.ask(
+                "step",
+                question,
+                most,
+                arm.settled_p99(Stage::Processor, slight(setup), STEP_S),
+                "s",
+            );
         }
         asking.rss_under(RSS_MAX_MB);
         checks.append(&mut asking.checks);
     }
     checks
-}
-
-/// The p99 of the time in the processor that 95 of 100 seconds of the phase keep to, of those that began at least
-/// [`STEP_S`] after it.
-fn settled_p99(arm: &Arm, phase: Phase) -> Option<f64> {
-    // A second's figure stands at its end.
-    let p99 = arm.latency(Stage::Processor, 0.99);
-    let seconds = stats::between(&p99, phase.from + STEP_S + 1.0, phase.to);
-    stats::quantile(seconds.into_iter().map(|second| second.1), 0.95)
 }
 
 /// What was due and is never sent, events/s.
@@ -265,7 +264,7 @@ fn what_came(run: &Run) -> Table {
         ),
         (
             "in the processor: p99, a second after the step to 1.4",
-            Box::new(|arm| settled_p99(arm, slight(setup)).map(ms)),
+            Box::new(|arm| arm.settled_p99(Stage::Processor, slight(setup), STEP_S).map(ms)),
         ),
         (
             "due to acked: p99",
@@ -293,7 +292,7 @@ fn by_shard(setup: &Setup) -> Table {
 
 fn charts(run: &Run) -> Vec<Chart> {
     let drawing = Drawing::new(run);
-    vec![goodput_chart(run), inside_chart(run), time_chart(run, &drawing)]
+    vec![goodput_chart(run, &drawing), inside_chart(run, &drawing), time_chart(run, &drawing)]
 }
 
 /// A point for each window that was measured.
@@ -301,18 +300,20 @@ fn by_window(run: &Run, of: impl Fn(&Arm) -> Option<f64>) -> Vec<(f64, f64)> {
     WINDOWS.into_iter().filter_map(|(name, window)| Some((window, of(run.arm(name)?)?))).collect()
 }
 
-/// A line of the model over windows, and the level of an arm without one.
+/// A line of the model over the windows of the chart.
 fn modelled(run: &Run, of: impl Fn(&Setup, &ArmSetup, f64) -> f64) -> Vec<(f64, f64)> {
     let setup = &run.plan.setup;
     let Some(arm) = setup.arm(TARGETED) else { return Vec::new() };
-    let steps = (0..=60).map(|n| 32.0 * 2f64.powf(f64::from(n) / 12.0));
+    let (least, most) = DRAWN;
+    let steps = (0..=72).map(|n| least * (most / least).powf(f64::from(n) / 72.0));
     steps.map(|window| (window, of(setup, arm, window))).collect()
 }
 
+/// The level of an arm without a window.
 fn across(run: &Run, name: &str, of: impl Fn(&Arm) -> Option<f64>) -> Option<Line> {
     let arm = run.arm(name)?;
     let value = of(arm)?;
-    let points = vec![(32.0, value), (1024.0, value)];
+    let points = vec![(DRAWN.0, value), (DRAWN.1, value)];
     Some(Line { label: arm.spec.title.into(), ink: arm.spec.ink, points })
 }
 
@@ -320,19 +321,22 @@ fn window_chart(
     run: &Run,
     words: Words,
     of: impl Fn(&Arm) -> Option<f64>,
-    mut lines: Vec<Line>,
+    predicted: &str,
+    model: fn(&Setup, &ArmSetup, f64) -> f64,
 ) -> Chart {
-    let points = by_window(run, &of);
-    lines.push(Line { label: "credit, measured".into(), ink: Ink::Green, points });
+    let line = |label: &str, ink, points| Line { label: label.into(), ink, points };
+    let mut lines = vec![
+        line(predicted, Ink::Predicted, modelled(run, model)),
+        line("credit, measured", Ink::Green, by_window(run, &of)),
+    ];
     lines.extend(["buffer", "slow-source"].into_iter().filter_map(|name| across(run, name, &of)));
     over_ratios("window, events", &WINDOWS.map(|it| it.1), words, lines)
 }
 
-fn goodput_chart(run: &Run) -> Chart {
-    let setup = &run.plan.setup;
-    let phase = steady(setup);
+fn goodput_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let phase = steady(&run.plan.setup);
     let of = |arm: &Arm| arm.delivered_in(phase);
-    let at = |name: &str| run.arm(name).and_then(of).map_or("?".into(), figure);
+    let at = |name| drawing.figure(name, of);
     let words = Words {
         name: "goodput",
         title: format!(
@@ -345,16 +349,13 @@ fn goodput_chart(run: &Run) -> Chart {
         subtitle: "Events that the sink acked a second, by the window. Predicted: min(μ, W / round trip).",
         y_label: "delivered, events/s",
     };
-    let points = modelled(run, carried);
-    let lines = vec![Line { label: "credit, predicted".into(), ink: Ink::Predicted, points }];
-    window_chart(run, words, of, lines)
+    window_chart(run, words, of, "credit, predicted", carried)
 }
 
-fn inside_chart(run: &Run) -> Chart {
-    let setup = &run.plan.setup;
-    let phase = steady(setup);
+fn inside_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
+    let phase = steady(&run.plan.setup);
     let of = |arm: &Arm| arm.latency_in(Stage::Processor, 0.99, phase);
-    let at = |name: &str| run.arm(name).and_then(of).map_or("?".into(), figure);
+    let at = |name| drawing.figure(name, of);
     let words = Words {
         name: "inside",
         title: format!(
@@ -367,9 +368,7 @@ fn inside_chart(run: &Run) -> Chart {
         subtitle: "From fetched to acked, 99th percentile at four times the ceiling, by the window. Predicted is the mean.",
         y_label: "time in the processor, s",
     };
-    let points = modelled(run, inside_s);
-    let lines = vec![Line { label: "credit, mean predicted".into(), ink: Ink::Predicted, points }];
-    window_chart(run, words, of, lines)
+    window_chart(run, words, of, "credit, mean predicted", inside_s)
 }
 
 fn time_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {

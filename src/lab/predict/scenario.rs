@@ -119,15 +119,11 @@ impl Scenario {
             stall.rate *= per_token;
             ceiling = ceiling.but(stall.rate, stall.from, stall.to);
         }
-        flags.policy.check(flags.queue)?;
+        flags.policy.check(flags.queue, flags.shed, flags.credit_window)?;
         let spills = flags.queue == queue::Name::Spill;
         if spills && flags.policy.holds_the_source() {
             let why = "with --queue spill expected buffer or shed: the model has no source that waits for a disk";
             return Err(Failure::flag("--policy", flags.policy.name(), why));
-        }
-        if spills && flags.shed != Who::default() {
-            let why = "with --queue spill expected newest: the others keep a queue short, and a disk makes it long";
-            return Err(Failure::flag("--shed", flags.shed.name(), why));
         }
         if let (false, Some(bytes)) = (spills, flags.spill_max) {
             let why = "limits what is on disk: it needs --queue spill";
@@ -142,24 +138,9 @@ impl Scenario {
             .map_or(f64::INFINITY, |c| c as f64 * members);
         let standing = match flags.policy {
             Policy::Shed => flags.shed.standing_depth(capacity, in_flight).unwrap_or(capacity),
-            _ if flags.shed != Who::default() => {
-                let why = "says who is dropped: it needs --policy shed";
-                return Err(Failure::flag("--shed", flags.shed.name(), why));
-            }
             _ => capacity,
         };
-        let window = match (flags.policy == Policy::Credit, flags.credit_window) {
-            (true, Some(window)) => window.get() as f64 * members,
-            (false, None) => 0.0,
-            (true, None) => {
-                let why = "--credit-window is missing: --policy credit needs one, such as --credit-window 160";
-                return Err(Failure::Usage(why.into()));
-            }
-            (false, Some(window)) => {
-                let why = "says how many events may wait: it needs --policy credit";
-                return Err(Failure::flag("--credit-window", window, why));
-            }
-        };
+        let window = flags.credit_window.map_or(0.0, |window| window.get() as f64 * members);
         let payload_bytes = usize::try_from(flags.msg_size).map_err(Failure::failed)?;
         let spilled_bytes = layout::spilled_event_bytes(payload_bytes);
         let on_disk = match spills {

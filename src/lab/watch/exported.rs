@@ -124,13 +124,9 @@ impl Exported {
         self.processes = now;
     }
 
-    /// Logs one line when a problem has been the same for a while, and one when it is over. That the page of a process
-    /// which has ended does not answer is no news.
+    /// Logs one line when a problem has been the same for a while, and one when it is over.
     fn say(&mut self, sample: &Sample) {
-        let of_ended = |why: &&String| {
-            self.ended.iter().any(|name| why.starts_with(&format!("metrics {name}: ")))
-        };
-        let unread = sample.all_unread().filter(|why| !of_ended(why));
+        let unread = sample.unread_of_the_living();
         let notes = sample.log.iter().flat_map(|log| log.notes.iter().cloned());
         let all: Vec<String> = unread.map(|why| format!("unread: {why}")).chain(notes).collect();
         let (before, looks) = std::mem::take(&mut self.amiss);

@@ -4,7 +4,6 @@ use super::{Flags, GroupProtocol, SESSION_TIMEOUT, secs};
 use crate::cli;
 use crate::failure::Failure;
 use crate::planes::{Client, Isolation};
-use crate::policy::Policy;
 use crate::policy::shed::Who;
 use crate::queue;
 use crate::sink::sizing;
@@ -24,13 +23,8 @@ impl Flags {
                     .into(),
             ));
         }
-        self.policy.check(self.queue)?;
-        self.check_credit()?;
+        self.policy.check(self.queue, self.shed, self.credit_window)?;
         self.check_spill()?;
-        if self.policy != Policy::Shed && self.shed != Who::default() {
-            let why = "says who is dropped: it needs --policy shed";
-            return Err(Failure::flag("--shed", self.shed.name(), why));
-        }
         if self.p99_target.is_some() && !self.batch_size.has_target() {
             let value = self.p99_target.map_or_else(String::new, units::show);
             let why = "is what --batch-size aimd and debloat aim at: it needs one of them";
@@ -98,30 +92,11 @@ impl Flags {
         Ok(())
     }
 
-    fn check_credit(&self) -> Result<(), Failure> {
-        match (self.policy == Policy::Credit, self.credit_window) {
-            (true, None) => Err(Failure::Usage(
-                "--credit-window is missing: --policy credit needs twice the events that the sink takes in the \
-                 longest round trip, such as --credit-window 160 at 2000/s and 40 ms"
-                    .into(),
-            )),
-            (false, Some(events)) => {
-                let why = "says how many events may wait: it needs --policy credit";
-                Err(Failure::flag("--credit-window", events, why))
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn check_spill(&self) -> Result<(), Failure> {
         if self.queue == queue::Name::Spill {
             if self.spill_dir.is_none() {
                 let why = "--spill-dir is missing: --queue spill needs a folder, such as --spill-dir spill";
                 return Err(Failure::Usage(why.into()));
-            }
-            if self.shed != Who::default() {
-                let why = "with --queue spill expected newest: the others keep a queue short, and a disk makes it long";
-                return Err(Failure::flag("--shed", self.shed.name(), why));
             }
             return Ok(());
         }
