@@ -12,10 +12,8 @@ use backpressure_lab::brokers::Brokers;
 use backpressure_lab::event::{self, Event};
 use backpressure_lab::planes::kafka;
 use common::lab::{Served, figure, ledger, processor, produce, sink};
-use common::{PATIENCE, Topic, block_on, brokers};
+use common::{PATIENCE, Topic, brokers};
 use kafka_protocol::messages::ApiKey;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -222,12 +220,7 @@ fn partitions_that_are_added_are_read() {
         let (topic, sink) = (Topic::create("grows", 1), sink(AMPLE));
         let processor = start(&topic, &sink, plane, &[]);
         processor.until("it has one", |p| p.metric("processor_partitions", "") == 1.0);
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", brokers()).create().expect("an admin");
-        let grown = NewPartitions::new(&topic.name, 3);
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-        let answer = block_on(admin.create_partitions([&grown], &options)).expect("an answer");
-        assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+        common::list().grow_topic(&topic.name, 3).expect("grown");
         processor.until("it has three", |p| p.metric("processor_partitions", "") == 3.0);
         let producer = producer(&[]);
         for (id, partition) in (0..30).zip([0, 1, 2].into_iter().cycle()) {
@@ -286,11 +279,9 @@ impl Quota {
             .with_remove(rate.is_none());
         let entry = EntryData::default().with_entity(vec![entity]).with_ops(vec![operation]);
         let question = AlterClientQuotasRequest::default().with_entries(vec![entry]);
-        let broker = brokers().split(',').next().expect("a broker").to_owned();
-        let list = Brokers::parse(&broker).expect("a list");
-        let mut connection = list.connect(&broker).expect("connected");
+        let broker = common::list().hosts().next().expect("a broker").to_owned();
         let answer: AlterClientQuotasResponse =
-            connection.ask(ApiKey::AlterClientQuotas, 1, &question, PATIENCE).expect("an answer");
+            common::ask(&broker, ApiKey::AlterClientQuotas, 1, &question);
         assert!(answer.entries.iter().all(|entry| entry.error_code == 0), "{answer:?}");
     }
 }
@@ -323,13 +314,7 @@ fn plain_records_of_a_topic_switched_to_zstd_are_read_or_named() {
     for plane in planes() {
         let (topic, sink) = (Topic::create("tozstd", 1), sink(AMPLE));
         send(&producer(&[]), &topic, 0..20, 100);
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", brokers()).create().expect("an admin");
-        let change =
-            AlterConfig::new(ResourceSpecifier::Topic(&topic.name)).set("compression.type", "zstd");
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-        let answer = block_on(admin.alter_configs([&change], &options)).expect("an answer");
-        assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+        topic.alter("compression.type", "zstd");
         // Brokers learn of it one after the other.
         std::thread::sleep(Duration::from_secs(3));
         let processor = start(&topic, &sink, plane, &[]);

@@ -8,18 +8,24 @@
 pub mod cluster;
 pub mod lab;
 
-use std::future::Future;
-use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use backpressure_lab::brokers::topics::NewTopic;
 use backpressure_lab::brokers::{BrokerError, Brokers};
 use backpressure_lab::clock;
-use backpressure_lab::threads::Stop;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
+use kafka_protocol::messages::{
+    ApiKey, DeleteRecordsRequest, DeleteRecordsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -96,25 +102,19 @@ impl Topic {
     pub fn create_alone(test: &str, partitions: i32) -> Self {
         let name = format!("{test}-{}-{}", std::process::id(), clock::now_us());
         let topic = Self { name, partitions };
-        topic.make(1, &[("min.insync.replicas", "1")]);
+        topic.make(1, &[]);
         topic
     }
 
-    fn make(&self, replicas: i32, settings: &[(&str, &str)]) {
-        let (name, brokers) = (&self.name, list());
-        let admin: AdminClient<_> = config().create().expect("an admin client");
-        let new = NewTopic::new(name, self.partitions, TopicReplication::Fixed(replicas))
-            .set("min.insync.replicas", "2");
-        let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
-        let made = block_on(admin.create_topics([&new], &options())).expect("an answer");
-        assert!(made.iter().all(Result::is_ok), "topic {name} is not made: {made:?}");
-        let end = Instant::now() + PATIENCE;
-        // Brokers learn of a new topic one after the other.
-        let whole = |first| brokers.describe(name, first).is_ok_and(|view| view.is_whole());
-        while !matches!(brokers.await_topic(name, &Stop::default()), Ok(Some(_)))
-            || !(0..3).all(whole)
-        {
-            assert!(Instant::now() < end, "topic {name} does not appear");
+    fn make(&self, replicas: i16, settings: &[(&str, &str)]) {
+        let mut all = vec![format!("min.insync.replicas={}", replicas.min(2))];
+        all.extend(settings.iter().map(|(key, value)| format!("{key}={value}")));
+        let (name, partitions) = (self.name.as_str(), self.partitions);
+        let new = NewTopic { name, partitions, replication: replicas, settings: &all };
+        let (brokers, end) = (list(), Instant::now() + PATIENCE);
+        for attempt in 0.. {
+            let Err(why) = brokers.make_topic(&new, attempt) else { return };
+            assert!(Instant::now() < end, "topic {name} is not made: {why}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -122,7 +122,7 @@ impl Topic {
     /// Deletes it and, once every broker has forgotten it, makes another of the same name.
     pub fn make_anew(&self) {
         let list = list();
-        delete(&self.name).expect("deleted");
+        list.delete_topic(&self.name).expect("deleted");
         let end = Instant::now() + PATIENCE;
         let missing = |first| {
             matches!(list.describe(&self.name, first), Err(BrokerError::MissingTopic { .. }))
@@ -136,11 +136,33 @@ impl Topic {
 
     /// Deletes the records below `offset` of partition 0, as retention does.
     pub fn delete_before(&self, offset: i64) {
-        let admin: AdminClient<_> = config().create().expect("an admin client");
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.name, 0, Offset::Offset(offset)).expect("valid");
-        let deleted = block_on(admin.delete_records(&list, &options())).expect("an answer");
-        assert!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
+        let part = DeleteRecordsPartition::default().with_partition_index(0).with_offset(offset);
+        let topic = DeleteRecordsTopic::default()
+            .with_name(StrBytes::from_string(self.name.clone()).into())
+            .with_partitions(vec![part]);
+        let question =
+            DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(60_000);
+        let view = list().describe(&self.name, 0).expect("described");
+        let leader = view.leader_address(0).expect("a leader");
+        let answer: DeleteRecordsResponse = ask(leader, ApiKey::DeleteRecords, 1, &question);
+        let mut parts = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        assert!(parts.all(|part| part.error_code == 0), "{answer:?}");
+    }
+
+    /// Changes a setting of the topic.
+    pub fn alter(&self, key: &'static str, value: &'static str) {
+        let setting = AlterableConfig::default()
+            .with_name(StrBytes::from_static_str(key))
+            .with_value(Some(StrBytes::from_static_str(value)));
+        let topic = AlterConfigsResource::default()
+            .with_resource_type(2) // a topic
+            .with_resource_name(StrBytes::from_string(self.name.clone()))
+            .with_configs(vec![setting]);
+        let question = IncrementalAlterConfigsRequest::default().with_resources(vec![topic]);
+        let broker = list().hosts().next().expect("a broker").to_owned();
+        let answer: IncrementalAlterConfigsResponse =
+            ask(&broker, ApiKey::IncrementalAlterConfigs, 0, &question);
+        assert!(answer.responses.iter().all(|topic| topic.error_code == 0), "{answer:?}");
     }
 
     /// When each record was created, ms since the epoch, as the log holds it.
@@ -198,42 +220,16 @@ impl Topic {
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        if let Err(why) = delete(&self.name) {
+        if let Err(why) = list().delete_topic(&self.name) {
             eprintln!("topic {} is not deleted: {why}", self.name);
         }
     }
 }
 
-fn delete(topic: &str) -> Result<(), String> {
-    let admin: AdminClient<_> = config().create().map_err(|e| e.to_string())?;
-    let deleted = block_on(admin.delete_topics(&[topic], &options()));
-    match &deleted {
-        Ok(all) if all.iter().all(Result::is_ok) => Ok(()),
-        _ => Err(format!("{deleted:?}")),
-    }
-}
-
-fn options() -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
-}
-
-/// Waits for a future on this thread; rdkafka's own thread wakes it.
-pub fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(out) => return out,
-            Poll::Pending => std::thread::park(),
-        }
-    }
+/// The answer of one broker, by its address.
+pub fn ask<Q: Encodable, A: Decodable>(broker: &str, key: ApiKey, version: i16, question: &Q) -> A {
+    let mut connection = list().connect(broker).expect("connected");
+    connection.ask(key, version, question, PATIENCE).expect("an answer")
 }
 
 /// A binary of the lab under test, killed when dropped. Its stdout and stderr are gathered; a test
