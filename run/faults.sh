@@ -11,7 +11,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
 name=faults words='*'
-more_usage='  --case C     each fault under this queue and load only, such as bounded:8000
+more_usage='  --case C     each fault under this queue and load only, such as bounded:8000, bounded:bursty, bounded:idle
   FAULT...     these faults only, such as sink-killed (all: --dry-run)
 '
 check_flags "$@"

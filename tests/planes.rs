@@ -162,7 +162,7 @@ fn transactions_are_read_by_the_isolation_that_is_asked_for() {
             delivered(&sink, if committed { 20 } else { 30 });
             // Markers and aborted records are skipped, and the end is committed: 30 records and 3
             // markers.
-            processor.until("the log's end is committable", |p| {
+            processor.until("the high watermark is committable", |p| {
                 p.metric("processor_committable_offset", "partition=\"0\"") == 33.0
             });
             clean(processor);

@@ -28,7 +28,7 @@ pub const HOST_FILE: &str = "host.json";
                {command_name} --producer '--schedule 3k:1h,12k:20m' --sink '--rate-limit 5k' --processor '--queue-cap 9200' runs/mine"
 )]
 pub struct Settings {
-    /// which experiment: ceiling, exp1 to exp12, exp12-retries, exp13, exp15, faults, longlife
+    /// which experiment: ceiling, exp1 to exp12, exp12-retries, exp13 to exp15, faults, longlife
     #[argh(option)]
     pub experiment: Option<String>,
     /// quick or full (full)

@@ -37,7 +37,7 @@ const RESULTS: &str = "results";
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "report")]
 pub struct Settings {
-    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp12, exp12-retries, exp13, exp15, faults, longlife
+    /// report.md, verdict.json and charts of one: ceiling, exp1 to exp12, exp12-retries, exp13 to exp15, faults, longlife
     #[argh(option)]
     pub experiment: Option<String>,
     /// the targets in one table, from every verdict in the folder

@@ -99,8 +99,14 @@ impl Schedule {
 impl std::str::FromStr for Schedule {
     type Err = String;
 
-    /// `rate:time` steps: `1500:60s,8000:10m`; the last may omit its time.
+    /// `rate:time` steps: `1500:60s,8000:10m`; the last may omit its time. `x20` at the end: all of
+    /// them 20 times.
     fn from_str(text: &str) -> Result<Self, String> {
+        let last = text.rsplit_once(",x");
+        let (text, times) = match last.filter(|(_, times)| times.parse::<u64>().is_ok()) {
+            Some((steps, times)) => (steps, repeats(times)?),
+            None => (text, 1),
+        };
         let mut steps = Vec::new();
         let mut total_us = Some(0);
         for part in text.split(',') {
@@ -123,8 +129,21 @@ impl std::str::FromStr for Schedule {
         if steps.iter().all(|step| step.rate == 0.0) {
             return Err("expected at least one step with a rate above 0".into());
         }
-        Ok(Self { steps, length_us: total_us, count_max: None })
+        let total_us = match (times, total_us) {
+            (1, total) => total,
+            (_, Some(total)) => Some(total.saturating_mul(times as i64)),
+            (_, None) => return Err(format!("x{times}: each step that is repeated needs a time")),
+        };
+        Ok(Self { steps: steps.repeat(times), length_us: total_us, count_max: None })
     }
+}
+
+/// Most repeats of a schedule: an hour of seconds.
+const REPEATS_MAX: usize = 3600;
+
+fn repeats(text: &str) -> Result<usize, String> {
+    let times = text.parse().ok().filter(|times| (1..=REPEATS_MAX).contains(times));
+    times.ok_or_else(|| format!("x{text}: allowed: x1 to x{REPEATS_MAX}"))
 }
 
 fn micros(time: Duration) -> i64 {

@@ -50,7 +50,8 @@ pub struct Flags {
     #[argh(option, from_str_fn(units::rate))]
     pub rate: Option<f64>,
 
-    /// rate:time steps such as 1500:60s,8000:10m; the last may omit its time
+    /// rate:time steps such as 1500:60s,8000:10m; the last may omit its time; x20 behind the last: all of them 20 times,
+    /// as in 1900:1s,300:2s,x20
     #[argh(option)]
     pub schedule: Option<Schedule>,
 
@@ -356,6 +357,8 @@ mod tests {
             ("--rate 1 --share 9/8", ["--share", "9/8", "2/8"]),
             ("--rate 1 --share 0/8", ["--share", "0/8", "K from 1"]),
             ("--rate 1 --count 5 --duration 1s", ["--count", "5", "--duration"]),
+            ("--schedule 5:1s,x0", ["--schedule", "x0", "x1 to x3600"]),
+            ("--schedule 5,x2", ["--schedule", "x2", "needs a time"]),
             ("--schedule 5:1s,x", ["--schedule", "step 2", "rate"]),
             ("--seed 1", ["--rate", "--schedule", "needed"]),
         ] {

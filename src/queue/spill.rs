@@ -75,7 +75,7 @@ pub struct Spill<K: Keeper> {
 struct State<K: Keeper> {
     log: Log,
     /// A run that was read and did not enter the memory queue yet.
-    is_in_hand: bool,
+    is_lent: bool,
     /// Written and not yet durable, with the events written up to each. At most a segment of them: the next one begins
     /// with a sync.
     undurable: VecDeque<(u64, K::Run)>,
@@ -115,7 +115,7 @@ impl<K: Keeper> Spill<K> {
         let (found, acked) = (log.unread(), log.read_position());
         let state = State {
             log,
-            is_in_hand: false,
+            is_lent: false,
             undurable: VecDeque::new(),
             read: VecDeque::new(),
             acked,
@@ -245,7 +245,7 @@ impl<K: Keeper> Spill<K> {
             for (shard, run) in runs {
                 self.pass_on(shard, run, &mut due)?;
             }
-            self.state.lock().is_in_hand = false;
+            self.state.lock().is_lent = false;
         }
     }
 
@@ -255,7 +255,7 @@ impl<K: Keeper> Spill<K> {
         let (end, bytes) = (record.end, record.payload.len());
         let runs = self.keeper.load(record.payload).map_err(|why| state.log.misread(end, &why))?;
         self.metrics.read_bytes.inc_by(bytes as u64);
-        state.is_in_hand = true;
+        state.is_lent = true;
         match self.commit {
             // Kafka has it until the sink acks it.
             Commit::Acked => state.acked = end,
@@ -361,7 +361,7 @@ impl<K: Keeper> Spill<K> {
 
 impl<K: Keeper> State<K> {
     fn is_empty(&self) -> bool {
-        !self.is_in_hand && self.log.unread() == 0
+        !self.is_lent && self.log.unread() == 0
     }
 
     /// Moves [`State::acked`] behind what is done.

@@ -261,7 +261,7 @@ impl Fetcher {
                     wire::offset(brokers, &self.address, topic, partition, Mark::HighWatermark)
                 })
                 .ok_or(None)?
-                .map_err(|e| Some(format!("log end offset: {e}")))?;
+                .map_err(|e| Some(format!("high watermark: {e}")))?;
             if position <= ends {
                 // A new leader may not know the offset yet.
                 self.context.view.renew();

@@ -88,7 +88,7 @@ impl<'a> Foreign<'a> {
 }
 
 fn all_is_passed(processor: &Served, records: u64) {
-    processor.until("the log's end is committable", |p| {
+    processor.until("the high watermark is committable", |p| {
         p.metric("processor_committable_offset", "partition=\"0\"") as u64 == records
     });
 }

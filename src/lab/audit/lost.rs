@@ -1,7 +1,7 @@
 //! Counts events that were lost with the log itself: those of retention and gaps from the
 //! processor, those of a deleted topic from producer and processor together.
 //!
-//! For a deleted log, the processor knows how far it fetched, and the log's end only as of its last
+//! For a deleted log, the processor knows how far it fetched, and the high watermark only as of its last
 //! fetch; the producer knows how far it was acknowledged. A partition's logs are matched in their
 //! order.
 

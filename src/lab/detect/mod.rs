@@ -30,13 +30,19 @@ use serde::Serialize;
 use crate::cli;
 use crate::failure::Failure;
 use crate::lab::experiments::asking::SETTLE_S;
+use crate::lab::experiments::{ArmSetup, Setup};
+use crate::lab::run_folder::Arm;
 use crate::units;
 
 use recording::{Recording, arms_in};
 use rules::Rule;
-use score::Score;
+pub use rules::falling_behind::FallingBehind;
+pub use score::Score;
 use time_lag::TimeLag;
 use trouble::Trouble;
+
+/// The rule that we recommend, by its name.
+pub const RECOMMENDED: &str = "falling_behind";
 
 /// Score rules that notice trouble, over recorded samples: when each fired, how late, how often for nothing.
 #[derive(Debug, FromArgs, ArgsInfo)]
@@ -80,15 +86,16 @@ struct Answer {
 
 /// One arm.
 #[derive(Debug, Serialize)]
-struct Scored {
+pub struct Scored {
     /// `exp5/bounded`.
     arm: String,
     troubles: Vec<Trouble>,
     /// Why no trouble is known, so that all of it counts as quiet.
     note: Option<String>,
     /// Recorded time in which every alarm is false, s.
-    quiet_s: f64,
-    scores: Vec<Score>,
+    pub quiet_s: f64,
+    /// One for each rule.
+    pub scores: Vec<Score>,
     time_lag: TimeLag,
 }
 
@@ -103,6 +110,17 @@ impl Scored {
             time_lag: TimeLag::of(recording),
         }
     }
+
+    /// The score of the rule `name`.
+    pub fn of_rule(&self, name: &str) -> Option<&Score> {
+        self.scores.iter().find(|score| score.name == name)
+    }
+}
+
+/// How every rule does, with its defaults, over an arm of a run.
+pub fn of_arm(setup: &Setup, of: &ArmSetup, arm: &Arm) -> Scored {
+    let recording = Recording::of_arm(arm, trouble::of_arm(setup, of));
+    Scored::of(&recording, &rules::defaults(), SETTLE_S)
 }
 
 /// Scores the rules; prints to stdout.

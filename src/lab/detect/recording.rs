@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::trouble::{self, Trouble};
 use crate::failure::Failure;
 use crate::lab::experiments::WARM_UP;
-use crate::lab::run_folder::{self, LATENCY_FILE};
+use crate::lab::run_folder::{self, Arm, LATENCY_FILE};
 use crate::lab::samples::{self, LogReading, PartitionReading, Sample};
 use crate::lab::stats::Series;
 use crate::logging::visible;
@@ -45,7 +45,7 @@ pub struct Log {
     pub at: f64,
     /// All partitions together, events.
     pub lag: Option<f64>,
-    /// Sum of the log ends; absent where one is.
+    /// Sum of the high watermarks; absent where one is.
     pub end: Option<f64>,
     /// Sum of the committed offsets; absent where one is not known.
     pub committed: Option<f64>,
@@ -166,6 +166,14 @@ impl Recording {
         Ok(Self::of(name(dir), looks(samples, at), troubles, note).with_truth(medians))
     }
 
+    /// Of an arm that was read already.
+    pub fn of_arm(arm: &Arm, troubles: Vec<Trouble>) -> Self {
+        let medians = arm.latency(Stage::EndToEnd, 0.5).into_iter();
+        let medians = medians.map(|(end, s)| (end - HALF_INTERVAL_S, s)).collect();
+        let looks = looks(arm.samples.clone(), |us| arm.at(us));
+        Self::of(arm.spec.name.to_owned(), looks, troubles, None).with_truth(medians)
+    }
+
     /// One of looks that are there already.
     pub fn of(
         name: String,
@@ -210,7 +218,7 @@ impl Recording {
         steps
             .filter(|(a, b)| quiet(a) && quiet(b) && b.at - a.at <= GAP_S)
             .map(|(a, b)| b.at - a.at)
-            .sum()
+            .fold(0.0, |sum, step| sum + step)
     }
 }
 

@@ -8,6 +8,8 @@ use super::rules::{Rule, State};
 /// The score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
+    /// The rule's name.
+    pub name: &'static str,
     /// What the rule watches, with its parameters.
     pub rule: String,
     /// When it fired first after the beginning, s from the first event due; absent where it did not until the load
@@ -57,6 +59,7 @@ impl Score {
         let hours = recording.quiet_s(beginning_s) / 3600.0;
         let told = states.iter().any(|(_, state)| *state != State::Unknown);
         Self {
+            name: detector.name(),
             rule: detector.label(),
             first_s: fires(beginning_s, ended),
             found_after_s: found,

@@ -27,7 +27,7 @@ pub fn look(at: f64, end: i64, committed: i64) -> Look {
     Look { at, log: Some(log), done, ..Look::default() }
 }
 
-/// One a second from 0 to `until`: (log end, committed offset) at each.
+/// One a second from 0 to `until`: (high watermark, committed offset) at each.
 pub fn course(until: u32, of: impl Fn(i64) -> (i64, i64)) -> Vec<Look> {
     let at = |t: u32| {
         let (end, committed) = of(t.into());
@@ -77,6 +77,7 @@ fn the_trouble_of_a_row_is_its_fault() {
     let mark = Mark {
         fault: "answers-500".into(),
         queue: "bounded".into(),
+        load: "1500".into(),
         offered: 1500.0,
         began_us: 10_000_000,
         ended_us: 18_000_000,
@@ -147,7 +148,8 @@ fn the_recommended_rule_finds_every_recorded_trouble_within_10_s_and_is_silent_e
             // There is no backlog to find where the source obeys (these plans are older than the policy in them), or
             // where the excess is shed before it waits, or committed while it waits on disk: a rule on lag is blind there,
             // and the shed counter and the spill's gauge are not. The burst and the standstill of exp9 are over within
-            // 6 s, before the rule may speak.
+            // 6 s, before the rule may speak; 1.1 and 1.2 times the ceiling (exp3) gain two intervals in 20 and 10 s, and
+            // that run ends after 16.
             let blind = [
                 "slow-source",
                 "priority",
@@ -158,7 +160,9 @@ fn the_recommended_rule_finds_every_recorded_trouble_within_10_s_and_is_silent_e
                 "spill",
                 "shed-pid",
             ];
-            if !blind.contains(&arm.as_str()) && name != "exp9" {
+            let is_short =
+                name == "exp9" || name == "exp3" && ["b200", "b1000"].contains(&arm.as_str());
+            if !blind.contains(&arm.as_str()) && !is_short {
                 let in_time = |after: &Option<f64>| after.is_some_and(|s| s <= 10.0);
                 assert!(score.found_after_s.iter().all(in_time), "{name}/{arm}: {score:?}");
                 found.extend(score.found_after_s.iter().map(|_| format!("{name}/{arm}")));
@@ -201,6 +205,16 @@ fn half_an_hour_of_overload_is_ok_to_burrow_and_its_lag_in_seconds_is_in_the_log
     assert!(lag_over_rate.p50.is_some_and(|error| error > 1.0), "{lag_over_rate:?}");
 }
 
+/// Prevents: an alarm because a load begins. A commit interval of 22,000/s waits after the first second, and the rate of
+/// the 30 s before is 1,500/s.
+#[test]
+fn a_load_that_begins_is_no_alarm_where_it_is_served() {
+    let recording = Recording::read(&evidence("exp3-time/b300"), &[]).expect("a recording");
+    assert!(stats::max(&lags(&recording.looks)).is_some_and(|lag| lag > 20_000.0));
+    let score = Score::of(&recommended(), &recording, SETTLE_S);
+    assert_eq!((score.needs, score.false_alarms), (None, 0), "{score:?}");
+}
+
 /// Prevents: figures where the samples hold nothing to take them from, and one folder that hides another's failure.
 #[test]
 fn what_cannot_be_said_is_said() {
@@ -216,8 +230,8 @@ fn what_cannot_be_said_is_said() {
     let text = table::text(&Answer { rules: rules::defaults(), arms: vec![scored], unread });
     for words in [
         "trouble from 15 s to 30 s, its backlog until 74 s\n",
-        "not in these samples: log ends and committed offsets by partition\n",
-        "needs log ends and committed offsets by partition\n",
+        "not in these samples: high watermarks and committed offsets by partition\n",
+        "needs high watermarks and committed offsets by partition\n",
         "not read: nowhere: cannot be read\n",
     ] {
         assert!(text.contains(words), "{words}: {text}");

@@ -1,4 +1,4 @@
-//! The lag in seconds: how old the event is at which the committed offset stands. Estimators see log ends and
+//! The lag in seconds: how old the event is at which the committed offset stands. Estimators see high watermarks and
 //! committed offsets, all partitions together; our events carry the time at which they were due, so what they
 //! estimate was measured too. Errors are relative, at the looks of a trouble at which the truth is at least 1 s: the
 //! commit interval and the interval of the looks are as long.
@@ -15,7 +15,7 @@ const RATE_OVER_S: f64 = 60.0;
 /// An extrapolation goes back no further than 10 min: Datadog's limit (its integrations-core 24167).
 const BACK_MAX_S: f64 = 600.0;
 
-/// A reading: when, log end, committed offset.
+/// A reading: when, high watermark, committed offset.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     at: f64,
@@ -28,10 +28,10 @@ type Estimator = fn(&[Reading]) -> Option<f64>;
 
 /// Their names, and what others call them.
 const ESTIMATORS: [(&str, Estimator); 4] = [
-    ("log ends: when was the log as long as is committed", log_ends),
+    ("high watermarks: when was the log as long as is committed", high_watermarks),
     ("lag / rate of commits, 60 s", lag_over_rate),
-    ("straight line from the first log end to the last (Klag)", straight_line),
-    ("back along the last two log ends, 10 min at most (Datadog)", extrapolated),
+    ("straight line from the first high watermark to the last (Klag)", straight_line),
+    ("back along the last two high watermarks, 10 min at most (Datadog)", extrapolated),
 ];
 
 /// How the estimators did.
@@ -78,7 +78,7 @@ impl TimeLag {
             })
             .collect();
         let why_not = if readings.is_empty() {
-            Some("needs log ends and committed offsets by partition")
+            Some("needs high watermarks and committed offsets by partition")
         } else if recording.truth.is_empty() {
             Some("needs the latencies of our own events: latency.hlog, or the processor's /metrics")
         } else if recording.troubles.is_empty() {
@@ -124,8 +124,8 @@ fn interpolated<T>(
 }
 
 /// Since when the log had been longer than what is committed now. Exact up to the way from the source to the log, and
-/// to the curve of the log end between two readings. `None` where that was before the first.
-fn log_ends(seen: &[Reading]) -> Option<f64> {
+/// to the curve of the high watermark between two readings. `None` where that was before the first.
+fn high_watermarks(seen: &[Reading]) -> Option<f64> {
     let now = seen.last()?;
     if now.committed >= now.end {
         return Some(0.0);
@@ -184,7 +184,7 @@ mod tests {
             let estimate = of(&seen).expect("an estimate");
             assert!((estimate - s).abs() < 1e-6, "{estimate} s instead of {s} s");
         };
-        is(log_ends, 70.0);
+        is(high_watermarks, 70.0);
         is(lag_over_rate, 560.0);
         is(straight_line, 560_000.0 * 90.0 / 650_000.0);
         is(extrapolated, 70.0);
@@ -198,12 +198,12 @@ mod tests {
         seen.push(stopped);
         assert_eq!(extrapolated(&seen), Some(600.0));
         assert_eq!(lag_over_rate(seen.get(20..).expect("two")), None, "nothing is committed");
-        assert_eq!(log_ends(&seen).map(f64::round), Some(10.0));
-        assert_eq!(log_ends(seen.get(20..).expect("two")), None, "before the first reading");
+        assert_eq!(high_watermarks(&seen).map(f64::round), Some(10.0));
+        assert_eq!(high_watermarks(seen.get(20..).expect("two")), None, "before the first reading");
         assert_eq!(
             [lag_over_rate, straight_line, extrapolated].map(|of| of(&seen[..1])),
             [None; 3]
         );
-        assert_eq!(log_ends(&[Reading { at: 1.0, end: 5.0, committed: 5.0 }]), Some(0.0));
+        assert_eq!(high_watermarks(&[Reading { at: 1.0, end: 5.0, committed: 5.0 }]), Some(0.0));
     }
 }

@@ -320,7 +320,7 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
         format!(
             "At the end {bounded} events wait in bounded's log, {slowed} behind a slowed source"
         ),
-        "Log end less committed offset, all partitions. What waits in a heap is not committed, so \
+        "High watermark less committed offset, all partitions. What waits in a heap is not committed, so \
          lag counts it as if it were still in the log.",
         "consumer lag, events",
         lines,

@@ -79,7 +79,7 @@ fn during(setup: &Setup) -> Phase {
     Phase { from: stall.from + EDGE_S, to: stall.to - EDGE_S, ..stall }
 }
 
-/// Seconds between the log's start and its end, on average.
+/// Seconds of the log, from its start to its end, on average.
 fn kept_s(arm: &ArmSetup) -> f64 {
     arm.retention_s + (arm.segment_s + retention_check_s()) / 2.0
 }
@@ -342,7 +342,7 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
             most("acked"),
             most("spilled")
         ),
-        "Log end less committed offset, all partitions; what retention deleted is no lag.",
+        "High watermark less committed offset, all partitions; what retention deleted is no lag.",
         "consumer lag, events",
         lines,
     )

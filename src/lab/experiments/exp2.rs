@@ -289,7 +289,7 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     drawing.chart(
         "lag",
         format!("Consumer lag at the end: {pull} events in pull, {unbounded} in unbounded push"),
-        "Log end less committed offset, all partitions. What waits in unbounded push's heap is not \
+        "High watermark less committed offset, all partitions. What waits in unbounded push's heap is not \
          committed, so lag counts it as if it were still in the log.",
         "consumer lag, events",
         lines,

@@ -179,7 +179,7 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
         format!(
             "A stall leaves {peak} events ({p} predicted), gone after {took} s ({r} s predicted)"
         ),
-        "Log end less committed offset, all partitions, wherever the events wait.",
+        "High watermark less committed offset, all partitions, wherever the events wait.",
         "consumer lag, events",
         lines,
     )

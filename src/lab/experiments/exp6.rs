@@ -369,7 +369,7 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
             worst("naive"),
             worst("decoupled")
         ),
-        "Log end less committed offset, all partitions. What an evicted member had pushed is not \
+        "High watermark less committed offset, all partitions. What an evicted member had pushed is not \
          committed, and is pushed again by its successors.",
         "consumer lag, events",
         lines,

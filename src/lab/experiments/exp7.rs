@@ -311,7 +311,7 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
             at_end("slow-source"),
             at_end("credit")
         ),
-        "Log end less committed offset, all partitions. What is dropped is behind the commit until the events \
+        "High watermark less committed offset, all partitions. What is dropped is behind the commit until the events \
          before it are acked.",
         "consumer lag, events",
         lines,

@@ -30,7 +30,7 @@ pub const EXPERIMENT: Experiment = Experiment {
                How many come twice, and how long until the sink is served again?",
     held: "sink of 2,000/s, payload, seed, 4 workers (by key at 1,500/s) of batches of 200, commit interval of 1 s, \
            three brokers with three replicas (two must confirm), machine",
-    varied: "the fault; the queue between poll and sink; the load, 1,500/s or 8,000/s",
+    varied: "the fault; the queue between poll and sink; the load: 1,500/s or 8,000/s, or by --case in bursts or hardly any",
     arms: &[],
     launches,
     warm_up: false,
@@ -54,28 +54,51 @@ pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
 /// The sink's ceiling, events/s.
 const CEILING: u32 = 2000;
 
+/// A load.
+#[derive(Debug, PartialEq)]
+pub struct Load {
+    /// In the name of a row.
+    pub name: &'static str,
+    /// `--schedule`; longer than any row.
+    schedule: &'static str,
+    /// On average, events/s.
+    pub offered: f64,
+}
+
+/// Three quarters of the ceiling.
+const BELOW: Load = Load { name: "1500", schedule: "1500", offered: 1500.0 };
+/// Four times the ceiling.
+const ABOVE: Load = Load { name: "8000", schedule: "8000", offered: 8000.0 };
+/// Almost the ceiling for a second, then little: once in the time that a row's rates are taken over.
+const BURSTY: Load = Load { name: "bursty", schedule: "1900:1s,250:2s,x200", offered: 800.0 };
+/// A producer that hardly sends.
+const IDLE: Load = Load { name: "idle", schedule: "20", offered: 20.0 };
+
 /// A queue and a load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Case {
     /// `--queue`.
     pub queue: &'static str,
-    /// events/s.
-    pub offered: u32,
+    /// What is offered.
+    pub load: &'static Load,
 }
 
-const fn case(queue: &'static str, offered: u32) -> Case {
-    Case { queue, offered }
+const fn case(queue: &'static str, load: &'static Load) -> Case {
+    Case { queue, load }
 }
 
 /// Every queue and load, in such an order that neighbours differ in both.
 pub const CASES: [Case; 6] = [
-    case("bounded", 8000),
-    case("pull", 1500),
-    case("unbounded", 8000),
-    case("bounded", 1500),
-    case("pull", 8000),
-    case("unbounded", 1500),
+    case("bounded", &ABOVE),
+    case("pull", &BELOW),
+    case("unbounded", &ABOVE),
+    case("bounded", &BELOW),
+    case("pull", &ABOVE),
+    case("unbounded", &BELOW),
 ];
+
+/// More loads for who wants to know how soon a fault is noticed (`lab detect`).
+const UNEVEN: [Case; 2] = [case("bounded", &BURSTY), case("bounded", &IDLE)];
 
 impl Case {
     /// Reads `bounded:8000`.
@@ -83,9 +106,10 @@ impl Case {
     /// # Errors
     /// Says which there are.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let named = |case: &Case| format!("{}:{}", case.queue, case.offered);
-        CASES.into_iter().find(|case| named(case) == text).ok_or_else(|| {
-            let all: Vec<String> = CASES.iter().map(named).collect();
+        let all = || CASES.into_iter().chain(UNEVEN);
+        let named = |case: Case| format!("{}:{}", case.queue, case.load.name);
+        all().find(|case| named(*case) == text).ok_or_else(|| {
+            let all: Vec<String> = all().map(named).collect();
             format!("allowed: {}", all.join(", "))
         })
     }
@@ -126,7 +150,7 @@ pub fn launch(fault: &Fault, case: Case) -> Launch {
         format!("--queue {} --queue-cap 10000 --sink-timeout 3s --fetch-bytes 64KiB", case.queue);
     // By key, so that the order of each key can be checked; above the ceiling from one queue, so
     // that the commits can be checked.
-    if is_by_key(case.offered.into(), CEILING.into()) {
+    if is_by_key(case.load.offered, CEILING.into()) {
         processor += " --worker-assignment key";
     }
     let mut topic = Vec::new();
@@ -142,8 +166,8 @@ pub fn launch(fault: &Fault, case: Case) -> Launch {
     if !matches!(fault.strike, Strike::Retention(_)) {
         processor += " --drain-timeout 3s";
     }
-    let load = format!("--rate {} --msg-size 512 --seed 1", case.offered);
-    let name = format!("{}-{}-{}", fault.name, case.queue, case.offered);
+    let load = format!("--schedule {} --msg-size 512 --seed 1", case.load.schedule);
+    let name = format!("{}-{}-{}", fault.name, case.queue, case.load.name);
     Launch { topic, ..Launch::new(&name, &load, &sink, &processor) }
 }
 
@@ -313,7 +337,7 @@ fn tables(run: &Run) -> Vec<Table> {
             vec![
                 row.fault.name.to_owned(),
                 row.queue.clone(),
-                format!("{}/s", thousands(row.offered)),
+                row.load.clone(),
                 row.fault.expected.to_owned(),
                 (row.fault.seen)(&row).unwrap_or_else(|| "**it does not show as expected**".into()),
                 count(row.missing()) + &of,
@@ -328,17 +352,8 @@ fn tables(run: &Run) -> Vec<Table> {
             cells
         }
     });
-    let head = [
-        "fault",
-        "queue",
-        "offered",
-        "expected",
-        "seen",
-        "lost",
-        "duplicates",
-        "outage",
-        "recovery",
-    ];
+    let head =
+        ["fault", "queue", "load", "expected", "seen", "lost", "duplicates", "outage", "recovery"];
     let what = FAULTS.iter().map(|fault| vec![fault.name.to_owned(), fault.strike.what()]);
     vec![
         Table::new("Faults", &head, rows),

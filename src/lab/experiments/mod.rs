@@ -17,6 +17,7 @@ pub mod exp11;
 pub mod exp12;
 pub mod exp12_retries;
 pub mod exp13;
+pub mod exp14;
 pub mod exp15;
 pub mod exp2;
 pub mod exp3;
@@ -65,6 +66,7 @@ pub const ALL: &[Experiment] = &[
     exp12::EXPERIMENT,
     exp12_retries::EXPERIMENT,
     exp13::EXPERIMENT,
+    exp14::EXPERIMENT,
     exp15::EXPERIMENT,
     faults::EXPERIMENT,
     longlife::EXPERIMENT,

@@ -188,6 +188,7 @@ const CHANGES: &[Change] = &[
     }),
     ("the lag is a fifth larger", |arm| lag(arm, |_, lag| lag * 6 / 5 + 6_000)),
     ("the lag is half", |arm| lag(arm, |_, lag| lag / 2)),
+    ("nobody reads the lag", |arm| each_sample(arm, |_, sample| sample.log = None)),
     ("the lag climbs by 1,000/s more", |arm| lag(arm, |t, lag| lag + (1_000.0 * t) as i64)),
     ("the lag never comes back", |arm| {
         let mut most = 0;

@@ -18,14 +18,14 @@ const REPEAT_MAX: usize = 20;
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "run")]
 pub struct Settings {
-    /// ceiling, exp1 to exp12, exp3-time, exp12-retries, exp13, exp15, longlife; all: these but ceiling and longlife, and a page that joins them; or
+    /// ceiling, exp1 to exp12, exp3-time, exp12-retries, exp13 to exp15, longlife; all: these but ceiling and longlife, and a page that joins them; or
     /// faults
     #[argh(positional)]
     pub experiment: String,
     /// of faults: these alone
     #[argh(positional)]
     pub faults: Vec<String>,
-    /// of faults: under this queue and load alone, such as bounded:8000
+    /// of faults: under this queue and load alone, such as bounded:8000, bounded:bursty or bounded:idle
     #[argh(option, from_str_fn(Case::parse))]
     pub case: Option<Case>,
     /// the short form, which takes minutes

@@ -373,7 +373,8 @@ impl<'a, 'b> Row<'a, 'b> {
         let mark = row::Mark {
             fault: self.fault.name.into(),
             queue: self.case.queue.into(),
-            offered: f64::from(self.case.offered),
+            load: self.case.load.name.into(),
+            offered: self.case.load.offered,
             began_us: self.began_us,
             ended_us: self.ended_us,
             note: self.seen.clone(),

@@ -30,7 +30,7 @@ impl WatchMetrics {
         Ok(Self {
             lag: m.int_gauges(
                 "kafka_consumergroup_lag",
-                "Log end offset less committed offset",
+                "High watermark less committed offset (for a reader of committed events, last stable offset)",
                 &["consumergroup", "topic", "partition"],
             )?,
             committed: m.int_gauges(
@@ -40,7 +40,7 @@ impl WatchMetrics {
             )?,
             end: m.int_gauges(
                 "kafka_topic_partition_current_offset",
-                "Log end offset",
+                "High watermark",
                 &["topic", "partition"],
             )?,
             members: m.int_gauges(

@@ -2,7 +2,7 @@
 //! `storage/inmemory.go`): a lag of 0 anywhere is OK; an offset that went back is a rewind; a silence longer than
 //! the commits' own span is a stop; the same offset in all of them is a stall; a lag that never fell is a warning.
 //!
-//! Its miss is kept (its issues 738 and 155). Burrow asks the brokers for the log's end every 10 s and takes the lag
+//! Its miss is kept (its issues 738 and 155). Burrow asks the brokers for the high watermark every 10 s and takes the lag
 //! of each commit by the last answer. Between two answers every commit lowers that lag, so a group that commits
 //! more often than that has a saw for a lag, "never fell" is never true, and a lag of 200,000 that climbs is OK.
 //!
@@ -22,7 +22,7 @@ use crate::lab::text::figure;
 pub struct Burrow {
     /// Commits in the window: Burrow's `intervals`.
     pub commits: u32,
-    /// Time between two looks at the log ends, s: Burrow's `offset-refresh`.
+    /// Time between two looks at the high watermarks, s: Burrow's `offset-refresh`.
     pub end_refresh_s: f64,
     /// Whether the consumer commits also what it has committed before, as Java's auto-commit does; the lab's does
     /// not.
@@ -142,7 +142,7 @@ impl Detector for Burrow {
     }
 
     fn needs(&self) -> &'static str {
-        "log ends and committed offsets by partition"
+        "high watermarks and committed offsets by partition"
     }
 
     fn check(&self) -> Result<(), String> {

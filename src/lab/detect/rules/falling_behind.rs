@@ -1,15 +1,15 @@
 //! The rule that we recommend: the group falls behind. Either of two things fires, and both are measured in what
 //! the group itself commits, so no threshold is a topic's own:
 //!
-//! - the lag is above its least of the last 30 s by more than is done in two commit intervals. A reading meets the
-//!   saw of the commits anywhere, so it may be one interval's worth higher than another without any trouble; two
-//!   are none. It is a gain and no level, so a lag that stays or falls is quiet. The rate counts from when
-//!   something last began to move: after an idle time it is not the window's.
-//! - a partition stands still: it held something at each look of six commit intervals, and nothing of it was
+//! - the lag is above its least of the last 30 s by more than is done in two commit intervals, at the busiest of
+//!   that time. A reading meets the saw of the commits anywhere, so it may be one interval's worth higher than
+//!   another without any trouble; two are none. A load that comes in bursts, or begins, makes the saw as high as the
+//!   burst, which is what counts then; and one look is no gain yet. It is a gain and no level, so a lag that stays or falls is quiet.
+//! - a partition stands still: it held something at each look of five commit intervals, and nothing of it was
 //!   committed. One partition of twelve gains too little to be seen in the sum.
 //!
-//! An overload of x times the ceiling is found after about 2 / (x − 1) intervals: 1.2 times after 10 s, four times
-//! after 1 s and a look. One of less than 1.07 times gains less than two intervals in 30 s and is not found.
+//! An overload of x times the ceiling is found after about 2 / (x − 1) intervals: 1.2 times after 10 to 15 s, four
+//! times after 1 s and two looks. One of less than 1.07 times gains less than two intervals in 30 s and is not found.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ use crate::lab::text::figure;
 
 /// Time between two looks, s: a window that is to hold a time holds one look more.
 const LOOK_S: f64 = 1.0;
+
+/// Looks are a little late or early, so one is an interval after another from this share of it on.
+const ALMOST: f64 = 0.9;
 
 /// The parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +48,7 @@ impl Default for FallingBehind {
             gain_intervals: 2.0,
             over_s: 30.0,
             floor: 1_000.0,
-            still_intervals: 6.0,
+            still_intervals: 5.0,
         }
     }
 }
@@ -55,19 +58,32 @@ type Points = Vec<(f64, f64, f64)>;
 
 impl FallingBehind {
     fn state(&self, seen: &[Look]) -> State {
-        let Some(lag) = seen.last().and_then(Look::lag) else { return State::Unknown };
+        let Some(now) = seen.last().filter(|look| look.lag().is_some()) else {
+            return State::Unknown;
+        };
         if self.stands(seen) {
             return State::Firing;
         }
+        // A load that begins is not served yet at the first look that shows it.
+        let before = now.at - ALMOST * self.commit_interval_s;
+        let before = seen.partition_point(|look| look.at <= before);
+        match self.gains(seen) {
+            Some(true) => State::if_known(self.gains(seen.get(..before).unwrap_or_default())),
+            gains => State::if_known(gains),
+        }
+    }
+
+    /// Whether the lag gained too much; `None` while nothing moves.
+    fn gains(&self, seen: &[Look]) -> Option<bool> {
         let window = last(seen, self.over_s);
-        let least = lags(window).iter().map(|point| point.1).fold(lag, f64::min);
-        let gain = lag - least;
+        let lags = lags(window);
+        let lag = lags.last()?.1;
+        let gain = lag - lags.iter().map(|point| point.1).fold(lag, f64::min);
         if gain <= self.floor {
-            return State::Quiet;
+            return Some(false);
         }
         let worth = self.gain_intervals * self.commit_interval_s;
-        let rate = stats::overall_rate(since_it_moved(&done(window)));
-        State::if_known(rate.map(|rate| gain > worth * rate))
+        busiest(&done(window)).map(|rate| gain > worth * rate)
     }
 
     /// Whether a partition stands still; all of them together, where samples do not tell them apart.
@@ -95,11 +111,14 @@ fn stands(points: &[(f64, f64, f64)], seconds: f64) -> bool {
     last.0 - first.0 >= seconds && points.iter().all(|p| p.1 > 0.0 && p.2 == first.2)
 }
 
-/// `done` from the last point before it first moved.
-fn since_it_moved(done: &[(f64, f64)]) -> &[(f64, f64)] {
-    let Some(first) = done.first() else { return done };
-    let still = done.iter().take_while(|point| point.1 == first.1).count();
-    done.get(still.saturating_sub(1)..).unwrap_or_default()
+/// The most that was done in two steps of the looks, events/s; `None` while nothing moves. One step may meet two commits
+/// and the next one none.
+fn busiest(done: &[(f64, f64)]) -> Option<f64> {
+    if done.is_empty() {
+        return None;
+    }
+    let two_steps = done.windows(done.len().min(3)).filter_map(stats::overall_rate);
+    two_steps.max_by(f64::total_cmp).filter(|rate| *rate > 0.0)
 }
 
 impl Detector for FallingBehind {

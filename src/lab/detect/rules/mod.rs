@@ -12,7 +12,7 @@
 //! value and what is allowed.
 
 mod burrow;
-mod falling_behind;
+pub mod falling_behind;
 mod lag_events;
 mod lag_seconds;
 mod lag_slope;

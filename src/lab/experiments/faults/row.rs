@@ -21,6 +21,8 @@ pub const FILE: &str = "fault.json";
 
 /// Seconds over which a rate is taken: before the fault, and to see that it is over.
 const WINDOW_S: f64 = 3.0;
+/// Half of the time between two samples: a window holds as many of them wherever it begins, s.
+const HALF_LOOK_S: f64 = 0.5;
 /// The share of the rate before that counts as served again.
 const SERVED_AGAIN: f64 = 0.9;
 
@@ -31,7 +33,9 @@ pub struct Mark {
     pub fault: String,
     /// The processor's queue.
     pub queue: String,
-    /// events/s.
+    /// The load's name.
+    pub load: String,
+    /// On average, events/s.
     pub offered: f64,
     /// µs since the epoch.
     pub began_us: i64,
@@ -49,7 +53,9 @@ pub struct Row {
     pub fault: &'static Fault,
     /// The processor's queue.
     pub queue: String,
-    /// The load, events/s.
+    /// The load's name.
+    pub load: String,
+    /// The load on average, events/s.
     pub offered: f64,
     /// What the run saw.
     pub note: String,
@@ -104,6 +110,7 @@ impl Row {
             name: name.to_owned(),
             fault,
             queue: mark.queue,
+            load: mark.load,
             offered: mark.offered,
             note: mark.note,
             arm,
@@ -157,13 +164,15 @@ impl Row {
     /// From the fault's end until the sink is served as before, and stays so; 0 when it always was.
     /// A queue may serve it for a while though nothing comes in.
     pub fn recovery_s(&self) -> Option<f64> {
-        let wanted = self.before().filter(|rate| *rate > 0.0)? * SERVED_AGAIN;
+        // Before a fault that comes in a burst the sink took more than it does on average.
+        let before = self.before().filter(|rate| *rate > 0.0)?.min(self.offered);
+        let wanted = before * SERVED_AGAIN;
         let acked = self.arm.delivered();
         let acked = stats::between(&acked, self.phase.to, self.loaded_until()?);
         let mut since = None;
         for (at, _) in &acked {
-            let window = stats::between(&acked, *at, at + WINDOW_S);
-            if window.last().is_some_and(|last| last.0 >= at + WINDOW_S - 1.0) {
+            let window = stats::between(&acked, *at, at + WINDOW_S + HALF_LOOK_S);
+            if window.last().is_some_and(|last| last.0 >= at + WINDOW_S - HALF_LOOK_S) {
                 let served = stats::overall_rate(&window).is_some_and(|rate| rate >= wanted);
                 since = served.then(|| since.unwrap_or(*at));
             }

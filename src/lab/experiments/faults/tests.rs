@@ -15,7 +15,7 @@ fn names_are_unique_and_bounds_are_what_they_say() {
 fn every_fault_has_its_rows_and_each_can_be_started() {
     let quick = rows(Form::Quick, &[], None);
     assert_eq!(quick.len(), FAULTS.len());
-    assert_eq!(quick[1].1, case("pull", 1500));
+    assert_eq!(quick[1].1, case("pull", &BELOW));
     let alone = rows(Form::Quick, &["processor-frozen".to_owned()], None);
     assert_eq!(alone.len(), 1);
     assert_eq!(alone[0].1, quick[1].1, "the case of its place, whichever are run");
@@ -28,8 +28,7 @@ fn every_fault_has_its_rows_and_each_can_be_started() {
     for (fault, case) in rows(Form::Full, &[], None) {
         let launch = launch(fault, case);
         // A row ends when its fault has been seen; a plan is asked for a load that ends.
-        let load = launch.producer.replace("--rate 8000", "--schedule 8000:1s");
-        let load = load.replace("--rate 1500", "--schedule 1500:1s");
+        let load = launch.producer.replace("8000 ", "8000:1s ").replace("1500 ", "1500:1s ");
         Setup::of(Form::Full, &[Launch { producer: load, ..launch }]).expect(fault.name);
     }
 }
@@ -97,7 +96,7 @@ fn folder_with(
     write_json(&row.join(audit::FILE), ledger).expect("written");
     let lasts = FAULTS.iter().any(|f| f.name == fault && f.goes_on_after_s.is_some());
     let ended_us = if lasts { 35_000_000 } else { 14_000_000 };
-    let mark = serde_json::json!({"fault": fault, "queue": "bounded", "offered": 8000,
+    let mark = serde_json::json!({"fault": fault, "queue": "bounded", "load": "8000", "offered": 8000,
         "began_us": 10_000_000, "ended_us": ended_us, "note": ""});
     std::fs::write(row.join(row::FILE), mark.to_string()).expect("written");
     let waits = "1970-01-01T00:00:12Z why=\"status 500\" wait=\"1s 500ms\" lines_suppressed=0\n";
@@ -278,6 +277,33 @@ fn the_outage_begins_with_the_fault() {
     let row = row::all(dir.path()).remove(0).expect("a row");
     // 12 is the last that rose: 13 s until 25, less the second between two looks.
     assert_eq!(row.outage_s(), Some(12.0));
+}
+
+/// Prevents: a load in bursts that counts as never served again, or one that stays away and counts as served.
+#[test]
+fn a_load_in_bursts_is_back_when_a_whole_turn_is_served() {
+    let dir = tempfile::tempdir().expect("dir");
+    let recovery = |back: i64| {
+        folder(dir.path(), "answers-500", 10, 1.0, &Ledger::default());
+        let mark = dir.path().join("answers-500-bounded-8000").join(row::FILE);
+        let text = std::fs::read_to_string(&mark).expect("read");
+        let text = text.replace("\"8000\"", "\"bursty\"").replace("8000", "800");
+        std::fs::write(&mark, text).expect("written");
+        let mut acked = 0.0;
+        change(dir.path(), "answers-500-bounded-8000", |second, sample| {
+            set(sample, "sink", "sink_events_total", acked);
+            acked += match second {
+                _ if (10..back).contains(&second) => 0.0,
+                _ if second % 3 == 0 => 1900.0,
+                _ => 250.0,
+            };
+        });
+        row::all(dir.path()).remove(0).expect("a row").recovery_s()
+    };
+    // The fault ends at 14; samples are up to a second late.
+    assert_eq!(recovery(14), Some(0.0));
+    assert_eq!(recovery(20), Some(5.0));
+    assert_eq!(recovery(40), None);
 }
 
 /// Prevents: a loss without a count, or with a wrong one.
