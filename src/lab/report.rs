@@ -226,6 +226,10 @@ impl Text {
             .phases()
             .map(|p| format!("{}/s for {} s", figure(p.rate), figure(p.to - p.from)))
             .collect();
+        let offered = match setup.shares_load() {
+            true => format!("Offered: {}; ", steps.join(", then ")),
+            false => String::new(),
+        };
         self.line(format_args!("# Experiment {}: {}\n", experiment.name, experiment.title));
         let all = verdict.checks.len();
         self.line(format_args!("**{outcome}** ({held} of {all}), {} run.\n", setup.form));
@@ -241,9 +245,8 @@ impl Text {
         }
         self.line(format_args!("**Question.** {}\n", experiment.question));
         self.line(format_args!(
-            "**Held.** {}. Offered: {}; ceiling {}/s; {} B payload.\n",
+            "**Held.** {}. {offered}ceiling {}/s; {} B payload.\n",
             experiment.held,
-            steps.join(", then "),
             figure(setup.ceiling),
             setup.payload_bytes
         ));

@@ -103,10 +103,8 @@ impl std::str::FromStr for Schedule {
     /// them 20 times.
     fn from_str(text: &str) -> Result<Self, String> {
         let last = text.rsplit_once(",x");
-        let (text, times) = match last.filter(|(_, times)| times.parse::<u64>().is_ok()) {
-            Some((steps, times)) => (steps, repeats(times)?),
-            None => (text, 1),
-        };
+        let repeated = last.and_then(|(steps, times)| Some((steps, times.parse::<usize>().ok()?)));
+        let (text, times) = repeated.unwrap_or((text, 1));
         let mut steps = Vec::new();
         let mut total_us = Some(0);
         for part in text.split(',') {
@@ -129,22 +127,22 @@ impl std::str::FromStr for Schedule {
         if steps.iter().all(|step| step.rate == 0.0) {
             return Err("expected at least one step with a rate above 0".into());
         }
+        let in_all = steps.len().saturating_mul(times);
+        if !(1..=STEPS_MAX).contains(&in_all) {
+            return Err(format!("{in_all} steps in all: allowed: 1 to {STEPS_MAX}"));
+        }
         let total_us = match (times, total_us) {
             (1, total) => total,
-            (_, Some(total)) => Some(total.saturating_mul(times as i64)),
+            // STEPS_MAX years are far from an overflow.
+            (_, Some(total)) => Some(total * times as i64),
             (_, None) => return Err(format!("x{times}: each step that is repeated needs a time")),
         };
         Ok(Self { steps: steps.repeat(times), length_us: total_us, count_max: None })
     }
 }
 
-/// Most repeats of a schedule: an hour of seconds.
-const REPEATS_MAX: usize = 3600;
-
-fn repeats(text: &str) -> Result<usize, String> {
-    let times = text.parse().ok().filter(|times| (1..=REPEATS_MAX).contains(times));
-    times.ok_or_else(|| format!("x{text}: allowed: x1 to x{REPEATS_MAX}"))
-}
+/// Most steps of a schedule, repeats included: a change of a lease or of credit draws all of them again.
+const STEPS_MAX: usize = 2000;
 
 fn micros(time: Duration) -> i64 {
     // `units::duration` allows a year, 3.2e13 µs.

@@ -357,8 +357,9 @@ mod tests {
             ("--rate 1 --share 9/8", ["--share", "9/8", "2/8"]),
             ("--rate 1 --share 0/8", ["--share", "0/8", "K from 1"]),
             ("--rate 1 --count 5 --duration 1s", ["--count", "5", "--duration"]),
-            ("--schedule 5:1s,x0", ["--schedule", "x0", "x1 to x3600"]),
+            ("--schedule 5:1s,x0", ["--schedule", "0 steps", "1 to 2000"]),
             ("--schedule 5,x2", ["--schedule", "x2", "needs a time"]),
+            ("--schedule 5:1s,2:1s,x1001", ["--schedule", "2002 steps", "1 to 2000"]),
             ("--schedule 5:1s,x", ["--schedule", "step 2", "rate"]),
             ("--seed 1", ["--rate", "--schedule", "needed"]),
         ] {

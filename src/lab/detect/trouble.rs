@@ -1,5 +1,6 @@
-//! Trouble: a run was offered more than it could do. It follows from the plan alone, so no rule can move it: the
-//! offered rate above the ceiling, a stall of the sink among it; for a row of the fault matrix, its fault.
+//! Trouble: a run was offered more than it could do. No rule can move it. It follows from the plan: the offered rate
+//! above the ceiling, a stall of the sink among it. For a row of the fault matrix it follows from what the sink counted: a
+//! fault is trouble from its begin until the sink is served as before, and none where the sink always was.
 //!
 //! What follows is neither trouble nor quiet until the backlog is gone: whoever says then that the group is behind
 //! is right.
@@ -9,14 +10,15 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::lab::experiments::asking::SETTLE_S;
-use crate::lab::experiments::faults::row::{self, Mark};
+use crate::lab::experiments::faults::row::{self, Row};
 use crate::lab::experiments::{ArmSetup, Setup};
 use crate::lab::model::{self, Course, Rates};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
 use crate::units;
 
+/// How long a page of metrics still shows what is over, s: its latency quantiles are those of the last 10 s.
+const SHOWN_S: f64 = 10.0;
 /// How far ahead a backlog's end is looked for, s: a year.
 const DRAIN_MAX_S: f64 = 365.0 * 86_400.0;
 
@@ -67,8 +69,9 @@ pub fn of_folder(dir: &Path, at: impl Fn(i64) -> f64) -> Result<Vec<Trouble>, Fa
     let plan: Plan = read_json(&path)?;
     let fault = whole.join(row::FILE);
     if fault.exists() {
-        let mark: Mark = read_json(&fault)?;
-        return Ok(of_fault(&plan.setup, &mark, at(mark.began_us), at(mark.ended_us)));
+        let (began_us, row) =
+            Row::read(&whole.to_string_lossy(), &whole).map_err(|why| unknown(&why))?;
+        return Ok(of_row(&plan.setup, &row, at(began_us)));
     }
     let folder = whole.file_name().unwrap_or_default().to_string_lossy();
     let spec = plan.arm_in(&folder)?;
@@ -90,10 +93,14 @@ pub fn of_arm(setup: &Setup, arm: &ArmSetup) -> Vec<Trouble> {
     above(&arm.offered(), &ceiling)
 }
 
-/// A fault may stop everything while it lasts; whether it does is seen in its row.
-fn of_fault(setup: &Setup, mark: &Mark, from: f64, to: f64) -> Vec<Trouble> {
-    let ceiling = Rates::constant(setup.ceiling).but(0.0, from, to);
-    above(&Rates::constant(mark.offered), &ceiling)
+/// Its fault, which began at `began`, s.
+fn of_row(setup: &Setup, row: &Row, began: f64) -> Vec<Trouble> {
+    let ceiling = Rates::constant(setup.ceiling);
+    let ceiling = match row.unserved() {
+        Some(phase) => ceiling.but(0.0, began, began + phase.length()),
+        None => ceiling,
+    };
+    above(&Rates::constant(row.offered), &ceiling)
 }
 
 /// Events/s of a sink that gives `tokens` a second, and of as many calls as the arm's workers can make at a time.
@@ -115,7 +122,7 @@ fn above(offered: &Rates, ceiling: &Rates) -> Vec<Trouble> {
         if offered.at(from) <= ceiling.at(from) {
             continue;
         }
-        let clear = course.falls_to(0.0, to).map_or(f64::INFINITY, |at| at + SETTLE_S);
+        let clear = course.falls_to(0.0, to).map_or(f64::INFINITY, |at| at + SHOWN_S);
         match found.last_mut() {
             Some(before) if before.clear >= from => (before.to, before.clear) = (to, clear),
             _ => found.push(Trouble { from, to, clear }),

@@ -87,6 +87,7 @@ impl<'a> Drawing<'a> {
         y_label: &'static str,
         lines: Vec<Line>,
     ) -> Chart {
+        let setup = &self.run.plan.setup;
         let span = |p: super::Phase| Span {
             label: format!("{}/s offered", figure(p.rate)),
             from: p.from,
@@ -100,7 +101,11 @@ impl<'a> Drawing<'a> {
             x_label: "time since the first event was due, s",
             y_label,
             lines,
-            spans: self.run.plan.setup.phases().filter(|p| p.from < self.end_s).map(span).collect(),
+            spans: if setup.shares_load() {
+                setup.phases().filter(|p| p.from < self.end_s).map(span).collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 

@@ -16,7 +16,7 @@ use crate::lab::stats;
 const FOUND_MAX_S: f64 = 10.0;
 /// A second each, at most: the stall's command, the commit of what was acked before it, the look that shows it.
 const SEEN_S: f64 = 3.0;
-/// Events/s of the sink while it stands still: the least that `chaos stall` makes of a few seconds.
+/// Events/s of the sink while it stands still: one event in a standstill of the quick form.
 const STILL: f64 = 0.1;
 
 /// The declaration.
@@ -45,8 +45,9 @@ pub const EXPERIMENT: Experiment = Experiment {
 };
 
 fn launches(form: Form) -> Vec<Launch> {
-    // Twenty minutes of quiet in each arm make the hour in which no rule may fire for nothing.
-    let (turns, from, time) = form.of((23, 30.0, 15.0), (500, 1200.0, 60.0));
+    // Twenty minutes of quiet in each arm make the hour in which the recommended rule may not fire. The stall is shorter
+    // than a call may take (--sink-timeout, a minute): else it would be sent again, and served twice.
+    let (turns, from, time) = form.of((23, 30.0, 15.0), (500, 1200.0, 45.0));
     let stall = Some(Phase { rate: STILL, from, to: from + time });
     let seconds = turns * 3;
     let arm = |name, schedule: String| Launch {

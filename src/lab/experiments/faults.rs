@@ -28,7 +28,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     title: "what breaks, and what it costs",
     question: "Everything around a running pipeline breaks, one thing at a time. Is any event lost? \
                How many come twice, and how long until the sink is served again?",
-    held: "sink of 2,000/s, payload, seed, 4 workers (by key at 1,500/s) of batches of 200, commit interval of 1 s, \
+    held: "sink of 2,000/s, payload, seed, 4 workers (by key below the ceiling) of batches of 200, commit interval of 1 s, \
            three brokers with three replicas (two must confirm), machine",
     varied: "the fault; the queue between poll and sink; the load: 1,500/s or 8,000/s, or by --case in bursts or hardly any",
     arms: &[],
@@ -259,8 +259,7 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         row.duplicates(),
         "events",
     ));
-    let question =
-        "From the fault's end until the sink is served at 90 % of its rate before, for good";
+    let question = "From the fault's end until the sink is served at 90 % of its rate before (of the load, where that is less), for good";
     let why = "a session or an election, the longest backoff, and three seconds to tell";
     let wanted = (row.fault.recovery_s, Margin::AtMost, why);
     checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));

@@ -181,8 +181,8 @@ impl Launch {
 }
 
 impl Setup {
-    /// The setup by the programs of these arms. Load, sink and payload are those of the first arm,
-    /// which the others share; queue, memory limit and stall are those of the first arm that has
+    /// The setup by the programs of these arms. Sink and payload are those of the first arm,
+    /// which the others share, and so is the load, which they may not share; queue, memory limit and stall are those of the first arm that has
     /// one.
     ///
     /// # Errors

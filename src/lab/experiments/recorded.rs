@@ -73,6 +73,7 @@ fn record_a_run() {
             let dir = from.join(name).join(arm.name);
             let at = |file: &str| format!("{}/{file}", arm.name);
             let lines = samples::read(&dir.join(samples::FILE)).expect("samples");
+            let thin = |sample| thin(sample, name == "exp14");
             let lines = lines.into_iter().map(|s| serde_json::to_string(&thin(s)).expect("JSON"));
             keep(at(samples::FILE), lines.map(|line| line + "\n").collect());
             for entry in std::fs::read_dir(&dir).expect("an arm") {
@@ -101,8 +102,9 @@ fn record_a_run() {
     }
 }
 
-fn thin(mut sample: Sample) -> Sample {
-    if let Some(log) = &mut sample.log {
+/// Only the rules of `lab detect` read partitions.
+fn thin(mut sample: Sample, with_partitions: bool) -> Sample {
+    if let Some(log) = sample.log.as_mut().filter(|_| !with_partitions) {
         log.partitions.clear();
     }
     sample.processes.retain(|name, _| !name.starts_with("broker"));

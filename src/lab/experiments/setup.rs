@@ -238,6 +238,11 @@ impl Setup {
         }
     }
 
+    /// Whether every arm has the same load.
+    pub fn shares_load(&self) -> bool {
+        self.arms.iter().all(|arm| arm.schedule == self.schedule)
+    }
+
     /// When the schedule ends, s.
     pub fn end_s(&self) -> f64 {
         self.phases().map(|phase| phase.to).fold(0.0, f64::max)

@@ -40,7 +40,7 @@ impl WatchMetrics {
             )?,
             end: m.int_gauges(
                 "kafka_topic_partition_current_offset",
-                "High watermark",
+                "High watermark (for a reader of committed events, last stable offset)",
                 &["topic", "partition"],
             )?,
             members: m.int_gauges(

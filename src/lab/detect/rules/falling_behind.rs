@@ -6,7 +6,8 @@
 //!   another without any trouble; two are none. A load that comes in bursts, or begins, makes the saw as high as the
 //!   burst, which is what counts then; and one look is no gain yet. It is a gain and no level, so a lag that stays or falls is quiet.
 //! - a partition stands still: it held something at each look of five commit intervals, and nothing of it was
-//!   committed. One partition of twelve gains too little to be seen in the sum.
+//!   committed. One partition of twelve gains too little to be seen in the sum. Or its lag could not be read for
+//!   as long: what has no leader cannot be fetched either.
 //!
 //! An overload of x times the ceiling is found after about 2 / (x − 1) intervals: 1.2 times after 10 to 15 s, four
 //! times after 1 s and two looks. One of less than 1.07 times gains less than two intervals in 30 s and is not found.
@@ -14,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Detector, EVENTS_MAX, Look, SECONDS_MAX, State, each, within};
-use crate::lab::detect::recording::{committed, done, lags, last};
+use crate::lab::detect::recording::{Log, committed, done, lags, last};
 use crate::lab::stats;
 use crate::lab::text::figure;
 
@@ -58,6 +59,9 @@ type Points = Vec<(f64, f64, f64)>;
 
 impl FallingBehind {
     fn state(&self, seen: &[Look]) -> State {
+        if self.is_blind(seen) {
+            return State::Firing;
+        }
         let Some(now) = seen.last().filter(|look| look.lag().is_some()) else {
             return State::Unknown;
         };
@@ -71,6 +75,15 @@ impl FallingBehind {
             Some(true) => State::if_known(self.gains(seen.get(..before).unwrap_or_default())),
             gains => State::if_known(gains),
         }
+    }
+
+    /// Whether a partition's lag could not be read for so long: nobody leads it, and nobody can fetch it either.
+    fn is_blind(&self, seen: &[Look]) -> bool {
+        let logs = seen.iter().filter_map(|look| Some((look, look.log.as_ref()?)));
+        let Some((_, Log { lag: None, .. })) = logs.clone().next_back() else { return false };
+        let read = logs.rev().find(|(_, log)| log.lag.is_some());
+        let now = seen.last().map_or(f64::NAN, |look| look.at);
+        read.is_some_and(|(look, _)| now - look.at >= self.still_intervals * self.commit_interval_s)
     }
 
     /// Whether the lag gained too much; `None` while nothing moves.
@@ -117,6 +130,16 @@ fn busiest(done: &[(f64, f64)]) -> Option<f64> {
     if done.is_empty() {
         return None;
     }
+    // A reading that is too low for one look, as of a new leader that does not know its log's end yet, is no work done
+    // when it is right again.
+    let mut most = f64::NEG_INFINITY;
+    let done: Vec<(f64, f64)> = done
+        .iter()
+        .map(|&(at, done)| {
+            most = most.max(done);
+            (at, most)
+        })
+        .collect();
     let two_steps = done.windows(done.len().min(3)).filter_map(stats::overall_rate);
     two_steps.max_by(f64::total_cmp).filter(|rate| *rate > 0.0)
 }

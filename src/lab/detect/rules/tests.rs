@@ -94,6 +94,17 @@ fn a_commit_that_goes_back_is_a_rewind_and_no_rate() {
     assert_eq!(first(&FallingBehind::default(), &looks), Some(21.0), "6,000 are to be done again");
 }
 
+/// Prevents: an overload that is not found because one reading of what is done was too low.
+#[test]
+fn a_dip_in_what_is_done_is_no_work() {
+    let mut looks = course(30, |t| (8_000 * t + 300, 2_000 * t));
+    for log in looks[1].log.iter_mut() {
+        log.committed = Some(-5_000_000.0);
+    }
+    looks[1].done = Some((1.0, -5_000_000.0));
+    assert_eq!(first(&FallingBehind::default(), &looks), Some(3.0), "a look later than without it");
+}
+
 /// Prevents: a window that counts looks instead of seconds, and a look without a reading that ends an alarm.
 #[test]
 fn a_gap_in_the_samples_is_no_answer() {

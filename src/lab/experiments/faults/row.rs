@@ -94,7 +94,11 @@ pub fn all(dir: &Path) -> Vec<Read> {
 }
 
 impl Row {
-    fn read(name: &str, dir: &Path) -> Result<(i64, Self), String> {
+    /// The row in `dir`, and when its fault began, µs since the epoch.
+    ///
+    /// # Errors
+    /// What is absent: it did not run to its end.
+    pub fn read(name: &str, dir: &Path) -> Result<(i64, Self), String> {
         let text = |e: crate::failure::Failure| e.to_string();
         let mark: Mark = read_json(&dir.join(FILE)).map_err(text)?;
         let fault = FAULTS.iter().find(|fault| fault.name == mark.fault);
@@ -161,24 +165,36 @@ impl Row {
         Some(self.arm.metric("producer", "producer_events_due").last()?.0)
     }
 
-    /// From the fault's end until the sink is served as before, and stays so; 0 when it always was.
-    /// A queue may serve it for a while though nothing comes in.
-    pub fn recovery_s(&self) -> Option<f64> {
+    /// Whether the sink is served as before, from each look after `from` on. A queue may serve it for a while though
+    /// nothing comes in.
+    fn served(&self, from: f64) -> Option<Vec<(f64, bool)>> {
         // Before a fault that comes in a burst the sink took more than it does on average.
         let before = self.before().filter(|rate| *rate > 0.0)?.min(self.offered);
         let wanted = before * SERVED_AGAIN;
         let acked = self.arm.delivered();
-        let acked = stats::between(&acked, self.phase.to, self.loaded_until()?);
-        let mut since = None;
-        for (at, _) in &acked {
-            let window = stats::between(&acked, *at, at + WINDOW_S + HALF_LOOK_S);
-            if window.last().is_some_and(|last| last.0 >= at + WINDOW_S - HALF_LOOK_S) {
-                let served = stats::overall_rate(&window).is_some_and(|rate| rate >= wanted);
-                since = served.then(|| since.unwrap_or(*at));
-            }
-        }
+        let acked = stats::between(&acked, from, self.loaded_until()?);
+        let served = |at: f64| {
+            let window = stats::between(&acked, at, at + WINDOW_S + HALF_LOOK_S);
+            window.last().filter(|last| last.0 >= at + WINDOW_S - HALF_LOOK_S)?;
+            Some((at, stats::overall_rate(&window).is_some_and(|rate| rate >= wanted)))
+        };
+        Some(acked.iter().filter_map(|(at, _)| served(*at)).collect())
+    }
+
+    /// From the fault's end until the sink is served as before, and stays so; 0 when it always was.
+    pub fn recovery_s(&self) -> Option<f64> {
+        let looks = self.served(self.phase.to)?;
+        let since = looks.iter().rev().take_while(|(_, served)| *served).last();
         // The first sample after the end is up to a second late.
-        since.map(|at| (at - self.phase.to - 1.0).max(0.0))
+        since.map(|(at, _)| (at - self.phase.to - 1.0).max(0.0))
+    }
+
+    /// From the fault's begin until the sink is served as before; `None` where it always was.
+    pub fn unserved(&self) -> Option<Phase> {
+        let looks = self.served(self.phase.from)?;
+        let last = looks.iter().rposition(|(_, served)| !served)?;
+        let again = looks.get(last + 1).map_or(f64::INFINITY, |look| look.0);
+        Some(Phase { to: again.max(self.phase.to), ..self.phase })
     }
 
     /// The longest time, from the fault's begin on, in which a partition stood still though it had
