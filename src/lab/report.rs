@@ -226,9 +226,9 @@ impl Text {
             .phases()
             .map(|p| format!("{}/s for {} s", figure(p.rate), figure(p.to - p.from)))
             .collect();
-        let offered = match setup.shares_load() {
-            true => format!("Offered: {}; ", steps.join(", then ")),
-            false => String::new(),
+        let ceiling = match setup.shares_load() {
+            true => format!("Offered: {}; ceiling", steps.join(", then ")),
+            false => "Ceiling".to_owned(),
         };
         self.line(format_args!("# Experiment {}: {}\n", experiment.name, experiment.title));
         let all = verdict.checks.len();
@@ -245,7 +245,7 @@ impl Text {
         }
         self.line(format_args!("**Question.** {}\n", experiment.question));
         self.line(format_args!(
-            "**Held.** {}. {offered}ceiling {}/s; {} B payload.\n",
+            "**Held.** {}. {ceiling} {}/s; {} B payload.\n",
             experiment.held,
             figure(setup.ceiling),
             setup.payload_bytes

@@ -115,6 +115,13 @@ fn the_trouble_of_a_row_lasts_until_the_sink_is_served_again() {
     assert_eq!(troubles(20), [(10.0, 20.0, 60.0)]);
     assert_eq!(troubles(12), [(10.0, 18.0, 52.0)], "at least as long as the fault");
     assert_eq!(troubles(10), []);
+    let path = arm.join(samples::FILE);
+    let text = std::fs::read_to_string(&path).expect("read");
+    let silent = text.replacen("\"sink_events_total\":18000.0", "\"sink_silent\":0.0", 1);
+    assert_ne!(text, silent);
+    std::fs::write(&path, silent).expect("written");
+    let found = of_folder(&arm, at).expect("known");
+    assert_eq!(found.first().map(|t| (t.from, t.to)), Some((10.0, 18.0)), "it does not answer");
 }
 
 fn rule(words: &str) -> Rule {

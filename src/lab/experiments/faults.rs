@@ -48,6 +48,8 @@ pub const EXPERIMENT: Experiment = Experiment {
 /// keys, and with more partitions a key moves to another one. Above the ceiling order is not
 /// checked either: workers there are not by key ([`launch`]).
 const UNORDERED: [&str; 2] = ["sink-killed", "partitions-added"];
+/// Faults that hardly any load does not feel: a call of one event has no half, and 20/s do not fill a bottleneck.
+const UNFELT_IDLE: [&str; 3] = ["answers-partial", "broker-link-delayed", "sink-link-delayed"];
 /// Seconds of deliveries that no commit covers: the interval, and as long for the commit itself.
 pub(super) const UNCOMMITTED_S: f64 = 1.0 + 1.0;
 
@@ -122,6 +124,9 @@ pub fn rows(form: Form, only: &[String], one: Option<Case>) -> Vec<(&'static Fau
     let mut rows = Vec::new();
     for (place, fault) in FAULTS.iter().enumerate() {
         if !only.is_empty() && !only.iter().any(|name| name == fault.name) {
+            continue;
+        }
+        if one.is_some_and(|case| *case.load == IDLE) && UNFELT_IDLE.contains(&fault.name) {
             continue;
         }
         let [first, ..] = CASES;

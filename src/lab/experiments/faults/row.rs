@@ -189,12 +189,20 @@ impl Row {
         since.map(|(at, _)| (at - self.phase.to - 1.0).max(0.0))
     }
 
-    /// From the fault's begin until the sink is served as before; `None` where it always was.
+    /// From the fault's begin until the sink is served as before; `None` where it always was. A sink that does not tell
+    /// is not served.
     pub fn unserved(&self) -> Option<Phase> {
         let looks = self.served(self.phase.from)?;
-        let last = looks.iter().rposition(|(_, served)| !served)?;
-        let again = looks.get(last + 1).map_or(f64::INFINITY, |look| look.0);
-        Some(Phase { to: again.max(self.phase.to), ..self.phase })
+        let Phase { from, to, .. } = self.phase;
+        let again = match looks.iter().rposition(|(_, served)| !served) {
+            Some(last) => looks.get(last + 1).map_or(f64::INFINITY, |look| look.0),
+            None => {
+                let within = self.arm.samples.iter();
+                let mut within = within.filter(|s| (from..=to).contains(&self.arm.at(s.due_us)));
+                within.find(|s| s.delivered().is_none()).map(|_| to)?
+            }
+        };
+        Some(Phase { to: again.max(to), ..self.phase })
     }
 
     /// The longest time, from the fault's begin on, in which a partition stood still though it had

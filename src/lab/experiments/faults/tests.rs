@@ -24,6 +24,8 @@ fn every_fault_has_its_rows_and_each_can_be_started() {
     let under = rows(Form::Full, &[], Some(one));
     assert_eq!(under.iter().filter(|(_, case)| *case == one).count(), FAULTS.len() - counted);
     assert_eq!(rows(Form::Full, &[], None).len(), 6 * (FAULTS.len() - counted) + counted);
+    let idle = rows(Form::Quick, &[], Some(Case::parse("bounded:idle").expect("a case")));
+    assert_eq!(idle.len(), FAULTS.len() - UNFELT_IDLE.len());
     assert!(Case::parse("bounded:1").expect_err("none").contains("pull:1500"));
     for (fault, case) in rows(Form::Full, &[], None) {
         let launch = launch(fault, case);
