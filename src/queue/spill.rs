@@ -3,12 +3,12 @@
 //! ```text
 //! fetch-N ─► offer ── acked, nothing on disk ──────► memory queue ─► worker-W
 //!              └───── else: append ─► disk ─► spill ──────▲            │ sink
-//!                                      ▲ gives back ◄──────── acked ◄──┘
+//!                                      ▲ releases ◄────────── acked ◄──┘
 //! ```
 //!
 //! - `disk`     the file system, a seam for the tests' own
 //! - `segment`  a record's form, with its CRC-32C
-//! - `log`      segments in order: append, read, give back
+//! - `log`      segments in order: append, read, release
 //! - `recovery` what a process left: opened, cut, begun at the note of what was acked
 //! - `keeper`   what the owner of the runs does for it
 //! - `settings` where, how much, and when offsets are let go
@@ -17,7 +17,7 @@
 //! Invariants. Runs enter the memory queue in the order in which they were offered: while a run is on disk, or in the
 //! thread's hands, every other goes behind it. With [`Commit::Acked`] nothing is let go before its ack, so Kafka is the
 //! durable copy: nothing is synced, what a process left is thrown away, and the disk is used only while memory is full. With
-//! [`Commit::Spilled`] every run goes through the disk, is let go once it is durable, and its segment is given back once the
+//! [`Commit::Spilled`] every run goes through the disk, is let go once it is durable, and its segment is released once the
 //! sink acked all of it. (If some went by, the committed offset would stand still behind them while the sink does, and
 //! they would be lost with the process.)
 //!
@@ -68,7 +68,7 @@ pub struct Spill<K: Keeper> {
     state: Mutex<State<K>>,
     /// Something is there to be read.
     filled: Condvar,
-    /// A segment was given back.
+    /// A segment was released.
     freed: Condvar,
 }
 
@@ -285,7 +285,7 @@ impl<K: Keeper> Spill<K> {
         }
     }
 
-    /// What is due beside the reading: syncs, the note of what is acked, segments that are given back.
+    /// What is due beside the reading: syncs, the note of what is acked, segments that are released.
     fn attend(&self, due: &mut Due) -> Result<(), SpillError> {
         if self.commit == Commit::Spilled && due.sync.is_over(SYNC_EVERY) {
             self.sync()?;

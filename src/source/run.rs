@@ -169,7 +169,7 @@ impl Run {
         self.shrink();
     }
 
-    /// Gives back the room that it did not need: what waits in a queue costs what it holds.
+    /// Releases the room that it did not need: what waits in a queue costs what it holds.
     fn shrink(&mut self) {
         self.body.shrink_to_fit();
         self.marks.shrink_to_fit();

@@ -35,14 +35,11 @@ use crate::lab::run_folder::Arm;
 use crate::units;
 
 use recording::{Recording, arms_in};
-use rules::Rule;
 pub use rules::falling_behind::FallingBehind;
+use rules::{Detector as _, Rule};
 pub use score::Score;
 use time_lag::TimeLag;
 use trouble::Trouble;
-
-/// The rule that we recommend, by its name.
-pub const RECOMMENDED: &str = "falling_behind";
 
 /// Score rules that notice trouble, over recorded samples: when each fired, how late, how often for nothing.
 #[derive(Debug, FromArgs, ArgsInfo)]
@@ -109,6 +106,12 @@ impl Scored {
             scores: rules.iter().map(|rule| Score::of(rule, recording, beginning_s)).collect(),
             time_lag: TimeLag::of(recording),
         }
+    }
+
+    /// The score of the rule that we recommend, where the samples hold what it needs.
+    pub fn recommended(&self) -> Option<&Score> {
+        let recommended = FallingBehind::default();
+        self.of_rule(recommended.name()).filter(|score| score.needs.is_none())
     }
 
     /// The score of the rule `name`.

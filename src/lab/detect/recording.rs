@@ -153,10 +153,9 @@ impl Recording {
         let path = dir.join(LATENCY_FILE);
         let latencies = if packed::exists(&path) { hlog::read(&path)? } else { Vec::new() };
         let medians = hlog::quantiles(&latencies, Stage::EndToEnd, 0.5);
-        let medians: Series =
-            medians.map(|(end_us, s)| (at(end_us) - HALF_INTERVAL_S, s)).collect();
+        let medians: Series = medians.map(|(end_us, s)| (at(end_us), s)).collect();
         let known = match by_hand {
-            [] => trouble::of_folder(dir, at).map_err(|why| why.to_string()),
+            [] => trouble::of_folder(dir).map_err(|why| why.to_string()),
             _ => Ok(by_hand.to_vec()),
         };
         let (troubles, note) = match known {
@@ -168,8 +167,7 @@ impl Recording {
 
     /// Of an arm that was read already.
     pub fn of_arm(arm: &Arm, troubles: Vec<Trouble>) -> Self {
-        let medians = arm.latency(Stage::EndToEnd, 0.5).into_iter();
-        let medians = medians.map(|(end, s)| (end - HALF_INTERVAL_S, s)).collect();
+        let medians = arm.latency(Stage::EndToEnd, 0.5);
         let looks = looks(arm.samples.clone(), |us| arm.at(us));
         Self::of(arm.spec.name.to_owned(), looks, troubles, None).with_truth(medians)
     }
@@ -200,7 +198,8 @@ impl Recording {
             let read: Series = self.looks.iter().filter_map(median).collect();
             (read, "median of 10 s, as of their middle, from /metrics")
         } else {
-            (medians, "median of each second, from latency.hlog")
+            let medians = medians.into_iter().map(|(end, s)| (end - HALF_INTERVAL_S, s));
+            (medians.collect(), "median of each second, from latency.hlog")
         };
         self
     }

@@ -71,11 +71,10 @@ fn the_trouble_of_a_row_lasts_until_the_sink_is_served_again() {
     let dir = tempfile::tempdir().expect("dir");
     let arm = dir.path().join("answers-500-bounded-1500");
     std::fs::create_dir(&arm).expect("made");
-    let at = |us: i64| us as f64 / 1e6;
-    assert!(of_folder(&arm, at).is_err_and(|why| why.to_string().contains("plan.json")));
+    assert!(of_folder(&arm).is_err_and(|why| why.to_string().contains("plan.json")));
     let plan = Plan::of(&faults::EXPERIMENT, Form::Quick).expect("a plan");
     write_json(&dir.path().join(plan::FILE), &plan).expect("written");
-    assert!(of_folder(&arm, at).is_err(), "no arm of its name");
+    assert!(of_folder(&arm).is_err(), "no arm of its name");
     let mark = Mark {
         fault: "answers-500".into(),
         queue: "bounded".into(),
@@ -107,7 +106,7 @@ fn the_trouble_of_a_row_lasts_until_the_sink_is_served_again() {
             taken += if (10..back).contains(&second) { 0.0 } else { 1500.0 };
         }
         std::fs::write(arm.join(samples::FILE), lines).expect("written");
-        let found = of_folder(&arm, at).expect("known");
+        let found = of_folder(&arm).expect("known");
         found.iter().map(|t| (t.from, t.to, t.clear)).collect::<Vec<_>>()
     };
     // The three seconds from 20 on are the first in which it is served. 15,000 wait then, 500/s of them are served: 30 s,
@@ -120,7 +119,7 @@ fn the_trouble_of_a_row_lasts_until_the_sink_is_served_again() {
     let silent = text.replacen("\"sink_events_total\":18000.0", "\"sink_silent\":0.0", 1);
     assert_ne!(text, silent);
     std::fs::write(&path, silent).expect("written");
-    let found = of_folder(&arm, at).expect("known");
+    let found = of_folder(&arm).expect("known");
     assert_eq!(found.first().map(|t| (t.from, t.to)), Some((10.0, 18.0)), "it does not answer");
 }
 

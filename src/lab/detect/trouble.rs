@@ -56,11 +56,11 @@ impl Trouble {
     }
 }
 
-/// What befell the arm in `dir`, by the plan there or in the folder above; `at` makes seconds of µs since the epoch.
+/// What befell the arm in `dir`, by the plan there or in the folder above.
 ///
 /// # Errors
 /// When there is no plan, or none that knows this arm: then nothing is known.
-pub fn of_folder(dir: &Path, at: impl Fn(i64) -> f64) -> Result<Vec<Trouble>, Failure> {
+pub fn of_folder(dir: &Path) -> Result<Vec<Trouble>, Failure> {
     let unknown = |why: &str| Failure::Failed(format!("{}: {why}", dir.display()));
     let whole = dir.canonicalize().map_err(|e| unknown(&e.to_string()))?;
     let mut near = [Some(whole.as_path()), whole.parent()].into_iter().flatten();
@@ -69,9 +69,8 @@ pub fn of_folder(dir: &Path, at: impl Fn(i64) -> f64) -> Result<Vec<Trouble>, Fa
     let plan: Plan = read_json(&path)?;
     let fault = whole.join(row::FILE);
     if fault.exists() {
-        let (began_us, row) =
-            Row::read(&whole.to_string_lossy(), &whole).map_err(|why| unknown(&why))?;
-        return Ok(of_row(&plan.setup, &row, at(began_us)));
+        let (_, row) = Row::read(&whole.to_string_lossy(), &whole).map_err(|why| unknown(&why))?;
+        return Ok(of_row(&plan.setup, &row));
     }
     let folder = whole.file_name().unwrap_or_default().to_string_lossy();
     let spec = plan.arm_in(&folder)?;
@@ -93,11 +92,10 @@ pub fn of_arm(setup: &Setup, arm: &ArmSetup) -> Vec<Trouble> {
     above(&arm.offered(), &ceiling)
 }
 
-/// Its fault, which began at `began`, s.
-fn of_row(setup: &Setup, row: &Row, began: f64) -> Vec<Trouble> {
+fn of_row(setup: &Setup, row: &Row) -> Vec<Trouble> {
     let ceiling = Rates::constant(setup.ceiling);
     let ceiling = match row.unserved() {
-        Some(phase) => ceiling.but(0.0, began, began + phase.length()),
+        Some(phase) => ceiling.but(0.0, phase.from, phase.to),
         None => ceiling,
     };
     above(&Rates::constant(row.offered), &ceiling)

@@ -101,11 +101,11 @@ impl<'a> Drawing<'a> {
             x_label: "time since the first event was due, s",
             y_label,
             lines,
-            spans: if setup.shares_load() {
-                setup.phases().filter(|p| p.from < self.end_s).map(span).collect()
-            } else {
-                Vec::new()
-            },
+            spans: setup
+                .phases()
+                .filter(|p| p.from < self.end_s && setup.shares_load())
+                .map(span)
+                .collect(),
         }
     }
 

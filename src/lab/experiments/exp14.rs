@@ -8,7 +8,7 @@ use super::{
     Table,
 };
 use crate::lab::charts::{Chart, Ink};
-use crate::lab::detect::{self, FallingBehind, RECOMMENDED};
+use crate::lab::detect::{self, FallingBehind, Score, Scored};
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
 
@@ -38,7 +38,7 @@ pub const EXPERIMENT: Experiment = Experiment {
     predict,
     checks,
     charts: |run| vec![lag_chart(run)],
-    tables: |run| vec![found(run), false_alarms(run)],
+    tables,
     limits: "One machine and one run an arm; one kind of trouble (run/faults.sh has 25 of them, under the same loads by \
              --case). Rules are scored once a second over samples of one second; one that asks less often is later by \
              that much.",
@@ -107,10 +107,9 @@ fn checks(run: &Run) -> Vec<Check> {
         let sent = stats::max(&arm.metric("producer", "producer_events_sent_total"));
         let all = (planned, Margin::Share(0.05), why);
         asking.ask("offered", "Was the load really offered?", all, sent, "events");
-        let scored = setup.map(|setup| detect::of_arm(&run.plan.setup, setup, arm));
-        let score = scored.as_ref().and_then(|scored| scored.of_rule(RECOMMENDED));
-        let score = score.filter(|score| score.needs.is_none());
-        let after = score.and_then(|score| *score.found_after_s.first()?);
+        let scored = scored(run, arm);
+        let score = scored.as_ref().and_then(Scored::recommended);
+        let after = score.and_then(found_after);
         let target = (FOUND_MAX_S, Margin::AtMost, "the target");
         let question = "From the stall until the recommended rule fires";
         asking.ask("found", question, target, after, "s");
@@ -126,59 +125,48 @@ fn checks(run: &Run) -> Vec<Check> {
     checks
 }
 
+fn scored(run: &Run, arm: &Arm) -> Option<Scored> {
+    let setup = &run.plan.setup;
+    Some(detect::of_arm(setup, setup.arm(arm.spec.name)?, arm))
+}
+
+/// Seconds from the stall, the one trouble of an arm.
+fn found_after(score: &Score) -> Option<f64> {
+    *score.found_after_s.first()?
+}
+
 /// A row for each rule, a column for each arm.
-fn by_rule(
-    title: &str,
-    run: &Run,
-    cell: impl Fn(&detect::Score, &detect::Scored) -> String,
-) -> Table {
-    let scored = |arm: &Arm| {
-        let setup = run.plan.setup.arm(arm.spec.name)?;
-        Some(detect::of_arm(&run.plan.setup, setup, arm))
+fn tables(run: &Run) -> Vec<Table> {
+    let scored = |arm: &Arm| Some((arm.spec.name, scored(run, arm)?));
+    let all: Vec<(&str, Scored)> = run.arms.iter().filter_map(scored).collect();
+    let by_rule = |title: &str, cell: fn(&Score, &Scored) -> String| {
+        let rules = all.first().map_or(&[][..], |(_, scored)| &scored.scores);
+        let rows = rules.iter().map(|rule| {
+            let of = |arm: &Arm| {
+                let (_, scored) = all.iter().find(|(name, _)| *name == arm.spec.name)?;
+                Some(cell(scored.of_rule(rule.name)?, scored))
+            };
+            (rule.rule.as_str(), of)
+        });
+        Table::by_arm(title, "rule", run, rows)
     };
-    let arms: Vec<_> = run.arms.iter().map(scored).collect();
-    let titles = run.arms.iter().map(|arm| arm.spec.title);
-    let head: Vec<&str> = std::iter::once("rule").chain(titles).collect();
-    let rules = arms.iter().flatten().next().map_or(0, |scored| scored.scores.len());
-    let rows = (0..rules).map(|place| {
-        let score = |scored: &detect::Scored| {
-            let score = scored.scores.get(place)?;
-            Some((score.rule.clone(), cell(score, scored)))
-        };
-        let cells: Vec<_> = arms.iter().map(|arm| arm.as_ref().and_then(score)).collect();
-        let rule = cells.iter().flatten().next().map_or(String::new(), |(rule, _)| rule.clone());
-        let none = || "not measured".to_owned();
-        let cells = cells.into_iter().map(|cell| cell.map_or_else(none, |(_, text)| text));
-        std::iter::once(rule).chain(cells).collect()
-    });
-    Table::new(title, &head, rows)
-}
-
-fn found(run: &Run) -> Table {
-    by_rule("Found, s after the sink stands still", run, |score, _| {
-        match (score.needs, score.found_after_s.first().copied().flatten()) {
-            (Some(what), _) => format!("needs {what}"),
-            (None, Some(after)) => format!("{after:.1}"),
-            (None, None) => "missed".to_owned(),
-        }
-    })
-}
-
-fn false_alarms(run: &Run) -> Table {
-    by_rule("False alarms, and the time in which each is one", run, |score, scored| {
-        format!("{} in {:.0} s", score.false_alarms, scored.quiet_s)
-    })
+    vec![
+        by_rule("Found, s after the sink stands still", |score, _| {
+            match (score.needs, found_after(score)) {
+                (Some(what), _) => format!("needs {what}"),
+                (None, Some(after)) => format!("{after:.1}"),
+                (None, None) => "missed".to_owned(),
+            }
+        }),
+        by_rule("False alarms, and the time in which each is one", |score, scored| {
+            format!("{} in {:.0} s", score.false_alarms, scored.quiet_s)
+        }),
+    ]
 }
 
 fn lag_chart(run: &Run) -> Chart {
     let drawing = Drawing::new(run);
-    let after = |name| {
-        drawing.figure(name, |arm| {
-            let setup = run.plan.setup.arm(name)?;
-            let scored = detect::of_arm(&run.plan.setup, setup, arm);
-            *scored.of_rule(RECOMMENDED)?.found_after_s.first()?
-        })
-    };
+    let after = |name| drawing.figure(name, |arm| found_after(scored(run, arm)?.recommended()?));
     drawing.chart(
         "lag",
         format!(

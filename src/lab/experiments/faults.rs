@@ -264,7 +264,8 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         row.duplicates(),
         "events",
     ));
-    let question = "From the fault's end until the sink is served at 90 % of its rate before (of the load, where that is less), for good";
+    let question =
+        "From the fault's end until the sink is served at 90 % of its rate before, for good";
     let why = "a session or an election, the longest backoff, and three seconds to tell";
     let wanted = (row.fault.recovery_s, Margin::AtMost, why);
     checks.push(ask("recovery", question, wanted, row.recovery_s(), "s"));

@@ -20,7 +20,7 @@ enum Step {
     Sync,
     /// Reads so many records; the sink acks them.
     Deliver(usize),
-    /// Gives back what the sink acked.
+    /// Releases what the sink acked.
     GiveBack,
     /// Notes what the sink acked.
     Note,
@@ -265,7 +265,7 @@ fn script(sector: usize) -> Vec<Step> {
     [once, once].concat()
 }
 
-/// Prevents: the published crash holes of Vector's disk buffer, and their kin. A segment that is deleted before the note
+/// Prevents: the published crash gaps of Vector's disk buffer, and their kin. A segment that is deleted before the note
 /// of what is acked is durable (a crash loop); a crash while a segment is begun, after which reader and writer wait
 /// for each other; a torn record that is read for ever. Here: an event that was let go and is not found, one that
 /// is found with other bytes, twice or out of order, and a disk that does not open.

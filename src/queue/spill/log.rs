@@ -1,4 +1,4 @@
-//! The spill's log: segments in order, written at one end, read behind it, given back as they drain.
+//! The spill's log: segments in order, written at one end, read behind it, released as they drain.
 //!
 //! Invariants. A segment is never appended to by a process that did not make it, and no number is used twice, so a
 //! position always means the same bytes. A durable segment goes before the next one does, so those that are there follow
@@ -330,7 +330,7 @@ impl Log {
         Ok(())
     }
 
-    /// Gives back every segment before that of `below`: nothing before it is needed any more. The newest one stays.
+    /// Releases every segment before that of `below`: nothing before it is needed any more. The newest one stays.
     ///
     /// # Errors
     /// When the disk fails.

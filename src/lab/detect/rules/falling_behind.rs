@@ -127,9 +127,6 @@ fn stands(points: &[(f64, f64, f64)], seconds: f64) -> bool {
 /// The most that was done in two steps of the looks, events/s; `None` while nothing moves. One step may meet two commits
 /// and the next one none.
 fn busiest(done: &[(f64, f64)]) -> Option<f64> {
-    if done.is_empty() {
-        return None;
-    }
     // A reading that is too low for one look, as of a new leader that does not know its log's end yet, is no work done
     // when it is right again.
     let mut most = f64::NEG_INFINITY;
@@ -140,7 +137,7 @@ fn busiest(done: &[(f64, f64)]) -> Option<f64> {
             (at, most)
         })
         .collect();
-    let two_steps = done.windows(done.len().min(3)).filter_map(stats::overall_rate);
+    let two_steps = done.windows(done.len().clamp(1, 3)).filter_map(stats::overall_rate);
     two_steps.max_by(f64::total_cmp).filter(|rate| *rate > 0.0)
 }
 

@@ -154,10 +154,11 @@ impl Row {
         self.arm.ledger.as_ref().map(|ledger| ledger.again as f64)
     }
 
-    /// Events/s at the sink before the fault.
+    /// Events/s at the sink in the last window before the fault.
     pub fn before(&self) -> Option<f64> {
-        let Phase { from, .. } = self.phase;
-        self.arm.delivered_in(Phase { rate: 0.0, from: from - WINDOW_S - 1.0, to: from })
+        let acked = stats::between(&self.arm.delivered(), f64::NEG_INFINITY, self.phase.from);
+        let end = acked.last()?.0;
+        stats::overall_rate(&stats::between(&acked, end - WINDOW_S - HALF_LOOK_S, end))
     }
 
     /// When the producer was seen last, s: after that the row itself ends.
@@ -168,9 +169,7 @@ impl Row {
     /// Whether the sink is served as before, from each look after `from` on. A queue may serve it for a while though
     /// nothing comes in.
     fn served(&self, from: f64) -> Option<Vec<(f64, bool)>> {
-        // Before a fault that comes in a burst the sink took more than it does on average.
-        let before = self.before().filter(|rate| *rate > 0.0)?.min(self.offered);
-        let wanted = before * SERVED_AGAIN;
+        let wanted = self.before().filter(|rate| *rate > 0.0)? * SERVED_AGAIN;
         let acked = self.arm.delivered();
         let acked = stats::between(&acked, from, self.loaded_until()?);
         let served = |at: f64| {
@@ -277,8 +276,10 @@ impl Row {
     /// Events/s at the sink from a sample before the fault to one after it, in case there is none
     /// during the fault.
     pub fn across(&self) -> Option<f64> {
-        let Phase { rate, from, to } = self.phase;
-        self.arm.delivered_in(Phase { rate, from: from - 2.0, to: to + 2.0 })
+        let acked = self.arm.delivered();
+        let begin = acked.iter().rfind(|(at, _)| *at <= self.phase.from)?.0;
+        let turns = ((self.seconds() + 2.0) / WINDOW_S).ceil();
+        stats::overall_rate(&stats::between(&acked, begin, begin + turns * WINDOW_S + HALF_LOOK_S))
     }
 
     /// By how much the committed offsets rose, all together, from `after_s` of the fault on until its end.

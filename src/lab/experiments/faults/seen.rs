@@ -132,8 +132,7 @@ pub fn left_out(row: &Row) -> Option<String> {
     let said: u64 = row.arm.samples.iter().map(|sample| sample.left_out).sum();
     let (rate, before) = (row.across()?, row.before()?);
     let says = || format!("{}, and said so; {}/s meanwhile", row.note, thousands(rate));
-    // Its time is no whole number of a bursty load's turns.
-    (!row.note.is_empty() && said > 0 && rate >= 0.8 * before).then(says)
+    (!row.note.is_empty() && said > 0 && rate >= 0.9 * before).then(says)
 }
 
 /// The processor's clock went back, and no latency shows it: none is cut to 0, none has the step in
