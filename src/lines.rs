@@ -1,5 +1,5 @@
 //! A file that grows by whole lines, whatever happens. A process that is killed in the middle of a
-//! write leaves at most one cut line, which the next open removes. A full disk takes nothing: the
+//! write leaves at most one cut line, which the next write removes. A full disk takes nothing: the
 //! written part of a failed write is removed.
 //!
 //! It syncs nothing: it survives the process, not the machine.
@@ -14,6 +14,9 @@ pub struct Lines {
     file: File,
     /// Bytes that are whole lines: a failed write is cut back to this length.
     whole: u64,
+    /// Whether a cut line follows them, which the first write takes away: who opened the file may yet find that it is
+    /// none of ours.
+    is_cut: bool,
     /// Appends in a row that failed.
     failed: u64,
 }
@@ -23,7 +26,8 @@ impl Lines {
     /// until this is dropped: two writers would write over each other's lines.
     ///
     /// # Errors
-    /// When it cannot be opened, read or cut to its whole lines, or another process writes to it.
+    /// When it cannot be opened or read, or another process writes to it; when it holds text and no whole line, of which
+    /// no copy can be kept.
     pub fn open(path: &Path) -> io::Result<(Self, Vec<u8>)> {
         let mut options = File::options();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
@@ -38,16 +42,24 @@ impl Lines {
             file.read_to_end(&mut text)?;
         }
         let end = whole(&text).len();
-        if end < text.len() {
+        let is_cut = end < text.len();
+        if is_cut && end == 0 {
+            // Perhaps somebody else's: the first write would destroy it.
+            let aside = path.with_added_extension("cut");
+            std::fs::write(&aside, &text)?;
+            log::warn!(
+                file = path.display().to_string().as_str(), kept = aside.display().to_string().as_str();
+                "no whole line in the file, a copy is kept"
+            );
+        }
+        if is_cut {
             log::warn!(
                 file = path.display().to_string().as_str(), bytes = text.len() - end;
-                "the last line is cut short, taken away"
+                "the last line is cut short, and will be taken away"
             );
             text.truncate(end);
         }
-        let mut lines = Self { path: path.to_owned(), file, whole: end as u64, failed: 0 };
-        lines.take_back()?;
-        Ok((lines, text))
+        Ok((Self { path: path.to_owned(), file, whole: end as u64, is_cut, failed: 0 }, text))
     }
 
     /// Appends lines, each with its end; all of them or none.
@@ -55,6 +67,10 @@ impl Lines {
     /// # Errors
     /// When they cannot be written.
     pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.is_cut {
+            self.take_back()?;
+            self.is_cut = false;
+        }
         let written = self.file.write_all(lines);
         match written {
             Ok(()) => self.whole += lines.len() as u64,
@@ -115,8 +131,24 @@ mod tests {
         std::fs::write(&path, "one\ntwo\nthr").expect("written");
         let (mut lines, text) = Lines::open(&path).expect("opened");
         assert_eq!(text, b"one\ntwo\n");
+        let unchanged = std::fs::read_to_string(&path).expect("read");
+        assert_eq!(unchanged, "one\ntwo\nthr", "it may be somebody else's");
         lines.append(b"four\n").expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "one\ntwo\nfour\n");
+    }
+
+    /// Prevents: a file of somebody else that is emptied because it was named by mistake.
+    #[test]
+    fn of_a_file_without_a_whole_line_a_copy_is_kept() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("settings.json");
+        std::fs::write(&path, "{}").expect("written");
+        let (mut lines, text) = Lines::open(&path).expect("opened");
+        assert_eq!((text.len(), std::fs::read_to_string(&path).expect("read").as_str()), (0, "{}"));
+        lines.append(b"one\n").expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "one\n");
+        let copy = dir.path().join("settings.json.cut");
+        assert_eq!(std::fs::read_to_string(copy).expect("kept"), "{}");
     }
 
     /// Prevents: two processes that write over each other's lines in one file.

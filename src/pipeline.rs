@@ -287,7 +287,6 @@ fn start_workers(
                 metrics.clone(),
                 stop.clone(),
             ),
-            refusals: Arc::clone(&refusals),
             shedder: Arc::clone(&admission.shedder),
             settled: settled.clone(),
             metrics: metrics.clone(),

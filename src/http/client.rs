@@ -85,15 +85,31 @@ pub fn without_password(url: &str) -> String {
 /// Limit of what is read of an answer that is shown, not parsed: [`said`] cuts it further.
 const WORDS_BYTES_MAX: u64 = 4 << 10;
 
-/// The beginning of an answer.
+/// The beginning of an answer; whether that is all of it.
 ///
 /// # Errors
 /// When the connection breaks off; `words` then has what came before.
-pub fn read_beginning(answer: &mut ureq::Body, words: &mut Vec<u8>) -> io::Result<()> {
-    answer.as_reader().take(WORDS_BYTES_MAX).read_to_end(words).map(drop)
+pub fn read_beginning(answer: &mut ureq::Body, words: &mut Vec<u8>) -> io::Result<bool> {
+    read_some(answer, WORDS_BYTES_MAX, words)
 }
 
-/// Largest answer that a [`Peer`] reads: control and ledger answers are below 1 KB.
+/// An answer that is parsed, up to [`ANSWER_BYTES_MAX`].
+///
+/// # Errors
+/// As [`read_beginning`].
+pub fn read_parsed(answer: &mut ureq::Body, text: &mut Vec<u8>) -> io::Result<bool> {
+    read_some(answer, ANSWER_BYTES_MAX, text)
+}
+
+fn read_some(answer: &mut ureq::Body, most: u64, text: &mut Vec<u8>) -> io::Result<bool> {
+    // One byte more is asked for, so that an answer of this very length is read to its end.
+    answer.as_reader().take(most + 1).read_to_end(text)?;
+    let is_whole = text.len() as u64 <= most;
+    text.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+    Ok(is_whole)
+}
+
+/// Largest answer that is parsed: control and ledger answers are below 1 KB, a sink's acks may name each event.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// A client of the JSON endpoints of another of the lab's binaries.

@@ -101,13 +101,15 @@ impl Settings {
     }
 
     /// Refuses workers and batches that the sink's own rate cannot answer within the time of a
-    /// call: they would be sent again for ever. A sink that does not report its rate is not asked
-    /// twice.
+    /// call: they would be sent again for ever. A fault that slows the sink for a while is not the
+    /// flags' mistake. A sink that does not report its rate is not asked twice.
     pub(super) fn can_be_served_in_time(&self) -> Result<(), Failure> {
-        let Some(sink) = ask_rate(&self.sink).filter(|sink| sink.rate > 0.0) else { return Ok(()) };
+        let Some(sink) = ask_rate(&self.sink).filter(|sink| sink.base_rate > 0.0) else {
+            return Ok(());
+        };
         let (workers, batch) = (self.workers.get() as f64, self.mode.events_max() as f64);
         let call = sink.costs.of(self.mode.events_max());
-        let seconds = workers * call / sink.rate;
+        let seconds = workers * call / sink.base_rate;
         let timeout = self.sink_timeout.as_secs_f64();
         if seconds <= timeout {
             return Ok(());
@@ -117,7 +119,7 @@ impl Settings {
              serves in {seconds:.1} s at its {} tokens/s; a call has {timeout:.1} s (--sink-timeout): \
              lower --sink-workers or --batch-size, or raise --sink-timeout",
             workers * call,
-            sink.rate
+            sink.base_rate
         )))
     }
 

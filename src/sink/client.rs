@@ -3,10 +3,15 @@
 //! It makes one attempt; the worker decides whether and when to try again. `fate` has the meaning
 //! of an answer.
 
+use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
 
+use ureq::http::{HeaderMap, Response, Version};
+
 use super::control::Status;
-use super::fate::{NotNow, Posted, Trouble, retry_after, retry_after_seconds, understood};
+use super::fate::{
+    NotNow, Posted, Trouble, is_beginning, retry_after, retry_after_seconds, understood,
+};
 use super::pace::{Ended, Outcome};
 use super::quota::{self, Quota};
 use crate::http::client;
@@ -18,6 +23,8 @@ use crate::transform::Transform;
 pub struct Answered {
     /// Their fate.
     pub posted: Posted,
+    /// Whether the next call goes over the same connection.
+    pub is_kept: bool,
     quota: Quota,
     after_seconds: Option<Duration>,
 }
@@ -25,7 +32,7 @@ pub struct Answered {
 impl Answered {
     /// Without any header.
     fn bare(posted: Posted) -> Self {
-        Self { posted, quota: Quota::default(), after_seconds: None }
+        Self { posted, is_kept: false, quota: Quota::default(), after_seconds: None }
     }
 
     /// The same for those who decide on the next call.
@@ -45,6 +52,7 @@ impl Answered {
 /// A kept-alive connection to the sink; one a worker.
 pub struct Client {
     agent: ureq::Agent,
+    timeout: Duration,
     write: String,
     batch: String,
 }
@@ -57,9 +65,15 @@ impl Client {
         let query = transform.query();
         Self {
             agent: client::agent(timeout),
+            timeout,
             write: format!("{base}{}{query}", wire::WRITE),
             batch: format!("{base}{}{query}", wire::BATCH),
         }
+    }
+
+    /// The next call is made on a new connection: behind a balancer that is perhaps another server.
+    pub fn reconnect(&mut self) {
+        self.agent = client::agent(self.timeout);
     }
 
     /// Posts one event.
@@ -83,29 +97,69 @@ fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Answered {
     let after = retry_after(answer.headers(), now);
     let after_seconds = retry_after_seconds(answer.headers(), now);
     let quota = quota::read(answer.headers());
+    let is_success = answer.status().is_success();
+    let has_end = has_end(status, answer.headers());
+    let stays = has_end && stays(&answer);
     let mut text = Vec::new();
-    // A count of acks is below 40 B; of any other text the beginning is shown.
-    let posted = match client::read_beginning(answer.body_mut(), &mut text) {
-        Ok(()) => understood(url, status, after, &text, sent),
-        Err(e) => {
+    // A success is parsed; of any other text the beginning is shown.
+    let read = match is_success {
+        true => client::read_parsed(answer.body_mut(), &mut text),
+        false => client::read_beginning(answer.body_mut(), &mut text),
+    };
+    // Of what is longer than is read, the rest is still to come.
+    let is_kept = stays && read.as_ref().is_ok_and(|is_whole| *is_whole);
+    let posted = match read {
+        // What is missing of the words of a refusal changes nothing of it.
+        Err(e) if is_success => {
             let why = format!("{url}: status {status}, then {e}");
+            Posted::NotNow(NotNow { trouble: trouble(&e), after: None, why })
+        }
+        // Where the end of the connection is the end of the answer, nobody knows whether it is whole.
+        Ok(_) if is_success && !has_end && is_beginning(&text) => {
+            let why = format!(
+                "{url}: status {status} without a length, and the connection ended before a count of acks"
+            );
             Posted::NotNow(NotNow { trouble: Trouble::Cut, after: None, why })
         }
+        _ => understood(url, status, after, &text, sent),
     };
-    Answered { posted, quota, after_seconds }
+    Answered { posted, is_kept, quota, after_seconds }
+}
+
+/// Whether the sink keeps the connection after this answer (RFC 9112 9.3).
+fn stays(answer: &Response<ureq::Body>) -> bool {
+    let mut words = answer.headers().get_all("connection").iter().filter_map(|v| v.to_str().ok());
+    answer.version() == Version::HTTP_11
+        && !words.any(|words| words.to_ascii_lowercase().contains("close"))
+}
+
+/// Whether the answer itself says where it ends (RFC 9112 6.3).
+fn has_end(status: u16, headers: &HeaderMap) -> bool {
+    matches!(status, 204 | 205)
+        || headers.contains_key("content-length")
+        || headers.contains_key("transfer-encoding")
+}
+
+/// The trouble of a connection that failed.
+fn trouble(error: &io::Error) -> Trouble {
+    // A body that outlasts the call.
+    let of_ureq = error.get_ref().and_then(|inner| inner.downcast_ref());
+    if matches!(of_ureq, Some(ureq::Error::Timeout(_))) {
+        return Trouble::Slow;
+    }
+    match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Trouble::Other,
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Trouble::Slow,
+        _ => Trouble::Cut,
+    }
 }
 
 /// No answer: too late, cut off, or nothing listens.
 fn broken(url: &str, error: &ureq::Error) -> Posted {
-    use std::io::ErrorKind;
     let trouble = match error {
         ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => Trouble::Other,
         ureq::Error::Timeout(_) => Trouble::Slow,
-        ureq::Error::Io(e) => match e.kind() {
-            ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Trouble::Other,
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Trouble::Slow,
-            _ => Trouble::Cut,
-        },
+        ureq::Error::Io(e) => trouble(e),
         ureq::Error::Protocol(_) => Trouble::Cut,
         _ => Trouble::Other,
     };
@@ -156,6 +210,92 @@ mod tests {
             panic!("{answer:?}")
         };
         assert!(short(why), "{why}");
+    }
+
+    /// A server that gives these bytes to whoever asks, and ends the connection a while later.
+    fn says(bytes: &'static [u8], after: Duration) -> String {
+        use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/write", listener.local_addr().expect("an address"));
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client");
+            let mut asked = BufReader::new(&stream);
+            let (mut line, mut length) = (String::new(), 0);
+            while asked.read_line(&mut line).expect("a head") > 2 {
+                let lower = line.to_ascii_lowercase();
+                if let Some(value) = lower.strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a number");
+                }
+                line.clear();
+            }
+            asked.read_exact(&mut vec![0; length]).expect("a body");
+            (&stream).write_all(bytes).expect("answered");
+            std::thread::sleep(after);
+        });
+        url
+    }
+
+    /// Prevents: events that count as acked because the connection broke before the sink said how many; and a refusal, or
+    /// its time, that is lost with the end of its words.
+    #[test]
+    fn an_answer_that_breaks_off_acks_nothing_and_refuses_all_the_same() {
+        let fate = |bytes: &'static [u8]| {
+            let answered = post(
+                &client::agent(Duration::from_secs(10)),
+                &says(bytes, Duration::ZERO),
+                b"x",
+                3,
+            );
+            assert!(!answered.is_kept || !bytes.starts_with(b"HTTP/1.0"), "{answered:?}");
+            answered.posted
+        };
+        for cut in [
+            &b"HTTP/1.0 200 OK\r\n\r\n"[..],
+            b"HTTP/1.1 200 OK\r\n\r\n{\"ack",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"acked\":3}",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"ack",
+        ] {
+            let posted = fate(cut);
+            let is_cut = matches!(posted, Posted::NotNow(NotNow { trouble: Trouble::Cut, .. }));
+            assert!(is_cut, "{}: {posted:?}", String::from_utf8_lossy(cut));
+        }
+        assert_eq!(fate(b"HTTP/1.0 200 OK\r\n\r\n{\"acked\":2}"), Posted::Acked(2));
+        assert_eq!(fate(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), Posted::Acked(3));
+        assert_eq!(fate(b"HTTP/1.1 204 No Content\r\n\r\n"), Posted::Acked(3));
+        let page = fate(b"HTTP/1.0 200 OK\r\n\r\n<html>");
+        assert!(matches!(page, Posted::Refused { status: 200, .. }), "{page:?}");
+        let refused = fate(b"HTTP/1.1 422 Odd\r\nContent-Length: 100\r\n\r\nnot this");
+        assert!(matches!(refused, Posted::Refused { status: 422, .. }), "{refused:?}");
+        let limit =
+            fate(b"HTTP/1.1 429 Many\r\nRetry-After: 30\r\nContent-Length: 100\r\n\r\nlater");
+        let Posted::NotNow(NotNow { trouble: Trouble::Limit, after, .. }) = limit else {
+            panic!("{limit:?}")
+        };
+        assert_eq!(after, Some(Duration::from_secs(30)));
+    }
+
+    /// Prevents: a batch whose answer never ends, and that is sent whole again for ever.
+    #[test]
+    fn an_answer_that_does_not_end_in_time_is_slow() {
+        let url =
+            says(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"ack", Duration::from_secs(2));
+        let posted = post(&client::agent(Duration::from_millis(200)), &url, b"x", 3).posted;
+        let is_slow = matches!(posted, Posted::NotNow(NotNow { trouble: Trouble::Slow, .. }));
+        assert!(is_slow, "{posted:?}");
+    }
+
+    /// Prevents: a long answer with a status for each event that is taken for a refusal: all of it would be sent again.
+    #[test]
+    fn a_count_of_acks_may_stand_in_a_long_answer() {
+        let handler = |_: Request| {
+            let rest = format!("{{\"acked\":200,\"results\":[{}0]}}", "0,".repeat(10_000));
+            Response::bytes(200, "application/json", rest.into_bytes())
+        };
+        let listen = ([127, 0, 0, 1], 0).into();
+        let server = Server::start(listen, Limits::default(), Arc::new(handler)).expect("a sink");
+        let url = format!("http://{}/batch", server.addr());
+        let posted = post(&client::agent(Duration::from_secs(10)), &url, b"x", 200).posted;
+        assert_eq!(posted, Posted::Acked(200));
     }
 
     /// Prevents: a sink that is down and is taken for a slow one, whose batches must shrink.

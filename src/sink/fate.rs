@@ -5,8 +5,8 @@
 //! | 2xx with `{"acked": n}` | the first n are delivered |
 //! | 2xx without a body | all are delivered |
 //! | 2xx with anything else, 3xx, 4xx but those below, 501, 505 | refused: halved until one stands alone, which is given up |
-//! | 408, 425, 429, 5xx, a broken connection | not now: they are sent again |
-//! | no answer in time | not now, and fewer at a time |
+//! | 425, 429, 5xx, a connection that broke before the answer's end | not now: they are sent again |
+//! | no answer in time, 408, 504 | not now, and fewer at a time |
 //!
 //! It knows no events and retries nothing: the worker decides whether and when to try again.
 
@@ -49,7 +49,7 @@ pub struct NotNow {
 pub enum Trouble {
     /// A rate limit (429).
     Limit,
-    /// No answer within the time of a call.
+    /// No answer within the time of a call; or, by a server between here and there, of its own.
     Slow,
     /// The connection broke before an answer.
     Cut,
@@ -77,7 +77,8 @@ pub(crate) fn understood(
             Ok(acked) => Posted::Acked(acked),
             Err(e) => Posted::Refused { status, why: format!("no count of acks: {e}") },
         },
-        408 | 425 => not_now(Trouble::Other),
+        408 | 504 => not_now(Trouble::Slow),
+        425 => not_now(Trouble::Other),
         429 => not_now(Trouble::Limit),
         300..=499 | 501 | 505 => Posted::Refused { status, why: said(text) },
         _ => not_now(Trouble::Other),
@@ -90,6 +91,11 @@ pub(crate) const TOO_LARGE: u16 = 413;
 /// Whether a refusal is about the event, and not about the sender or the address.
 pub(crate) fn is_about_the_event(status: u16) -> bool {
     matches!(status, 400 | 409 | TOO_LARGE | 415 | 422)
+}
+
+/// Whether a count of acks may have followed: nothing came, or the beginning of JSON.
+pub(crate) fn is_beginning(text: &[u8]) -> bool {
+    serde_json::from_slice::<Acked>(text).is_err_and(|e| e.is_eof())
 }
 
 /// How many of `sent` events a successful answer acks.
@@ -171,6 +177,14 @@ mod tests {
             assert_eq!(matches!(fate, Posted::Refused { .. }), expected, "{status}: {fate:?}");
         }
         assert!(matches!(fate(429, ""), Posted::NotNow(NotNow { trouble: Trouble::Limit, .. })));
+        // Sent whole again, they would take as long again.
+        for slow in [408, 504] {
+            let fate = fate(slow, "");
+            assert!(
+                matches!(fate, Posted::NotNow(NotNow { trouble: Trouble::Slow, .. })),
+                "{slow}"
+            );
+        }
     }
 
     /// Prevents: a limit that is ignored because it has a date; text that is no time and is obeyed

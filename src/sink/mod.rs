@@ -17,6 +17,7 @@
 //! - `window`   the events in flight of a worker: dequeued, and not acked by the sink
 //! - `refusals` events that the sink refuses for good, and when the sink is at fault for that
 //! - `sizing`   how many events a call may carry
+//! - `timely`   how many, so that a call is answered in time
 //! - `pace`     when the next call begins, before a sink that refuses by its rate limit
 //! - `workers`  the threads that dequeue runs, batch, post until acked or released
 
@@ -34,6 +35,7 @@ pub mod refusals;
 pub mod server;
 pub mod settings;
 pub mod sizing;
+pub mod timely;
 pub mod window;
 pub mod wire;
 pub mod workers;

@@ -93,13 +93,18 @@ fn decimal(value: f64) -> f64 {
 
 /// What the headers of an answer say.
 pub fn read(headers: &HeaderMap) -> Quota {
-    let text = |name: &str| headers.get(name)?.to_str().ok();
-    let policies = text(POLICY).and_then(items).unwrap_or_default();
+    // A list may be spread over several fields of one name (RFC 9651 3.1).
+    let text = |name: &str| -> String {
+        let fields = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        fields.collect::<Vec<_>>().join(", ")
+    };
+    let (policies, limits) = (text(POLICY), text(REMAINING));
+    let policies = items(&policies).unwrap_or_default();
     let policies = policies.iter().filter_map(|item| Some((item, policy(item)?)));
     // Of several limits the tightest counts.
     let tightest = policies.min_by(|a, b| a.1.rate.total_cmp(&b.1.rate));
     let Some((named, policy)) = tightest else { return Quota::default() };
-    let limits = text(REMAINING).and_then(items).unwrap_or_default();
+    let limits = items(&limits).unwrap_or_default();
     let limit = limits.iter().find(|limit| limit.name == named.name);
     Quota { policy: Some(policy), remaining: limit.and_then(|limit| limit.number("r")) }
 }

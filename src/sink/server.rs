@@ -311,6 +311,12 @@ fn asked_ids(query: &str) -> Result<Range<u64>, String> {
 /// The request's events, in place in its body, and their transform; all of them, or an answer that
 /// says which one is wrong and why.
 fn decode<'a>(request: &'a Request<'_>) -> Result<(Vec<View<'a>>, Transform), Response> {
+    if let Some(given) = request.headers.get("content-encoding")
+        && !given.trim().eq_ignore_ascii_case("identity")
+    {
+        let why = format_args!("content encoding {given}: expected none");
+        return Err(Response::text(415, why));
+    }
     if let Some(given) = request.headers.get("content-type") {
         let essence = given.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/octet-stream") {

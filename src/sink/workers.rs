@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use prometheus::local::LocalHistogram;
 
 use super::client::Client;
-use super::fate::{NotNow, Posted, TOO_LARGE, Trouble};
+use super::fate::{NotNow, Posted, TOO_LARGE, Trouble, is_about_the_event};
 use super::pace::Place;
-use super::refusals::{Refusals, Suspects};
+use super::refusals::Suspects;
 use super::sizing::{Sizer, Sizing};
+use super::timely::Timely;
 use super::window::Window;
 use crate::backoff::Backoff;
 use crate::clock;
@@ -65,6 +66,13 @@ impl Mode {
 
 /// How long an idle worker waits before its next sign of life.
 const IDLE: Duration = Duration::from_millis(100);
+
+/// So many times in a row a batch is sent again whole, though the sink fails.
+const NOT_TAKEN_MAX: u32 = 3;
+
+/// An event is refused for what is not about it only once so many connections in a row refused it: behind a balancer one
+/// bad server must not cost an event.
+const CONNECTIONS: u32 = 5;
 
 /// Longest time that is left for events in flight after the last dequeue.
 const HELD: Duration = Duration::from_secs(2);
@@ -138,8 +146,6 @@ pub struct Parts {
     pub place: Place,
     /// The refused events of this worker.
     pub suspects: Suspects,
-    /// The sink's refusals, shared by all workers.
-    pub refusals: Arc<Refusals>,
     /// Which events come too late, and of which class they are.
     pub shedder: Arc<Shedder>,
     /// Where acked events are counted for the producer's credit.
@@ -160,10 +166,12 @@ pub struct Worker {
     posted_max: usize,
     /// Most events of a call while one of them is refused: halved until that one is alone.
     refused_max: usize,
-    /// Most events of a call, so that a call is answered in time.
-    timely_max: usize,
-    /// Calls in a row that were cut off.
+    timely: Timely,
+    /// Calls in a row that were cut off, and that the sink did not take for another reason than its limit.
     cut: u32,
+    not_taken: u32,
+    /// Connections that refused the first event alone.
+    connections: u32,
     end_to_end: LocalHistogram,
     complaints: Limiter,
 }
@@ -178,8 +186,10 @@ impl Worker {
             full: 1,
             posted_max: 1,
             refused_max: usize::MAX,
-            timely_max: usize::MAX,
+            timely: Timely::default(),
             cut: 0,
+            not_taken: 0,
+            connections: 0,
             end_to_end,
             complaints: Limiter::per_second(1),
             parts,
@@ -227,7 +237,7 @@ impl Worker {
 
     /// Whether the remaining events go back to the log.
     fn is_over(&self) -> bool {
-        self.parts.drain.is_over() || self.parts.refusals.are_too_many()
+        self.parts.drain.is_over() || self.parts.suspects.are_too_many()
     }
 
     fn take(&mut self, mut run: Box<Run>) {
@@ -244,15 +254,18 @@ impl Worker {
         self.window.push(run, Instant::now());
     }
 
-    fn returned(&mut self, release: impl FnOnce(&mut Window) -> usize) {
+    fn returned(&mut self, release: impl FnOnce(&mut Window) -> usize) -> usize {
         let events = release(&mut self.window);
         self.parts.metrics.returned.inc_by(events as u64);
+        events
     }
 
     /// Makes one call of the sink, and handles its answer.
     fn post(&mut self) {
-        self.returned(Window::release_revoked);
-        let most = self.posted_max.min(self.refused_max).min(self.timely_max);
+        if self.returned(Window::release_revoked) > 0 {
+            self.connections = 0;
+        }
+        let most = self.posted_max.min(self.refused_max).min(self.timely.most());
         let events = self.window.fits_a_body(most.max(1));
         if events == 0 {
             self.parts.place.leave();
@@ -268,8 +281,12 @@ impl Worker {
             Mode::Batch { .. } => self.parts.client.batch(self.window.frames(events), events),
         };
         let told = self.parts.place.ended(&answer.outcome());
-        let posted = answer.posted;
-        let is_up = !matches!(&posted, Posted::NotNow(why) if why.trouble != Trouble::Limit);
+        let (posted, is_kept) = (answer.posted, answer.is_kept);
+        let is_up = match &posted {
+            Posted::Acked(acked) => *acked > 0,
+            Posted::Refused { .. } => true,
+            Posted::NotNow(why) => why.trouble == Trouble::Limit,
+        };
         self.parts.metrics.sink_up.set(i64::from(is_up));
         let acked = if let Posted::Acked(acked) = &posted { *acked } else { 0 };
         self.parts.sizer.answered(events, acked, begun);
@@ -277,6 +294,9 @@ impl Worker {
             Posted::Acked(acked) => self.acked(acked, events, begun),
             Posted::Refused { status, why } => self.refused(events, status, why),
             Posted::NotNow(not_now) => self.not_now(&not_now, events, told),
+        }
+        if !is_kept {
+            self.parts.suspects.reconnected();
         }
     }
 
@@ -313,19 +333,16 @@ impl Worker {
         let result = if acked >= events { "ok" } else { "partial" };
         self.parts.metrics.sink_calls.with_label_values(&[result]).inc();
         self.parts.shedder.acked(acked);
-        self.parts.refusals.taken(acked);
-        self.refused_max = usize::MAX;
+        self.parts.suspects.taken(acked);
         self.cut = 0;
-        // Far within its time: batches may grow again.
-        if self.timely_max < self.parts.mode.events_max()
-            && now.duration_since(posted) < self.parts.timeout / 4
-        {
-            self.timely_max = self.timely_max.saturating_mul(2);
-        }
+        let is_fast = now.duration_since(posted) < self.parts.timeout / 4;
+        self.timely.went_through(events, is_fast, self.parts.mode.events_max(), now);
         if acked > 0 {
+            (self.refused_max, self.not_taken, self.connections) = (usize::MAX, 0, 0);
             // A partial ack is progress: the rest is sent at once.
             self.backoff.reset();
         } else {
+            self.not_taken(events);
             let wait = self.backoff.wait();
             if let Some(suppressed) = self.complaints.allow() {
                 log::warn!(
@@ -344,13 +361,34 @@ impl Worker {
             self.refused_max = events / 2;
             if status == TOO_LARGE {
                 // The next batch would be as well.
-                self.timely_max = self.refused_max;
+                self.timely.failed(events, Instant::now());
+            }
+            if let Some(suppressed) = self.complaints.allow() {
+                log::warn!(
+                    status = status, events = events, why = why.as_str(), lines_suppressed = suppressed;
+                    "sink refuses the batch, halving it"
+                );
             }
             return;
         }
-        self.refused_max = usize::MAX;
+        if !is_about_the_event(status) && self.connections + 1 < CONNECTIONS {
+            // Perhaps it is this connection's server alone.
+            (self.refused_max, self.connections) = (1, self.connections + 1);
+            self.parts.client.reconnect();
+            self.parts.suspects.reconnected();
+            return;
+        }
+        (self.refused_max, self.connections) = (usize::MAX, 0);
         if let Some(single) = self.window.take_first() {
             self.parts.suspects.refused(single, status, why);
+        }
+    }
+
+    /// A sink that fails over and over for one event of a batch must not fail for the rest: halve until it is alone.
+    fn not_taken(&mut self, events: usize) {
+        self.not_taken += 1;
+        if self.not_taken >= NOT_TAKEN_MAX {
+            self.refused_max = (events / 2).max(1);
         }
     }
 
@@ -362,7 +400,10 @@ impl Worker {
         // A batch that outlasts its time is not sent again whole; nor is one that is cut off twice:
         // some balancers silently drop what is too large.
         if *trouble == Trouble::Slow || self.cut > 1 {
-            self.timely_max = (events / 2).max(1);
+            self.timely.failed(events, Instant::now());
+        }
+        if *trouble == Trouble::Other {
+            self.not_taken(events);
         }
         // A limit's own time is obeyed exactly: a worker that waits longer loses its turn.
         let wait = told.or(*after).unwrap_or_else(|| self.backoff.wait());

@@ -1,6 +1,7 @@
 //! The processor on a real cluster, against the real sink: its promises when nothing fails.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::lab::{
@@ -208,6 +209,41 @@ fn a_poison_event_is_given_up_alone_and_kept() {
         std::thread::sleep(Duration::from_secs(1));
         assert_eq!(second.metric("processor_events_fetched_total", ""), 0.0);
         second.stop();
+    }
+}
+
+/// Prevents: events that are given up because one bad server behind a balancer refuses whatever its connection brings,
+/// while the others take the rest.
+#[test]
+fn one_bad_connection_among_good_ones_costs_nothing() {
+    for (status, mode) in [(401, "batch"), (404, "single")] {
+        let (topic, sink) = (Topic::create("balancer", 3), sink(AMPLE));
+        produce(&topic, &["--rate", "10000", "--count", "3000"]);
+        let (agent, to, bad) = (client::agent(PATIENCE), sink.url.clone(), Mutex::new(None));
+        let refused = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&refused);
+        let handler = move |request: Request| {
+            let (peer, is_call) = (request.peer.expect("who calls"), request.method == "POST");
+            if is_call && *bad.lock().expect("no panic").get_or_insert(peer) == peer {
+                counted.fetch_add(1, Ordering::Relaxed);
+                return Response::text(status, "not here");
+            }
+            let url = format!("{to}{}?{}", request.path, request.query);
+            let mut answer = agent.post(&url).send(&request.body[..]).expect("an answer");
+            assert_eq!(answer.status(), 200);
+            let body = answer.body_mut().read_to_vec().expect("a body");
+            Response::bytes(200, "application/json", body)
+        };
+        let listen = ([127, 0, 0, 1], 0).into();
+        let server = Server::start(listen, Limits::default(), Arc::new(handler)).expect("a sink");
+        let url = format!("http://{}", server.addr());
+        let processor = processor_to(&topic, &url, &["--sink-mode", mode]);
+        delivered(&sink, 3000);
+        processor.until("all is acked", |p| p.metric("processor_events_acked_total", "") >= 3000.0);
+        let summary: serde_json::Value =
+            serde_json::from_str(&processor.stop().stdout).expect("a summary");
+        assert_eq!((figure(&summary, "acked"), figure(&summary, "invalid")), (3000, 0), "{status}");
+        assert!(refused.load(Ordering::Relaxed) > 0, "nobody met the bad one");
     }
 }
 

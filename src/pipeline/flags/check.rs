@@ -1,5 +1,7 @@
 //! Flags against each other: what no single flag's range can say.
 
+use std::path::Path;
+
 use super::{Flags, GroupProtocol, SESSION_TIMEOUT, secs};
 use crate::cli;
 use crate::failure::Failure;
@@ -37,8 +39,10 @@ impl Flags {
             return Err(Failure::flag("--shed", self.shed.name(), why));
         }
         self.check_protocol()?;
+        self.check_paths()?;
         let session_timeout = self.session_timeout.unwrap_or(SESSION_TIMEOUT);
-        if session_timeout < secs(1) || session_timeout > self.max_poll_interval {
+        let is_said = self.group_protocol == GroupProtocol::Classic;
+        if is_said && (session_timeout < secs(1) || session_timeout > self.max_poll_interval) {
             return Err(Failure::flag(
                 "--session-timeout",
                 units::show(session_timeout),
@@ -87,6 +91,22 @@ impl Flags {
                 return Err(Failure::Usage(format!(
                     "{flag} does not go with --group-protocol consumer: {instead}; leave {flag} away"
                 )));
+            }
+        }
+        Ok(())
+    }
+
+    /// An empty path would be the working directory, or no file at all.
+    fn check_paths(&self) -> Result<(), Failure> {
+        let letters = self.dead_letter.as_deref().map(Path::new);
+        for (flag, path) in [
+            ("--spill-dir", self.spill_dir.as_deref()),
+            ("--shed-ids", self.shed_ids.as_deref()),
+            ("--hlog", self.hlog.as_deref()),
+            ("--dead-letter", letters),
+        ] {
+            if path.is_some_and(|path| path.as_os_str().is_empty()) {
+                return Err(Failure::flag(flag, "''", "expected a path"));
             }
         }
         Ok(())

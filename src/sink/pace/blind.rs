@@ -118,8 +118,9 @@ impl Knob for Blind {
             return Again::AsTold;
         }
         self.refused(call, now);
-        // The rate is its wait.
-        Again::InOrder(Duration::ZERO)
+        // The rate is its wait; but a sink that names more than the least that the standard can say means it.
+        let told = outcome.after.filter(|after| *after > Duration::from_secs(1));
+        Again::InOrder(told.unwrap_or(Duration::ZERO))
     }
 }
 
@@ -127,6 +128,26 @@ impl Knob for Blind {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Prevents: a sink that says when to come back, and is asked twice a second until then.
+    #[test]
+    fn a_longer_time_that_the_sink_names_is_obeyed() {
+        let now = Instant::now();
+        let call = Call { worker: 0, events: 10, retries: 0, first: now, begun: now, in_flight: 1 };
+        let again = |ms| {
+            let after = Some(Duration::from_millis(ms));
+            let outcome = Outcome { after, ..Outcome::bare(Ended::Limited) };
+            Blind::new(now).ended(&call, &outcome, now, 0.5)
+        };
+        assert_eq!(again(20_000), Again::InOrder(Duration::from_secs(20)));
+        for short in [50, 1_000] {
+            assert_eq!(
+                again(short),
+                Again::InOrder(Duration::ZERO),
+                "that may be its rate's own time"
+            );
+        }
+    }
 
     proptest! {
         /// Prevents: a rate that falls to nothing, or to no number, so that no call follows.
