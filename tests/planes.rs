@@ -170,6 +170,31 @@ fn transactions_are_read_by_the_isolation_that_is_asked_for() {
     }
 }
 
+/// Prevents: records of an aborted transaction that are delivered because another one began later and was aborted first.
+#[test]
+fn transactions_that_overlap_are_aborted_each_by_itself() {
+    let (topic, sink) = (Topic::create("overlap", 1), sink(AMPLE));
+    let named = |name| producer(&[("transactional.id", &format!("{}-{name}", topic.name))]);
+    let (first, second) = (named("first"), named("second"));
+    for producer in [&first, &second] {
+        producer.init_transactions(PATIENCE).expect("transactions");
+        producer.begin_transaction().expect("begun");
+    }
+    send(&first, &topic, 0..5, 300);
+    send(&second, &topic, 5..10, 300);
+    second.abort_transaction(PATIENCE).expect("aborted");
+    first.abort_transaction(PATIENCE).expect("aborted");
+    second.begin_transaction().expect("begun");
+    send(&second, &topic, 10..15, 300);
+    second.commit_transaction(PATIENCE).expect("committed");
+    let processor = start(&topic, &sink, "wire", &["--isolation", "read-committed"]);
+    processor.until("the high watermark is committable", |p| {
+        p.metric("processor_committable_offset", "partition=\"0\"") == 18.0
+    });
+    delivered(&sink, 5);
+    clean(processor);
+}
+
 #[test]
 fn tombstones_and_empty_values_are_counted_and_passed_over() {
     for plane in planes() {

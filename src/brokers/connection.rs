@@ -217,7 +217,7 @@ impl Connection {
     /// follows its size, from the correlation id on.
     ///
     /// # Errors
-    /// As [`Connection::ask`]; an answer above `bytes_max` is `InvalidData` and not read.
+    /// As [`Connection::ask`]; an answer above `bytes_max` is `FileTooLarge` and not read.
     pub(crate) fn receive(&mut self, answer: &mut Vec<u8>, bytes_max: usize) -> io::Result<()> {
         self.read_answer(answer, bytes_max).map_err(|e| self.in_time(e))
     }
@@ -247,10 +247,15 @@ impl Connection {
         }
         let size = u32::from_be_bytes(size) as usize;
         if !(4..=bytes_max).contains(&size) {
-            return Err(invalid(format!(
-                "{} answered with a length of {size} bytes (4 to {bytes_max} expected): not Kafka?",
+            let why = format!(
+                "{} answered with a length of {size} bytes (4 to {bytes_max} expected)",
                 self.host
-            )));
+            );
+            // One that said which versions it speaks is a broker.
+            return Err(match !self.versions.is_empty() && size > bytes_max {
+                true => io::Error::new(ErrorKind::FileTooLarge, why),
+                false => invalid(format!("{why}: not Kafka?")),
+            });
         }
         answer.clear();
         self.read_all(answer, size)?;

@@ -50,7 +50,8 @@ impl Committed {
     }
 
     fn is_of_another(&self, topic_id: u128) -> bool {
-        let named = self.metadata.strip_prefix(TOPIC_ID).filter(|hex| hex.len() == 32);
+        let is_id = |hex: &&str| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        let named = self.metadata.strip_prefix(TOPIC_ID).filter(is_id);
         let named = named.and_then(|hex| u128::from_str_radix(hex, 16).ok());
         named.is_some_and(|named| named != topic_id)
     }
@@ -96,6 +97,45 @@ pub fn standing(
 
 fn to_coordinator(brokers: &Brokers, group: &str) -> io::Result<Connection> {
     brokers.connect(&coordinator(brokers, group)?.1)
+}
+
+/// What kind of group one is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Of KIP-848: it is, once a member that joins by that protocol was taken.
+    Kip848,
+    /// Of members that join by JoinGroup, with their protocol type: `consumer`, `connect`.
+    Classic(String),
+    /// Of neither, or not there.
+    Unknown,
+}
+
+/// The kind of `group`.
+///
+/// # Errors
+/// When its coordinator does not answer, or cannot say.
+pub fn kind(brokers: &Brokers, group: &str) -> io::Result<Kind> {
+    let mut connection = to_coordinator(brokers, group)?;
+    let named = || vec![GroupId(StrBytes::from_string(group.to_owned()))];
+    let version = connection.version(ApiKey::ConsumerGroupDescribe, CONSUMER_GROUP_DESCRIBE)?;
+    let question = ConsumerGroupDescribeRequest::default().with_group_ids(named());
+    let answer: ConsumerGroupDescribeResponse =
+        connection.ask(ApiKey::ConsumerGroupDescribe, version, &question, TIMEOUT)?;
+    match answer.groups.first().map_or(-1, |group| group.error_code) {
+        0 => return Ok(Kind::Kip848),
+        GROUP_ID_NOT_FOUND => {}
+        code => return Err(refused("ConsumerGroupDescribe", code)),
+    }
+    let version = connection.version(ApiKey::DescribeGroups, DESCRIBE_GROUPS)?;
+    let question = DescribeGroupsRequest::default().with_groups(named());
+    let answer: DescribeGroupsResponse =
+        connection.ask(ApiKey::DescribeGroups, version, &question, TIMEOUT)?;
+    Ok(match answer.groups.first() {
+        Some(group) if group.error_code == 0 && group.group_state.as_str() != DEAD => {
+            Kind::Classic(group.protocol_type.to_string())
+        }
+        _ => Kind::Unknown,
+    })
 }
 
 fn members(connection: &mut Connection, group: &str) -> Option<usize> {
@@ -202,6 +242,12 @@ mod tests {
             assert_eq!(offset_in(fine), Some(7), "{fine:?}");
         }
         assert_eq!(offset_in(&format!("{other}0")), Some(7), "33 digits are no id");
+        let signed = other.replace("=0", "=+");
+        assert_eq!(
+            (signed.len(), offset_in(&signed)),
+            (other.len(), Some(7)),
+            "a sign is no digit"
+        );
         assert_eq!((offset_in(&other), offset_in(&commit_metadata(1))), (None, None));
     }
 }

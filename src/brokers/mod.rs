@@ -217,6 +217,13 @@ impl Brokers {
         self.hosts.iter().map(String::as_str)
     }
 
+    /// The same settings; brokers that were heard of follow those of the list, which may be down.
+    #[must_use]
+    pub fn and(&self, heard: &TopicView) -> Self {
+        let more = heard.addresses.values().filter(|address| !self.hosts.contains(address));
+        self.at(self.hosts.iter().chain(more).cloned())
+    }
+
     /// The same settings, with `hosts` (`name:port`) as the list.
     pub fn at(&self, hosts: impl IntoIterator<Item = String>) -> Self {
         let mut other = self.clone();

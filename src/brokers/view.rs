@@ -64,8 +64,9 @@ impl View {
         self.bell.1.recv_timeout(time).is_ok()
     }
 
-    /// Asks the brokers, from position `first` of the list. True when the view is whole.
+    /// Asks the brokers, those that were heard of among them, from position `first` on. True when the view is whole.
     pub fn refresh(&self, brokers: &Brokers, topic: &str, first: usize) -> bool {
+        let brokers = &brokers.and(&self.get());
         let newer = match brokers.describe(topic, first) {
             Ok(newer) => newer,
             Err(e @ BrokerError::MissingTopic { .. }) => {
@@ -107,5 +108,27 @@ impl View {
             *current = Arc::new(newer);
         }
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brokers::fake::{Cluster, Model, Partition, TOPIC};
+
+    /// Prevents: partitions that stand still because the one broker of the list died, though the others live.
+    #[test]
+    fn brokers_that_were_heard_of_are_asked_when_the_list_is_down() {
+        let partitions = [(0, Partition { leader: 0, ..Partition::default() })].into();
+        let cluster = Cluster::start(2, Model { topic_id: 7, partitions, ..Model::default() });
+        let listed = cluster.brokers().at(cluster.brokers().hosts().next().map(str::to_owned));
+        let view = View::new(listed.describe(TOPIC, 0).expect("it answers"));
+        {
+            let mut model = cluster.model.lock();
+            model.down.insert(0);
+            model.partitions.entry(0).and_modify(|partition| partition.leader = 1);
+        }
+        view.refresh(&listed, TOPIC, 0);
+        assert_eq!(view.get().leaders.get(&0), Some(&Some(1)), "the other one told");
     }
 }

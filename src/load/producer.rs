@@ -38,6 +38,8 @@ use crate::{cli, clock};
 
 /// How often the gauges, the progress line and the senders are updated.
 const LOOK: Duration = Duration::from_millis(50);
+/// A topic that has had fewer partitions than at the start for so long was made anew.
+const FEWER_MAX: Duration = Duration::from_secs(5);
 /// `producer_achieved_rate` is taken over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
 /// Latencies up to an hour, in µs, to 3 digits: 0.2 MB.
@@ -193,8 +195,22 @@ fn follow(
 ) -> Result<(), Failure> {
     let mut gauges = Gauges::new();
     let mut draining: Option<Instant> = None;
+    let first_id = shared.view.get().id;
+    let mut fewer_since: Option<Instant> = None;
     loop {
         senders.look_after()?;
+        let (view, had) = (shared.view.get(), shared.recipe.partitions);
+        let has = view.leaders.len();
+        // A broker that lags behind may describe the same topic with fewer.
+        let is_fewer = has < had as usize && (view.id != first_id || view.id == 0);
+        fewer_since = is_fewer.then(|| *fewer_since.get_or_insert_with(Instant::now));
+        if fewer_since.is_some_and(|since| since.elapsed() >= FEWER_MAX) {
+            stop.fail(format!(
+                "topic {} was made anew with {has} partitions, and had {had}: events are spread over those; start \
+                 the producer again",
+                shared.topic
+            ));
+        }
         control::look_at_credit(shared);
         let now_us = clock::now_us();
         let backlog = gauges.update(shared, now_us);

@@ -115,6 +115,8 @@ pub struct Sender {
     lost: Option<Instant>,
     limits: Limits,
     resting: Resting,
+    /// Until then the broker wants to hear nothing (KIP-219).
+    throttled_until: Option<Instant>,
 }
 
 enum Trouble {
@@ -131,7 +133,17 @@ impl Sender {
     pub fn new(id: SenderId, broker: i32, shared: Arc<Shared>, busy: Arc<Busy>) -> Self {
         let limits = Limits::of(shared.settings.client);
         let resting = Resting::default();
-        Self { id, broker, shared, busy, link: None, lost: None, limits, resting }
+        Self {
+            id,
+            broker,
+            shared,
+            busy,
+            link: None,
+            lost: None,
+            limits,
+            resting,
+            throttled_until: None,
+        }
     }
 
     /// Sends until the run is done or the sender was given up.
@@ -164,6 +176,11 @@ impl Sender {
     /// Sends at most one request for each group of partitions that are equally far. True when
     /// everything due was sent, or rests.
     fn turn(&mut self) -> Result<bool, Trouble> {
+        if let Some(left) = self.throttled() {
+            // Without a claim: another broker may lead its partitions meanwhile.
+            self.shared.done.wait(left);
+            return Ok(false);
+        }
         let view = self.shared.view.get();
         let now = Instant::now();
         let partitions = self.shared.recipe.partitions;
@@ -207,6 +224,9 @@ impl Sender {
             };
             all &= batch.end >= due;
             self.send_batch(group, &batch)?;
+            if self.throttled().is_some() {
+                return Ok(false);
+            }
         }
         Ok(all)
     }
@@ -249,9 +269,15 @@ impl Sender {
             log::debug!(
                 broker = self.broker, wait = units::show(produced.throttled).as_str(); "throttled"
             );
-            self.shared.done.wait(produced.throttled);
+            self.throttled_until = Some(Instant::now() + produced.throttled);
         }
         Ok(())
+    }
+
+    /// How long the broker still wants to hear nothing.
+    fn throttled(&self) -> Option<Duration> {
+        let left = self.throttled_until?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 
     /// The mark by which brokers recognise the claim's batch; a partition without a producer id
@@ -270,8 +296,10 @@ impl Sender {
             .busy
             .during(|| producer_id(&self.shared.brokers, address))
             .ok_or(Trouble::GivenUp)?;
-        let (producer_id, producer_epoch) =
-            asked.map_err(|e| Trouble::Lost(format!("no producer id: {e}")))?;
+        let why = |why: &dyn std::fmt::Display| format!("no producer id: {why}");
+        let (producer_id, producer_epoch) = asked
+            .map_err(|e| Trouble::Lost(why(&e)))?
+            .map_err(|refused| Trouble::Fatal(why(&refused)))?;
         self.shared.cursors.stamp(self.id, claim.partition, producer_id, producer_epoch);
         Ok(ProducerStamp { producer_id, producer_epoch, base_sequence: 0 })
     }

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use self::starts::Reset;
 
 use self::context::{Callbacks, Context, commit_in_background};
+use self::starts::Joining;
 use super::Assignment;
 use crate::brokers::{Brokers, View};
 use crate::failure::Failure;
@@ -144,10 +145,8 @@ impl Member {
         log::info!(group = settings.group.as_str(), topic = settings.topic.as_str(); "joining the group");
         let (left, mut starts) = (Stop::default(), ThreadGroup::new(stop.clone()));
         let (group, reset, until) = (settings.group.clone(), settings.reset, left.clone());
-        starts.spawn("starts", move || {
-            starts::run(&context, &group, reset, &until);
-            Ok(())
-        })?;
+        let joining = (settings.protocol == Protocol::Consumer).then(Joining::default);
+        starts.spawn("starts", move || starts::run(&context, &group, reset, joining, &until))?;
         let next_commit = Instant::now() + settings.commit_interval;
         // Poll gaps are measured from here on.
         polls.beat();

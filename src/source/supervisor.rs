@@ -130,7 +130,14 @@ fn fetch_loop(shared: &Shared, id: i32, mut fetcher: Fetcher, retire: &AtomicBoo
             }
             Turn::Throttled(time) => {
                 log::debug!(broker = id, wait = crate::units::show(time).as_str(); "throttled");
-                stop.wait(time);
+                let until = Instant::now() + time;
+                while !retire.load(Ordering::SeqCst) && !stop.is_set() {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    stop.wait(left.min(Duration::from_secs(1)));
+                }
             }
             Turn::Failed(why) => {
                 if !shared.complain(id, &why) {

@@ -143,6 +143,32 @@ fn a_broker_killed_with_9_and_started_again_costs_no_event() {
     processor.stop();
 }
 
+/// Prevents: partitions that stand still, and a rebalance that starts none, because the one broker that `--brokers`
+/// names is dead.
+#[test]
+fn the_only_broker_that_was_named_may_die() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create("named", 12), sink(&["--rate-limit", "4000"]));
+    let view = list().describe(&topic.name, 0).expect("the topic");
+    let common =
+        ["--brokers", &view.addresses[&2], "--topic", &topic.name, "--listen", "127.0.0.1:0"];
+    let of_group = ["--group", &topic.name, "--sink", &sink.url];
+    let first = Served::start(env!("CARGO_BIN_EXE_processor"), &[&common[..], &of_group].concat());
+    let load = ["--rate", "1500", "--count", "45000"];
+    let producer = Served::start(env!("CARGO_BIN_EXE_producer"), &[&common[..], &load].concat());
+    sink.until("the flow has begun", |s| figure(&ledger(s), "events") > 4000);
+    let _healed = Healed(2);
+    cluster(&["kill", "2"]);
+    assert!(producer.process.end(PATIENCE * 2).status.success());
+    all_delivered(&sink, 45_000);
+    let second = processor(&topic, &sink, &[]);
+    second.until("it has its half", |p| p.metric("processor_partitions", "") == 6.0);
+    second.stop();
+    first.until("all partitions start again", |p| p.metric("processor_partitions", "") == 12.0);
+    cluster(&["start", "2"]);
+    first.stop();
+}
+
 /// Prevents: partitions without a leader keeping a processor, or a producer, from starting: all the
 /// others go on, and those are named.
 #[test]

@@ -4,7 +4,11 @@
 use std::time::{Duration, Instant};
 
 use crate::common::lab::{commit_with, figure, ledger, processor, produce, sink};
-use crate::common::{PATIENCE, Topic, config};
+use crate::common::{PATIENCE, Topic, ask, config, list};
+use backpressure_lab::brokers::group;
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::{ApiKey, JoinGroupRequest, JoinGroupResponse};
+use kafka_protocol::protocol::StrBytes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 /// Prevents: a group that another client has used being read from the start, because that client wrote
@@ -49,6 +53,34 @@ fn a_member_that_knows_only_another_strategy_ends_the_run_by_name() {
     assert_eq!(polling.status.code(), Some(1), "{}", polling.stderr);
     let line = polling.stderr.lines().last().expect("an error");
     for word in [topic.name.as_str(), "cooperative-sticky", "--group"] {
+        assert!(line.contains(word), "no {word:?} in {line}");
+    }
+}
+
+/// Prevents: a member that a group of another kind refuses, and that looks like a healthy one with nothing to do: librdkafka
+/// says nothing of it.
+#[test]
+fn a_group_of_another_kind_ends_the_run_by_name() {
+    let host = list().hosts().next().expect("a broker").to_owned();
+    let speaks = list().connect(&host).expect("it answers").speaks(ApiKey::Fetch);
+    if speaks.is_some_and(|range| range.min == 0) {
+        return; // before Kafka 4 the protocol is not there by default
+    }
+    let (topic, sink) = (Topic::create("connect", 2), sink(&[]));
+    let (_, coordinator) = group::coordinator(&list(), &topic.name).expect("a coordinator");
+    let protocol = JoinGroupRequestProtocol::default().with_name(StrBytes::from_static_str("v1"));
+    let question = JoinGroupRequest::default()
+        .with_group_id(StrBytes::from_string(topic.name.clone()).into())
+        .with_session_timeout_ms(120_000)
+        .with_rebalance_timeout_ms(120_000)
+        .with_protocol_type(StrBytes::from_static_str("connect"))
+        .with_protocols(vec![protocol]);
+    let joined: JoinGroupResponse = ask(&coordinator, ApiKey::JoinGroup, 3, &question);
+    assert_eq!(joined.error_code, 0, "{joined:?}");
+    let ended = processor(&topic, &sink, &["--group-protocol", "consumer"]).process.end(PATIENCE);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    let line = ended.stderr.lines().last().expect("an error");
+    for word in [topic.name.as_str(), "--group-protocol consumer", "another kind", "--group"] {
         assert!(line.contains(word), "no {word:?} in {line}");
     }
 }

@@ -263,6 +263,18 @@ fn a_missing_topic_is_named() {
     assert_eq!(ended.stdout, "", "no summary of a run that never began");
 }
 
+/// Prevents: events of partitions that are no more and wait for ever, and the brokers that are blamed for it.
+#[test]
+fn a_topic_made_anew_with_fewer_partitions_is_named() {
+    let _alone = alone();
+    let mut topic = Topic::create("fewer", 6);
+    let mut running = start(&topic.name, "--rate 200 --count 100000");
+    running.await_log("schedule begins");
+    topic.partitions = 2;
+    topic.make_anew();
+    summary_of_failure(&running.end(PATIENCE), &["made anew with 2 partitions, and had 6"]);
+}
+
 /// Each value is refused before anything is opened, with exit code 2.
 #[test]
 fn bad_flags_end_with_exit_code_2() {

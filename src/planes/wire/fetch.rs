@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
+use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -119,7 +120,20 @@ impl Fetcher {
         if self.answer.capacity() > 2 * answer_bytes.unsigned_abs() as usize {
             self.answer = Vec::new();
         }
-        connection.receive(&mut self.answer, ANSWER_BYTES_MAX)?;
+        connection.receive(&mut self.answer, ANSWER_BYTES_MAX).map_err(|e| match e.kind() {
+            // No answer is larger than what was asked for, but for one batch that is larger (KIP-74).
+            ErrorKind::FileTooLarge => {
+                let at = |ask: &Ask| format!("{} at {}", ask.partition, ask.offset);
+                let at = asks.iter().map(at).collect::<Vec<_>>().join(", ");
+                let topic = &self.topic;
+                let why = format!(
+                    "{e}: topic {topic} has a record batch there that is larger than any that is read, in one \
+                     of the partitions {at}; set the group's offset behind it"
+                );
+                io::Error::new(ErrorKind::Unsupported, why)
+            }
+            _ => e,
+        })?;
         if let Some(debloat) = &mut self.debloat {
             debloat.came(self.answer.len(), Instant::now());
         }
@@ -192,7 +206,19 @@ impl Fetches for Fetcher {
             };
             let header = batch.header;
             if header.last_offset < next {
+                // What it ends was read before; the producer's next transaction is another.
+                if let (true, Some(aborted)) = (header.is_control, &mut aborted) {
+                    aborted.end(&header);
+                }
                 continue;
+            }
+            if header.base_offset > next {
+                // What stood between was compacted away.
+                let passed = Entry::Passed { to: header.base_offset, what: Passed::Gap };
+                if each(passed).is_break() {
+                    return;
+                }
+                next = header.base_offset;
             }
             let to = header.last_offset + 1;
             let shown = if header.size > bytes_max {
@@ -243,7 +269,7 @@ impl Fetcher {
 fn show(
     batch: &Batch<'_>,
     next: i64,
-    aborted: &mut Option<Aborted<'_>>,
+    aborted: &mut Option<Aborted>,
     scratch: &mut Scratch,
     each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
@@ -254,7 +280,7 @@ fn show(
     if header.is_control {
         if let Some(aborted) = aborted {
             match batch.control(scratch) {
-                Ok(Control::Abort) => aborted.end(header.producer_id),
+                Ok(Control::Abort) => aborted.end(header),
                 Ok(_) => {}
                 Err(e) => return each(unreadable(e)),
             }
@@ -283,29 +309,37 @@ fn show(
 
 /// The aborted transactions of an answer, as far as it is read (KIP-98): a producer's records
 /// belong to an aborted one from its first offset up to the marker that ends it.
-struct Aborted<'a> {
-    /// (producer id, first offset), by offset.
-    ahead: std::iter::Peekable<std::slice::Iter<'a, (i64, i64)>>,
+struct Aborted {
+    /// (first offset, producer id), by offset. The broker has them by the offsets of their ends.
+    ahead: Peekable<std::vec::IntoIter<(i64, i64)>>,
     /// Producers whose current transaction was aborted.
     producers: BTreeSet<i64>,
 }
 
-impl<'a> Aborted<'a> {
-    fn new(aborted: &'a [(i64, i64)]) -> Self {
-        Self { ahead: aborted.iter().peekable(), producers: BTreeSet::new() }
+impl Aborted {
+    /// Of (producer id, first offset).
+    fn new(aborted: &[(i64, i64)]) -> Self {
+        let mut ahead: Vec<_> =
+            aborted.iter().map(|(producer, first)| (*first, *producer)).collect();
+        ahead.sort_unstable();
+        Self { ahead: ahead.into_iter().peekable(), producers: BTreeSet::new() }
+    }
+
+    fn read_up_to(&mut self, offset: i64) {
+        while let Some((_, producer)) = self.ahead.next_if(|(first, _)| *first <= offset) {
+            self.producers.insert(producer);
+        }
     }
 
     fn holds(&mut self, header: &BatchHeader) -> bool {
-        while let Some((producer, _)) =
-            self.ahead.next_if(|(_, first)| *first <= header.last_offset)
-        {
-            self.producers.insert(*producer);
-        }
+        self.read_up_to(header.last_offset);
         header.is_transactional && self.producers.contains(&header.producer_id)
     }
 
-    fn end(&mut self, producer_id: i64) {
-        self.producers.remove(&producer_id);
+    /// The marker of `header` ends its producer's transaction.
+    fn end(&mut self, header: &BatchHeader) {
+        self.read_up_to(header.last_offset);
+        self.producers.remove(&header.producer_id);
     }
 }
 
@@ -314,6 +348,7 @@ mod code {
     pub const OFFSET_OUT_OF_RANGE: i16 = 1;
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
     pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+    pub const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
     pub const FENCED_LEADER_EPOCH: i16 = 74;
     pub const UNKNOWN_LEADER_EPOCH: i16 = 75;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
@@ -337,6 +372,9 @@ fn verdict(answered: &Answered) -> Result<i64, Refusal> {
         }
         // Only brokers before 2.1 return it: they take no Fetch that may carry zstd.
         code::UNSUPPORTED_COMPRESSION_TYPE => Err(Refusal::Never(why())),
+        code::TOPIC_AUTHORIZATION_FAILED => {
+            Err(Refusal::Never(format!("{}; it needs the ACL operation Read on the topic", why())))
+        }
         _ => Err(Refusal::NotNow(why())),
     }
 }

@@ -21,9 +21,9 @@ use crate::brokers::connection::{Connection, Range};
 pub use fetch::Fetcher;
 pub use produce::{Sender, producer_id};
 
-/// Longest throttle time of a broker that is obeyed (KIP-219): above `quota.window.num` ×
-/// `quota.window.size.seconds`, 11 s by default.
-const THROTTLE_MAX: Duration = Duration::from_secs(60);
+/// Longest throttle time of a broker that is obeyed (KIP-219). A quota of bytes has none of its own: what one request is
+/// above it takes as long as it takes.
+const THROTTLE_MAX: Duration = Duration::from_secs(3_600);
 
 /// The throttle time of an answer, up to the limit.
 fn throttled(millis: i32) -> Duration {

@@ -171,8 +171,8 @@ fn verdict(answered: &PartitionProduceResponse) -> Result<Option<i64>, Unsent> {
 /// A new producer id with its epoch, from the broker at `address`.
 ///
 /// # Errors
-/// When the broker does not answer, or gives no id.
-pub fn producer_id(brokers: &Brokers, address: &str) -> io::Result<(i64, i16)> {
+/// When the broker does not answer, or gives no id; the inner one where ACLs forbid it.
+pub fn producer_id(brokers: &Brokers, address: &str) -> io::Result<Result<(i64, i16), String>> {
     let mut connection = brokers.connect(address)?;
     let version = connection.version(ApiKey::InitProducerId, INIT_PRODUCER_ID)?;
     let question = InitProducerIdRequest::default()
@@ -181,7 +181,13 @@ pub fn producer_id(brokers: &Brokers, address: &str) -> io::Result<(i64, i16)> {
     let answer: InitProducerIdResponse =
         connection.ask(ApiKey::InitProducerId, version, &question, TIMEOUT)?;
     match answer.error_code {
-        0 => Ok((answer.producer_id.0, answer.producer_epoch)),
+        0 => Ok(Ok((answer.producer_id.0, answer.producer_epoch))),
+        code @ (code::TOPIC_AUTHORIZATION_FAILED | code::CLUSTER_AUTHORIZATION_FAILED) => {
+            Ok(Err(format!(
+                "{}; it needs the ACL operation IdempotentWrite on the cluster, or Write on the topic",
+                connection::refused("InitProducerId", code)
+            )))
+        }
         code => Err(connection::refused("InitProducerId", code)),
     }
 }

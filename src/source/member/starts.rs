@@ -6,13 +6,16 @@
 //! partition.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::REFUSED_MAX;
 use super::context::Context;
 use crate::backoff::Backoff;
-use crate::brokers::group::{self, Committed};
+use crate::brokers::group::{self, Committed, Kind};
 use crate::brokers::offsets::Mark;
 use crate::brokers::wire;
+use crate::failure::Failure;
 use crate::source::Assigned;
 use crate::threads::Stop;
 
@@ -46,23 +49,97 @@ pub(super) struct Newly {
     pub nth: u64,
 }
 
+/// A member that joins by KIP-848 and has no partition yet. A group of another kind refuses it, and librdkafka keeps that
+/// to itself.
+pub(super) struct Joining {
+    since: Instant,
+    next: Instant,
+}
+
+impl Default for Joining {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { since: now, next: now + ASK_EVERY }
+    }
+}
+
+impl Joining {
+    /// Whether there is nothing more to ask.
+    ///
+    /// # Errors
+    /// The group is of another kind for too long.
+    fn is_over(&mut self, context: &Context, group: &str) -> Result<bool, Failure> {
+        if context.assignments.load(Ordering::Relaxed) > 0 {
+            return Ok(true);
+        }
+        if Instant::now() < self.next {
+            return Ok(false);
+        }
+        let kind = group::kind(&context.brokers.and(&context.view.get()), group);
+        self.next = Instant::now() + ASK_EVERY;
+        let (what, most) = match kind {
+            Ok(Kind::Kip848) => return Ok(true),
+            Ok(Kind::Classic(of)) if of != "consumer" => {
+                (format!("of protocol type {of:?}"), REFUSED_MAX)
+            }
+            // The member may not have reached the brokers yet.
+            Ok(Kind::Classic(_)) => {
+                ("kept classic by group.consumer.migration.policy".into(), JOINED_WITHIN)
+            }
+            Ok(Kind::Unknown) => ("not there, or a share group".into(), JOINED_WITHIN),
+            Err(_unknown) => {
+                self.since = Instant::now();
+                return Ok(false);
+            }
+        };
+        if self.since.elapsed() < most {
+            return Ok(false);
+        }
+        Err(Failure::Failed(format!(
+            "group {group} takes no member by --group-protocol consumer: it is of another kind ({what}); choose another \
+             --group or --group-protocol"
+        )))
+    }
+}
+
+/// How often the coordinator is asked for the group's kind.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// A member has joined by then, whichever brokers of the list are cut off: librdkafka gives a connection 30 s.
+const JOINED_WITHIN: Duration = Duration::from_secs(60);
+
 /// Starts newly assigned partitions until `stop` is set.
-pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
+///
+/// # Errors
+/// The group does not take the member that is `joining`.
+pub(super) fn run(
+    context: &Context,
+    group: &str,
+    reset: Reset,
+    mut joining: Option<Joining>,
+    stop: &Stop,
+) -> Result<(), Failure> {
     let mut backoff = Backoff::standard();
     let mut not_before = Instant::now();
-    let mut partitions_at_first = None;
+    // The topic's id, and how many partitions it had.
+    let mut at_first = None;
     while !stop.wait(LOOK) {
-        if partitions_at_first.is_none() {
-            partitions_at_first =
-                context.view.get().leaders.keys().next_back().map(|last| last + 1);
+        let view = context.view.get();
+        if at_first.is_none() {
+            at_first = view.leaders.keys().next_back().map(|last| (view.id, last + 1));
+        }
+        if let Some(asked) = &mut joining
+            && asked.is_over(context, group)?
+        {
+            joining = None;
         }
         let newly = context.newly.lock().clone();
         if newly.is_empty() || Instant::now() < not_before {
             continue;
         }
-        // `latest` skips earlier events. All events of a partition that was added since are new.
-        let reset = |partition| match partitions_at_first {
-            Some(count) if partition >= count => Reset::Earliest,
+        // `latest` skips earlier events. All events of a partition that was added since are new, and of a topic that was
+        // made anew.
+        let reset = |partition| match at_first {
+            Some((id, count)) if partition >= count || view.id != id => Reset::Earliest,
             _ => reset,
         };
         let failed = start_all(context, group, reset, &newly);
@@ -76,6 +153,7 @@ pub(super) fn run(context: &Context, group: &str, reset: Reset, stop: &Stop) {
             None => backoff.reset(),
         }
     }
+    Ok(())
 }
 
 /// Starts those whose first offset is known; returns why the others' are not.
@@ -86,7 +164,8 @@ fn start_all(
     newly: &BTreeMap<i32, Newly>,
 ) -> Option<String> {
     let partitions = newly.keys().copied();
-    let committed = match group::committed(&context.brokers, group, &context.topic, partitions) {
+    let brokers = context.brokers.and(&context.view.get());
+    let committed = match group::committed(&brokers, group, &context.topic, partitions) {
         Ok(committed) => committed,
         Err(e) => return Some(format!("committed offsets: {e}")),
     };
