@@ -120,17 +120,13 @@ impl LagReader {
         reading
     }
 
-    /// The bootstrap list, followed by the brokers learned of since: those of the list may be down.
+    /// The bootstrap list, followed by the brokers learned of since, from the one that answered last.
     fn known_brokers(&self) -> Brokers {
-        let mut hosts: Vec<String> = self.brokers.hosts().map(str::to_owned).collect();
-        for address in self.view.addresses.values() {
-            if !hosts.contains(address) {
-                hosts.push(address.clone());
-            }
-        }
+        let known = self.brokers.and(&self.view);
+        let mut hosts: Vec<String> = known.hosts().map(str::to_owned).collect();
         let first = self.first % hosts.len().max(1);
         hosts.rotate_left(first);
-        self.brokers.at(hosts)
+        known.at(hosts)
     }
 
     /// Each leader is asked on a thread of its own.

@@ -65,6 +65,9 @@ pub struct Plan {
     pub setup: Setup,
     /// The model's predictions.
     pub predictions: Vec<Prediction>,
+    /// What its arms are started with, as `lab run --dry-run` prints it; none for a load of one's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
 }
 
 /// The host of the run.
@@ -166,6 +169,7 @@ impl Plan {
             written_at: now(),
             predictions: (experiment.predict)(&setup),
             setup,
+            commands: Vec::new(),
         })
     }
 
@@ -179,7 +183,8 @@ impl Plan {
         let setup =
             Setup::of(Form::Full, &[launch]).map_err(|why| Failure::Usage(why.to_string()))?;
         let predictions = predict::of(&setup, name)?;
-        Ok(Self { experiment: name.into(), written_at: now(), setup, predictions })
+        let (experiment, commands) = (name.into(), Vec::new());
+        Ok(Self { experiment, written_at: now(), setup, predictions, commands })
     }
 
     /// What it plans: an experiment, or a user's own load.

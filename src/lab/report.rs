@@ -18,7 +18,8 @@ use argh::{ArgsInfo, FromArgs};
 use crate::failure::Failure;
 use crate::lab::audit::Ledger;
 use crate::lab::charts::Chart;
-use crate::lab::experiments::{Check, Experiment, Margin, PROMISE, Setup, Table, named};
+use crate::lab::experiments::{ArmSetup, Check, Experiment, Margin, PROMISE, Setup, Table, named};
+use crate::lab::plan::Host;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::text::{figure, or_not_measured, with_unit};
 use crate::lab::verdict::{
@@ -155,14 +156,17 @@ pub(super) fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
 /// The checks of a run: the experiment's own, and those of every arm.
 pub(super) fn checks(experiment: &Experiment, run: &Run) -> Vec<Check> {
     let mut checks = (experiment.checks)(run);
-    checks.extend(run.arms.iter().flat_map(common_checks));
+    checks.extend(run.arms.iter().flat_map(|arm| common_checks(&run.plan.setup, arm)));
     checks
 }
 
+/// So long the watch may read not everything, s.
+const BLIND_MAX_S: f64 = 5.0;
+
 /// Common to all arms of all experiments: every id has its fate, and no event was taken for another
 /// record. Where retention is the subject of the arm, as many ids have none as were counted as lost. Except where an eviction is the subject of the arm, no member was evicted and nothing
-/// came twice.
-fn common_checks(arm: &Arm) -> Vec<Check> {
+/// came twice. And the watch saw all of it.
+fn common_checks(setup: &Setup, arm: &Arm) -> Vec<Check> {
     let ask = |name: &str, question: &str, measured: Option<f64>, unit: &str| {
         let name = format!("{}_{name}", arm.spec.name);
         let none = (0.0, Margin::AtMost, PROMISE);
@@ -171,18 +175,37 @@ fn common_checks(arm: &Arm) -> Vec<Check> {
     let count = |of: fn(&Ledger) -> u64| arm.ledger.as_ref().map(|ledger| of(ledger) as f64);
     let question = "Ids without a fate (delivered, shed, given up, still in the log), or with two";
     // Where the log loses some: beside those that were counted as they were found gone.
-    let wrong =
-        |ledger: &Ledger| ledger.wrong().abs_diff(if arm.spec.loses { ledger.lost } else { 0 });
+    let wrong = |ledger: &Ledger| {
+        let lost = if arm.spec.loses { ledger.lost } else { 0 };
+        ledger.unexplained.abs_diff(lost) + ledger.two_fates + ledger.corrupt
+    };
+    // A processor that was killed leaves no summary, but its page.
+    let of_page = arm.invalid().unwrap_or(0.0);
+    let invalid = count(|l| l.invalid).map(|invalid| invalid.max(of_page));
+    let own = setup.arm(arm.spec.name);
+    let vary = own.is_some_and(|own| own.scaled.is_some());
     let mut checks = vec![
         ask("ledger", question, arm.ledger.as_ref().map(|l| wrong(l) as f64), "ids"),
-        ask("invalid", "Records that were taken for no event", count(|l| l.invalid), "events"),
+        ask("invalid", "Records that were taken for no event", invalid, "events"),
+        Check::new(
+            &format!("{}_blind", arm.spec.name),
+            "The longest time in which the watch did not read lag and pages",
+            (
+                BLIND_MAX_S,
+                Margin::AtMost,
+                "four looks in a row, one a second: no phase that is judged is so short",
+            ),
+            Some(arm.blind_s(setup.end_of(arm.spec.name), vary)),
+            "s",
+        ),
     ];
     if !arm.spec.evicts && !arm.spec.resends {
         let question = "Deliveries of an id that was delivered before";
         checks.push(ask("duplicates", question, count(|l| l.duplicates), "events"));
     }
     if !arm.spec.evicts {
-        checks.push(ask("evictions", "Evictions of any member", arm.evictions(), ""));
+        let members = own.map_or(1, ArmSetup::members);
+        checks.push(ask("evictions", "Evictions of any member", arm.evictions(members), ""));
     }
     checks
 }
@@ -192,7 +215,7 @@ fn common_checks(arm: &Arm) -> Vec<Check> {
 /// hypervisor took.
 pub fn disturbances(setup: &Setup, arm: &Arm) -> Vec<Disturbance> {
     let mut found = Vec::new();
-    for phase in setup.phases() {
+    for phase in setup.phases_of(arm.spec.name) {
         let Some(host) = arm.host_in(phase) else { continue };
         let others = if host.idle < host.others { host.others } else { 0.0 };
         for (share, who) in [(others, "processes outside the run"), (host.steal, "the hypervisor")]
@@ -350,6 +373,15 @@ impl Text {
             folders
         ));
         for arm in &run.arms {
+            let other = arm.host.as_ref().filter(|own| {
+                (&own.revision, own.dirty, &own.kafka) != (&host.revision, host.dirty, &host.kafka)
+            });
+            if let Some(Host { date, kafka, revision, .. }) = other {
+                self.line(format_args!(
+                    "Arm {} is of an earlier sitting: {date}, Kafka {kafka}, revision {revision}.\n",
+                    arm.spec.name
+                ));
+            }
             self.line(format_args!(
                 "Commands of arm {}:\n\n```sh\n{}\n```\n",
                 arm.spec.name,

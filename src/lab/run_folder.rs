@@ -92,6 +92,8 @@ pub struct Arm {
     latencies: Vec<hlog::Interval>,
     /// The exact commands, one a line.
     pub commands: String,
+    /// The host and the revision of its own run, which may be of an earlier sitting; absent where the run's own holds.
+    pub host: Option<Host>,
     /// Its folder.
     dir: PathBuf,
     /// What disturbed earlier runs of it; empty when it was run once.
@@ -153,6 +155,7 @@ impl Run {
             ledger: None,
             latencies: Vec::new(),
             commands: String::new(),
+            host: None,
             dir: dir.to_owned(),
             repeated: Vec::new(),
             killed: None,
@@ -189,6 +192,7 @@ impl Arm {
             } else {
                 Vec::new()
             },
+            host: read_json_if_there(&dir.join(plan::HOST_FILE))?,
             repeated: read_json_if_there(&dir.join(REPEATED_FILE))?.unwrap_or_default(),
             killed: read_json_if_there(&dir.join(KILLED_FILE))?,
             autopsy: read_json_if_there(&dir.join(autopsy::FILE))?,
@@ -364,14 +368,43 @@ impl Arm {
         self.rate_in("processor", "processor_events_fetched_total", phase)
     }
 
-    /// Evictions of all its processors together; `None` when one has no such metric.
-    pub fn evictions(&self) -> Option<f64> {
-        let members: std::collections::BTreeSet<&String> =
+    /// The names of its processors whose pages were read.
+    fn members(&self) -> impl Iterator<Item = &String> {
+        let all: std::collections::BTreeSet<&String> =
             self.samples.iter().flat_map(|s| s.metrics.keys()).collect();
-        let mut members =
-            members.into_iter().filter(|name| name.starts_with("processor")).peekable();
-        members.peek()?;
-        members.map(|name| stats::max(&self.metric(name, "processor_evictions_total"))).sum()
+        all.into_iter().filter(|name| name.starts_with("processor"))
+    }
+
+    /// Evictions of all its processors together, which are `members` at least; `None` when one does not tell.
+    pub fn evictions(&self, members: usize) -> Option<f64> {
+        if self.members().count() < members.max(1) {
+            return None;
+        }
+        self.members().map(|name| stats::max(&self.metric(name, "processor_evictions_total"))).sum()
+    }
+
+    /// Records that its processors took for no event, by their pages; `None` when none of them was read. One that was
+    /// killed leaves no summary.
+    pub fn invalid(&self) -> Option<f64> {
+        let of = |name: &String| {
+            let known = "processor_events_fetched_total";
+            stats::max(&self.series(|s| {
+                s.metric(name, known)?;
+                Some(s.metric_sum(name, "processor_events_invalid_total").unwrap_or(0.0))
+            }))
+        };
+        self.members().filter_map(of).reduce(|a, b| a + b)
+    }
+
+    /// The longest time of the load, which ends at `to` s, in which not everything was read, s: the lag, and the pages of
+    /// all that lived; where members come and go (`vary`), theirs may be absent. A peak may hide in it, and a rate from
+    /// first to last look passes over it.
+    pub fn blind_s(&self, to: f64, vary: bool) -> f64 {
+        let to = self.alive_in(Phase { rate: 0.0, from: 0.0, to }).to;
+        let may_be = |why: &String| vary && why.starts_with("metrics processor");
+        let pages = |s: &&Sample| s.unread_of_the_living().all(may_be);
+        let pages = self.samples.iter().filter(pages).map(|s| self.at(s.due_us) + s.late_s);
+        longest_gap(pages, to).max(longest_gap(self.lag().into_iter().map(|look| look.0), to))
     }
 
     /// Events that the sink took over time, each counted once.
@@ -416,6 +449,13 @@ impl Arm {
     pub fn forget_logs(&mut self) {
         self.dir = PathBuf::from("/nowhere");
     }
+}
+
+/// The longest time between two of `times`, from 0 `to` the end.
+fn longest_gap(times: impl Iterator<Item = f64>, to: f64) -> f64 {
+    let inside = times.filter(|t| (0.0..to).contains(t)).chain([to]);
+    let gaps = inside.scan(0.0, |last, t| Some(t - std::mem::replace(last, t)));
+    gaps.fold(0.0, f64::max)
 }
 
 fn read_json_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {

@@ -10,14 +10,16 @@ use crate::failure::Failure;
 use crate::lab::experiments::WARM_UP;
 use crate::lab::run_folder::{self, Arm, LATENCY_FILE};
 use crate::lab::samples::{self, LogReading, PartitionReading, Sample};
-use crate::lab::stats::Series;
+use crate::lab::stats::{self, Series};
 use crate::logging::visible;
 use crate::packed;
 use crate::telemetry::hlog;
 use crate::telemetry::latency::Stage;
 
-/// A longer time without a look is not recorded: it is neither quiet nor trouble, s.
+/// A longer time without a look is not recorded: it is neither quiet nor trouble, s; where looks are rare, so many times
+/// the usual time between two.
 const GAP_S: f64 = 5.0;
+const GAP_LOOKS: f64 = 2.5;
 /// Half of an interval of the latency log: its median stands for the middle of it, s.
 const HALF_INTERVAL_S: f64 = 0.5;
 /// Half of the time that a quantile on the page of metrics is taken over, s.
@@ -212,10 +214,12 @@ impl Recording {
 
     /// Recorded time that is quiet, s.
     pub fn quiet_s(&self, beginning_s: f64) -> f64 {
-        let steps = self.looks.iter().zip(self.looks.iter().skip(1));
+        let steps = || self.looks.iter().zip(self.looks.iter().skip(1));
+        let usual = stats::median(steps().map(|(a, b)| b.at - a.at)).unwrap_or(0.0);
+        let longest = GAP_S.max(GAP_LOOKS * usual);
         let quiet = |look: &Look| self.is_quiet(look.at, beginning_s);
-        steps
-            .filter(|(a, b)| quiet(a) && quiet(b) && b.at - a.at <= GAP_S)
+        steps()
+            .filter(|(a, b)| quiet(a) && quiet(b) && b.at - a.at <= longest)
             .map(|(a, b)| b.at - a.at)
             .fold(0.0, |sum, step| sum + step)
     }

@@ -159,9 +159,9 @@ fn of_the_naive(asking: &mut Asking<'_>, run: &Run, arm: &Arm) {
     let story = Story::of(arm);
     let evicted = largest(arm, MEMBERS[0], "processor_evictions_total");
     asking.ask("evicted", "Is the naive member evicted?", at_least_one, evicted, "");
-    let others = MEMBERS[1..].iter().filter_map(|m| largest(arm, m, "processor_evictions_total"));
+    let others = MEMBERS[1..].iter().map(|m| largest(arm, m, "processor_evictions_total"));
     let none = (0.0, Margin::AtMost, PROMISE);
-    asking.ask("survivors", "Evictions of the others", none, Some(others.sum()), "");
+    asking.ask("survivors", "Evictions of the others", none, others.sum(), "");
     let after = story.as_ref().and_then(|s| Some(s.reassigned? - s.last_poll));
     let when =
         (run.plan.predicted("reassigned_after"), Margin::AtMost, "the prediction is the most");
@@ -294,8 +294,14 @@ fn cures(run: &Run) -> Table {
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
-    let drawing = Drawing::new(run);
+    let ends = drawn(run).map(|arm| run.plan.setup.end_of(arm.spec.name));
+    let drawing = Drawing::until(run, ends.fold(0.0, f64::max));
     [held_chart, gap_chart, lag_chart].map(|chart| chart(run, &drawing)).into()
+}
+
+/// The arms of the charts: all but the one that lasts half an hour in full form.
+fn drawn(run: &Run) -> impl Iterator<Item = &Arm> {
+    run.arms.iter().filter(|arm| arm.spec.name != "steady")
 }
 
 fn held_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
@@ -305,7 +311,7 @@ fn held_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     if let Some(arm) = run.arm("naive") {
         for (member, ink) in MEMBERS.iter().zip([Ink::Vermilion, Ink::Blue, Ink::Green]) {
             let label = if *member == MEMBERS[0] { "naive member" } else { *member };
-            let points = stats::between(&held(arm, member), 0.0, run.plan.setup.end_s());
+            let points = stats::between(&held(arm, member), 0.0, run.plan.setup.end_of("naive"));
             lines.push(Line { label: label.into(), ink, points });
         }
         if let Some(s) = Story::of(arm) {
@@ -332,8 +338,7 @@ fn held_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
 
 fn gap_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let gap = |arm: &Arm| -> Series { arm.metric(MEMBERS[0], "processor_poll_gap_seconds") };
-    let shown = run.arms.iter().filter(|arm| arm.spec.name != "steady");
-    let mut lines: Vec<Line> = shown.map(|arm| drawing.arm(arm, "", &gap(arm))).collect();
+    let mut lines: Vec<Line> = drawn(run).map(|arm| drawing.arm(arm, "", &gap(arm))).collect();
     let predicted = run.plan.predicted("decoupled_gap");
     lines.push(drawing.model("decoupled, predicted", |_| Some(predicted)));
     lines.push(drawing.limit(format!("interval, {} s", figure(INTERVAL_S)), INTERVAL_S));
@@ -354,13 +359,14 @@ fn gap_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
 
 fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let setup = &run.plan.setup;
-    let shown = run.arms.iter().filter(|arm| arm.spec.name != "steady");
-    let mut lines: Vec<Line> = shown.map(|arm| drawing.arm(arm, "", &arm.lag())).collect();
-    lines.push(drawing.model("all, predicted without eviction", |t| {
-        Some(model::backlog(&setup.offered(), &setup.ceilings(), t))
+    let mut lines: Vec<Line> = drawn(run).map(|arm| drawing.arm(arm, "", &arm.lag())).collect();
+    lines.push(drawing.model("naive, predicted without eviction", |t| {
+        let lag = model::backlog(&setup.offered_to("naive"), &setup.ceilings(), t);
+        (t <= setup.end_of("naive")).then_some(lag)
     }));
     let worst = |name| {
-        drawing.figure(name, |arm| stats::max(&stats::between(&arm.lag(), SETTLE_S, setup.end_s())))
+        let lag = |arm: &Arm| stats::between(&arm.lag(), SETTLE_S, setup.end_of(name));
+        drawing.figure(name, |arm| stats::max(&lag(arm)))
     };
     drawing.chart(
         "lag",

@@ -230,6 +230,9 @@ fn of_row(row: &Row, ceiling: f64) -> Vec<Check> {
         ),
     };
     let mut checks = vec![ask("lost", question, wanted, missing, "ids")];
+    let question = "Deliveries whose payload does not match its digest";
+    let none = (0.0, Margin::AtMost, PROMISE);
+    checks.push(ask("corrupt", question, none, row.corrupt(), "events"));
     if row.fault.lost == Lost::Counted {
         let question = "Do processor and producer report the loss, with its count?";
         checks.push(ask(

@@ -142,11 +142,13 @@ impl ArmSetup {
         if !self.per_connection {
             return 1.0;
         }
-        let members = self
-            .scaled
-            .as_ref()
-            .map_or(self.poll_intervals_s.len(), |scaled| scaled.bounds.min.get());
-        members as f64 * f64::from(self.workers)
+        self.members() as f64 * f64::from(self.workers)
+    }
+
+    /// Members of the group, at least.
+    pub fn members(&self) -> usize {
+        let scaled = self.scaled.as_ref().map(|scaled| scaled.bounds.min.get());
+        scaled.unwrap_or(self.poll_intervals_s.len())
     }
 
     /// λ(t).
@@ -218,6 +220,36 @@ impl Setup {
         self.arms.iter().find(|arm| arm.name == name)
     }
 
+    /// (events/s, s) steps of the load of arm `name`.
+    fn schedule_of(&self, name: &str) -> &[(f64, f64)] {
+        self.arm(name).map_or(&self.schedule, |arm| &arm.schedule)
+    }
+
+    /// λ(t) of arm `name`.
+    pub fn offered_to(&self, name: &str) -> Rates {
+        rates(self.schedule_of(name))
+    }
+
+    /// Every step of the load of arm `name`.
+    pub fn phases_of(&self, name: &str) -> impl Iterator<Item = Phase> + '_ {
+        phases(self.schedule_of(name))
+    }
+
+    /// When the load of arm `name` ends, s.
+    pub fn end_of(&self, name: &str) -> f64 {
+        self.phases_of(name).map(|phase| phase.to).fold(0.0, f64::max)
+    }
+
+    /// The step of the highest rate of arm `name`.
+    pub fn overload_of(&self, name: &str) -> Phase {
+        highest(self.phases_of(name))
+    }
+
+    /// The first step of the load of arm `name`.
+    pub fn baseline_of(&self, name: &str) -> Phase {
+        self.phases_of(name).next().unwrap_or(Phase::NONE)
+    }
+
     /// λ(t).
     pub fn offered(&self) -> Rates {
         rates(&self.schedule)
@@ -250,7 +282,7 @@ impl Setup {
 
     /// The step of the highest rate: when it begins and ends, s from the start, and its rate.
     pub fn overload(&self) -> Phase {
-        self.phases().max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap_or(Phase::NONE)
+        highest(self.phases())
     }
 
     /// The first step.
@@ -262,6 +294,10 @@ impl Setup {
     pub fn phases(&self) -> impl Iterator<Item = Phase> + '_ {
         phases(&self.schedule)
     }
+}
+
+fn highest(phases: impl Iterator<Item = Phase>) -> Phase {
+    phases.max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap_or(Phase::NONE)
 }
 
 /// (events/s, s) steps, each with its time.

@@ -118,8 +118,11 @@ impl Story {
 
     /// `exp2/pull`.
     pub fn name(&self) -> String {
-        let arm = self.run.arms.first().map_or("", |arm| arm.spec.name);
-        format!("{}/{arm}", self.experiment.name)
+        format!("{}/{}", self.experiment.name, self.arm())
+    }
+
+    fn arm(&self) -> &'static str {
+        self.run.arms.first().map_or("", |arm| arm.spec.name)
     }
 
     /// Adds a sample.
@@ -150,7 +153,7 @@ impl Story {
     pub fn model(&self, us: i64, capacity: Option<f64>) -> Model {
         let setup = &self.run.plan.setup;
         let Some(at) = self.at_s(us).filter(|at| *at >= 0.0) else { return Model::default() };
-        let (offered, ceiling) = (setup.offered(), setup.ceilings());
+        let (offered, ceiling) = (setup.offered_to(self.arm()), setup.ceilings());
         let lag = model::backlog(&offered, &ceiling, at);
         Model {
             lag: Some(lag),
@@ -164,7 +167,7 @@ impl Story {
         let Some(at) = self.at_s(us) else {
             return Standing { phase: "before the load".into(), left_s: None };
         };
-        let phases = || self.run.plan.setup.phases();
+        let phases = || self.run.plan.setup.phases_of(self.arm());
         match phases().find(|phase| at < phase.to) {
             Some(phase) => Standing {
                 phase: format!("{}/s phase", figure(phase.rate)),
@@ -176,7 +179,7 @@ impl Story {
 
     /// The experiment's checks of this arm.
     pub fn checks(&self) -> Vec<SoFar> {
-        let arm = self.run.arms.first().map_or("", |arm| arm.spec.name);
+        let arm = self.arm();
         (self.experiment.checks)(&self.run)
             .iter()
             .filter(|check| check.measured.is_some() || check.name.starts_with(arm))

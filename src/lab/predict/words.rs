@@ -40,7 +40,7 @@ impl Words {
         let tokens = setup.tokens_in_time(arm);
         let mut words = Self::default()
             .with("schedule", steps.join(","))
-            .with("rate-limit", setup.ceiling.min(tokens))
+            .with("rate-limit", (setup.ceiling * arm.limits()).min(tokens))
             .with("call-cost", setup.call.cost)
             .with("event-cost", setup.call.event_cost)
             .with("batch-size", arm.batch)

@@ -1,5 +1,6 @@
 //! The table arm × numbers, the same for every experiment.
 
+use crate::lab::experiments::Phase;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats;
 use crate::telemetry::latency::Stage;
@@ -10,18 +11,22 @@ pub type Number = (&'static str, fn(&Run, &Arm) -> Option<f64>);
 /// Seconds after a change of load that the table leaves out.
 const SETTLE_S: f64 = 5.0;
 
+fn overload(run: &Run, arm: &Arm) -> Phase {
+    run.plan.setup.overload_of(arm.spec.name).settled(SETTLE_S)
+}
+
 fn overload_rate(run: &Run, arm: &Arm, source: &str, key: &str) -> Option<f64> {
-    arm.rate_in(source, key, run.plan.setup.overload().settled(SETTLE_S))
+    arm.rate_in(source, key, overload(run, arm))
 }
 
 fn quantile(run: &Run, arm: &Arm, q: f64, baseline: bool) -> Option<f64> {
-    let setup = &run.plan.setup;
-    let phase = if baseline { setup.baseline() } else { setup.overload() };
-    arm.latency_in(Stage::EndToEnd, q, phase.settled(SETTLE_S))
+    let below = || run.plan.setup.baseline_of(arm.spec.name).settled(SETTLE_S);
+    let phase = if baseline { below() } else { overload(run, arm) };
+    arm.latency_in(Stage::EndToEnd, q, phase)
 }
 
 fn median_in(run: &Run, arm: &Arm, stage: Stage) -> Option<f64> {
-    arm.latency_in(stage, 0.5, run.plan.setup.overload().settled(SETTLE_S))
+    arm.latency_in(stage, 0.5, overload(run, arm))
 }
 
 /// The table arm × numbers, the same for every experiment.
@@ -33,17 +38,17 @@ pub const NUMBERS: &[Number] = &[
         overload_rate(r, a, "processor", "processor_events_fetched_total")
     }),
     ("fetch requests/s", |r, a| overload_rate(r, a, "processor", "processor_polls_total")),
-    ("μ as delivered, events/s", |r, a| a.delivered_in(r.plan.setup.overload().settled(SETTLE_S))),
+    ("μ as delivered, events/s", |r, a| a.delivered_in(overload(r, a))),
     ("RSS slope from λ and μ as measured, queue without limit, MB/s", |r, a| {
         // A queue with a limit is full: what it cannot take is in the log, or shed.
         let arm = r.plan.setup.arm(a.spec.name);
         arm.is_none_or(|arm| arm.queue_cap.is_none()).then_some(())?;
         let polled = overload_rate(r, a, "processor", "processor_events_fetched_total")?;
-        let acked = a.delivered_in(r.plan.setup.overload().settled(SETTLE_S))?;
+        let acked = a.delivered_in(overload(r, a))?;
         Some(r.plan.setup.resident_bytes * (polled - acked) / 1e6)
     }),
     ("RSS of the processor at the end of the baseline, MB", |r, a| {
-        let to = r.plan.setup.baseline().to;
+        let to = r.plan.setup.baseline_of(a.spec.name).to;
         stats::between(&a.rss_bytes("processor"), 0.0, to).last().map(|p| p.1 / 1e6)
     }),
     ("largest RSS of the processor, MB", |_, a| {
@@ -65,6 +70,6 @@ pub const NUMBERS: &[Number] = &[
     }),
     ("evictions", |_, a| stats::max(&a.metric("processor", "processor_evictions_total"))),
     ("CPU of other processes in the overload, % of the machine", |r, a| {
-        a.host_in(r.plan.setup.overload()).map(|host| host.others * 100.0)
+        a.host_in(r.plan.setup.overload_of(a.spec.name)).map(|host| host.others * 100.0)
     }),
 ];

@@ -51,6 +51,7 @@ fn folder(bend: Bend) -> tempfile::TempDir {
         written_at: "then".into(),
         predictions: (exp2::EXPERIMENT.predict)(&setup()),
         setup: setup(),
+        commands: Vec::new(),
     };
     super::super::write_json(&dir.path().join(plan::FILE), &plan).expect("plan");
     super::super::write_json(&dir.path().join(plan::HOST_FILE), &Host::default()).expect("host");

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::arm::{self, Bench};
 use super::claims::Claim;
 use super::cluster::Cluster;
+use super::commands;
 use super::flags::Settings;
 use crate::failure::Failure;
 use crate::lab::experiments::{Experiment, Form, Launch, WARM_UP};
@@ -68,6 +69,13 @@ impl Sitting<'_> {
         let folders: Vec<PathBuf> =
             (1..=self.settings.repeat).map(|n| out.join(format!("run-{n}"))).collect();
         let begun = folders.iter().any(|folder| folder.join(plan::FILE).exists());
+        if self.settings.keeps() && out.join(plan::FILE).exists() && !begun {
+            return Err(Failure::Failed(format!(
+                "{} holds a run without --repeat, of which --resume would keep nothing: leave --repeat away, or \
+                 choose --out",
+                out.display()
+            )));
+        }
         let _claim =
             if self.settings.keeps() && begun { Claim::folder(out)? } else { Claim::emptied(out)? };
         for folder in &folders {
@@ -85,10 +93,14 @@ impl Sitting<'_> {
         let Self { settings, cluster, interrupt } = *self;
         let keeps = settings.keeps() && out.join(plan::FILE).exists();
         let _claim = if keeps { Claim::without_report(out)? } else { Claim::emptied(out)? };
+        let launches = (experiment.launches)(plan.setup.form);
+        let commands = launches.iter().flat_map(commands::all).map(|words| commands::line(&words));
+        let plan = Plan { commands: commands.collect(), ..plan };
         let plan = if keeps { resumed(plan, out)? } else { plan };
-        plan.write(&plan::host(cluster.version(), Path::new(".")), out)?;
+        let host = plan::host(cluster.version(), Path::new("."));
+        plan.write(&host, out)?;
         let bench = Bench { experiment: experiment.name, cluster, out, interrupt };
-        for launch in (experiment.launches)(plan.setup.form) {
+        for launch in launches {
             let closed = arm::is_closed(&out.join(&launch.arm));
             let is_chosen = settings.arm.is_empty() || settings.arm.contains(&launch.arm);
             if !is_chosen || (settings.resume && closed) {
@@ -100,6 +112,7 @@ impl Sitting<'_> {
                 bench.run(&warm_up())?;
             }
             undisturbed(&bench, experiment, &plan, &launch)?;
+            write_json(&out.join(&launch.arm).join(plan::HOST_FILE), &host)?;
             if plan.setup.form == Form::Full {
                 run_folder::pack(&out.join(&launch.arm))?;
             }
@@ -166,11 +179,13 @@ fn warm_up() -> Launch {
 fn resumed(plan: Plan, out: &Path) -> Result<Plan, Failure> {
     let path = out.join(plan::FILE);
     let earlier: Plan = read_json(&path)?;
-    if (&earlier.experiment, &earlier.setup) == (&plan.experiment, &plan.setup) {
+    let is_of_now = (&earlier.experiment, &earlier.setup) == (&plan.experiment, &plan.setup);
+    // An old plan does not have them.
+    if is_of_now && (earlier.commands.is_empty() || earlier.commands == plan.commands) {
         return Ok(earlier);
     }
     Err(Failure::Failed(format!(
-        "{} was written for another setup than today's: run it anew, without --resume and --arm",
+        "{} was written for other flags than today's: run it anew, without --resume and --arm",
         path.display()
     )))
 }

@@ -9,6 +9,8 @@
 //! KEDA's users ask for this (kedacore/keda #7092: more consumers "often actually reduces the throughput", and a
 //! scale-up that did not help should be reversed).
 //!
+//! If nobody follows, what runs counts as what is wanted after [`FOLLOWED`] times the time of a step.
+//!
 //! Invariant: no step is taken before the one before it was judged. A step that was taken back is not tried again before
 //! the lag was gone, what is delivered has changed by more than the least gain, or [`Settings::again_s`] has passed.
 
@@ -35,6 +37,9 @@ pub struct Settings {
 
 /// From here on, less than the setting is asked for: half of what a member has on average.
 const HALF_A_MEMBER: f64 = 0.5;
+/// A number of members that is not the wanted one and does not change for so many settlings and windows will not: nobody
+/// follows.
+const FOLLOWED: f64 = 10.0;
 /// A member goes only if the others have so much more than what comes, at least.
 const ROOM: f64 = 1.25;
 
@@ -62,6 +67,8 @@ pub struct Marginal {
     settings: Settings,
     bounds: Bounds,
     wanted: Option<usize>,
+    /// How many run instead, and since when.
+    instead: Option<(usize, f64)>,
     /// Since when as many members run as are wanted.
     since_s: f64,
     /// Events/s before the member that is being tried.
@@ -82,6 +89,7 @@ impl Marginal {
             settings,
             bounds,
             wanted: None,
+            instead: None,
             since_s: 0.0,
             trying: None,
             limit: None,
@@ -105,6 +113,18 @@ impl Marginal {
             // One is starting, stopping or was lost: what is delivered meanwhile says nothing.
             self.since_s = look.at_s;
             self.window.forget();
+            let since_s = match self.instead {
+                Some((members, since_s)) if members == look.members => since_s,
+                _ => look.at_s,
+            };
+            self.instead = Some((look.members, since_s));
+            if look.at_s - since_s >= FOLLOWED * (self.settings.settle_s + self.settings.window_s) {
+                (self.instead, self.trying) = (None, None);
+                let wanted = self.bounds.clamp(look.members);
+                return self.step_to(wanted, look, Said::Nothing);
+            }
+        } else {
+            self.instead = None;
         }
         if look.at_s < self.since_s + self.settings.settle_s {
             return Decision { wanted, said: Said::Nothing };

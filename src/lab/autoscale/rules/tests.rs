@@ -214,3 +214,19 @@ proptest! {
 fn more_members(bounds: Bounds) -> usize {
     bounds.max.get() - bounds.min.get()
 }
+
+/// Prevents: a wish that nobody follows and that stays for ever, so that an alert on it never clears.
+#[test]
+fn a_wish_that_nobody_follows_is_given_up() {
+    let mut rule = marginal::Marginal::new(SETTINGS, bounds(1, 6));
+    let mut wanted = Vec::new();
+    for second in 0..400_i64 {
+        // One member, a thousand a second of two thousand for a minute; then nothing waits.
+        let waits = if second < 60 { 1_000 * second } else { 0 };
+        let (at_s, lags) = (second as f64, [waits / 2, waits / 2]);
+        let look = Look { at_s, lags: &lags, delivered: 1_000.0 * at_s, members: 1 };
+        wanted.push(rule.decide(&look).wanted);
+    }
+    assert_eq!(wanted[..60].iter().max(), Some(&2), "there was lag");
+    assert_eq!((wanted[70], wanted[399]), (2, 1), "{wanted:?}");
+}

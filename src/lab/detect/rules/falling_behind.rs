@@ -19,9 +19,6 @@ use crate::lab::detect::recording::{Log, committed, done, lags, last};
 use crate::lab::stats;
 use crate::lab::text::figure;
 
-/// Time between two looks, s: a window that is to hold a time holds one look more.
-const LOOK_S: f64 = 1.0;
-
 /// Looks are a little late or early, so one is an interval after another from this share of it on.
 const ALMOST: f64 = 0.9;
 
@@ -102,7 +99,9 @@ impl FallingBehind {
     /// Whether a partition stands still; all of them together, where samples do not tell them apart.
     fn stands(&self, seen: &[Look]) -> bool {
         let seconds = self.still_intervals * self.commit_interval_s;
-        let window = last(seen, seconds + LOOK_S);
+        // And the look before, however far apart looks are: a window that is to hold a time begins before it.
+        let begin = seen.len().saturating_sub(last(seen, seconds).len() + 1);
+        let window = seen.get(begin..).unwrap_or_default();
         let logs = || window.iter().filter_map(|look| look.log.as_ref());
         let Some(newest) = logs().next_back() else { return false };
         let of = |partition: &i32| -> Points {

@@ -134,6 +134,11 @@ impl Row {
         self.arm.ledger.as_ref().map(|ledger| (ledger.missing + ledger.two_fates) as f64)
     }
 
+    /// Deliveries whose payload does not match its digest.
+    pub fn corrupt(&self) -> Option<f64> {
+        self.arm.ledger.as_ref().map(|ledger| ledger.corrupt as f64)
+    }
+
     /// What processors and producers counted as gone with the log.
     pub fn counted_as_lost(&self) -> Option<f64> {
         self.arm.ledger.as_ref().map(|ledger| ledger.lost as f64)

@@ -128,6 +128,7 @@ fn run_in(dir: &std::path::Path) -> Run {
         written_at: String::new(),
         setup: Setup::example(),
         predictions: Vec::new(),
+        commands: Vec::new(),
     };
     std::fs::write(dir.join("rows"), "1\n").expect("written");
     let host = crate::lab::plan::Host::default();
