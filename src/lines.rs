@@ -26,8 +26,7 @@ impl Lines {
     /// until this is dropped: two writers would write over each other's lines.
     ///
     /// # Errors
-    /// When it cannot be opened or read, or another process writes to it; when it holds text and no whole line, of which
-    /// no copy can be kept.
+    /// When it cannot be opened or read, or another process writes to it.
     pub fn open(path: &Path) -> io::Result<(Self, Vec<u8>)> {
         let mut options = File::options();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
@@ -46,10 +45,11 @@ impl Lines {
         if is_cut && end == 0 {
             // Perhaps somebody else's: the first write would destroy it.
             let aside = path.with_added_extension("cut");
-            std::fs::write(&aside, &text)?;
+            let kept = File::create_new(&aside).and_then(|mut copy| copy.write_all(&text));
+            let why = kept.map_or_else(|e| format!("no: {e}"), |()| aside.display().to_string());
             log::warn!(
-                file = path.display().to_string().as_str(), kept = aside.display().to_string().as_str();
-                "no whole line in the file, a copy is kept"
+                file = path.display().to_string().as_str(), copy = why.as_str();
+                "no whole line in the file"
             );
         }
         if is_cut {

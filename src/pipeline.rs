@@ -287,6 +287,7 @@ fn start_workers(
                 metrics.clone(),
                 stop.clone(),
             ),
+            refusals: Arc::clone(&refusals),
             shedder: Arc::clone(&admission.shedder),
             settled: settled.clone(),
             metrics: metrics.clone(),

@@ -85,11 +85,11 @@ pub fn without_password(url: &str) -> String {
 /// Limit of what is read of an answer that is shown, not parsed: [`said`] cuts it further.
 const WORDS_BYTES_MAX: u64 = 4 << 10;
 
-/// The beginning of an answer; whether that is all of it.
+/// The beginning of an answer.
 ///
 /// # Errors
 /// When the connection breaks off; `words` then has what came before.
-pub fn read_beginning(answer: &mut ureq::Body, words: &mut Vec<u8>) -> io::Result<bool> {
+pub fn read_beginning(answer: &mut ureq::Body, words: &mut Vec<u8>) -> io::Result<()> {
     read_some(answer, WORDS_BYTES_MAX, words)
 }
 
@@ -97,16 +97,12 @@ pub fn read_beginning(answer: &mut ureq::Body, words: &mut Vec<u8>) -> io::Resul
 ///
 /// # Errors
 /// As [`read_beginning`].
-pub fn read_parsed(answer: &mut ureq::Body, text: &mut Vec<u8>) -> io::Result<bool> {
+pub fn read_parsed(answer: &mut ureq::Body, text: &mut Vec<u8>) -> io::Result<()> {
     read_some(answer, ANSWER_BYTES_MAX, text)
 }
 
-fn read_some(answer: &mut ureq::Body, most: u64, text: &mut Vec<u8>) -> io::Result<bool> {
-    // One byte more is asked for, so that an answer of this very length is read to its end.
-    answer.as_reader().take(most + 1).read_to_end(text)?;
-    let is_whole = text.len() as u64 <= most;
-    text.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-    Ok(is_whole)
+fn read_some(answer: &mut ureq::Body, most: u64, text: &mut Vec<u8>) -> io::Result<()> {
+    answer.as_reader().take(most).read_to_end(text).map(drop)
 }
 
 /// Largest answer that is parsed: control and ledger answers are below 1 KB, a sink's acks may name each event.

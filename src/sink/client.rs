@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
 
-use ureq::http::{HeaderMap, Response, Version};
+use ureq::http::HeaderMap;
 
 use super::control::Status;
 use super::fate::{
@@ -23,8 +23,6 @@ use crate::transform::Transform;
 pub struct Answered {
     /// Their fate.
     pub posted: Posted,
-    /// Whether the next call goes over the same connection.
-    pub is_kept: bool,
     quota: Quota,
     after_seconds: Option<Duration>,
 }
@@ -32,7 +30,7 @@ pub struct Answered {
 impl Answered {
     /// Without any header.
     fn bare(posted: Posted) -> Self {
-        Self { posted, is_kept: false, quota: Quota::default(), after_seconds: None }
+        Self { posted, quota: Quota::default(), after_seconds: None }
     }
 
     /// The same for those who decide on the next call.
@@ -99,15 +97,12 @@ fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Answered {
     let quota = quota::read(answer.headers());
     let is_success = answer.status().is_success();
     let has_end = has_end(status, answer.headers());
-    let stays = has_end && stays(&answer);
     let mut text = Vec::new();
     // A success is parsed; of any other text the beginning is shown.
     let read = match is_success {
         true => client::read_parsed(answer.body_mut(), &mut text),
         false => client::read_beginning(answer.body_mut(), &mut text),
     };
-    // Of what is longer than is read, the rest is still to come.
-    let is_kept = stays && read.as_ref().is_ok_and(|is_whole| *is_whole);
     let posted = match read {
         // What is missing of the words of a refusal changes nothing of it.
         Err(e) if is_success => {
@@ -115,22 +110,17 @@ fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Answered {
             Posted::NotNow(NotNow { trouble: trouble(&e), after: None, why })
         }
         // Where the end of the connection is the end of the answer, nobody knows whether it is whole.
-        Ok(_) if is_success && !has_end && is_beginning(&text) => {
+        Ok(()) if is_success && !has_end && is_beginning(&text) => {
+            let trouble = if text.is_empty() { Trouble::Endless } else { Trouble::Cut };
             let why = format!(
-                "{url}: status {status} without a length, and the connection ended before a count of acks"
+                "{url}: status {status} names no end of its body, and the connection ended before a count of acks; a \
+                 sink without a count sends 204, or Content-Length: 0"
             );
-            Posted::NotNow(NotNow { trouble: Trouble::Cut, after: None, why })
+            Posted::NotNow(NotNow { trouble, after: None, why })
         }
         _ => understood(url, status, after, &text, sent),
     };
-    Answered { posted, is_kept, quota, after_seconds }
-}
-
-/// Whether the sink keeps the connection after this answer (RFC 9112 9.3).
-fn stays(answer: &Response<ureq::Body>) -> bool {
-    let mut words = answer.headers().get_all("connection").iter().filter_map(|v| v.to_str().ok());
-    answer.version() == Version::HTTP_11
-        && !words.any(|words| words.to_ascii_lowercase().contains("close"))
+    Answered { posted, quota, after_seconds }
 }
 
 /// Whether the answer itself says where it ends (RFC 9112 6.3).
@@ -240,18 +230,11 @@ mod tests {
     #[test]
     fn an_answer_that_breaks_off_acks_nothing_and_refuses_all_the_same() {
         let fate = |bytes: &'static [u8]| {
-            let answered = post(
-                &client::agent(Duration::from_secs(10)),
-                &says(bytes, Duration::ZERO),
-                b"x",
-                3,
-            );
-            assert!(!answered.is_kept || !bytes.starts_with(b"HTTP/1.0"), "{answered:?}");
-            answered.posted
+            let url = says(bytes, Duration::ZERO);
+            post(&client::agent(Duration::from_secs(10)), &url, b"x", 3).posted
         };
         for cut in [
-            &b"HTTP/1.0 200 OK\r\n\r\n"[..],
-            b"HTTP/1.1 200 OK\r\n\r\n{\"ack",
+            &b"HTTP/1.1 200 OK\r\n\r\n{\"ack"[..],
             b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"acked\":3}",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"ack",
         ] {
@@ -259,6 +242,9 @@ mod tests {
             let is_cut = matches!(posted, Posted::NotNow(NotNow { trouble: Trouble::Cut, .. }));
             assert!(is_cut, "{}: {posted:?}", String::from_utf8_lossy(cut));
         }
+        let empty = fate(b"HTTP/1.0 200 OK\r\n\r\n");
+        let is_endless = matches!(empty, Posted::NotNow(NotNow { trouble: Trouble::Endless, .. }));
+        assert!(is_endless, "{empty:?}");
         assert_eq!(fate(b"HTTP/1.0 200 OK\r\n\r\n{\"acked\":2}"), Posted::Acked(2));
         assert_eq!(fate(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), Posted::Acked(3));
         assert_eq!(fate(b"HTTP/1.1 204 No Content\r\n\r\n"), Posted::Acked(3));

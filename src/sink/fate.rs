@@ -53,6 +53,8 @@ pub enum Trouble {
     Slow,
     /// The connection broke before an answer.
     Cut,
+    /// A success without a body whose end nothing marks: it may have been cut off.
+    Endless,
     /// Anything else: nothing listens, 5xx.
     Other,
 }

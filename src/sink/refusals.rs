@@ -1,12 +1,11 @@
 //! Events that the sink refuses for good, and when the sink is at fault rather than the events.
 //!
-//! Invariant: a refused event is given up, and its offset done, only once the connection that refused
-//! it took another event after it; or after [`HELD_MAX`], if the status is about the event, at most
-//! [`BY_TIME_MAX`] in a row. If it is not, as that of an expired token, the run stops then, unless other
-//! workers' events were taken. When [`SHARE`] of the last [`LAST`] events were refused, of all or of one
-//! worker's, the run stops instead, and the refused events that are still held stay in the log. So a
-//! sink that refuses everything, a wrong address, a proxy, or one bad server behind a balancer cannot use
-//! up the topic.
+//! Invariant: a refused event, which [`CONNECTIONS`] connections in a row refused, is given up, and its
+//! offset done, only once the sink took another event after it; or after [`HELD_MAX`], if the status
+//! is about the event, at most [`BY_TIME_MAX`] in a row. If it is not, as that of an expired token,
+//! the run stops then. When [`SHARE`] of the last [`LAST`] events were refused, the run stops instead,
+//! and the refused events that are still held stay in the log. So a sink that refuses everything, a
+//! wrong address, a proxy, or one bad server behind a balancer cannot use up the topic.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,63 +28,64 @@ use crate::threads::Stop;
 const LAST: usize = 100;
 /// … so many are refused, the run stops.
 const SHARE: usize = 50;
-/// How long a refused event is held if its connection takes no other: a source that waits for its ack
+/// How long a refused event is held if the sink takes no other: a source that waits for its ack
 /// (pull) brings no other.
 const HELD_MAX: Duration = Duration::from_secs(10);
 /// So many are given up after that time before the sink takes one again.
 const BY_TIME_MAX: usize = 3;
+/// An event is refused only once so many connections in a row refused it: behind a balancer one bad server must not cost
+/// what another would take.
+pub(super) const CONNECTIONS: u32 = 5;
 
 /// The sink's refusals, shared by all workers.
 #[derive(Default)]
 pub struct Refusals {
-    last: Mutex<Last>,
+    /// Whether each of the last events was refused.
+    last: Mutex<VecDeque<bool>>,
     /// Events that the sink took.
     taken: AtomicU64,
-    /// Events that were given up by their time since the sink took one.
+    /// Events that were given up by their time since.
     by_time: AtomicUsize,
     /// Too many were refused: no further call is made.
     too_many: AtomicBool,
 }
 
 impl Refusals {
-    fn taken(&self, events: usize) {
-        self.taken.fetch_add(events as u64, Ordering::Relaxed);
+    /// Notes that the sink took events.
+    pub fn taken(&self, events: usize) {
+        if events == 0 {
+            return;
+        }
         self.by_time.store(0, Ordering::Relaxed);
-        self.last.lock().taken(events);
+        self.taken.fetch_add(events as u64, Ordering::Relaxed);
+        let mut last = self.last.lock();
+        // Nearly always there is no refusal to forget.
+        if last.contains(&true) {
+            for _ in 0..events.min(LAST) {
+                note(&mut last, false);
+            }
+        }
+    }
+
+    /// Whether the sink refused too many: the remaining events go back to the log.
+    pub fn are_too_many(&self) -> bool {
+        self.too_many.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the sink refused an event posted alone; true when that is one too many.
+    fn refused(&self) -> bool {
+        let mut last = self.last.lock();
+        note(&mut last, true);
+        let too_many = last.iter().filter(|refused| **refused).count() >= SHARE;
+        too_many
     }
 }
 
-/// Whether each of the last events was refused.
-#[derive(Default)]
-struct Last(VecDeque<bool>);
-
-impl Last {
-    fn taken(&mut self, events: usize) {
-        // Nearly always there is no refusal to forget.
-        if self.0.contains(&true) {
-            (0..events.min(LAST)).for_each(|_| self.note(false));
-        }
+fn note(last: &mut VecDeque<bool>, refused: bool) {
+    if last.len() == LAST {
+        last.pop_front();
     }
-
-    /// True when that is one too many.
-    fn refused(&mut self) -> bool {
-        self.note(true);
-        self.0.iter().filter(|refused| **refused).count() >= SHARE
-    }
-
-    /// One refusal is explained by its event.
-    fn explain(&mut self) {
-        if let Some(refused) = self.0.iter_mut().find(|refused| **refused) {
-            *refused = false;
-        }
-    }
-
-    fn note(&mut self, refused: bool) {
-        if self.0.len() == LAST {
-            self.0.pop_front();
-        }
-        self.0.push_back(refused);
-    }
+    last.push_back(refused);
 }
 
 /// A refused event that is held.
@@ -94,10 +94,10 @@ struct Held {
     status: u16,
     why: String,
     since: Instant,
-    /// The connection that refused it, and events that it and that all had taken by then.
-    connection: u64,
+    /// The number of events taken by then.
     taken: u64,
-    taken_of_all: u64,
+    /// Whether it is to be given up, once its letter is written.
+    is_known: bool,
 }
 
 /// The refused events of one worker.
@@ -107,12 +107,6 @@ pub struct Suspects {
     settled: Settled,
     metrics: ProcessorMetrics,
     stop: Stop,
-    /// Whether each of this worker's last events was refused, without those that proved to be the event's own fault.
-    last: Last,
-    /// Its connection's number, the events that were taken, and those given up by their time since.
-    connection: u64,
-    taken: u64,
-    by_time: usize,
     held: Vec<Held>,
     /// Dead letters that could not be written are tried again then.
     letters_wait_until: Option<Instant>,
@@ -138,10 +132,6 @@ impl Suspects {
             settled,
             metrics,
             stop,
-            last: Last::default(),
-            connection: 0,
-            taken: 0,
-            by_time: 0,
             held,
             letters_wait_until,
             backoff,
@@ -149,39 +139,19 @@ impl Suspects {
         }
     }
 
-    /// Notes that the sink took events of this worker.
-    pub fn taken(&mut self, events: usize) {
-        if events == 0 {
+    /// Ends the run, once.
+    pub fn give_up_the_sink(&self, why: &str) {
+        if self.shared.too_many.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.taken += events as u64;
-        self.by_time = 0;
-        self.last.taken(events);
-        self.shared.taken(events);
-    }
-
-    /// The worker's next call is made on a new connection, perhaps to another server.
-    pub fn reconnected(&mut self) {
-        self.connection += 1;
-    }
-
-    /// Whether the sink refused too many: the remaining events go back to the log.
-    pub fn are_too_many(&self) -> bool {
-        self.shared.too_many.load(Ordering::Relaxed)
-    }
-
-    /// Ends the run, once.
-    fn give_up_the_sink(&self, why: String) {
-        if !self.shared.too_many.swap(true, Ordering::Relaxed) {
-            let given_up = match self.shared.by_time.load(Ordering::Relaxed) {
-                0 => String::new(),
-                events => format!(", but for {events} that were given up as invalid"),
-            };
-            self.stop.fail(format!(
-                "{why}; check --sink and what answers there. What was refused since it last took one is in \
-                 the log{given_up}"
-            ));
-        }
+        let given_up = match self.shared.by_time.load(Ordering::Relaxed) {
+            0 => String::new(),
+            events => format!(", but for {events} that were given up as invalid"),
+        };
+        self.stop.fail(format!(
+            "{why}; check --sink and what answers there. What was refused since it last took one is in the \
+             log{given_up}"
+        ));
     }
 
     /// Notes that the sink refused an event posted alone. Stops the run when it refuses too many.
@@ -193,68 +163,52 @@ impl Suspects {
                 "sink rejects the event"
             );
         }
-        let of_own = self.last.refused();
-        if self.shared.last.lock().refused() || of_own {
-            let whose = if of_own { " of a worker" } else { "" };
-            self.give_up_the_sink(format!(
-                "the sink refuses {SHARE} of the last {LAST} events{whose}, which their data does not explain; \
+        if self.shared.refused() {
+            self.give_up_the_sink(&format!(
+                "the sink refuses {SHARE} of the last {LAST} events, which their data does not explain; \
                  the last one with status {status}: {why}"
             ));
         }
-        self.held.push(Held {
-            single,
-            status,
-            why,
-            since: Instant::now(),
-            connection: self.connection,
-            taken: self.taken,
-            taken_of_all: self.shared.taken.load(Ordering::Relaxed),
-        });
+        let taken = self.shared.taken.load(Ordering::Relaxed);
+        let since = Instant::now();
+        self.held.push(Held { single, status, why, since, taken, is_known: false });
     }
 
     /// Gives up the events that the sink refuses for their own sake.
     pub fn resolve(&mut self) {
-        if self.held.is_empty() || self.are_too_many() {
+        if self.held.is_empty() || self.shared.are_too_many() {
             return;
         }
-        let taken_of_all = self.shared.taken.load(Ordering::Relaxed);
-        let is_over = |held: &Held| held.since.elapsed() >= HELD_MAX;
-        // Other workers' connections may lead to other servers; but several in a row refused such an event.
-        let is_nobodys = |held: &Held| taken_of_all == held.taken_of_all;
+        let taken = self.shared.taken.load(Ordering::Relaxed);
+        let is_over = |held: &Held| taken == held.taken && held.since.elapsed() >= HELD_MAX;
         let is_foreign =
-            |held: &&Held| is_over(held) && is_nobodys(held) && !is_about_the_event(held.status);
+            |held: &&Held| !held.is_known && is_over(held) && !is_about_the_event(held.status);
         if let Some(Held { status, why, .. }) = self.held.iter().find(is_foreign) {
-            self.give_up_the_sink(format!(
+            self.give_up_the_sink(&format!(
                 "the sink took nothing for {} s after it refused an event with status {status}, which is \
                  not about its data: {why}",
                 HELD_MAX.as_secs()
             ));
             return;
         }
-        let (connection, taken, of_all) = (self.connection, self.taken, &self.shared.by_time);
-        let (by_time, last) = (&mut self.by_time, &mut self.last);
+        let by_time = &self.shared.by_time;
         let mut one_too_many = None;
         let is_known = |held: &mut Held| {
-            if held.connection == connection && taken > held.taken {
-                last.explain();
-                return true;
+            if !held.is_known && is_over(held) {
+                if by_time.load(Ordering::Relaxed) >= BY_TIME_MAX {
+                    one_too_many = Some((held.status, held.why.clone()));
+                    return false;
+                }
+                by_time.fetch_add(1, Ordering::Relaxed);
+                held.is_known = true;
             }
-            if !is_over(held) {
-                return false;
-            }
-            let before = if is_nobodys(held) { of_all.load(Ordering::Relaxed) } else { *by_time };
-            if before >= BY_TIME_MAX {
-                one_too_many = Some((held.status, held.why.clone()));
-                return false;
-            }
-            *by_time += 1;
-            of_all.fetch_add(1, Ordering::Relaxed);
-            true
+            held.is_known = held.is_known || taken > held.taken;
+            held.is_known
         };
         let known: Vec<Held> = self.held.extract_if(.., is_known).collect();
         if let Some((status, why)) = one_too_many {
-            self.give_up_the_sink(format!(
-                "the sink took nothing of a worker and refused {} events of it, the last one with status {status}: {why}",
+            self.give_up_the_sink(&format!(
+                "the sink took nothing and refused {} events, the last one with status {status}: {why}",
                 BY_TIME_MAX + 1
             ));
         }
@@ -351,7 +305,7 @@ mod tests {
         }
         let why = stop.outcome().expect_err("it stopped").to_string();
         assert!(why.contains("50 of the last 100") && why.contains("status 400: no"), "{why}");
-        suspects.taken(1);
+        suspects.shared.taken(1);
         suspects.resolve();
         assert_eq!((assigned.committable(), sum(&suspects.metrics.invalid)), (0, 0));
         suspects.release();
@@ -365,7 +319,7 @@ mod tests {
         for offset in 0..200 {
             refuse(&mut suspects, &assigned, offset);
             assert_eq!(assigned.committable(), offset, "nothing was taken after it");
-            suspects.taken(9);
+            suspects.shared.taken(9);
             suspects.resolve();
             assert_eq!(assigned.committable(), offset + 1);
         }
@@ -373,54 +327,8 @@ mod tests {
         assert_eq!(sum(&suspects.metrics.invalid), 200);
     }
 
-    /// Prevents: one bad server behind a balancer that uses up the topic, while the others serve the other workers.
-    #[test]
-    fn what_another_connection_took_proves_nothing() {
-        for status in [401, 422] {
-            let (mut suspects, assigned, stop) = suspects();
-            for offset in 0..SHARE as i64 {
-                assert!(!stop.is_set(), "{status}: after {offset}");
-                refuse_with(status, &mut suspects, &assigned, offset);
-                suspects.shared.taken(LAST); // other workers
-                suspects.resolve();
-            }
-            let why = stop.outcome().expect_err("it stopped").to_string();
-            assert!(why.contains("50 of the last 100 events of a worker"), "{why}");
-            assert_eq!(
-                (assigned.committable(), sum(&suspects.metrics.invalid)),
-                (0, 0),
-                "{status}"
-            );
-        }
-        // On a quiet topic it takes longer.
-        let (mut suspects, assigned, stop) = suspects();
-        for offset in 0..=BY_TIME_MAX as i64 {
-            assert!(!stop.is_set(), "after {offset}");
-            refuse_with(401, &mut suspects, &assigned, offset);
-            suspects.shared.taken(LAST);
-            suspects.held.iter_mut().for_each(|held| held.since -= HELD_MAX);
-            suspects.resolve();
-        }
-        assert!(stop.is_set());
-        assert_eq!(sum(&suspects.metrics.invalid), BY_TIME_MAX as u64);
-    }
-
-    /// Prevents: an event that is given up because the next call, of a new connection, reached another server.
-    #[test]
-    fn what_the_next_connection_takes_proves_nothing() {
-        let (mut suspects, assigned, _) = suspects();
-        refuse(&mut suspects, &assigned, 0);
-        suspects.reconnected();
-        suspects.taken(1);
-        suspects.resolve();
-        assert_eq!(assigned.committable(), 0, "it is another connection");
-        refuse(&mut suspects, &assigned, 1);
-        suspects.taken(1);
-        suspects.resolve();
-        assert_eq!(sum(&suspects.metrics.invalid), 1);
-    }
-
-    /// Prevents: a quiet topic that a sink without an end of its refusals uses up, an event in ten seconds.
+    /// Prevents: a quiet topic that a sink without an end of its refusals uses up, an event in ten seconds; and a letter
+    /// that cannot be written at once and counts as several.
     #[test]
     fn after_a_while_a_few_are_given_up_in_a_row_and_no_more() {
         let (mut suspects, assigned, stop) = suspects();
@@ -434,8 +342,13 @@ mod tests {
             later(&mut suspects);
             assert_eq!(assigned.committable(), offset + 1);
         }
-        suspects.taken(1);
-        for offset in most..2 * most {
+        suspects.shared.taken(1);
+        suspects.letters_wait_until = Some(Instant::now() + HELD_MAX);
+        refuse(&mut suspects, &assigned, most);
+        (0..5).for_each(|_| later(&mut suspects));
+        assert_eq!((stop.is_set(), assigned.committable()), (false, most), "its letter waits");
+        suspects.letters_wait_until = None;
+        for offset in most + 1..2 * most {
             refuse(&mut suspects, &assigned, offset);
             later(&mut suspects);
         }

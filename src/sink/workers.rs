@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use prometheus::local::LocalHistogram;
 
 use super::client::Client;
-use super::fate::{NotNow, Posted, TOO_LARGE, Trouble, is_about_the_event};
+use super::fate::{NotNow, Posted, TOO_LARGE, Trouble};
 use super::pace::Place;
-use super::refusals::Suspects;
+use super::refusals::{CONNECTIONS, Refusals, Suspects};
 use super::sizing::{Sizer, Sizing};
 use super::timely::Timely;
 use super::window::Window;
@@ -69,10 +69,6 @@ const IDLE: Duration = Duration::from_millis(100);
 
 /// So many times in a row a batch is sent again whole, though the sink fails.
 const NOT_TAKEN_MAX: u32 = 3;
-
-/// An event is refused for what is not about it only once so many connections in a row refused it: behind a balancer one
-/// bad server must not cost an event.
-const CONNECTIONS: u32 = 5;
 
 /// Longest time that is left for events in flight after the last dequeue.
 const HELD: Duration = Duration::from_secs(2);
@@ -146,6 +142,8 @@ pub struct Parts {
     pub place: Place,
     /// The refused events of this worker.
     pub suspects: Suspects,
+    /// The sink's refusals, shared by all workers.
+    pub refusals: Arc<Refusals>,
     /// Which events come too late, and of which class they are.
     pub shedder: Arc<Shedder>,
     /// Where acked events are counted for the producer's credit.
@@ -170,8 +168,9 @@ pub struct Worker {
     /// Calls in a row that were cut off, and that the sink did not take for another reason than its limit.
     cut: u32,
     not_taken: u32,
-    /// Connections that refused the first event alone.
+    /// Connections that refused the first event alone, and that ended in a row with an answer that names no end.
     connections: u32,
+    endless: u32,
     end_to_end: LocalHistogram,
     complaints: Limiter,
 }
@@ -190,6 +189,7 @@ impl Worker {
             cut: 0,
             not_taken: 0,
             connections: 0,
+            endless: 0,
             end_to_end,
             complaints: Limiter::per_second(1),
             parts,
@@ -237,7 +237,7 @@ impl Worker {
 
     /// Whether the remaining events go back to the log.
     fn is_over(&self) -> bool {
-        self.parts.drain.is_over() || self.parts.suspects.are_too_many()
+        self.parts.drain.is_over() || self.parts.refusals.are_too_many()
     }
 
     fn take(&mut self, mut run: Box<Run>) {
@@ -281,7 +281,7 @@ impl Worker {
             Mode::Batch { .. } => self.parts.client.batch(self.window.frames(events), events),
         };
         let told = self.parts.place.ended(&answer.outcome());
-        let (posted, is_kept) = (answer.posted, answer.is_kept);
+        let posted = answer.posted;
         let is_up = match &posted {
             Posted::Acked(acked) => *acked > 0,
             Posted::Refused { .. } => true,
@@ -294,9 +294,6 @@ impl Worker {
             Posted::Acked(acked) => self.acked(acked, events, begun),
             Posted::Refused { status, why } => self.refused(events, status, why),
             Posted::NotNow(not_now) => self.not_now(&not_now, events, told),
-        }
-        if !is_kept {
-            self.parts.suspects.reconnected();
         }
     }
 
@@ -333,12 +330,13 @@ impl Worker {
         let result = if acked >= events { "ok" } else { "partial" };
         self.parts.metrics.sink_calls.with_label_values(&[result]).inc();
         self.parts.shedder.acked(acked);
-        self.parts.suspects.taken(acked);
+        self.parts.refusals.taken(acked);
         self.cut = 0;
         let is_fast = now.duration_since(posted) < self.parts.timeout / 4;
         self.timely.went_through(events, is_fast, self.parts.mode.events_max(), now);
         if acked > 0 {
-            (self.refused_max, self.not_taken, self.connections) = (usize::MAX, 0, 0);
+            (self.refused_max, self.not_taken) = (usize::MAX, 0);
+            (self.connections, self.endless) = (0, 0);
             // A partial ack is progress: the rest is sent at once.
             self.backoff.reset();
         } else {
@@ -371,11 +369,10 @@ impl Worker {
             }
             return;
         }
-        if !is_about_the_event(status) && self.connections + 1 < CONNECTIONS {
+        if self.connections + 1 < CONNECTIONS {
             // Perhaps it is this connection's server alone.
             (self.refused_max, self.connections) = (1, self.connections + 1);
             self.parts.client.reconnect();
-            self.parts.suspects.reconnected();
             return;
         }
         (self.refused_max, self.connections) = (usize::MAX, 0);
@@ -384,7 +381,7 @@ impl Worker {
         }
     }
 
-    /// A sink that fails over and over for one event of a batch must not fail for the rest: halve until it is alone.
+    /// A sink that fails over and over for one event of a batch must not fail for those before it: halve until it is alone.
     fn not_taken(&mut self, events: usize) {
         self.not_taken += 1;
         if self.not_taken >= NOT_TAKEN_MAX {
@@ -404,6 +401,12 @@ impl Worker {
         }
         if *trouble == Trouble::Other {
             self.not_taken(events);
+        }
+        self.endless = if *trouble == Trouble::Endless { self.endless + 1 } else { 0 };
+        if self.endless >= CONNECTIONS {
+            // However often it is asked: this is how it answers.
+            self.parts.suspects.give_up_the_sink(why);
+            return;
         }
         // A limit's own time is obeyed exactly: a worker that waits longer loses its turn.
         let wait = told.or(*after).unwrap_or_else(|| self.backoff.wait());

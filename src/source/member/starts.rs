@@ -79,12 +79,12 @@ impl Joining {
         self.next = Instant::now() + ASK_EVERY;
         let (what, most) = match kind {
             Ok(Kind::Kip848) => return Ok(true),
-            Ok(Kind::Classic(of)) if of != "consumer" => {
+            Ok(Kind::Classic(of)) if !of.is_empty() && of != "consumer" => {
                 (format!("of protocol type {of:?}"), REFUSED_MAX)
             }
             // The member may not have reached the brokers yet.
             Ok(Kind::Classic(_)) => {
-                ("kept classic by group.consumer.migration.policy".into(), JOINED_WITHIN)
+                ("classic; see group.consumer.migration.policy".into(), JOINED_WITHIN)
             }
             Ok(Kind::Unknown) => ("not there, or a share group".into(), JOINED_WITHIN),
             Err(_unknown) => {
