@@ -76,8 +76,7 @@ impl Refusals {
     fn refused(&self) -> bool {
         let mut last = self.last.lock();
         note(&mut last, true);
-        let too_many = last.iter().filter(|refused| **refused).count() >= SHARE;
-        too_many
+        last.iter().filter(|refused| **refused).count() >= SHARE
     }
 }
 
