@@ -35,10 +35,10 @@ const ROUNDS: f64 = 3.0;
 const SHIFTS_S: [f64; 3] = [-0.5, 0.0, 0.5];
 /// Runs of the model whose mean is the prediction.
 const SEEDS: u64 = 8;
-/// How far a measured goodput may be from the model's; that of a rule whose runs in the model differ by more may be half as
+/// How far a measured goodput may be from the model's; that of a rule whose runs in the model differ by more may be as
 /// far away as they are from each other.
 const GOODPUT_MARGIN: f64 = 0.15;
-const MARGIN_WHY: &str = "backoffs and the phase of a rule's clock are chance: 15 %, or half of how far the model's own runs differ";
+const MARGIN_WHY: &str = "backoffs and the phase of a rule's clock are chance: 15 %, or as far as the model's own runs differ";
 /// How far a measured share of refused calls may be from the model's, as a share of it and in calls.
 const REFUSED_MARGIN: (f64, f64) = (0.25, 0.01);
 const REFUSED_WHY: &str = "the same, of a share that is a ratio of two of them: a quarter of it, or one call in a hundred";
@@ -69,7 +69,7 @@ pub const EXPERIMENT: Experiment = Experiment {
         ArmSpec::new("arc-fixed", "ARC, corrected", Ink::Green),
     ],
     launches,
-    warm_up: false,
+    warm_up: true,
     predict,
     checks,
     charts,
@@ -228,7 +228,7 @@ fn checks(run: &Run) -> Vec<Check> {
         } else {
             let question = "Does it deliver what its rule makes of this sink?";
             let predicted = said(&format!("{name}_goodput"));
-            let margin = (GOODPUT_MARGIN * predicted).max(said(&format!("{name}_spread")) / 2.0);
+            let margin = (GOODPUT_MARGIN * predicted).max(said(&format!("{name}_spread")));
             let wanted = (predicted, Margin::Absolute(margin), MARGIN_WHY);
             asking.ask("goodput", question, wanted, goodput, "events/s");
             let question = "Is the share of its calls that is refused as predicted?";
