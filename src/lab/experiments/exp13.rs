@@ -30,9 +30,6 @@ const BLIND: (f64, f64) = (0.95, 0.02);
 const FOUND_S: f64 = 1.0;
 /// Rounds of all workers that a batch may take.
 const ROUNDS: f64 = 3.0;
-/// A process begins its first calls a little earlier or later than the model: within a tick of the slowest rule's clock
-/// (CUBIC's, half a second). One that is still on its climb is elsewhere then.
-const SHIFTS_S: [f64; 3] = [-0.5, 0.0, 0.5];
 /// Runs of the model whose mean is the prediction.
 const SEEDS: u64 = 8;
 /// How far a measured goodput may be from the model's; that of a rule whose runs in the model differ by more may be as
@@ -144,16 +141,13 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
         let model = format!("{}, in simulated time against the sink's bucket", arm.pace.name());
         let goodput = mean(&|course| course.goodput(before.from, before.to));
         said.push(p(&format!("{name}_goodput"), goodput, "events/s", model.clone()));
-        let shifted = |course: &Course| {
-            SHIFTS_S.map(|shift| course.goodput(before.from + shift, before.to + shift))
-        };
-        let each = || courses.iter().flat_map(shifted);
+        let each = || courses.iter().map(|course| course.goodput(before.from, before.to));
         let spread = each().fold(0.0, f64::max) - each().fold(f64::MAX, f64::min);
         said.push(p(
             &format!("{name}_spread"),
             spread,
             "events/s",
-            "the model's runs differ by chance, and half a second earlier or later".into(),
+            "the model's runs, by chance".into(),
         ));
         let low = mean(&|course| course.goodput(slow.from, slow.to));
         said.push(p(&format!("{name}_slow"), low, "events/s", model.clone()));
