@@ -42,19 +42,11 @@ impl Lines {
         }
         let end = whole(&text).len();
         let is_cut = end < text.len();
-        if is_cut && end == 0 {
-            // Perhaps somebody else's: the first write would destroy it.
-            let aside = path.with_added_extension("cut");
-            let kept = File::create_new(&aside).and_then(|mut copy| copy.write_all(&text));
-            let why = kept.map_or_else(|e| format!("no: {e}"), |()| aside.display().to_string());
-            log::warn!(
-                file = path.display().to_string().as_str(), copy = why.as_str();
-                "no whole line in the file"
-            );
-        }
         if is_cut {
+            // Without a whole line it is perhaps somebody else's, and the first write destroys it.
+            let copy = if end == 0 { keep_aside(path, &text) } else { String::new() };
             log::warn!(
-                file = path.display().to_string().as_str(), bytes = text.len() - end;
+                file = path.display().to_string().as_str(), bytes = text.len() - end, copy = copy.as_str();
                 "the last line is cut short, and will be taken away"
             );
             text.truncate(end);
@@ -111,6 +103,13 @@ impl Lines {
         }
         Ok(())
     }
+}
+
+/// Copies `text` beside `path`; says where to, or why not.
+fn keep_aside(path: &Path, text: &[u8]) -> String {
+    let aside = path.with_added_extension("cut");
+    let kept = File::create_new(&aside).and_then(|mut copy| copy.write_all(text));
+    kept.map_or_else(|e| format!("none: {e}"), |()| aside.display().to_string())
 }
 
 /// The part of `text` that is whole lines.

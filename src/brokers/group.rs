@@ -115,50 +115,43 @@ pub enum Kind {
 /// # Errors
 /// When its coordinator does not answer, or cannot say.
 pub fn kind(brokers: &Brokers, group: &str) -> io::Result<Kind> {
-    let mut connection = to_coordinator(brokers, group)?;
-    let named = || vec![GroupId(StrBytes::from_string(group.to_owned()))];
-    let version = connection.version(ApiKey::ConsumerGroupDescribe, CONSUMER_GROUP_DESCRIBE)?;
-    let question = ConsumerGroupDescribeRequest::default().with_group_ids(named());
-    let answer: ConsumerGroupDescribeResponse =
-        connection.ask(ApiKey::ConsumerGroupDescribe, version, &question, TIMEOUT)?;
-    match answer.groups.first().map_or(-1, |group| group.error_code) {
-        0 => return Ok(Kind::Kip848),
-        GROUP_ID_NOT_FOUND => {}
-        code => return Err(refused("ConsumerGroupDescribe", code)),
+    described(&mut to_coordinator(brokers, group)?, group).map(|(kind, _)| kind)
+}
+
+fn members(connection: &mut Connection, group: &str) -> Option<usize> {
+    match described(connection, group) {
+        Ok((_, members)) => Some(members),
+        // A broker without KIP-848 has no groups of it.
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => Some(0),
+        Err(_) => None,
     }
+}
+
+/// What kind of group it is, and how many members it has.
+fn described(connection: &mut Connection, group: &str) -> io::Result<(Kind, usize)> {
+    let named = || vec![GroupId(StrBytes::from_string(group.to_owned()))];
+    let left_out = |api| io::Error::other(format!("{api}: the answer leaves the group out"));
     let version = connection.version(ApiKey::DescribeGroups, DESCRIBE_GROUPS)?;
     let question = DescribeGroupsRequest::default().with_groups(named());
     let answer: DescribeGroupsResponse =
         connection.ask(ApiKey::DescribeGroups, version, &question, TIMEOUT)?;
-    Ok(match answer.groups.first() {
-        Some(group) if group.error_code == 0 && group.group_state.as_str() != DEAD => {
-            Kind::Classic(group.protocol_type.to_string())
+    match answer.groups.first().ok_or_else(|| left_out("DescribeGroups"))? {
+        found if found.error_code != 0 => return Err(refused("DescribeGroups", found.error_code)),
+        found if found.group_state.as_str() != DEAD => {
+            let kind = Kind::Classic(found.protocol_type.to_string());
+            return Ok((kind, found.members.len()));
         }
-        _ => Kind::Unknown,
-    })
-}
-
-fn members(connection: &mut Connection, group: &str) -> Option<usize> {
-    let named = || vec![GroupId(StrBytes::from_string(group.to_owned()))];
-    let version = connection.version(ApiKey::DescribeGroups, DESCRIBE_GROUPS).ok()?;
-    let question = DescribeGroupsRequest::default().with_groups(named());
-    let answer: DescribeGroupsResponse =
-        connection.ask(ApiKey::DescribeGroups, version, &question, TIMEOUT).ok()?;
-    let group = answer.groups.first().filter(|group| group.error_code == 0)?;
-    if group.group_state.as_str() != DEAD {
-        return Some(group.members.len());
+        _dead => {}
     }
-    let Ok(version) = connection.version(ApiKey::ConsumerGroupDescribe, CONSUMER_GROUP_DESCRIBE)
-    else {
-        return Some(0);
-    };
+    let version = connection.version(ApiKey::ConsumerGroupDescribe, CONSUMER_GROUP_DESCRIBE)?;
     let question = ConsumerGroupDescribeRequest::default().with_group_ids(named());
     let answer: ConsumerGroupDescribeResponse =
-        connection.ask(ApiKey::ConsumerGroupDescribe, version, &question, TIMEOUT).ok()?;
-    match answer.groups.first()? {
-        group if group.error_code == 0 => Some(group.members.len()),
-        group if group.error_code == GROUP_ID_NOT_FOUND => Some(0),
-        _ => None,
+        connection.ask(ApiKey::ConsumerGroupDescribe, version, &question, TIMEOUT)?;
+    let found = answer.groups.first().ok_or_else(|| left_out("ConsumerGroupDescribe"))?;
+    match found.error_code {
+        0 => Ok((Kind::Kip848, found.members.len())),
+        GROUP_ID_NOT_FOUND => Ok((Kind::Unknown, 0)),
+        code => Err(refused("ConsumerGroupDescribe", code)),
     }
 }
 

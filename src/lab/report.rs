@@ -195,7 +195,7 @@ fn common_checks(setup: &Setup, arm: &Arm) -> Vec<Check> {
                 Margin::AtMost,
                 "four looks in a row, one a second: no phase that is judged is so short",
             ),
-            Some(arm.blind_s(setup.end_of(arm.spec.name), vary)),
+            Some(arm.blind_s(setup.load_of(arm.spec.name).end_s(), vary)),
             "s",
         ),
     ];
@@ -215,7 +215,7 @@ fn common_checks(setup: &Setup, arm: &Arm) -> Vec<Check> {
 /// hypervisor took.
 pub fn disturbances(setup: &Setup, arm: &Arm) -> Vec<Disturbance> {
     let mut found = Vec::new();
-    for phase in setup.phases_of(arm.spec.name) {
+    for phase in setup.load_of(arm.spec.name).phases() {
         let Some(host) = arm.host_in(phase) else { continue };
         let others = if host.idle < host.others { host.others } else { 0.0 };
         for (share, who) in [(others, "processes outside the run"), (host.steal, "the hypervisor")]

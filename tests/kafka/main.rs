@@ -23,5 +23,6 @@ mod predict;
 mod probes;
 mod processor;
 mod producer;
+mod refusals;
 mod run;
 mod spill;

@@ -130,11 +130,11 @@ fn of_worlds(run: &Run) -> impl Iterator<Item = &Arm> {
 
 /// The last step of an arm's load.
 fn last_step(arm: &ArmSetup) -> Phase {
-    arm.phases().last().unwrap_or(Phase::NONE)
+    arm.load().phases().last().unwrap_or(Phase::NONE)
 }
 
 fn end_s(arm: &ArmSetup) -> f64 {
-    last_step(arm).to
+    arm.load().end_s()
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {

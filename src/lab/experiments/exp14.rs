@@ -70,9 +70,9 @@ fn launches(form: Form) -> Vec<Launch> {
 /// busiest, and an interval later still; or when a partition stood still for long enough, from its first event on.
 fn within(arm: &ArmSetup) -> f64 {
     let rule = FallingBehind::default();
-    let seconds = arm.phases().last().map_or(f64::NAN, |last| last.to);
+    let seconds = arm.load().end_s();
     let (mean, interval) = (arm.events() / seconds, rule.commit_interval_s);
-    let busiest = arm.phases().map(|phase| phase.rate).fold(0.0, f64::max);
+    let busiest = arm.load().overload().rate;
     let gain = rule.floor.max(rule.gain_intervals * interval * busiest);
     let first_event = f64::from(arm.partitions) / mean;
     let still = (rule.still_intervals + 1.0) * interval + first_event;

@@ -294,7 +294,7 @@ fn cures(run: &Run) -> Table {
 }
 
 fn charts(run: &Run) -> Vec<Chart> {
-    let ends = drawn(run).map(|arm| run.plan.setup.end_of(arm.spec.name));
+    let ends = drawn(run).map(|arm| run.plan.setup.load_of(arm.spec.name).end_s());
     let drawing = Drawing::until(run, ends.fold(0.0, f64::max));
     [held_chart, gap_chart, lag_chart].map(|chart| chart(run, &drawing)).into()
 }
@@ -311,7 +311,8 @@ fn held_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     if let Some(arm) = run.arm("naive") {
         for (member, ink) in MEMBERS.iter().zip([Ink::Vermilion, Ink::Blue, Ink::Green]) {
             let label = if *member == MEMBERS[0] { "naive member" } else { *member };
-            let points = stats::between(&held(arm, member), 0.0, run.plan.setup.end_of("naive"));
+            let points =
+                stats::between(&held(arm, member), 0.0, run.plan.setup.load_of("naive").end_s());
             lines.push(Line { label: label.into(), ink, points });
         }
         if let Some(s) = Story::of(arm) {
@@ -361,11 +362,11 @@ fn lag_chart(run: &Run, drawing: &Drawing<'_>) -> Chart {
     let setup = &run.plan.setup;
     let mut lines: Vec<Line> = drawn(run).map(|arm| drawing.arm(arm, "", &arm.lag())).collect();
     lines.push(drawing.model("naive, predicted without eviction", |t| {
-        let lag = model::backlog(&setup.offered_to("naive"), &setup.ceilings(), t);
-        (t <= setup.end_of("naive")).then_some(lag)
+        let lag = model::backlog(&setup.load_of("naive").offered(), &setup.ceilings(), t);
+        (t <= setup.load_of("naive").end_s()).then_some(lag)
     }));
     let worst = |name| {
-        let lag = |arm: &Arm| stats::between(&arm.lag(), SETTLE_S, setup.end_of(name));
+        let lag = |arm: &Arm| stats::between(&arm.lag(), SETTLE_S, setup.load_of(name).end_s());
         drawing.figure(name, |arm| stats::max(&lag(arm)))
     };
     drawing.chart(

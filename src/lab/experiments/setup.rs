@@ -151,14 +151,14 @@ impl ArmSetup {
         scaled.unwrap_or(self.poll_intervals_s.len())
     }
 
-    /// λ(t).
-    pub fn offered(&self) -> Rates {
-        rates(&self.schedule)
+    /// Its load.
+    pub fn load(&self) -> Load<'_> {
+        Load(&self.schedule)
     }
 
-    /// Every step of its load.
-    pub fn phases(&self) -> impl Iterator<Item = Phase> + '_ {
-        phases(&self.schedule)
+    /// λ(t).
+    pub fn offered(&self) -> Rates {
+        self.load().offered()
     }
 
     /// Time between two heartbeats of a member that the classic protocol is spoken with, s.
@@ -220,39 +220,19 @@ impl Setup {
         self.arms.iter().find(|arm| arm.name == name)
     }
 
-    /// (events/s, s) steps of the load of arm `name`.
-    fn schedule_of(&self, name: &str) -> &[(f64, f64)] {
-        self.arm(name).map_or(&self.schedule, |arm| &arm.schedule)
+    /// The load of arm `name`.
+    pub fn load_of(&self, name: &str) -> Load<'_> {
+        self.arm(name).map_or_else(|| self.load(), ArmSetup::load)
     }
 
-    /// λ(t) of arm `name`.
-    pub fn offered_to(&self, name: &str) -> Rates {
-        rates(self.schedule_of(name))
-    }
-
-    /// Every step of the load of arm `name`.
-    pub fn phases_of(&self, name: &str) -> impl Iterator<Item = Phase> + '_ {
-        phases(self.schedule_of(name))
-    }
-
-    /// When the load of arm `name` ends, s.
-    pub fn end_of(&self, name: &str) -> f64 {
-        self.phases_of(name).map(|phase| phase.to).fold(0.0, f64::max)
-    }
-
-    /// The step of the highest rate of arm `name`.
-    pub fn overload_of(&self, name: &str) -> Phase {
-        highest(self.phases_of(name))
-    }
-
-    /// The first step of the load of arm `name`.
-    pub fn baseline_of(&self, name: &str) -> Phase {
-        self.phases_of(name).next().unwrap_or(Phase::NONE)
+    /// That of the first arm.
+    fn load(&self) -> Load<'_> {
+        Load(&self.schedule)
     }
 
     /// λ(t).
     pub fn offered(&self) -> Rates {
-        rates(&self.schedule)
+        self.load().offered()
     }
 
     /// Tokens/s that an arm's workers ask for at most, by a call's own time; infinite without any.
@@ -277,41 +257,58 @@ impl Setup {
 
     /// When the schedule ends, s.
     pub fn end_s(&self) -> f64 {
-        self.phases().map(|phase| phase.to).fold(0.0, f64::max)
+        self.load().end_s()
     }
 
     /// The step of the highest rate: when it begins and ends, s from the start, and its rate.
     pub fn overload(&self) -> Phase {
-        highest(self.phases())
+        self.load().overload()
     }
 
     /// The first step.
     pub fn baseline(&self) -> Phase {
-        self.phases().next().unwrap_or(Phase::NONE)
+        self.load().baseline()
     }
 
     /// Every step of the schedule.
     pub fn phases(&self) -> impl Iterator<Item = Phase> + '_ {
-        phases(&self.schedule)
+        self.load().phases()
     }
 }
 
-fn highest(phases: impl Iterator<Item = Phase>) -> Phase {
-    phases.max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap_or(Phase::NONE)
-}
+/// A load: (events/s, s) steps.
+#[derive(Debug, Clone, Copy)]
+pub struct Load<'a>(&'a [(f64, f64)]);
 
-/// (events/s, s) steps, each with its time.
-fn phases(schedule: &[(f64, f64)]) -> impl Iterator<Item = Phase> + '_ {
-    schedule.iter().scan(0.0, |at, &(rate, seconds)| {
-        let from = *at;
-        *at += seconds;
-        Some(Phase { rate, from, to: *at })
-    })
-}
+impl<'a> Load<'a> {
+    /// λ(t).
+    pub fn offered(self) -> Rates {
+        Rates::schedule(self.0.iter().map(|&(rate, s)| (rate, Duration::from_secs_f64(s))))
+    }
 
-/// (events/s, s) steps as rates over time.
-fn rates(schedule: &[(f64, f64)]) -> Rates {
-    Rates::schedule(schedule.iter().map(|&(rate, s)| (rate, Duration::from_secs_f64(s))))
+    /// Every step, with its time.
+    pub fn phases(self) -> impl Iterator<Item = Phase> + 'a {
+        self.0.iter().scan(0.0, |at, &(rate, seconds)| {
+            let from = *at;
+            *at += seconds;
+            Some(Phase { rate, from, to: *at })
+        })
+    }
+
+    /// When it ends, s.
+    pub fn end_s(self) -> f64 {
+        self.phases().map(|phase| phase.to).fold(0.0, f64::max)
+    }
+
+    /// The step of the highest rate.
+    pub fn overload(self) -> Phase {
+        self.phases().max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap_or(Phase::NONE)
+    }
+
+    /// The first step.
+    pub fn baseline(self) -> Phase {
+        self.phases().next().unwrap_or(Phase::NONE)
+    }
 }
 
 #[cfg(test)]

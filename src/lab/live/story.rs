@@ -153,7 +153,7 @@ impl Story {
     pub fn model(&self, us: i64, capacity: Option<f64>) -> Model {
         let setup = &self.run.plan.setup;
         let Some(at) = self.at_s(us).filter(|at| *at >= 0.0) else { return Model::default() };
-        let (offered, ceiling) = (setup.offered_to(self.arm()), setup.ceilings());
+        let (offered, ceiling) = (setup.load_of(self.arm()).offered(), setup.ceilings());
         let lag = model::backlog(&offered, &ceiling, at);
         Model {
             lag: Some(lag),
@@ -167,7 +167,7 @@ impl Story {
         let Some(at) = self.at_s(us) else {
             return Standing { phase: "before the load".into(), left_s: None };
         };
-        let phases = || self.run.plan.setup.phases_of(self.arm());
+        let phases = || self.run.plan.setup.load_of(self.arm()).phases();
         match phases().find(|phase| at < phase.to) {
             Some(phase) => Standing {
                 phase: format!("{}/s phase", figure(phase.rate)),

@@ -12,7 +12,7 @@ pub type Number = (&'static str, fn(&Run, &Arm) -> Option<f64>);
 const SETTLE_S: f64 = 5.0;
 
 fn overload(run: &Run, arm: &Arm) -> Phase {
-    run.plan.setup.overload_of(arm.spec.name).settled(SETTLE_S)
+    run.plan.setup.load_of(arm.spec.name).overload().settled(SETTLE_S)
 }
 
 fn overload_rate(run: &Run, arm: &Arm, source: &str, key: &str) -> Option<f64> {
@@ -20,7 +20,7 @@ fn overload_rate(run: &Run, arm: &Arm, source: &str, key: &str) -> Option<f64> {
 }
 
 fn quantile(run: &Run, arm: &Arm, q: f64, baseline: bool) -> Option<f64> {
-    let below = || run.plan.setup.baseline_of(arm.spec.name).settled(SETTLE_S);
+    let below = || run.plan.setup.load_of(arm.spec.name).baseline().settled(SETTLE_S);
     let phase = if baseline { below() } else { overload(run, arm) };
     arm.latency_in(Stage::EndToEnd, q, phase)
 }
@@ -48,7 +48,7 @@ pub const NUMBERS: &[Number] = &[
         Some(r.plan.setup.resident_bytes * (polled - acked) / 1e6)
     }),
     ("RSS of the processor at the end of the baseline, MB", |r, a| {
-        let to = r.plan.setup.baseline_of(a.spec.name).to;
+        let to = r.plan.setup.load_of(a.spec.name).baseline().to;
         stats::between(&a.rss_bytes("processor"), 0.0, to).last().map(|p| p.1 / 1e6)
     }),
     ("largest RSS of the processor, MB", |_, a| {
@@ -70,6 +70,6 @@ pub const NUMBERS: &[Number] = &[
     }),
     ("evictions", |_, a| stats::max(&a.metric("processor", "processor_evictions_total"))),
     ("CPU of other processes in the overload, % of the machine", |r, a| {
-        a.host_in(r.plan.setup.overload_of(a.spec.name)).map(|host| host.others * 100.0)
+        a.host_in(r.plan.setup.load_of(a.spec.name).overload()).map(|host| host.others * 100.0)
     }),
 ];
