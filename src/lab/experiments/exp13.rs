@@ -21,8 +21,8 @@ const BURST: f64 = 100.0;
 const LATENCY: &str = "50ms";
 const WORKERS: u32 = 64;
 const BATCH: u32 = 10;
-/// Seconds after a change of the rate that are left out.
-const SETTLE_S: f64 = 3.0;
+/// Seconds that are left out: of the start, in which CUBIC climbs for 8 s by the model, and of the step.
+const SETTLE_S: (f64, f64) = (10.0, 1.5);
 /// The targets: with headers, and without.
 const HEADERS: (f64, f64) = (0.995, 0.001);
 const BLIND: (f64, f64) = (0.95, 0.02);
@@ -78,8 +78,8 @@ pub const EXPERIMENT: Experiment = Experiment {
 };
 
 fn launches(form: Form) -> Vec<Launch> {
-    let load = format!("--schedule {} --msg-size 512 --seed 1", form.of("8000:20s", "8000:2m"));
-    let (from, time) = form.of((8.0, 5.0), (50.0, 30.0));
+    let load = format!("--schedule {} --msg-size 512 --seed 1", form.of("8000:27s", "8000:2m"));
+    let (from, time) = form.of((15.0, 5.0), (50.0, 30.0));
     let stall = Some(Phase { rate: STEP_RATE, from, to: from + time });
     let sink =
         format!("--rate-limit {CEILING} --on-limit reject --burst {BURST} --latency {LATENCY}");
@@ -99,11 +99,11 @@ fn step(setup: &Setup) -> Phase {
 
 /// Before the step: all that is at the start is over.
 fn before(setup: &Setup) -> Phase {
-    Phase { rate: setup.ceiling, from: 0.0, to: step(setup).from }.settled(SETTLE_S)
+    Phase { rate: setup.ceiling, from: 0.0, to: step(setup).from }.settled(SETTLE_S.0)
 }
 
 fn slow(setup: &Setup) -> Phase {
-    step(setup).settled(SETTLE_S / 2.0)
+    step(setup).settled(SETTLE_S.1)
 }
 
 /// All of it, with the steps, but for the start.
