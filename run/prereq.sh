@@ -2,9 +2,9 @@
 # Sourced. `require java mvn cargo ...` names EVERY missing program at once, each with the line
 # that installs it on Debian or Ubuntu, and exits 1; it installs nothing itself.
 
-# What every run needs, for its build and its brokers.
+# What every run needs, for its build and its processes; its brokers need java and mvn too, or an engine.
 # shellcheck disable=SC2034 # the scripts'
-RUN_NEEDS=(cargo cc c++ make java mvn setsid setpriv flock ss)
+RUN_NEEDS=(cargo cc c++ make setsid setpriv flock ss)
 
 # The line that installs program $1.
 install_line() {
@@ -36,6 +36,11 @@ java_release() {
   local text
   text=$(java -version 2>&1) || true
   if [[ $text =~ version\ \"(1\.)?([0-9]+) ]]; then echo "${BASH_REMATCH[2]}"; else echo 0; fi
+}
+
+# Whether brokers would be containers: no Java for them, and an engine that answers.
+in_containers() {
+  (($(java_release) < 17)) && timeout 10 docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
 }
 
 # Whether program $1 works: rustup installs stand-ins that only name the missing component.

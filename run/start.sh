@@ -60,6 +60,7 @@ become() { # COMMAND FLAGS...
   local command=$1
   shift
   check_flags "$@"
+  in_containers || RUN_NEEDS+=(java mvn)
   require "${RUN_NEEDS[@]}"
   build_lab
   exec ${through[@]+"${through[@]}"} "$lab" "$command" ${name:+"$name"} --source "$root" "$@"

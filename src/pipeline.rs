@@ -340,7 +340,8 @@ fn start_flow(
         let fetcher::Context { metrics, stop, .. } = &shared.fetching;
         let assignment = &shared.assignment;
         if policy == Policy::Credit {
-            credit::run(&producer, &settled, || assignment.unsettled(), metrics, stop);
+            let (waiting, changes) = (|| assignment.unsettled(), || assignment.changes());
+            credit::run(&producer, &settled, waiting, changes, metrics, stop);
             return Ok(());
         }
         // While there is room on disk, it is no congestion.

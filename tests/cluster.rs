@@ -101,6 +101,7 @@ fn what_is_wrong_is_named_before_anything_is_touched() {
         ("up --version 2.8.0", "3.9.x or 4.x.y"),
         ("up --host kafka.example", "an IPv4 address"),
         ("up --mode podman", "auto, docker, jvm"),
+        ("up --id short", "22 letters and digits"),
         ("up --secure --mode docker", "--mode jvm, auto"),
         ("up --min-disk much", "512MiB"),
         ("up --topic no/topic", "1 to 249 letters"),
@@ -166,6 +167,23 @@ fn an_up_that_is_interrupted_leaves_nothing() {
         assert_eq!(ended.status.code(), Some(code), "{ended:?}");
         assert!(!place.data.exists() && place.processes().is_empty(), "{ended:?}");
     }
+}
+
+/// Prevents: a cluster that is taken for a user's, and stays, because its run was killed while its brokers started.
+#[test]
+fn a_run_that_is_killed_while_its_brokers_start_is_known_by_the_next() {
+    let place = Place::free();
+    let (data, port) = (place.data.display().to_string(), place.port.to_string());
+    let out = place.data.with_file_name("out").display().to_string();
+    let words = ["run", "exp2", "--quick", "--data", &data, "--port", &port, "--out", &out];
+    let mut run = Running::start(LAB, words);
+    run.await_log("msg=\"broker starting\"");
+    run.signal(libc::SIGKILL);
+    run.end(PATIENCE);
+    let marker = fs::read_to_string(place.data.join("backpressure-lab.cluster")).expect("a marker");
+    let lock = fs::read_to_string(place.data.with_file_name("cluster.lock")).expect("a lock");
+    assert!(marker.contains(&format!("cluster_id={}\n", lock.trim())), "{marker}{lock}");
+    assert_eq!(lock.trim().len(), 22);
 }
 
 /// Prevents: a second cluster beside one that a killed `up` left; a password that others can read;

@@ -12,6 +12,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 use backpressure_lab::failure;
+use backpressure_lab::planes;
 use backpressure_lab::source::tracker;
 
 #[path = "../src/source/assigned.rs"]

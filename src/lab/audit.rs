@@ -185,9 +185,28 @@ fn high(ids: &RoaringTreemap, taken: &[Option<Taken>]) -> u64 {
     if classes.is_empty() { 0 } else { ids.iter().filter(is_high).count() as u64 }
 }
 
-/// Whether an event may have been taken up a second time.
+/// The ids of all producers.
+///
+/// # Errors
+/// When two had the same id: what one lost, the other would have delivered.
+fn ids_of(files: &[PathBuf], producers: &[Produced]) -> Result<RoaringTreemap, Failure> {
+    let mut ids = RoaringTreemap::new();
+    for (file, Produced { first_id, acked_below, .. }) in files.iter().zip(producers) {
+        let shared = acked_below - first_id - ids.insert_range(*first_id..*acked_below);
+        if shared > 0 {
+            return Err(Failure::Failed(format!(
+                "--producer {}: {shared} of its ids, {first_id} to below {acked_below}, are another producer's too: no \
+                 audit can tell their events apart; give each producer its own (--first-id or --share)",
+                file.display()
+            )));
+        }
+    }
+    Ok(ids)
+}
+
+/// Whether an event may have been taken up a second time. A consumer that leaves no summary cannot say.
 fn taken_again(taken: &[Option<Taken>]) -> bool {
-    taken.len() > 1 || taken.iter().any(|one| one.as_ref().is_none_or(|one| one.evictions > 0))
+    taken.len() != 1 || taken.iter().any(|one| one.as_ref().is_none_or(|one| one.evictions > 0))
 }
 
 /// Audits, and always writes the ledger.
@@ -205,10 +224,7 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     brokers.let_us_in(&settings.topic)?;
     let producers: Vec<Produced> =
         settings.producer.iter().map(|path| Produced::read(path)).collect::<Result<_, _>>()?;
-    let mut produced = RoaringTreemap::new();
-    for Produced { first_id, acked_below, .. } in &producers {
-        produced.insert_range(*first_id..*acked_below);
-    }
+    let produced = ids_of(&settings.producer, &producers)?;
     let taken: Vec<Option<Taken>> =
         settings.processor.iter().map(|path| Taken::read(path)).collect::<Result<_, _>>()?;
     // What was sent again may have been shed once and delivered once.
@@ -257,10 +273,10 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         return Err(Failure::Verdict(wrong(&ledger, shed, &settings.out)));
     }
     // Then all is in the log, whoever lost it. A processor of ours may have been killed before its first commit.
-    if !tail.is_committed && ledger.delivered > 0 && taken.is_empty() {
+    if !tail.is_committed && taken.is_empty() {
         return Err(Failure::Failed(format!(
-            "group {} has committed nothing in {}, and yet the sink has {} of its ids: name the group that reads it \
-             (--group), else every id counts as in the log",
+            "group {} has committed nothing in {} (the sink has {} of its ids): every id counts as in the log; name the \
+             group that reads it (--group)",
             settings.group, settings.topic, ledger.delivered
         )));
     }
@@ -390,6 +406,24 @@ mod tests {
         }
     }
 
+    /// Prevents: an event that is lost and covered by another producer's of the same id.
+    #[test]
+    fn producers_with_the_same_ids_are_refused() {
+        let files = ["a.json", "b.json"].map(PathBuf::from);
+        let of = |ranges: [(u64, u64); 2]| {
+            let all = ranges.map(|(first_id, acked_below)| Produced {
+                first_id,
+                acked_below,
+                ..Produced::default()
+            });
+            ids_of(&files, &all)
+        };
+        assert_eq!(of([(0, 10), (10, 15)]).expect("apart").len(), 15);
+        assert_eq!(of([(0, 10), (5, 5)]).expect("one sent nothing").len(), 10);
+        let why = of([(0, 10), (7, 15)]).expect_err("three of both").to_string();
+        assert!(why.contains("--producer b.json: 3 of its ids"), "{why}");
+    }
+
     /// Prevents: an audit without a ledger because another reader reads the same sink's ids.
     #[test]
     fn a_sink_that_is_busy_is_asked_again() {
@@ -431,7 +465,7 @@ mod tests {
         assert_eq!((held(&[None]), held(&[])), (None, None));
         assert!(taken_again(&[None]) && taken_again(&[Some(Taken::default()), None]));
         let evicted = Taken { evictions: 1, ..Taken::default() };
-        assert!(taken_again(&[Some(evicted)]) && !taken_again(&[]));
+        assert!(taken_again(&[Some(evicted)]) && taken_again(&[]));
         let alone = [Some(ended)];
         assert_eq!((held(&alone), taken_again(&alone)), (Some(19), false));
     }

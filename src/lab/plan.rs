@@ -247,12 +247,25 @@ mod tests {
         assert_eq!(plan.predicted("caught_up_1"), 9000.0);
         for (producer, sink, processor) in [
             ("--rate 5", "", ""),
+            ("--schedule 5:5s --count 7", "", ""),
             ("--schedule 5:5s", "--limit 5", ""),
             ("--schedule 5:5s", "", "--queue pulled"),
         ] {
             let why = Plan::own(producer, sink, processor).expect_err("no plan");
             assert!(matches!(why, Failure::Usage(_)), "{why}");
         }
+        let of = |producer, sink, processor| Plan::own(producer, sink, processor).expect("flags");
+        let cut = of("--schedule 3k:1h,12k:20m --duration 90m", "--rate-limit 5k", "").setup;
+        assert_eq!(cut.schedule, [(3000.0, 3600.0), (12_000.0, 1200.0)]);
+        let cut = of("--schedule 3k:1h,12k:20m --duration 30m", "--rate-limit 5k", "").setup;
+        assert_eq!(cut.schedule, [(3000.0, 1800.0)]);
+        let stalls = "--rate-limit 2000 --stall-rate 200 --stall-at 60s --stall-for 90s";
+        let stalled = of("--rate 1500 --duration 5m", stalls, "");
+        assert!((stalled.predicted("lag_peak") - 1300.0 * 90.0).abs() < 1.0);
+        let spills =
+            "--queue=spill --spill-dir /mnt/spill --spill-max 64MiB --producer http://p:9901";
+        let arm = &of("--schedule 5:5s", "", spills).setup.arms[0];
+        assert_eq!((arm.queue_cap, arm.spill_max), (Some(10_000.0), Some(67_108_864.0)));
         let asked = |words: &[&str]| run(&Settings::from_args(&["plan"], words).expect("flags"));
         for words in [
             &["/nowhere"][..],

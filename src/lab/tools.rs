@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use super::interrupt::{Interrupt, LOOK};
 use crate::failure::Failure;
@@ -117,9 +117,26 @@ pub fn tied(command: &[String]) -> Command {
 /// Sends `signal` to a child and what it started; to no process when it has ended and been waited
 /// for.
 pub fn send(child: &Child, signal: Signal) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+    if let Some(group) = group_of(child) {
         let _may_be_gone = kill_process_group(group, signal);
     }
+}
+
+/// Whether no process of a child's group runs any more; asked when the child itself has been waited for.
+pub fn is_group_gone(child: &Child) -> bool {
+    let Some(group) = group_of(child) else { return true };
+    if test_kill_process_group(group).is_err() {
+        return true;
+    }
+    // Where the first process of a container waits for nobody, the dead stay in its table.
+    let group = group.as_raw_nonzero().get();
+    let stats = procfs::process::all_processes().into_iter().flatten();
+    let mut stats = stats.filter_map(|process| process.ok()?.stat().ok());
+    !stats.any(|stat| stat.pgrp == group && !matches!(stat.state, 'Z' | 'X'))
+}
+
+fn group_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
 }
 
 /// Waits for a child that got a signal to end.

@@ -158,6 +158,16 @@ pub fn run(settings: Settings) -> Result<(), Failure> {
     shared.done.set();
 
     let summary = summary(&shared, started_us);
+    if let Some(resends) = &shared.resends
+        && let young = summary.due.saturating_sub(resends.done_below())
+        && young > 0
+    {
+        log::warn!(
+            events = young, drain_timeout = units::show(settings.drain_timeout).as_str();
+            "the last events had not reached every age of --resend-after, or the sink did not say: nothing more is sent \
+             again; --drain-timeout waits longer"
+        );
+    }
     cli::say_json(&summary)?;
     stop.outcome()?;
     match summary.due.saturating_sub(summary.produced) {

@@ -65,10 +65,15 @@ impl Schedule {
         self.length_us
     }
 
-    /// Its steps as they are written: events/s, and how long; `None` in a last step without end.
-    pub fn steps(&self) -> impl Iterator<Item = (f64, Option<Duration>)> + '_ {
-        let length = |us: i64| Duration::from_micros(us.unsigned_abs());
-        self.steps.iter().map(move |step| (step.rate, step.length_us.map(length)))
+    /// Its steps until its end: events/s, and how long, s; `None` when no time ends it.
+    pub fn timed_steps(&self) -> Option<Vec<(f64, f64)>> {
+        let mut left_us = self.length_us?;
+        let steps = self.steps.iter().map(|step| {
+            let length_us = step.length_us.map_or(left_us, |own| own.min(left_us));
+            left_us -= length_us;
+            (step.rate, length_us as f64 / 1e6)
+        });
+        Some(steps.filter(|(_, s)| *s > 0.0).collect())
     }
 
     /// The step's rate `at_us` after the start; 0 past the end.
@@ -309,9 +314,11 @@ impl Pacer {
         applied
     }
 
-    /// Ends the schedule at `now_us`: nothing more becomes due.
+    /// Ends the schedule at `now_us`: nothing more becomes due. The first stop counts.
     pub fn stop(&mut self, now_us: i64, slowest: u64) {
-        self.change(now_us, slowest, |pacer| pacer.stop_us = Some(now_us));
+        if self.stop_us.is_none() {
+            self.change(now_us, slowest, |pacer| pacer.stop_us = Some(now_us));
+        }
     }
 
     /// Whether nothing more can become due after `now_us`.

@@ -333,3 +333,14 @@ fn bad_schedules_name_the_step() {
     }
     assert!("1500:60s,8000".parse::<Schedule>().is_ok_and(|s| s.length_us().is_none()));
 }
+
+/// Prevents: a stop that moves on with each look at it, so that the schedule never ends.
+#[test]
+fn the_first_stop_counts() {
+    let mut pacer = Pacer::new(Schedule::constant(1000.0), START_US);
+    pacer.stop(START_US + 500_000, 0);
+    let due = pacer.curve().due_count(START_US + 2_000_000);
+    pacer.stop(START_US + 900_000, 0);
+    assert!(pacer.ended(START_US + 500_000));
+    assert_eq!(pacer.curve().due_count(START_US + 2_000_000), due);
+}

@@ -145,6 +145,18 @@ pub struct Ask {
     pub offset: i64,
     /// The leader's epoch as the metadata tells it; -1 unknown (KIP-320).
     pub leader_epoch: i32,
+    /// Epoch of the batch that was read before `offset`, from whichever broker: where its log has another there, it was
+    /// cut (KIP-320, KIP-595); -1 unknown.
+    pub last_epoch: i32,
+}
+
+/// The end of the last whole batch that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadTo {
+    /// The offset behind it.
+    pub offset: i64,
+    /// Its epoch; -1 unknown.
+    pub epoch: i32,
 }
 
 /// A broker's answer.
@@ -249,6 +261,12 @@ pub trait Fetches: Send {
     /// Shows the entries of `part` of the last answer from offset `from` on, until `each` breaks
     /// off.
     fn read(&mut self, part: &Part, from: i64, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>);
+
+    /// How far the last `read` read batches to their end, for [`Ask::last_epoch`]; `None` where it read none, or the client
+    /// sees to that itself.
+    fn read_to(&self) -> Option<ReadTo> {
+        None
+    }
 
     /// Nothing is asked for now: what was asked for is not wanted any more.
     fn let_go(&mut self) {}

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::clock;
 use crate::http::client::{CallError, Peer};
 use crate::load::credit::{CREDIT, CreditState};
-use crate::telemetry::metrics::{ProcessorMetrics, sum};
+use crate::telemetry::metrics::ProcessorMetrics;
 use crate::threads::Stop;
 use book::Book;
 
@@ -58,11 +58,12 @@ impl Settled {
 }
 
 /// Announces grants to the producer until the run stops; `waiting` are the events of this member's partitions that are in
-/// the log and not settled.
+/// the log and not settled, `changes` how often these partitions, or their logs, became others.
 pub fn run(
     producer: &Peer,
     settled: &Settled,
     waiting: impl Fn() -> u64,
+    changes: impl Fn() -> usize,
     metrics: &ProcessorMetrics,
     stop: &Stop,
 ) {
@@ -74,8 +75,9 @@ pub fn run(
         let _told = producer.delete::<CreditState>(&format!("{CREDIT}?holder={holder}"));
     };
     while !stop.wait(PACE) {
-        // With other partitions the count is worth nothing, and what is lost with the log will never be settled.
-        let changes = metrics.rebalances.get() + sum(&metrics.lost);
+        // With other partitions the count is worth nothing, and what retention deletes will never be settled.
+        let deleted = metrics.lost.with_label_values(&["retention"]).get();
+        let changes = (metrics.rebalances.get(), changes(), deleted);
         if seen != Some(changes) {
             (seen, since, at) = (Some(changes), Instant::now(), None);
             settled.lock().iter_mut().for_each(|book| book.reassigned());

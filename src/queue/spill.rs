@@ -80,7 +80,7 @@ struct State<K: Keeper> {
     /// with a sync.
     undurable: VecDeque<(u64, K::Run)>,
     /// Read and not known to be done, with the place behind each; as much as memory queue and workers hold.
-    read: VecDeque<(Position, Vec<K::Receipt>)>,
+    read: VecDeque<(Position, Option<K::Receipt>)>,
     /// Below it the sink acked all.
     acked: Position,
     noted: Position,
@@ -234,7 +234,9 @@ impl<K: Keeper> Spill<K> {
             self.attend(&mut due)?;
             let mut state = self.state.lock();
             if self.intake.is_closed() {
-                return Ok(());
+                drop(state);
+                // No more is written: what was can go now, and a revocation need not wait for the end.
+                return if self.commit == Commit::Spilled { self.sync() } else { Ok(()) };
             }
             let runs = self.read(&mut state)?;
             let Some(runs) = runs else {
@@ -260,8 +262,8 @@ impl<K: Keeper> Spill<K> {
             // Kafka has it until the sink acks it.
             Commit::Acked => state.acked = end,
             Commit::Spilled => {
-                let receipts = runs.iter().map(|(_, run)| self.keeper.receipt(run)).collect();
-                state.read.push_back((end, receipts));
+                let receipt = runs.first().map(|(_, run)| self.keeper.receipt(run));
+                state.read.push_back((end, receipt));
             }
         }
         self.show(state);
@@ -337,7 +339,7 @@ impl<K: Keeper> Spill<K> {
         let events = match self.commit {
             Commit::Acked => unread + state.dropped,
             Commit::Spilled => {
-                let read = state.read.iter().flat_map(|(_, receipts)| receipts);
+                let read = state.read.iter().filter_map(|(_, receipt)| receipt.as_ref());
                 unread + read.map(|receipt| self.keeper.left(receipt) as u64).sum::<u64>()
             }
         };
@@ -366,8 +368,9 @@ impl<K: Keeper> State<K> {
 
     /// Moves [`State::acked`] behind what is done.
     fn settle(&mut self, keeper: &K) {
-        let is_done = |receipts: &[K::Receipt]| receipts.iter().all(|one| keeper.left(one) == 0);
-        while let Some((end, _)) = self.read.pop_front_if(|(_, receipts)| is_done(receipts)) {
+        let is_done =
+            |receipt: &Option<K::Receipt>| receipt.as_ref().is_none_or(|one| keeper.left(one) == 0);
+        while let Some((end, _)) = self.read.pop_front_if(|(_, receipt)| is_done(receipt)) {
             self.acked = end;
         }
     }

@@ -219,7 +219,8 @@ impl Worker {
                 self.returned(Window::release_all);
             }
             let held = self.window.events();
-            if held >= self.full || (held > 0 && self.parts.drain.takes_no_more()) {
+            let hurries = self.parts.drain.takes_no_more() || self.window.is_revoked();
+            if held >= self.full || (held > 0 && hurries) {
                 return true;
             }
             let left = self

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::tracker::Tracker;
+use crate::planes::ReadTo;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
@@ -61,6 +62,12 @@ pub struct Assigned {
     /// Runs that workers are sending now.
     in_flight: AtomicUsize,
     enqueuing: Mutex<()>,
+    /// The end of the last whole batch that was read, whichever broker led then.
+    read_to: Mutex<Option<ReadTo>>,
+    /// Before the log was cut: its events below the cut are still in the log, and perhaps not acked.
+    before: Option<Arc<Assigned>>,
+    /// Where it begins.
+    start: i64,
     /// Whether it stands for events that the spill let go from the log: they are this process's, whoever the partition
     /// is assigned to.
     pub is_let_go: bool,
@@ -80,8 +87,18 @@ impl Assigned {
             cut_to: AtomicI64::new(NOT_CUT),
             in_flight: AtomicUsize::new(0),
             enqueuing: Mutex::new(()),
+            read_to: Mutex::new(None),
+            before: None,
+            start,
             is_let_go: false,
         }
+    }
+
+    /// The same partition from where its log was cut, after `before`: nothing is committed above what of that is still open
+    /// below the cut, and it is revoked with this.
+    #[must_use]
+    pub fn after(self, before: Arc<Assigned>) -> Self {
+        Self { before: Some(before), ..self }
     }
 
     /// What stands for events that the spill let go from the log: open at these offsets, ascending, and never revoked.
@@ -95,6 +112,7 @@ impl Assigned {
     /// Offsets that are opened and not done.
     pub fn open_count(&self) -> usize {
         self.tracker.lock().open_count()
+            + self.before.as_ref().map_or(0, |before| before.open_count())
     }
 
     /// The next offset to fetch.
@@ -102,9 +120,23 @@ impl Assigned {
         self.tracker.lock().next()
     }
 
+    /// The next offset to fetch, and the epoch of the batch before it; -1 unknown.
+    pub fn place(&self) -> (i64, i32) {
+        let position = self.position();
+        let read_to = self.read_to.lock().filter(|read| read.offset == position);
+        (position, read_to.map_or(-1, |read| read.epoch))
+    }
+
+    /// Notes how far batches were read to their end.
+    pub fn was_read(&self, to: ReadTo) {
+        *self.read_to.lock() = Some(to);
+    }
+
     /// Highest offset below which everything is done: what may be committed.
     pub fn committable(&self) -> i64 {
-        self.tracker.lock().committable()
+        let own = self.tracker.lock().committable();
+        let before = self.before.as_ref().map(|before| before.committable());
+        before.filter(|before| *before < self.start).unwrap_or(own)
     }
 
     /// Notes the high watermark.
@@ -215,6 +247,9 @@ impl Assigned {
 
     /// Revokes the partition: nothing of it is sent from now on.
     pub fn revoke(&self) {
+        if let Some(before) = &self.before {
+            before.revoke();
+        }
         self.revoked.store(true, Ordering::SeqCst);
         drop(self.tracker.lock());
         self.quiet.notify_all();
@@ -222,6 +257,9 @@ impl Assigned {
 
     /// Waits until no worker is sending one of its events; false when `deadline` came first.
     pub fn await_released(&self, deadline: Instant) -> bool {
+        if self.before.as_ref().is_some_and(|before| !before.await_released(deadline)) {
+            return false;
+        }
         let mut tracker = self.tracker.lock();
         while self.in_flight.load(Ordering::SeqCst) > 0 {
             if self.quiet.wait_until(&mut tracker, deadline).timed_out() {
@@ -249,6 +287,8 @@ impl Assigned {
 #[derive(Default, Clone)]
 pub struct Assignment {
     partitions: Arc<Mutex<BTreeMap<i32, Arc<Assigned>>>>,
+    /// How often a partition was added or its log left.
+    changes: Arc<AtomicUsize>,
     /// One entry for each time that a partition's log went.
     left: Arc<Mutex<Vec<LeftLog>>>,
 }
@@ -256,6 +296,7 @@ pub struct Assignment {
 impl Assignment {
     /// Adds a newly assigned partition.
     pub fn add(&self, assigned: Assigned) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         self.partitions.lock().insert(assigned.partition, Arc::new(assigned));
     }
 
@@ -266,9 +307,15 @@ impl Assignment {
 
     /// Leaves the log of a partition that is or was assigned, and keeps how far it was fetched.
     pub fn leave(&self, assigned: &Assigned) -> LeftLog {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         let left = assigned.leave();
         self.left.lock().push(left);
         left
+    }
+
+    /// How often a partition was added or its log left: where this differs, counts of events begin anew.
+    pub fn changes(&self) -> usize {
+        self.changes.load(Ordering::SeqCst)
     }
 
     /// The logs that are gone.

@@ -103,11 +103,15 @@ impl Fetcher {
         self.resting.keep(|partition| assigned.iter().any(|a| a.partition == partition));
         let awake = assigned.iter().filter(|a| self.resting.is_awake(a.partition, now));
         let view = self.context.view.get();
-        let ask = |a: &Arc<Assigned>| Ask {
-            partition: a.partition,
-            topic_id: a.topic_id,
-            offset: a.position(),
-            leader_epoch: view.epochs.get(&a.partition).copied().unwrap_or(-1),
+        let ask = |a: &Arc<Assigned>| {
+            let (offset, last_epoch) = a.place();
+            Ask {
+                partition: a.partition,
+                topic_id: a.topic_id,
+                offset,
+                leader_epoch: view.epochs.get(&a.partition).copied().unwrap_or(-1),
+                last_epoch,
+            }
         };
         let asks: Vec<Ask> = awake.map(ask).collect();
         if asks.is_empty() {
@@ -193,6 +197,9 @@ impl Fetcher {
                 Some(Halt::Fatal(why)) => reading.flush().and(Err(Halt::Fatal(why))),
                 Some(halt) => Err(halt),
             };
+            if let Some(read_to) = plane.read_to() {
+                assigned.was_read(read_to);
+            }
             ended.map(|()| assigned.position() > from)
         })
     }

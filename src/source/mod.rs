@@ -91,6 +91,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::planes::ReadTo;
 
     #[test]
     fn a_revoked_partition_sends_nothing_more_and_waits_for_what_is_in_flight() {
@@ -120,6 +121,44 @@ mod tests {
             assert_eq!(assigned.backlog(), backlog, "{end}");
             assert_eq!(assigned.leave().unfetched(), backlog, "{end}");
         }
+    }
+
+    /// Prevents: an epoch that is told of another offset than it was read at, such as that of a broker that led before
+    /// another did: the log is then taken for cut, or a cut is not seen.
+    #[test]
+    fn the_epoch_of_the_last_batch_goes_with_the_position() {
+        let assigned = Assigned::new(0, 3, 100);
+        assert_eq!(assigned.place(), (100, -1));
+        assert!(assigned.open(&[100, 101]));
+        assigned.was_read(ReadTo { offset: 102, epoch: 5 });
+        assert_eq!(assigned.place(), (102, 5));
+        assert!(assigned.open(&[102]), "a part of a batch");
+        assert_eq!(assigned.place(), (103, -1));
+        assigned.was_read(ReadTo { offset: 103, epoch: 6 });
+        assigned.skip_to(200);
+        assert_eq!(assigned.place(), (200, -1));
+    }
+
+    /// Prevents: the end of a cut log that is committed while events below it are in the queue; events that are sent after
+    /// the partition moved, because they were fetched before the cut.
+    #[test]
+    fn what_was_open_before_a_cut_holds_up_the_commit_and_is_revoked_too() {
+        let before = Arc::new(Assigned::new(0, 3, 300));
+        assert!(before.open(&[300, 301, 499, 500, 501]));
+        let after = Assigned::new(0, 3, 500).after(Arc::clone(&before));
+        assert!(after.open(&[500]));
+        assert_eq!((after.committable(), after.position(), after.open_count()), (300, 501, 6));
+        before.done([300, 301]);
+        assert_eq!(after.committable(), 499);
+        before.done([499]);
+        assert_eq!(after.committable(), 500, "what was above the cut is in no log");
+        after.done([500]);
+        assert_eq!(after.committable(), 501);
+        assert!(before.acquire());
+        after.revoke();
+        assert!(!before.acquire() && !after.await_released(Instant::now()));
+        before.release();
+        assert!(after.await_released(Instant::now()));
     }
 
     /// Prevents: a fetcher that goes on enqueuing events of a log that was counted as lost.

@@ -19,12 +19,13 @@ use backpressure_lab::clock;
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
+use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
 use kafka_protocol::messages::{
-    ApiKey, DeleteRecordsRequest, DeleteRecordsResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
+    ApiKey, DeleteRecordsRequest, DeleteRecordsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use rdkafka::config::ClientConfig;
@@ -149,6 +150,19 @@ impl Topic {
         let answer: DeleteRecordsResponse = ask(leader, ApiKey::DeleteRecords, 1, &question);
         let parts = answer.topics.iter().flat_map(|topic| &topic.partitions);
         assert_eq!(parts.map(|part| part.error_code).collect::<Vec<_>>(), [0], "{answer:?}");
+    }
+
+    /// Asks that partition 0 be led by its first replica again, if that is in sync.
+    pub fn elect_preferred(&self) {
+        let topic = TopicPartitions::default()
+            .with_topic(StrBytes::from_string(self.name.clone()).into())
+            .with_partitions(vec![0]);
+        let question = ElectLeadersRequest::default()
+            .with_topic_partitions(Some(vec![topic]))
+            .with_timeout_ms(10_000);
+        let broker = list().hosts().next().expect("a broker").to_owned();
+        let _it_may_lead_already: ElectLeadersResponse =
+            ask(&broker, ApiKey::ElectLeaders, 1, &question);
     }
 
     /// Changes a setting of the topic.

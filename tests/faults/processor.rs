@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::cluster::{Healed, alone, cluster, signal_broker};
 use crate::common::lab::{Served, audit, figure, ledger, processor, produce, producer, sink};
-use crate::common::{PATIENCE, Topic, list};
+use crate::common::{PATIENCE, Topic, list, until};
 
 /// Waits until the sink has every id below `ids`, and returns how many came more than once.
 fn all_delivered(sink: &Served, ids: u64) -> u64 {
@@ -140,6 +140,48 @@ fn a_broker_killed_with_9_and_started_again_costs_no_event() {
     all_delivered(&sink, 80_000);
     assert_eq!(processor.metric("processor_evictions_total", ""), 0.0);
     assert_eq!(processor.metric("processor_events_lost_total", ""), 0.0);
+    processor.stop();
+}
+
+/// Prevents: a log that is taken for cut, and counted as lost, because its leader led it before and another did in between.
+#[test]
+fn a_leader_that_leads_again_has_the_same_log() {
+    let _alone = alone();
+    let (topic, sink) = (Topic::create("again", 1), sink(&["--rate-limit", "100000"]));
+    let processor = processor(&topic, &sink, &[]);
+    let more = |from: u64| {
+        let (first, count) = (from.to_string(), "1000");
+        produce(&topic, &["--rate", "5000", "--count", count, "--first-id", &first]);
+        all_delivered(&sink, from + 1000);
+    };
+    let leader = || {
+        list()
+            .describe(&topic.name, 0)
+            .ok()
+            .and_then(|view| view.leaders.get(&0).copied().flatten())
+    };
+    more(0);
+    let preferred = leader().expect("a leader");
+    let number = preferred.to_string();
+    let _healed = Healed(preferred as u32);
+    cluster(&["kill", &number]);
+    until("another leads", || leader().is_some_and(|now| now != preferred));
+    let other = leader();
+    more(1000);
+    cluster(&["start", &number]);
+    until("it leads again", || {
+        topic.elect_preferred();
+        leader() == Some(preferred)
+    });
+    more(2000);
+    cluster(&["kill", &number]);
+    until("the other leads again", || leader().is_some_and(|now| now != preferred));
+    assert_eq!(leader(), other, "the same as before");
+    more(3000);
+    cluster(&["start", &number]);
+    assert_eq!(processor.metric("processor_events_lost_total", "reason=\"truncated\""), 0.0);
+    assert!(!processor.process.log().contains("the log is gone"), "{}", processor.process.log());
+    assert_eq!(figure(&ledger(&sink), "duplicates"), 0);
     processor.stop();
 }
 

@@ -163,7 +163,13 @@ impl Reading<'_> {
                 let ask = |partition: i32| {
                     let (offset, _) = *self.open.get(&partition)?;
                     let leader_epoch = view.epochs.get(&partition).copied().unwrap_or(-1);
-                    Some(Ask { partition, topic_id: self.topic_id, offset, leader_epoch })
+                    Some(Ask {
+                        partition,
+                        topic_id: self.topic_id,
+                        offset,
+                        leader_epoch,
+                        last_epoch: -1,
+                    })
                 };
                 let asks: Vec<Ask> = view.led_by(*id).filter_map(ask).collect();
                 if !asks.is_empty() {

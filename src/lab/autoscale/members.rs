@@ -1,8 +1,9 @@
 //! Copies of a command: as many as are wanted, started, watched and stopped.
 //!
 //! Invariant: no copy outlives [`Members`]. Each leads a process group of its own, which gets the signals, so that what it
-//! started ends with it; if this process is killed, the kernel signals the copy (`setpriv --pdeathsig`). A number `{n}`
-//! belongs to one copy at a time, also while that one is still stopping.
+//! started ends with it; if this process is killed, the kernel signals the copy (`setpriv --pdeathsig`). A copy is over when
+//! its whole group is: a shell may end before the consumer that it started. A number `{n}` belongs to one copy at a time,
+//! also while that one is still stopping.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -15,13 +16,16 @@ use rustix::process::Signal;
 
 use crate::backoff::Backoff;
 use crate::failure::Failure;
-use crate::lab::tools::{is_gone_within, send, tied};
+use crate::lab::tools::{is_group_gone, send, tied};
 
 /// Ends without being asked, of any copies within [`LOST_WITHIN`], after which it is no use to start another.
 const LOST_MAX: usize = 5;
 const LOST_WITHIN: Duration = Duration::from_secs(60);
 /// Wait before a copy that ended is replaced.
 const REPLACE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Between two looks at copies that are waited for, and how long what was killed is.
+const LOOK: Duration = Duration::from_millis(10);
+const KILLED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +47,8 @@ struct Copy {
     child: Child,
     /// Since when it was told to stop.
     told: Option<Instant>,
+    /// Whether its first process has ended.
+    has_ended: bool,
 }
 
 /// See the module.
@@ -74,20 +80,13 @@ impl Members {
     /// # Errors
     /// When too many ended without being asked.
     pub fn look(&mut self) -> Result<(), Failure> {
-        let mut left = Vec::new();
-        for mut copy in std::mem::take(&mut self.all) {
-            match copy.child.try_wait().map_err(Failure::failed)? {
-                Some(status) => self.ended(&copy, status),
-                None => {
-                    if copy.told.is_some_and(|told| told.elapsed() >= self.settings.stop_within) {
-                        log::warn!(n = copy.n, pid = copy.child.id(); "it does not stop, killed");
-                        send(&copy.child, Signal::KILL);
-                    }
-                    left.push(copy);
-                }
+        self.reap();
+        for copy in &self.all {
+            if copy.told.is_some_and(|told| told.elapsed() >= self.settings.stop_within) {
+                log::warn!(n = copy.n, pid = copy.child.id(); "it does not stop, killed");
+                send(&copy.child, Signal::KILL);
             }
         }
-        self.all = left;
         self.lost.retain(|at| at.elapsed() < LOST_WITHIN);
         if self.lost.len() < LOST_MAX {
             return Ok(());
@@ -97,6 +96,40 @@ impl Members {
             "{program}: {} copies ended by themselves within {within} s (their exit codes are above): start it by hand first",
             self.lost.len()
         )))
+    }
+
+    /// Lets go of those that are over; what a copy left behind when it ended is told to stop as well.
+    fn reap(&mut self) {
+        for mut copy in std::mem::take(&mut self.all) {
+            if !copy.has_ended
+                && let Ok(Some(status)) = copy.child.try_wait()
+            {
+                copy.has_ended = true;
+                self.ended(&copy, status);
+                if copy.told.is_none() {
+                    copy.told = Some(Instant::now());
+                    send(&copy.child, Signal::TERM);
+                }
+            }
+            if !copy.has_ended || !is_group_gone(&copy.child) {
+                self.all.push(copy);
+            }
+        }
+    }
+
+    /// Waits for the ends of all, for at most `time`; true when all have ended.
+    fn are_gone_within(&mut self, time: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            self.reap();
+            if self.all.is_empty() {
+                return true;
+            }
+            if begun.elapsed() >= time {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     fn ended(&mut self, copy: &Copy, status: ExitStatus) {
@@ -157,7 +190,7 @@ impl Members {
             Failure::Failed(format!("{} cannot be started: setpriv: {e}", words.join(" ")))
         })?;
         log::info!(n = n, start = start, pid = child.id(); "member starts");
-        self.all.push(Copy { n, child, told: None });
+        self.all.push(Copy { n, child, told: None, has_ended: false });
         Ok(())
     }
 
@@ -167,21 +200,11 @@ impl Members {
     /// When one had to be killed.
     pub fn end(mut self) -> Result<(), Failure> {
         self.want(0)?;
-        let deadline = Instant::now() + self.settings.stop_within;
-        let mut killed = Vec::new();
-        for mut copy in std::mem::take(&mut self.all) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !is_gone_within(&mut copy.child, left) {
-                killed.push(copy.n.to_string());
-                send(&copy.child, Signal::KILL);
-            }
-            if let Ok(status) = copy.child.wait() {
-                self.ended(&copy, status);
-            }
-        }
-        if killed.is_empty() {
+        if self.are_gone_within(self.settings.stop_within) {
             return Ok(());
         }
+        let killed: Vec<String> = self.all.iter().map(|copy| copy.n.to_string()).collect();
+        self.kill();
         Err(Failure::Failed(format!(
             "members {} did not stop within {} s of SIGTERM and were killed: what they had not committed comes again",
             killed.join(", "),
@@ -190,17 +213,26 @@ impl Members {
     }
 }
 
+impl Members {
+    fn kill(&mut self) {
+        for copy in &self.all {
+            send(&copy.child, Signal::KILL);
+        }
+        if !self.are_gone_within(KILLED_WITHIN) {
+            let left: Vec<u32> = self.all.iter().map(|copy| copy.child.id()).collect();
+            log::warn!(groups = format!("{left:?}").as_str(); "they do not end though they were killed");
+        }
+    }
+}
+
 impl Drop for Members {
     /// Only what a failure left: [`Members::end`] leaves none.
     fn drop(&mut self) {
-        for copy in &mut self.all {
+        for copy in &self.all {
             send(&copy.child, Signal::TERM);
         }
-        for copy in &mut self.all {
-            if !is_gone_within(&mut copy.child, Duration::from_secs(3)) {
-                send(&copy.child, Signal::KILL);
-                let _reaped = copy.child.wait();
-            }
+        if !self.are_gone_within(Duration::from_secs(3)) {
+            self.kill();
         }
     }
 }
@@ -266,6 +298,32 @@ mod tests {
         });
         assert!(why.expect("a reason").to_string().contains("ended by themselves"));
         assert!(members.starts >= LOST_MAX);
+    }
+
+    /// Prevents: a consumer that goes on when the shell that started it has ended: beside one with its number, or after the
+    /// command.
+    #[test]
+    fn a_copy_is_over_when_what_it_started_is() {
+        let dir = tempfile::tempdir().expect("dir");
+        // The shell ends at once; its child takes its time, or hears nothing.
+        let slow = "(trap 'sleep 0.2; echo drained; exit 0' TERM; echo up; while :; do sleep 0.01; done) & wait";
+        let mut quick_to_end = members(slow, dir.path());
+        quick_to_end.want(1).expect("started");
+        until("it is up", || printed(dir.path(), 1) == "up\n");
+        quick_to_end.want(0).expect("told");
+        until("its number is free", || {
+            quick_to_end.look().expect("looked");
+            quick_to_end.all.is_empty()
+        });
+        assert_eq!(printed(dir.path(), 1), "up\ndrained\n");
+        let deaf = "(trap '' TERM; echo up; while :; do sleep 0.01; done) & wait";
+        let mut members = members(deaf, dir.path());
+        members.want(1).expect("started");
+        until("it is up", || printed(dir.path(), 1) == "up\n");
+        let pid = i32::try_from(members.all[0].child.id()).expect("a pid");
+        let group = rustix::process::Pid::from_raw(pid).expect("a pid");
+        assert!(members.end().expect_err("killed").to_string().contains("members 1"));
+        until("its group is gone", || rustix::process::test_kill_process_group(group).is_err());
     }
 
     /// Prevents: a copy that outlives the command, whatever signals it ignores and whatever it started.

@@ -82,6 +82,9 @@ pub struct Flags {
     /// of up: free space wanted under the data folder (2GiB); e.g. 512MiB
     #[argh(option, from_str_fn(min_disk))]
     pub(super) min_disk: Option<u64>,
+    /// of up: id of a new cluster, 22 letters and digits (random)
+    #[argh(option, from_str_fn(id))]
+    pub(super) id: Option<String>,
     /// of topic create: a setting KEY=VALUE, such as retention.ms=60000; may be repeated
     #[argh(option, from_str_fn(config))]
     pub(super) config: Vec<String>,
@@ -115,6 +118,7 @@ impl Flags {
             ("--port", self.port.is_some(), is_up, "'up'"),
             ("--host", self.host.is_some(), is_up, "'up'"),
             ("--secure", self.secure, is_up, "'up'"),
+            ("--id", self.id.is_some(), is_up, "'up'"),
             ("--min-disk", self.min_disk.is_some(), is_up, "'up'"),
             ("--version", self.version.is_some(), is_up || is_fetch, "'up' and 'fetch'"),
             ("--mode", self.mode.is_some(), is_up || is_fetch, "'up' and 'fetch'"),
@@ -183,6 +187,13 @@ fn mode(text: &str) -> Result<AutoMode, String> {
 
 fn min_disk(text: &str) -> Result<u64, String> {
     units::size(text).map_err(|_| "allowed: bytes or a size such as 512MiB, 2GiB".into())
+}
+
+fn id(text: &str) -> Result<String, String> {
+    match text.len() == 22 && text.chars().all(|c| c.is_ascii_alphanumeric()) {
+        true => Ok(text.to_owned()),
+        false => Err("allowed: 22 letters and digits".into()),
+    }
 }
 
 fn config(text: &str) -> Result<String, String> {

@@ -161,6 +161,14 @@ pub fn real(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// The id of a new cluster.
+///
+/// # Errors
+/// When there is no chance to be had.
+pub fn new_id() -> Result<String, Failure> {
+    random::<16>()
+}
+
 /// So many random bytes, as letters and digits.
 pub(super) fn random<const BYTES: usize>() -> Result<String, Failure> {
     let (mut bytes, path) = ([0; BYTES], Path::new("/dev/urandom"));

@@ -32,7 +32,7 @@ use rustix::process::Signal;
 
 pub use flags::{Flags, port, version};
 use folder::Mode;
-pub use folder::real;
+pub use folder::{new_id, real};
 pub use properties::retention_check_s;
 pub use topics::create as create_topic;
 

@@ -110,6 +110,7 @@ impl Cluster {
     fn that_is(mut self, flags: &Flags) -> Result<Self, Failure> {
         let is_same = flags.version.as_ref().is_none_or(|version| *version == self.version)
             && flags.port.is_none_or(|port| port == self.port)
+            && flags.id.as_ref().is_none_or(|id| *id == self.id)
             && flags.host.is_none_or(|host| host == self.host)
             && (!flags.secure || self.secure)
             && flags.mode.flatten().is_none_or(|mode| mode == self.mode);
@@ -147,7 +148,7 @@ impl Cluster {
             secure: flags.secure,
             topic: flags.topic.clone().unwrap_or_else(|| TOPIC.to_owned()),
             partitions: flags.partitions.unwrap_or(PARTITIONS),
-            id: folder::random::<16>()?,
+            id: flags.id.clone().map_or_else(folder::new_id, Ok)?,
         })
     }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::lab::experiments::faults::row::{self, Row};
 use crate::lab::experiments::{ArmSetup, Setup};
-use crate::lab::model::{self, Course, Rates};
+use crate::lab::model::{Course, Rates};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
 use crate::units;
@@ -84,12 +84,7 @@ pub fn of_arm(setup: &Setup, arm: &ArmSetup) -> Vec<Trouble> {
     if arm.policy.holds_the_source() {
         return Vec::new();
     }
-    let steady = Rates::constant(events_per_s(setup, arm, setup.ceiling));
-    let ceiling = match setup.stall {
-        Some(stall) => steady.but(events_per_s(setup, arm, stall.rate), stall.from, stall.to),
-        None => steady,
-    };
-    above(&arm.offered(), &ceiling)
+    above(&arm.offered(), &setup.served(arm))
 }
 
 fn of_row(setup: &Setup, row: &Row) -> Vec<Trouble> {
@@ -99,12 +94,6 @@ fn of_row(setup: &Setup, row: &Row) -> Vec<Trouble> {
         None => ceiling,
     };
     above(&Rates::constant(row.offered), &ceiling)
-}
-
-/// Events/s of a sink that gives `tokens` a second, and of as many calls as the arm's workers can make at a time.
-fn events_per_s(setup: &Setup, arm: &ArmSetup, tokens: f64) -> f64 {
-    let tokens = (tokens * arm.limits()).min(setup.tokens_in_time(arm));
-    model::ceiling(tokens, setup.call.cost, setup.call.event_cost, arm.batch)
 }
 
 /// Where `offered` is above `ceiling`. A trouble that begins before the last one's backlog is gone is part of it.

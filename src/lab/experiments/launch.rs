@@ -111,18 +111,23 @@ impl Launch {
         let (keys, key_skew, seed) = (producer.keys, producer.key_skew, producer.seed);
         let (payload_bytes, linger) = (producer.msg_size, producer.linger);
         let resend_after_s = producer.resend_after.as_ref().map(Ages::seconds).unwrap_or_default();
+        let counts = producer.count.is_some();
         let schedule = producer.settings()?.schedule;
-        let steps = schedule.steps().map(|(rate, time)| Some((rate, time?.as_secs_f64())));
-        let schedule: Option<Vec<(f64, f64)>> = steps.collect();
-        let Some(schedule) = schedule else {
-            let why = "its last step needs a time: a run ends with its load";
+        let Some(schedule) = schedule.timed_steps().filter(|_| !counts) else {
+            let why = "expected a load that ends by its time: a run ends with it; a step with a time, or --duration, and no \
+                       --count";
             return Err(Failure::flag("--schedule", &self.producer, why));
         };
         let mut members = Vec::new();
         for (name, flags) in &self.processors {
-            // The runner knows where the producer listens and where is room on disk; some processors must be told.
-            let room = if spills(flags) { " --spill-dir spill" } else { "" };
-            let flags = format!("{flags} --producer http://127.0.0.1:9901{room}");
+            // The runner knows where the producer listens and where is room on disk; some processors must be told. A load of
+            // one's own may say it.
+            let own = |flag: &str, value: &str| match has(flags, flag) {
+                true => String::new(),
+                false => format!(" {flag} {value}"),
+            };
+            let room = if spills(flags) { own("--spill-dir", "spill") } else { String::new() };
+            let flags = format!("{flags}{}{room}", own("--producer", "http://127.0.0.1:9901"));
             // Of the copies that an autoscaler starts, the first.
             let flags = flags.replace("{n}", "1");
             members.push((name, parsed::<pipeline::flags::Flags>(name, &flags)?.settings()?));
@@ -150,6 +155,7 @@ impl Launch {
             retention_s: self.topic_ms("retention.ms")? / 1000.0,
             segment_s: self.topic_ms("segment.ms")? / 1000.0,
             queue_cap: first.queue.capacity().map(|cap| cap as f64),
+            spill_max: first.spill.as_ref().map(|spill| spill.bytes_max as f64),
             workers: first.workers.get() as u32,
             pace: first.pace,
             by_key: first.sharding == Sharding::Key,
@@ -196,6 +202,11 @@ impl Setup {
         let fastest = arm.schedule.iter().fold(0.0_f64, |most, (rate, _)| most.max(*rate));
         let run_events =
             layout::run_events(fastest, arm.producer_linger_s, f64::from(arm.partitions));
+        // It counts from the sink's start, which is taken for the load's.
+        let of_the_sink = sink.stall.map(|stall| {
+            let from = stall.after.as_secs_f64();
+            Phase { rate: stall.rate, from, to: from + stall.time.as_secs_f64() }
+        });
         let limited = given.iter().filter_map(|arm| arm.queue_cap).find(|cap| *cap > 0.0);
         Ok(Self {
             form,
@@ -212,7 +223,7 @@ impl Setup {
             resident_bytes: layout::resident_event_bytes(arm.payload_bytes, run_events),
             queue_cap: limited.unwrap_or(0.0),
             memory_limit: arms.iter().find_map(|arm| arm.memory_limit).map(|bytes| bytes as f64),
-            stall: arms.iter().find_map(|arm| arm.stall),
+            stall: arms.iter().find_map(|arm| arm.stall).or(of_the_sink),
             arms: given,
         })
     }
@@ -230,12 +241,21 @@ pub fn scaled(flags: &str) -> Result<Scaled, Failure> {
 
 /// Whether a processor with these flags needs a folder to spill to.
 pub fn spills(flags: &str) -> bool {
-    flags.contains("--queue spill")
+    words(flags).windows(2).any(|pair| pair == ["--queue", "spill"])
+}
+
+/// Whether `flag` is among them.
+fn has(flags: &str, flag: &str) -> bool {
+    words(flags).iter().any(|word| word == flag)
+}
+
+fn words(flags: &str) -> Vec<String> {
+    cli::normalise(flags.split_whitespace().map(str::to_owned))
 }
 
 /// Whether a producer with these flags asks the sink what it has.
 pub fn resends(flags: &str) -> bool {
-    flags.contains("--resend-after")
+    has(flags, "--resend-after")
 }
 
 /// The flags of `program`, as it reads them itself.

@@ -46,7 +46,7 @@ pub use crate::lab::model::Phase;
 use crate::lab::run_folder::{Arm, Run};
 pub use check::{Check, Margin, PROMISE, Wanted};
 pub use launch::{Form, Launch};
-pub use setup::{ArmSetup, Call, Setup};
+pub use setup::{ArmSetup, Call, Load, Setup};
 
 /// Every experiment that can be reported.
 pub const ALL: &[Experiment] = &[

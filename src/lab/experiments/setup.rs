@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Form, Phase};
 use crate::lab::autoscale::rules::{Bounds, Plan};
-use crate::lab::model::Rates;
+use crate::lab::model::{self, Rates};
 use crate::policy::Policy;
 use crate::policy::shed::Who;
 use crate::sink::pace::Pace;
@@ -79,6 +79,9 @@ pub struct ArmSetup {
     pub segment_s: f64,
     /// Events that the queue holds in memory; 0 in pull, absent without limit.
     pub queue_cap: Option<f64>,
+    /// Bytes that it may have on disk beside that; absent where it does not spill.
+    #[serde(default)]
+    pub spill_max: Option<f64>,
     /// Threads that call the sink.
     pub workers: u32,
     /// When their next call begins.
@@ -241,11 +244,25 @@ impl Setup {
         workers / self.call.latency_s * (self.call.cost + self.call.event_cost * arm.batch)
     }
 
-    /// μ(t).
+    /// μ(t), tokens/s.
     pub fn ceilings(&self) -> Rates {
         let steady = Rates::constant(self.ceiling);
         match self.stall {
             Some(stall) => steady.but(stall.rate, stall.from, stall.to),
+            None => steady,
+        }
+    }
+
+    /// Events/s that the sink serves an arm over time: of its tokens, and of as many calls as the arm's workers can make at a
+    /// time, in full batches.
+    pub fn served(&self, arm: &ArmSetup) -> Rates {
+        let events = |tokens: f64| {
+            let tokens = (tokens * arm.limits()).min(self.tokens_in_time(arm));
+            model::ceiling(tokens, self.call.cost, self.call.event_cost, arm.batch)
+        };
+        let steady = Rates::constant(events(self.ceiling));
+        match self.stall {
+            Some(stall) => steady.but(events(stall.rate), stall.from, stall.to),
             None => steady,
         }
     }
@@ -281,6 +298,11 @@ impl Setup {
 pub struct Load<'a>(&'a [(f64, f64)]);
 
 impl<'a> Load<'a> {
+    /// Of these steps.
+    pub fn of(steps: &'a [(f64, f64)]) -> Self {
+        Self(steps)
+    }
+
     /// λ(t).
     pub fn offered(self) -> Rates {
         Rates::schedule(self.0.iter().map(|&(rate, s)| (rate, Duration::from_secs_f64(s))))
@@ -334,6 +356,22 @@ impl Setup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Prevents: tokens/s that are taken for events/s.
+    #[test]
+    fn what_is_served_is_events_of_full_batches() {
+        let arm = |flags, sink| super::super::Launch::new("a", "--schedule 5:5s", sink, flags);
+        for (flags, sink, events) in [
+            ("--batch-size 100", "--rate-limit 2000", 2000.0),
+            ("--batch-size 100", "--call-cost 0.9 --event-cost 0.1", 2000.0 * 100.0 / 10.9),
+            ("--batch-size 10 --sink-workers 4", "--latency 50ms", 800.0),
+            ("--sink-workers 3", "--limit-per connection --rate-limit 500", 1500.0),
+        ] {
+            let setup = Setup::of(Form::Full, &[arm(flags, sink)]).expect("flags");
+            let served = setup.served(&setup.arms[0]).at(0.0);
+            assert!((served - events).abs() < 1e-6, "{flags} {sink}: {served}");
+        }
+    }
 
     #[test]
     fn phases_follow_the_schedule() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::lab::experiments;
+use crate::lab::experiments::{self, Form, Setup};
 use crate::lab::plan::{self, Plan};
 use crate::lab::samples::{LogReading, ProcessReading, Sample};
 
@@ -45,13 +45,16 @@ pub fn look(t: i64) -> Sample {
 /// The folder of the arm, with its plan beside it.
 pub fn arm() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut plan: Plan = serde_json::from_str(
-        r#"{"experiment": "exp2", "written_at": "", "predictions": [], "setup": {"form": "quick",
-            "schedule": [[1500, 20], [8000, 60]], "ceiling": 2000, "payload_bytes": 512,
-            "event_bytes": 595, "resident_bytes": 612}}"#,
-    )
-    .expect("a plan");
-    plan.predictions = (experiments::named("exp2").expect("declared").predict)(&plan.setup);
+    let experiment = experiments::named("exp2").expect("declared");
+    let mut setup = Setup::example();
+    for arm in &mut setup.arms {
+        arm.schedule.clone_from(&setup.schedule);
+    }
+    let plan = Plan {
+        predictions: (experiment.predict)(&setup),
+        setup,
+        ..Plan::of(experiment, Form::Quick).expect("its flags")
+    };
     crate::lab::write_json(&dir.path().join(plan::FILE), &plan).expect("written");
     let arm = dir.path().join("pull");
     (dir, arm)

@@ -18,6 +18,7 @@ use crate::lab::run_folder::Run;
 use crate::lab::samples::Sample;
 use crate::lab::text::figure;
 use crate::lab::verdict::{measured, wanted};
+use crate::policy::Policy;
 
 /// Some 20 kB each: 10 MB. How large a page of hostile metrics makes them is bounded in `scrape`.
 const SAMPLES_MAX: usize = 512;
@@ -149,11 +150,13 @@ impl Story {
 
     /// The model's figures for the time `us`: lag in events, the part of it in a queue of at most
     /// `capacity` events, and the wait of the events served then in s. It is for an arm that keeps
-    /// what it cannot deliver: the plan does not say whether an arm sheds, or slows its source.
+    /// what it cannot deliver: one that sheds, or holds its source, has no such backlog.
     pub fn model(&self, us: i64, capacity: Option<f64>) -> Model {
         let setup = &self.run.plan.setup;
-        let Some(at) = self.at_s(us).filter(|at| *at >= 0.0) else { return Model::default() };
-        let (offered, ceiling) = (setup.load_of(self.arm()).offered(), setup.ceilings());
+        let arm = setup.arm(self.arm()).filter(|arm| arm.policy == Policy::Buffer);
+        let at = self.at_s(us).filter(|at| *at >= 0.0);
+        let (Some(arm), Some(at)) = (arm, at) else { return Model::default() };
+        let (offered, ceiling) = (arm.offered(), setup.served(arm));
         let lag = model::backlog(&offered, &ceiling, at);
         Model {
             lag: Some(lag),

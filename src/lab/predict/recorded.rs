@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::words::Words;
 use crate::failure::Failure;
+use crate::lab::experiments::ArmSetup;
 use crate::lab::live::{Point, Sources};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
@@ -42,7 +43,13 @@ impl Recorded {
         let words = Words::of_arm(&plan.setup, spec.name)
             .ok_or_else(|| wrong("its plan is older than the arms' setups: run it again"))?;
         let name = format!("{}/{}", plan.experiment, spec.name);
-        Ok(Self { name, points: points(&Arm::read(&whole, spec)?), words })
+        let members = plan.setup.arm(spec.name).map_or(1, ArmSetup::members).max(1);
+        let mut points = points(&Arm::read(&whole, spec)?);
+        // The forecast's memory is that of a member.
+        for point in &mut points {
+            point.rss = point.rss.map(|all| all / members as f64);
+        }
+        Ok(Self { name, points, words })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The input of a forecast: the flags of `lab predict`, checked against each other. Opens nothing.
 
 use crate::failure::Failure;
+use crate::lab::experiments::Load;
 use crate::lab::model::{self, Phase, Rates};
 use crate::lab::text::{figure, scaled};
 use crate::planes::wire::debloat;
@@ -71,17 +72,12 @@ impl Scenario {
                 "--schedule is missing: expected RATE:TIME[,RATE:TIME…] such as 1500:60s,8000:10m";
             return Err(Failure::Usage(why.into()));
         };
-        let mut steps = Vec::new();
-        let mut from = 0.0;
-        for (rate, time) in schedule.steps() {
-            let time = time.ok_or_else(|| {
-                Failure::Usage("--schedule: its last step needs a time, such as 8000:10m".into())
-            })?;
-            let to = from + time.as_secs_f64();
-            steps.push(Phase { rate, from, to });
-            from = to;
-        }
-        let offered = Rates::schedule(schedule.steps().map(|(r, t)| (r, t.unwrap_or_default())));
+        let Some(timed) = schedule.timed_steps() else {
+            let why = "--schedule: its last step needs a time, such as 8000:10m";
+            return Err(Failure::Usage(why.into()));
+        };
+        let load = Load::of(&timed);
+        let (offered, steps) = (load.offered(), load.phases().collect::<Vec<Phase>>());
         if flags.replication > flags.broker_count {
             let limit = format!("expected at most --broker-count {}", flags.broker_count);
             return Err(Failure::flag("--replication", flags.replication, &limit));
@@ -106,7 +102,7 @@ impl Scenario {
         stalls.sort_by(|a, b| a.from.total_cmp(&b.from));
         let mut before = 0.0;
         for stall in &mut stalls {
-            if stall.from < before || stall.from >= from {
+            if stall.from < before || stall.from >= load.end_s() {
                 let limit =
                     "expected a start after the stall before it and before the schedule's end";
                 return Err(Failure::flag("--stall", written(*stall), limit));

@@ -47,12 +47,16 @@ impl Words {
             .with("sink-workers", arm.workers)
             .with("msg-size", arm.payload_bytes)
             .with("linger", time(arm.producer_linger_s))
-            .with("partitions", arm.partitions);
+            .with("partitions", arm.partitions)
+            .with("members", arm.members().max(1));
         words = match arm.queue_cap {
             None => words.with("queue", "unbounded"),
             Some(0.0) => words.with("queue", "pull"),
             Some(cap) => words.with("queue", "bounded").with("queue-cap", cap),
         };
+        if let Some(bytes) = arm.spill_max {
+            words = words.with("queue", "spill").with("spill-max", format!("{bytes}B"));
+        }
         if arm.policy != Policy::Buffer {
             words = words.with("policy", arm.policy.name());
         }

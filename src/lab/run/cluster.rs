@@ -69,20 +69,25 @@ impl Cluster {
             format!("{:.0}MiB", new.disk_bytes / f64::from(1 << 20)),
             new.port.map(|port| port.to_string()),
         );
-        let mut up = vec!["up"];
+        let (mut up, id) = (vec!["up"], cluster::new_id()?);
         if cluster.is_ours {
-            up.extend(["--topic", "", "--min-disk", &disk]);
+            // A run that is killed from here on leaves a cluster that the next one knows.
+            let noted = cluster.lock.brought_up(&id);
+            noted.map_err(|e| Failure::failed(format!("the cluster's lock: {e}")))?;
+            up.extend(["--topic", "", "--min-disk", &disk, "--id", &id]);
             up.extend(new.flags);
         }
         up.extend(port.iter().flat_map(|port| ["--port", port]));
-        cluster.brokers = cluster.told(&up, interrupt)?;
-        let there =
-            There::open(data)?.ok_or_else(|| Failure::failed("the cluster is gone again"))?;
-        cluster.version = there.version().to_owned();
-        if cluster.is_ours {
-            let noted = cluster.lock.brought_up(there.id());
-            noted.map_err(|e| Failure::failed(format!("the cluster's lock: {e}")))?;
+        let brokers = cluster.told(&up, interrupt);
+        let there = There::open(data)?;
+        if let (Err(Failure::Failed(_)), Some(there), true) = (&brokers, &there, cluster.is_ours) {
+            // Its brokers are undone, and the error names their logs: the next run deletes them.
+            cluster.is_ours = false;
+            cluster.lock.leave_behind(there.id());
         }
+        cluster.brokers = brokers?;
+        let there = there.ok_or_else(|| Failure::failed("the cluster is gone again"))?;
+        cluster.version = there.version().to_owned();
         Ok(cluster)
     }
 

@@ -22,7 +22,8 @@ use crate::brokers::Brokers;
 use crate::brokers::connection::{self, ANSWER_BYTES_MAX, Range};
 use crate::brokers::fetch_answer::{self, Answered, FetchAnswer, TOPIC_ID_SINCE};
 use crate::planes::{
-    Answers, Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, Refusal,
+    Answers, Ask, Entry, FetchSettings, Fetched, Fetches, Isolation, Lost, Part, Passed, ReadTo,
+    Refusal,
 };
 use crate::records::{Batch, BatchHeader, Control, Scratch, Unreadable, announced, batches};
 
@@ -44,10 +45,8 @@ pub struct Fetcher {
     answer: Vec<u8>,
     parsed: FetchAnswer,
     scratch: Scratch,
-    /// The topic of the last request.
-    topic_id: u128,
-    /// Epoch of the last batch of it that was read, by partition.
-    epochs: BTreeMap<i32, i32>,
+    /// How far the last part was read.
+    read_to: Option<ReadTo>,
     /// How often in a row a partition's part held the beginning of a batch alone.
     cut: BTreeMap<i32, usize>,
     /// Which partition comes first in the request.
@@ -66,8 +65,7 @@ impl Fetcher {
             answer: Vec::new(),
             parsed: FetchAnswer::default(),
             scratch: Scratch::new(usize::try_from(settings.bytes_max).unwrap_or(0)),
-            topic_id: 0,
-            epochs: BTreeMap::new(),
+            read_to: None,
             cut: BTreeMap::new(),
             turn: 0,
         }
@@ -76,10 +74,6 @@ impl Fetcher {
     fn ask(&mut self, asks: &[Ask]) -> io::Result<()> {
         let (connection, version) = self.link.open()?;
         let topic_id = asks.first().map_or(0, |ask| ask.topic_id);
-        if self.topic_id != topic_id {
-            self.topic_id = topic_id;
-            self.epochs.clear();
-        }
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
         self.turn = self.turn.wrapping_add(1);
         let (behind, ahead) = asks.split_at(self.turn % asks.len().max(1));
@@ -91,10 +85,8 @@ impl Fetcher {
             if version >= 9 {
                 partition.current_leader_epoch = ask.leader_epoch;
             }
-            if version >= 12
-                && let Some(epoch) = self.epochs.get(&ask.partition)
-            {
-                partition.last_fetched_epoch = *epoch;
+            if version >= 12 {
+                partition.last_fetched_epoch = ask.last_epoch;
             }
             partition
         };
@@ -162,12 +154,7 @@ impl Fetches for Fetcher {
             let Some(ask) = asks.iter().find(|ask| ask.partition == partition) else { continue };
             let answer = match &answered.diverging {
                 Some((_, end)) if *end < ask.offset => Err(Refusal::Cut { end: *end }),
-                Some(_) => {
-                    // The last batch read is of an epoch that the log no longer has, and still in
-                    // it.
-                    self.epochs.remove(&partition);
-                    Ok(answered.high_watermark)
-                }
+                Some(_) => Ok(answered.high_watermark),
                 None => verdict(answered),
             };
             parts.push(Part { partition, answer, at });
@@ -186,8 +173,18 @@ impl Fetches for Fetcher {
         Ok(Fetched { parts, throttled })
     }
 
+    fn read_to(&self) -> Option<ReadTo> {
+        self.read_to
+    }
+
     fn read(&mut self, part: &Part, from: i64, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>) {
+        self.read_to = None;
         let Some(answered) = self.parsed.partitions.get(part.at) else { return };
+        if answered.diverging.is_some() {
+            // The last batch read is of an epoch that the log no longer has, and still in it.
+            self.read_to = Some(ReadTo { offset: from, epoch: -1 });
+            return;
+        }
         let set = self.answer.get(answered.records.clone()).unwrap_or_default();
         let bytes_max = usize::try_from(self.settings.bytes_max).unwrap_or(0);
         let mut aborted = (self.settings.isolation == Isolation::ReadCommitted)
@@ -234,9 +231,7 @@ impl Fetches for Fetcher {
                 return;
             }
             next = to;
-            if header.leader_epoch >= 0 {
-                self.epochs.insert(part.partition, header.leader_epoch);
-            }
+            self.read_to = Some(ReadTo { offset: to, epoch: header.leader_epoch });
         }
         let announced = if any { None } else { announced(set) };
         if let Some(size) = announced

@@ -67,6 +67,9 @@ impl Folder {
     /// When it cannot be made or written to, or another process uses it.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
+        // A folder that was just made is durable once the one above is, which may be another user's.
+        let whole = path.canonicalize()?;
+        let _as_far_as_allowed = File::open(whole.parent().unwrap_or(path)).map(|it| it.sync_all());
         let mut options = File::options();
         let lock = options.write(true).create(true).truncate(false).open(path.join(LOCK))?;
         lock.try_lock().map_err(|e| match e {

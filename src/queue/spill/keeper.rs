@@ -9,7 +9,7 @@ pub type Runs<R> = Vec<(usize, R)>;
 pub trait Keeper: Send + Sync {
     /// What the queue holds.
     type Run: Load + Send;
-    /// What tells, of a run that came back from the disk, how much of it is done.
+    /// What tells, of a record that came back from the disk, how much of it is done.
     type Receipt: Send;
 
     /// Writes a run that goes to disk. False when it is no longer wanted. After true the log holds it, unless
@@ -28,7 +28,7 @@ pub trait Keeper: Send + Sync {
     /// Says why it cannot be what was stored.
     fn load(&self, bytes: &[u8]) -> Result<Runs<Self::Run>, String>;
 
-    /// The receipt of a run that was read.
+    /// The receipt of what was read, by any of its runs.
     fn receipt(&self, run: &Self::Run) -> Self::Receipt;
 
     /// Events of it that are not done.

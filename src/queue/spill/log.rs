@@ -88,6 +88,8 @@ pub struct Log {
     pub(super) written: u64,
     /// Of these, durable.
     pub(super) durable: u64,
+    /// A sync failed: what it was for may be gone though a later one succeeds (LWN 752063), so nothing more is durable.
+    sync_failed: bool,
     /// The place of the next read.
     pub(super) read: Position,
     /// Bytes of the segment that is read, from `buffered_at` on.
@@ -109,6 +111,7 @@ impl Log {
             bytes: 0,
             written: 0,
             durable: 0,
+            sync_failed: false,
             read: Position::default(),
             buffer: Vec::new(),
             buffered_at: (0, 0),
@@ -194,8 +197,10 @@ impl Log {
             && let Some(last) = self.segments.back()
             && let Some(file) = &last.file
         {
-            file.sync().map_err(|why| self.failed(last.number, "synced", why))?;
-            self.durable = self.written;
+            if let Err(why) = file.sync() {
+                return Err(self.not_synced(why));
+            }
+            self.synced(self.written);
         }
         let name = self.name(number);
         let mut bytes = Vec::new();
@@ -237,16 +242,19 @@ impl Log {
     /// [`Log::synced`] afterwards: the sync itself needs no access to the log.
     pub fn unsynced(&self) -> Option<(Arc<dyn DiskFile>, u64)> {
         let file = self.segments.back()?.file.clone()?;
-        (self.durable < self.written).then_some((file, self.written))
+        (self.durable < self.written && !self.sync_failed).then_some((file, self.written))
     }
 
     /// So many events are durable.
     pub fn synced(&mut self, events: u64) {
-        self.durable = self.durable.max(events);
+        if !self.sync_failed {
+            self.durable = self.durable.max(events);
+        }
     }
 
-    /// A sync of the newest segment failed.
-    pub fn not_synced(&self, why: io::Error) -> SpillError {
+    /// A sync of the newest segment failed; there is none after it.
+    pub fn not_synced(&mut self, why: io::Error) -> SpillError {
+        self.sync_failed = true;
         self.failed(self.next_number - 1, "synced", why)
     }
 

@@ -29,6 +29,8 @@ struct State {
     stops_at: usize,
     /// Bytes of all files together, at most.
     room: usize,
+    /// The next sync of a file fails.
+    fails: bool,
     read: u64,
 }
 
@@ -61,6 +63,7 @@ impl Ram {
             operations: 0,
             stops_at: usize::MAX,
             room: usize::MAX,
+            fails: false,
             read: 0,
         })))
     }
@@ -79,6 +82,12 @@ impl Ram {
     pub fn is_off(&self) -> bool {
         let state = self.0.lock();
         state.operations >= state.stops_at
+    }
+
+    /// The next sync of a file fails, and those after it do not, as Linux has it: what the failed one was for is lost to
+    /// them.
+    pub fn fail_a_sync(&self) {
+        self.0.lock().fails = true;
     }
 
     /// Bytes that all files together may have.
@@ -303,6 +312,9 @@ impl DiskFile for RamFile {
         let mut state = self.ram.0.lock();
         if state.operation()? {
             return Err(off());
+        }
+        if std::mem::take(&mut state.fails) {
+            return Err(io::Error::other("a write was lost"));
         }
         let content = &mut state.files[self.file];
         content.durable.clone_from(&content.now);

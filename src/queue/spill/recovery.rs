@@ -141,7 +141,8 @@ impl Log {
         if end < length {
             log::warn!(
                 file = self.disk.path(&self.name(number)).as_str(), offset = end, bytes = length - end;
-                "the end of the newest segment is torn: it was not durable, so Kafka has its events"
+                "the end of the newest segment is cut off: what a crash tore was not durable, and Kafka has its events; what was \
+                 damaged otherwise is gone"
             );
             file.cut(end).map_err(|why| self.failed(number, "cut", why))?;
         }

@@ -216,6 +216,37 @@ fn what_was_let_go_is_delivered_first_by_the_next_process() {
     assert_eq!(end(&spill, thread), Left { events: 0 });
 }
 
+/// Prevents: offsets that are let go by a sync that succeeds after one that failed (fsyncgate): at the end of the process,
+/// or when the next segment begins.
+#[test]
+fn after_a_sync_that_failed_nothing_is_let_go() {
+    for first in [3, 30] {
+        let (keeper, ram) = (Numbers::default(), Ram::new(512));
+        let (spill, _outlet, _) = opened(ram.clone(), Commit::Spilled, &keeper);
+        (0..3).for_each(|id| assert_eq!(spill.offer(0, Pair(id), LONG), Offer::Queued));
+        ram.fail_a_sync();
+        // The one that begins a segment, or that of the thread.
+        let taken = (3..first).take_while(|id| spill.offer(0, Pair(*id), LONG) == Offer::Queued);
+        assert!(taken.count() < 27);
+        spill.intake.gate().close();
+        let ended = started(&spill).join().expect("no panic");
+        assert_eq!(ended.is_err(), first == 3, "{ended:?}");
+        spill.finish().expect("ends");
+        assert!(keeper.let_go.lock().is_empty());
+    }
+}
+
+/// Prevents: a revocation while the workers drain that waits for what was written and will not be synced before the end.
+#[test]
+fn a_closed_gate_lets_go_of_all_that_is_written() {
+    let (keeper, ram) = (Numbers::default(), Ram::new(512));
+    let (spill, _outlet, _) = opened(ram, Commit::Spilled, &keeper);
+    (0..5).for_each(|id| assert_eq!(spill.offer(0, Pair(id), LONG), Offer::Queued));
+    spill.intake.gate().close();
+    started(&spill).join().expect("no panic").expect("no failure");
+    assert!(keeper.let_go.lock().iter().copied().eq(0..5));
+}
+
 /// Prevents: events that Kafka has delivered a second time from a folder that nobody synced; a folder that grows.
 #[test]
 fn committed_after_the_ack_nothing_is_let_go_and_what_is_left_is_thrown_away() {

@@ -18,7 +18,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::starts::{Newly, Start, newly};
+use super::starts::{Newly, Start, anew, newly};
 use crate::brokers::group::commit_metadata;
 use crate::brokers::{Brokers, View, librdkafka};
 use crate::source::{Assigned, Assignment};
@@ -85,7 +85,7 @@ impl Context {
             };
             self.log_is_gone(&assigned, reason);
             self.assignment.remove(assigned.partition);
-            newly(self, [(assigned.partition, start)]);
+            anew(self, assigned.partition, start, assigned);
         }
     }
 
@@ -190,9 +190,9 @@ impl Context {
             self.view.refresh(&self.brokers, &self.topic, 0);
         }
         let (gone, id) = (self.view.is_gone(), self.view.get().id);
-        let mut taken = Vec::new();
+        let (mut taken, mut cut) = (Vec::new(), Vec::new());
         for partition in partitions {
-            self.newly.lock().remove(partition);
+            cut.extend(self.newly.lock().remove(partition).and_then(|new| new.before));
             if let Some(assigned) = self.assignment.remove(*partition) {
                 if gone || assigned.topic_id != id {
                     self.log_is_gone(&assigned, "topic_deleted");
@@ -202,12 +202,14 @@ impl Context {
                 }
             }
         }
+        cut.iter().for_each(|before| before.revoke());
         let (evicted, mut finished) = (lost && !gone, true);
         if evicted {
             self.metrics.evictions.inc();
         } else {
             let deadline = Instant::now() + self.revoke_wait;
-            finished = taken.iter().all(|assigned| assigned.await_released(deadline));
+            let mut all = taken.iter().chain(&cut);
+            finished = all.all(|assigned| assigned.await_released(deadline));
         }
         log::info!(
             partitions = format!("{partitions:?}").as_str(), evicted = evicted,

@@ -6,6 +6,7 @@
 //! partition.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -43,10 +44,12 @@ pub(super) enum Start {
 }
 
 /// A partition that waits for its start. `nth` distinguishes two assignments of one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) struct Newly {
     pub start: Start,
     pub nth: u64,
+    /// What it was before its log was cut.
+    pub before: Option<Arc<Assigned>>,
 }
 
 /// A member that joins by KIP-848 and has no partition yet. A group of another kind refuses it, and librdkafka keeps that
@@ -181,7 +184,7 @@ fn start_all(
             None => &Committed { offset: None, metadata: String::new() },
         };
         match first(context, *partition, new.start, known, reset(*partition), &mut ids) {
-            Ok(assigned) => start(context, assigned, *new),
+            Ok(assigned) => start(context, assigned, new),
             Err(why) => failed.entry(why).or_default().push(*partition),
         }
     }
@@ -236,22 +239,33 @@ fn first(
     }
 }
 
-fn start(context: &Context, assigned: Assigned, new: Newly) {
+fn start(context: &Context, assigned: Assigned, new: &Newly) {
     // Under the lock: a revocation meanwhile removes the partition from one or the other.
     let mut newly = context.newly.lock();
     let partition = assigned.partition;
-    if newly.get(&partition) == Some(&new) {
+    if newly.get(&partition).is_some_and(|waits| waits.nth == new.nth) {
         newly.remove(&partition);
         log::info!(partition = partition, from = assigned.position(); "partition starts");
-        context.assignment.add(assigned);
+        context.assignment.add(match &new.before {
+            Some(before) => assigned.after(Arc::clone(before)),
+            None => assigned,
+        });
     }
 }
 
 /// Notes partitions to start.
 pub(super) fn newly(context: &Context, partitions: impl IntoIterator<Item = (i32, Start)>) {
-    let mut newly = context.newly.lock();
-    for (partition, start) in partitions {
-        let nth = context.assignments.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        newly.insert(partition, Newly { start, nth });
-    }
+    partitions.into_iter().for_each(|(partition, start)| wait(context, partition, start, None));
+}
+
+/// Notes that a partition starts anew, `before` whose log was cut.
+pub(super) fn anew(context: &Context, partition: i32, start: Start, before: Arc<Assigned>) {
+    // Where the log is read from its start, all comes again.
+    let before = matches!(start, Start::At(_)).then_some(before);
+    wait(context, partition, start, before);
+}
+
+fn wait(context: &Context, partition: i32, start: Start, before: Option<Arc<Assigned>>) {
+    let nth = context.assignments.fetch_add(1, Ordering::Relaxed);
+    context.newly.lock().insert(partition, Newly { start, nth, before });
 }
