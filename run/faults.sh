@@ -16,7 +16,7 @@ more_usage='  --case C     each fault under this queue and load only, such as bo
 '
 check_flags "$@"
 for flag; do [[ $flag != --dry-run ]] || start faults "$@"; done # which needs nothing of this
-require unshare nsenter ip tc mount cc
+require java mvn unshare nsenter ip tc mount cc
 through=(unshare --net --mount)
 ((EUID == 0)) || through+=(--user --map-root-user)
 "${through[@]}" true ||

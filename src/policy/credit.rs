@@ -38,6 +38,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a new assignment, the time until a fetch has told how far its logs reach: it waits for 100 ms for events.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// How often gaps begin the count anew: each time it is silent for [`SETTLE`], and a grant holds for longer.
+const GAPS_EVERY: Duration = Duration::from_secs(5);
+
 /// What workers tell about the events that they are done with; nothing where no credit is given.
 #[derive(Clone, Default)]
 pub struct Settled(Option<Arc<Mutex<Book>>>);
@@ -68,16 +71,20 @@ pub fn run(
     stop: &Stop,
 ) {
     let (mut seen, mut since, mut at) = (None, Instant::now(), None::<Instant>);
-    let (mut reachable, mut holds) = (true, false);
+    let (mut reachable, mut holds, mut gaps) = (true, false, (0, Instant::now()));
     let end = || {
         let Some(holder) = settled.lock().map(|book| book.holder().to_owned()) else { return };
         // What is not heard expires.
         let _told = producer.delete::<CreditState>(&format!("{CREDIT}?holder={holder}"));
     };
     while !stop.wait(PACE) {
-        // With other partitions the count is worth nothing, and what retention deletes will never be settled.
-        let deleted = metrics.lost.with_label_values(&["retention"]).get();
-        let changes = (metrics.rebalances.get(), changes(), deleted);
+        // With other partitions the count is worth nothing, and what retention or compaction deletes will never be settled.
+        // A log full of gaps must not silence it for good.
+        let deleted = |by| metrics.lost.with_label_values(&[by]).get();
+        if gaps.1.elapsed() >= GAPS_EVERY {
+            gaps = (deleted("gap"), Instant::now());
+        }
+        let changes = (metrics.rebalances.get(), changes(), deleted("retention"), gaps.0);
         if seen != Some(changes) {
             (seen, since, at) = (Some(changes), Instant::now(), None);
             settled.lock().iter_mut().for_each(|book| book.reassigned());

@@ -307,8 +307,14 @@ impl<K: Keeper> Spill<K> {
 
     /// Makes all that is written durable, and lets it go. Others may write meanwhile.
     fn sync(&self) -> Result<(), SpillError> {
-        let Some((file, events)) = self.state.lock().log.unsynced() else { return Ok(()) };
-        let synced = file.sync();
+        let (unsynced, syncs) = {
+            let mut state = self.state.lock();
+            // What the end of a segment made durable may not have been let go.
+            self.let_go(&mut state);
+            (state.log.unsynced(), state.log.syncs())
+        };
+        let Some((file, events)) = unsynced else { return Ok(()) };
+        let synced = syncs.sync(file.as_ref());
         let mut state = self.state.lock();
         synced.map_err(|why| state.log.not_synced(why))?;
         self.metrics.syncs.inc();

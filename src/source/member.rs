@@ -258,7 +258,7 @@ impl Member {
         };
         if is_fatal {
             // Its partitions are assigned to another member by now.
-            self.consumer.context().assignment.all().iter().for_each(|assigned| assigned.revoke());
+            self.consumer.context().revoke_all();
             self.stop.fail(format!(
                 "group {group} has done with this member of {topic}: {error}; {advice}"
             ));
@@ -279,10 +279,7 @@ impl Member {
     /// Commits a last time and leaves the group.
     pub fn leave(self) {
         self.left.set();
-        let assigned = self.consumer.context().assignment.all();
-        for assigned in &assigned {
-            assigned.revoke();
-        }
+        let assigned = self.consumer.context().revoke_all();
         self.consumer.context().commit_now(&self.consumer, &assigned);
         log::info!(group = self.settings.group.as_str(); "leaving the group");
         // Dropping the consumer sends LeaveGroup, except for a static member. It does not wait for

@@ -242,12 +242,16 @@ mod tests {
     use super::*;
 
     fn members(script: &str, dir: &std::path::Path) -> Members {
+        patient(script, dir, Duration::from_millis(500))
+    }
+
+    fn patient(script: &str, dir: &std::path::Path, stop_within: Duration) -> Members {
         Members::new(Settings {
             command: ["sh", "-c", script, "{n}", "{start}"].map(str::to_owned).into(),
             most: 3,
             logs: Some(dir.to_owned()),
             name: "m".into(),
-            stop_within: Duration::from_millis(500),
+            stop_within,
         })
     }
 
@@ -307,7 +311,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         // The shell ends at once; its child takes its time, or hears nothing.
         let slow = "(trap 'sleep 0.2; echo drained; exit 0' TERM; echo up; while :; do sleep 0.01; done) & wait";
-        let mut quick_to_end = members(slow, dir.path());
+        let mut quick_to_end = patient(slow, dir.path(), Duration::from_secs(8));
         quick_to_end.want(1).expect("started");
         until("it is up", || printed(dir.path(), 1) == "up\n");
         quick_to_end.want(0).expect("told");

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::lab::experiments::{self, Check, Experiment};
+use crate::lab::experiments::{self, ArmSetup, Check, Experiment};
 use crate::lab::model;
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
@@ -150,10 +150,12 @@ impl Story {
 
     /// The model's figures for the time `us`: lag in events, the part of it in a queue of at most
     /// `capacity` events, and the wait of the events served then in s. It is for an arm that keeps
-    /// what it cannot deliver: one that sheds, or holds its source, has no such backlog.
+    /// what it cannot deliver: one that sheds, or holds its source, has no such backlog, and
+    /// what members are added serves is not known before.
     pub fn model(&self, us: i64, capacity: Option<f64>) -> Model {
         let setup = &self.run.plan.setup;
-        let arm = setup.arm(self.arm()).filter(|arm| arm.policy == Policy::Buffer);
+        let is_fixed = |arm: &&ArmSetup| arm.policy == Policy::Buffer && arm.scaled.is_none();
+        let arm = setup.arm(self.arm()).filter(is_fixed);
         let at = self.at_s(us).filter(|at| *at >= 0.0);
         let (Some(arm), Some(at)) = (arm, at) else { return Model::default() };
         let (offered, ceiling) = (arm.offered(), setup.served(arm));

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use super::words::Words;
 use crate::failure::Failure;
-use crate::lab::experiments::ArmSetup;
 use crate::lab::live::{Point, Sources};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
@@ -43,11 +42,12 @@ impl Recorded {
         let words = Words::of_arm(&plan.setup, spec.name)
             .ok_or_else(|| wrong("its plan is older than the arms' setups: run it again"))?;
         let name = format!("{}/{}", plan.experiment, spec.name);
-        let members = plan.setup.arm(spec.name).map_or(1, ArmSetup::members).max(1);
         let mut points = points(&Arm::read(&whole, spec)?);
-        // The forecast's memory is that of a member.
+        // The forecast's memory is that of a member; how many there were is not known where they were scaled.
+        let fixed = plan.setup.arm(spec.name).filter(|arm| arm.scaled.is_none());
+        let members = fixed.map(|arm| arm.members().max(1) as f64);
         for point in &mut points {
-            point.rss = point.rss.map(|all| all / members as f64);
+            point.rss = point.rss.zip(members).map(|(all, members)| all / members);
         }
         Ok(Self { name, points, words })
     }

@@ -70,10 +70,14 @@ impl Words {
         if let (Some(limit), None) = (setup.memory_limit, arm.queue_cap) {
             words = words.with("memory-limit", format!("{limit}B"));
         }
-        Some(match setup.stall {
-            Some(stall) => {
+        let limit = (setup.ceiling * arm.limits()).min(tokens);
+        // One that slows nothing down, or comes after the load, is none.
+        let stall = setup.stall.map(|stall| (stall, (stall.rate * arm.limits()).min(tokens)));
+        let stall = stall.filter(|(stall, rate)| *rate < limit && stall.from < arm.load().end_s());
+        Some(match stall {
+            Some((stall, rate)) => {
                 let when = format!("{}:{}", time(stall.from), time(stall.length()));
-                words.with("stall", format!("{}@{when}", stall.rate))
+                words.with("stall", format!("{rate}@{when}"))
             }
             None => words,
         })

@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::disk::{Disk, DiskFile};
 use super::segment::{self, Found, Header, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES};
 use super::{Commit, SpillError};
@@ -72,6 +74,31 @@ pub(super) struct Segment {
     pub length: u64,
 }
 
+/// Syncs, one at a time. After one that failed all fail: what it was for may be gone, and Linux tells that once
+/// (fsyncgate, LWN 752063).
+#[derive(Default)]
+pub struct Syncs(Mutex<bool>);
+
+impl Syncs {
+    /// Makes what was written to `file` durable.
+    ///
+    /// # Errors
+    /// When the disk fails, or has failed.
+    pub fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
+        let mut has_failed = self.0.lock();
+        if *has_failed {
+            return Err(io::Error::other("a sync before this one failed"));
+        }
+        let synced = file.sync();
+        *has_failed = synced.is_err();
+        synced
+    }
+
+    fn have_failed(&self) -> bool {
+        *self.0.lock()
+    }
+}
+
 /// See the module.
 pub struct Log {
     pub(super) disk: Box<dyn Disk>,
@@ -88,8 +115,7 @@ pub struct Log {
     pub(super) written: u64,
     /// Of these, durable.
     pub(super) durable: u64,
-    /// A sync failed: what it was for may be gone though a later one succeeds (LWN 752063), so nothing more is durable.
-    sync_failed: bool,
+    syncs: Arc<Syncs>,
     /// The place of the next read.
     pub(super) read: Position,
     /// Bytes of the segment that is read, from `buffered_at` on.
@@ -111,7 +137,7 @@ impl Log {
             bytes: 0,
             written: 0,
             durable: 0,
-            sync_failed: false,
+            syncs: Arc::default(),
             read: Position::default(),
             buffer: Vec::new(),
             buffered_at: (0, 0),
@@ -197,10 +223,10 @@ impl Log {
             && let Some(last) = self.segments.back()
             && let Some(file) = &last.file
         {
-            if let Err(why) = file.sync() {
-                return Err(self.not_synced(why));
-            }
-            self.synced(self.written);
+            self.syncs
+                .sync(file.as_ref())
+                .map_err(|why| self.failed(last.number, "synced", why))?;
+            self.durable = self.written;
         }
         let name = self.name(number);
         let mut bytes = Vec::new();
@@ -242,19 +268,22 @@ impl Log {
     /// [`Log::synced`] afterwards: the sync itself needs no access to the log.
     pub fn unsynced(&self) -> Option<(Arc<dyn DiskFile>, u64)> {
         let file = self.segments.back()?.file.clone()?;
-        (self.durable < self.written && !self.sync_failed).then_some((file, self.written))
+        let is_behind = self.durable < self.written && !self.syncs.have_failed();
+        is_behind.then_some((file, self.written))
+    }
+
+    /// What syncs it.
+    pub fn syncs(&self) -> Arc<Syncs> {
+        Arc::clone(&self.syncs)
     }
 
     /// So many events are durable.
     pub fn synced(&mut self, events: u64) {
-        if !self.sync_failed {
-            self.durable = self.durable.max(events);
-        }
+        self.durable = self.durable.max(events);
     }
 
-    /// A sync of the newest segment failed; there is none after it.
-    pub fn not_synced(&mut self, why: io::Error) -> SpillError {
-        self.sync_failed = true;
+    /// A sync of the newest segment failed.
+    pub fn not_synced(&self, why: io::Error) -> SpillError {
         self.failed(self.next_number - 1, "synced", why)
     }
 

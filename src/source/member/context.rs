@@ -103,6 +103,15 @@ impl Context {
         );
     }
 
+    /// The member leaves: nothing more of its partitions is sent. Returns them, and those whose cut log was to start anew.
+    pub(super) fn revoke_all(&self) -> Vec<Arc<Assigned>> {
+        let waited = std::mem::take(&mut *self.newly.lock()).into_values();
+        let waited = waited.filter_map(Newly::cut).map(Arc::new);
+        let all: Vec<Arc<Assigned>> = self.assignment.all().into_iter().chain(waited).collect();
+        all.iter().for_each(|assigned| assigned.revoke());
+        all
+    }
+
     /// Offsets of `assigned` that are acked and not yet committed; `None` when there are none.
     pub(super) fn uncommitted(&self, assigned: &[Arc<Assigned>]) -> Option<TopicPartitionList> {
         let committed = self.committed.lock();
@@ -190,10 +199,10 @@ impl Context {
             self.view.refresh(&self.brokers, &self.topic, 0);
         }
         let (gone, id) = (self.view.is_gone(), self.view.get().id);
-        let (mut taken, mut cut) = (Vec::new(), Vec::new());
+        let mut taken = Vec::new();
         for partition in partitions {
-            cut.extend(self.newly.lock().remove(partition).and_then(|new| new.before));
-            if let Some(assigned) = self.assignment.remove(*partition) {
+            let waited = self.newly.lock().remove(partition).and_then(Newly::cut).map(Arc::new);
+            if let Some(assigned) = self.assignment.remove(*partition).or(waited) {
                 if gone || assigned.topic_id != id {
                     self.log_is_gone(&assigned, "topic_deleted");
                 } else {
@@ -202,14 +211,12 @@ impl Context {
                 }
             }
         }
-        cut.iter().for_each(|before| before.revoke());
         let (evicted, mut finished) = (lost && !gone, true);
         if evicted {
             self.metrics.evictions.inc();
         } else {
             let deadline = Instant::now() + self.revoke_wait;
-            let mut all = taken.iter().chain(&cut);
-            finished = all.all(|assigned| assigned.await_released(deadline));
+            finished = taken.iter().all(|assigned| assigned.await_released(deadline));
         }
         log::info!(
             partitions = format!("{partitions:?}").as_str(), evicted = evicted,

@@ -52,6 +52,14 @@ pub(super) struct Newly {
     pub before: Option<Arc<Assigned>>,
 }
 
+impl Newly {
+    /// It as it would have started, if its log was cut and it waits for that: what it still has in the queue is of it.
+    pub(super) fn cut(self) -> Option<Assigned> {
+        let (Start::At(end), Some(before)) = (self.start, self.before) else { return None };
+        Some(Assigned::new(before.topic_id, before.partition, end).after(before))
+    }
+}
+
 /// A member that joins by KIP-848 and has no partition yet. A group of another kind refuses it, and librdkafka keeps that
 /// to itself.
 pub(super) struct Joining {
@@ -183,7 +191,7 @@ fn start_all(
             }
             None => &Committed { offset: None, metadata: String::new() },
         };
-        match first(context, *partition, new.start, known, reset(*partition), &mut ids) {
+        match first(context, *partition, new, known, reset(*partition), &mut ids) {
             Ok(assigned) => start(context, assigned, new),
             Err(why) => failed.entry(why).or_default().push(*partition),
         }
@@ -198,7 +206,7 @@ fn start_all(
 fn first(
     context: &Context,
     partition: i32,
-    start: Start,
+    new: &Newly,
     committed: &Committed,
     reset: Reset,
     ids: &mut BTreeMap<String, Result<u128, String>>,
@@ -218,9 +226,10 @@ fn first(
         let offset = wire::offset(&context.brokers, leader, topic, partition, mark);
         offset.map(at).map_err(|e| format!("{leader}: {e}"))
     };
-    match start {
-        Start::At(offset) => Ok(at(offset)),
-        Start::OfLog => of_log(Mark::LogStart),
+    let is_another = |before: &Arc<Assigned>| before.topic_id != view.id;
+    match new.start {
+        Start::At(offset) if !new.before.as_ref().is_some_and(is_another) => Ok(at(offset)),
+        Start::At(_) | Start::OfLog => of_log(Mark::LogStart),
         Start::Committed => match (committed.offset, committed.offset_in(view.id)) {
             (_, Some(offset)) => {
                 context.committed.lock().insert(partition, offset);
@@ -246,7 +255,8 @@ fn start(context: &Context, assigned: Assigned, new: &Newly) {
     if newly.get(&partition).is_some_and(|waits| waits.nth == new.nth) {
         newly.remove(&partition);
         log::info!(partition = partition, from = assigned.position(); "partition starts");
-        context.assignment.add(match &new.before {
+        let before = new.before.as_ref().filter(|before| before.topic_id == assigned.topic_id);
+        context.assignment.add(match before {
             Some(before) => assigned.after(Arc::clone(before)),
             None => assigned,
         });
