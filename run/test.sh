@@ -73,6 +73,12 @@ step() {
 check() { step "$BUILD_WITHIN_S" "$@" || true; }
 tests() { step "$TESTS_WITHIN_S" "$1" cargo test "${CARGO[@]}" --no-fail-fast "${@:2}" || true; }
 
+# The data planes on this Kafka. A quota is for all consumers, so it comes by itself.
+planes() { # NAME
+  tests "data planes, $1" --test planes -- --test-threads=2 --skip a_throttled_fetch
+  tests "a quota, $1" --test planes -- a_throttled_fetch
+}
+
 # Checks the dependencies against deny.toml, if cargo-deny is installed: it takes longer to build
 # than the lab. Its list of known vulnerabilities is a git repository of its own.
 supply_chain() {
@@ -196,12 +202,12 @@ tests 'tests with brokers' --test kafka
 LAB_BROKERS=$secured LAB_COMMAND_CONFIG=$tmp/cluster/secure/client.properties \
   tests 'TLS and SASL' --test secured
 if [[ $prometheus ]]; then tests 'board' --test board; fi
-tests 'data planes, newest Kafka' --test planes -- --test-threads=1
+planes 'newest Kafka'
 cluster up >/dev/null # brings back a broker that a failed test left down
 tests 'broken brokers' --test faults -- --test-threads=1
 cluster down
 start_cluster --version "$OLD_KAFKA"
-tests "data planes, Kafka $OLD_KAFKA" --test planes -- --test-threads=1
+planes "Kafka $OLD_KAFKA"
 
 # --- the sum ---------------------------------------------------------------------------------
 { grep -E '^test .*(\.\.\. FAILED|has been running)' "$tmp/log" || true; } | sort -u

@@ -5,7 +5,7 @@
 //! It syncs nothing: it survives the process, not the machine.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 /// See the module.
@@ -22,15 +22,23 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Opens or creates the file; returns its whole lines, and will append after them. It is locked
+    /// Opens or creates the file, and will append after its whole lines. It is locked
     /// until this is dropped: two writers would write over each other's lines.
     ///
     /// # Errors
     /// When it cannot be opened or read, or another process writes to it.
-    pub fn open(path: &Path) -> io::Result<(Self, Vec<u8>)> {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::read(path, |_| Ok(()))
+    }
+
+    /// The same; shows each whole line on the way, without its end. One line is in memory at a time.
+    ///
+    /// # Errors
+    /// The same, and what `each` fails with.
+    pub fn read(path: &Path, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<Self> {
         let mut options = File::options();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
-        let mut text = Vec::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let (mut whole, mut line) = (0, Vec::new());
         if file.metadata()?.is_file() {
             file.try_lock().map_err(|e| match e {
                 TryLockError::WouldBlock => {
@@ -38,20 +46,29 @@ impl Lines {
                 }
                 TryLockError::Error(e) => e,
             })?;
-            file.read_to_end(&mut text)?;
+            let mut reader = BufReader::new(&file);
+            while reader.read_until(b'\n', &mut line)? > 0 {
+                let Some(text) = line.strip_suffix(b"\n") else { break };
+                whole += line.len() as u64;
+                each(text)?;
+                line.clear();
+            }
         }
-        let end = whole(&text).len();
-        let is_cut = end < text.len();
+        let is_cut = !line.is_empty();
         if is_cut {
             // Without a whole line it is perhaps somebody else's, and the first write destroys it.
-            let copy = if end == 0 { keep_aside(path, &text) } else { String::new() };
+            let copy = if whole == 0 { keep_aside(path, &line) } else { String::new() };
             log::warn!(
-                file = path.display().to_string().as_str(), bytes = text.len() - end, copy = copy.as_str();
+                file = path.display().to_string().as_str(), bytes = line.len(), copy = copy.as_str();
                 "the last line is cut short, and will be taken away"
             );
-            text.truncate(end);
         }
-        Ok((Self { path: path.to_owned(), file, whole: end as u64, is_cut, failed: 0 }, text))
+        Ok(Self { path: path.to_owned(), file, whole, is_cut, failed: 0 })
+    }
+
+    /// Whether it has no whole line.
+    pub fn is_empty(&self) -> bool {
+        self.whole == 0
     }
 
     /// Appends lines, each with its end; all of them or none.
@@ -66,7 +83,12 @@ impl Lines {
         let written = self.file.write_all(lines);
         match written {
             Ok(()) => self.whole += lines.len() as u64,
-            Err(_) => self.take_back()?,
+            Err(_) => {
+                // Before the next write at the latest.
+                self.is_cut = true;
+                self.take_back()?;
+                self.is_cut = false;
+            }
         }
         written
     }
@@ -128,8 +150,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("lines");
         std::fs::write(&path, "one\ntwo\nthr").expect("written");
-        let (mut lines, text) = Lines::open(&path).expect("opened");
-        assert_eq!(text, b"one\ntwo\n");
+        let mut read = Vec::new();
+        let each = |line: &[u8]| {
+            read.push(line.to_vec());
+            Ok(())
+        };
+        let mut lines = Lines::read(&path, each).expect("opened");
+        assert_eq!(read, [b"one", b"two"]);
         let unchanged = std::fs::read_to_string(&path).expect("read");
         assert_eq!(unchanged, "one\ntwo\nthr", "it may be somebody else's");
         lines.append(b"four\n").expect("written");
@@ -142,8 +169,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("settings.json");
         std::fs::write(&path, "{}").expect("written");
-        let (mut lines, text) = Lines::open(&path).expect("opened");
-        assert_eq!((text.len(), std::fs::read_to_string(&path).expect("read").as_str()), (0, "{}"));
+        let mut lines = Lines::open(&path).expect("opened");
+        assert!(lines.is_empty());
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "{}");
         lines.append(b"one\n").expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "one\n");
         let copy = dir.path().join("settings.json.cut");
@@ -155,7 +183,7 @@ mod tests {
     fn a_file_has_one_writer() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("lines");
-        let (first, _) = Lines::open(&path).expect("opened");
+        let first = Lines::open(&path).expect("opened");
         let why = Lines::open(&path).err().expect("it is taken").to_string();
         assert!(why.contains("another process"), "{why}");
         drop(first);
@@ -164,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_takes_nothing_and_stops_nobody() {
-        let (mut lines, _) = Lines::open(Path::new("/dev/full")).expect("it is on every Linux");
+        let mut lines = Lines::open(Path::new("/dev/full")).expect("it is on every Linux");
         assert!(lines.append(b"x\n").is_err());
         assert!(!lines.append_or_go_on(b"x\n"));
         assert_eq!((lines.whole, lines.failed), (0, 1));

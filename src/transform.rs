@@ -1,9 +1,9 @@
 //! The worker's change to an event on its way to the sink, and the sink's check of it.
 //!
 //! Both ends use this file, so that they cannot differ in it. Invariant: the appended bytes are a
-//! function of the payload alone, so if a worker mixes events up, or sends bytes that it was not
-//! given, the sink counts that as `sink_corrupt_total`. It deliberately gives no protection from
-//! forgery: xxHash64 has no key.
+//! function of the payload alone, so if a worker mixes payloads up, or sends bytes that it was not
+//! given, the sink counts that as `sink_corrupt_total`. Id, key and due time are not covered: of a changed id the ledger
+//! misses the right one. It deliberately gives no protection from forgery: xxHash64 has no key.
 
 use twox_hash::XxHash64;
 

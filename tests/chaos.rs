@@ -172,6 +172,23 @@ fn failing_requests_fail_as_asked_and_the_ledger_knows_what_was_delivered() {
     drop([broken, limited, partial, cut]);
 }
 
+/// Prevents: answers that are cut after the fault, because their requests came in during it and waited for tokens.
+#[test]
+fn a_cut_ends_for_those_who_still_wait() {
+    let sink = Sink::start(&["--rate-limit", "8", "--burst", "1"]);
+    let flags = ["fail", "--how", "cut", "--for", "60s", "--sink", &sink.url];
+    let chaos = Running::start(CHAOS, flags);
+    sink.await_status("it cuts", |s| s.fault.is_some());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| sink.caller().batch(&events(0..40)).json::<Acked>().acked);
+        sink.await_status("waited for", |s| s.waiting == 1);
+        let over = Running::start(CHAOS, ["restore", "--sink", &sink.url]).end(SOON);
+        assert!(over.status.success(), "{over:?}");
+        assert_eq!(waits.join().expect("a whole answer"), 40);
+    });
+    drop(chaos);
+}
+
 /// Prevents: a chaos that reports success though the sink ended during the fault.
 #[test]
 fn a_sink_that_dies_during_the_fault_is_a_failure() {

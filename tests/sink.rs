@@ -143,13 +143,13 @@ fn a_restore_serves_those_who_wait_at_the_new_rate() {
 
 #[test]
 fn a_pause_lets_nothing_through_and_ends_by_itself() {
-    let sink = Sink::start(&[]);
+    let sink = Sink::start(&["--burst", "200"]);
     assert_eq!(sink.control(&Command::Pause { time: seconds("700ms") }).rate, 0.0);
     let begun = Instant::now();
-    // More than the burst that a paused bucket keeps: 1 token.
+    // Less than what was saved up before it.
     assert_eq!(sink.caller().batch(&events(0..100)).status, 200);
     let waited = begun.elapsed();
-    // 0.7 s and 99 tokens at 2,000/s; the call began just after the pause: margin 0.1 s below.
+    // 0.7 s and 100 tokens at 2,000/s; the call began just after the pause: margin 0.1 s below.
     assert!(waited > seconds("600ms") && waited < seconds("3s"), "{waited:?}");
     let status = sink.status();
     assert_eq!((status.rate, status.fault), (2_000.0, None));
@@ -254,6 +254,7 @@ fn control_answers_while_as_many_wait_as_may() {
         let busy = sink.caller().write(&event(1, 1));
         assert_eq!(busy.status, 503, "{}", busy.text());
         assert!(busy.header("retry-after").parse::<u64>().unwrap() >= 1);
+        assert_eq!(busy.header("retry-after-ms"), "1000", "nobody knows when the pause ends");
         assert_eq!(sink.get("/metrics").status, 200);
         assert_eq!(sink.control(&Command::Restore { fault: None }).rate, 2_000.0);
         for waiting in waiting {
@@ -289,6 +290,8 @@ fn latency_is_paid_by_each_call_and_by_calls_side_by_side() {
             let caller = sink.caller();
             scope.spawn(move || assert_eq!(caller.write(&event(n, n)).status, 200));
         }
+        thread::sleep(seconds("150ms"));
+        assert_eq!(sink.status().waiting, 0, "for no token");
     });
     let elapsed = begun.elapsed();
     // Side by side 0.3 s, one after the other 2.4 s.
@@ -357,7 +360,7 @@ fn a_journal_that_takes_nothing_means_no_ack() {
     assert_eq!(sink.totals().events, 0);
 }
 
-/// Prevents a processor that mixes up or mangles events unseen, and a ground truth that filters.
+/// Prevents a processor that mixes up or mangles payloads unseen, and a ground truth that filters.
 #[test]
 fn what_is_not_what_its_digest_says_is_counted_and_delivered() {
     let dir = tempfile::tempdir().unwrap();

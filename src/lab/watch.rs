@@ -329,7 +329,7 @@ impl SampleFile {
             Failure::Failed(format!("--out {}: cannot be made: {e}", dir.display()))
         })?;
         let path = dir.join(FILE);
-        let (lines, _) = Lines::open(&path).map_err(|e| {
+        let lines = Lines::open(&path).map_err(|e| {
             Failure::Failed(format!("--out {}: cannot be written: {e}", path.display()))
         })?;
         Ok(Self { lines, path })

@@ -117,7 +117,7 @@ impl DeadLetters {
     ) -> Result<Self, Failure> {
         let open = |to: &Destination| match to {
             Destination::File(path) => Lines::open(path)
-                .map(|(lines, _earlier)| Keeper::File(lines))
+                .map(Keeper::File)
                 .map_err(|e| Failure::Failed(format!("--dead-letter {}: {e}", path.display()))),
             Destination::Topic(name) => Ok(Keeper::Topic(Topic::new(brokers, name))),
         };

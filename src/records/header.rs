@@ -3,7 +3,6 @@
 //! An accepted header gives a size to skip and a next position that is higher: its length covers
 //! the header, its offsets ascend, and the offset after its last one fits an i64. Its CRC is not
 //! checked here, because that needs the whole batch.
-//! checked here, for that takes the whole batch.
 //!
 //! Layout (Kafka protocol guide, "Record Batch"): baseOffset i64, batchLength i32,
 //! partitionLeaderEpoch i32, magic i8, crc u32, attributes i16, lastOffsetDelta i32, baseTimestamp

@@ -39,10 +39,10 @@ pub struct Bucket {
 
 impl Bucket {
     /// A bucket that earns `rate` tokens/s from `now` and starts with its burst full. Without
-    /// a `burst` (tokens) it is [`BURST_SHARE`] of the rate in force, at least 1.
+    /// a `burst` (tokens) it is [`BURST_SHARE`] of the rate in force, at least 1. At a rate of 0 it is empty.
     pub fn new(rate: f64, burst: Option<f64>, now: Instant) -> Self {
-        let mut bucket = Self { rate, fixed_burst: burst, earned: 0.0, claimed: 0.0, at: now };
-        bucket.earned = bucket.burst();
+        let mut bucket = Self { rate, fixed_burst: burst, earned: f64::MAX, claimed: 0.0, at: now };
+        bucket.cap();
         bucket
     }
 
@@ -103,6 +103,12 @@ impl Bucket {
         self.earned - self.claimed
     }
 
+    /// Whether no more can be saved up.
+    pub fn is_full(&mut self, now: Instant) -> bool {
+        self.advance(now);
+        self.earned >= self.most()
+    }
+
     /// When all claims so far are served, seen from `now`.
     pub fn drained(&mut self, now: Instant) -> Due {
         self.due(Place(self.claimed), now)
@@ -118,7 +124,12 @@ impl Bucket {
 
     /// Idle credit ends at the burst. No request waits when it binds: `claimed` is behind `earned`.
     fn cap(&mut self) {
-        self.earned = self.earned.min(self.claimed + self.burst());
+        self.earned = self.earned.min(self.most());
+    }
+
+    /// A pause lets nothing through: nothing is saved up for it.
+    fn most(&self) -> f64 {
+        if self.rate > 0.0 { self.claimed + self.burst() } else { self.claimed }
     }
 }
 
@@ -330,6 +341,31 @@ mod tests {
         let mut bucket = Bucket::new(1e9, None, now);
         bucket.claim(1e15, now);
         assert!(matches!(bucket.drained(now), Due::At(_)));
+    }
+
+    /// Prevents: a pause that serves what was saved up before it, or a bucket that is made during it.
+    #[test]
+    fn at_a_rate_of_0_nothing_is_saved_up() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(2_000.0, Some(200.0), now);
+        bucket.set_rate(0.0, now);
+        let mut new = Bucket::new(0.0, Some(200.0), now);
+        for bucket in [&mut bucket, &mut new] {
+            let place = bucket.claim(1.0, now);
+            assert_eq!(bucket.due(place, now + Duration::from_secs(60)), Due::Unknown);
+        }
+    }
+
+    /// Prevents: a full bucket that is never called full, because its sum was rounded down.
+    #[test]
+    fn a_bucket_fills_whatever_was_claimed() {
+        let now = Instant::now();
+        for tokens in 1..2_000 {
+            let mut bucket = Bucket::new(1_234.0, None, now);
+            bucket.claim(f64::from(tokens), now);
+            assert!(!bucket.is_full(now));
+            assert!(bucket.is_full(now + Duration::from_secs(10)), "{tokens}");
+        }
     }
 
     #[test]

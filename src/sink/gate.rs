@@ -52,7 +52,7 @@ pub struct Terms {
     pub per: Per,
     /// The time of each call besides its wait for tokens.
     pub latency: Duration,
-    /// Requests that may wait at once; one more is refused as busy.
+    /// Requests that may be inside at once, for their tokens or their latency; one more is refused as busy.
     pub waiting_max: usize,
 }
 
@@ -61,7 +61,7 @@ pub struct Terms {
 pub enum Refusal {
     /// The limit is reached and the sink rejects.
     Limit(Duration),
-    /// Too many requests wait.
+    /// Too many requests are inside.
     Busy(Duration),
     /// The sink stops.
     Stopping,
@@ -78,6 +78,9 @@ pub struct Gate {
 struct State {
     buckets: Buckets,
     control: Control,
+    /// Requests inside.
+    inside: usize,
+    /// Those of them that wait for their tokens.
     waiting: usize,
     closed: bool,
 }
@@ -97,7 +100,7 @@ impl Gate {
         let buckets = Buckets::new(terms.per, rate, burst, now);
         let control = Control::new(rate, stall);
         metrics.rate_limit.set(rate);
-        let state = Mutex::new(State { buckets, control, waiting: 0, closed: false });
+        let state = Mutex::new(State { buckets, control, inside: 0, waiting: 0, closed: false });
         Self { terms, metrics, state, changed: Condvar::new() }
     }
 
@@ -111,12 +114,16 @@ impl Gate {
         if state.closed {
             return Err(Refusal::Stopping);
         }
-        if state.waiting >= self.terms.waiting_max {
+        if state.inside >= self.terms.waiting_max {
             // They leave one after the other until all are served: a place is free after about
             // its share of that time.
-            let drained = state.buckets.of(peer, now).drained(now);
-            let share = state.wait_for(drained, now).div_f64(self.terms.waiting_max as f64);
-            return Err(Refusal::Busy(share));
+            let share = |time: Duration| time.div_f64(self.terms.waiting_max as f64);
+            let again = match state.buckets.of(peer, now).drained(now) {
+                Due::Now => share(RETRY_UNKNOWN),
+                Due::At(at) => state.wait_for(Due::At(now + share(at - now)), now),
+                Due::Unknown => RETRY_UNKNOWN,
+            };
+            return Err(Refusal::Busy(again));
         }
         let place = match self.terms.on_limit {
             OnLimit::Delay => state.buckets.of(peer, now).claim(cost, now),
@@ -128,13 +135,19 @@ impl Gate {
         if self.terms.latency.is_zero() && state.buckets.of(peer, now).due(place, now) == Due::Now {
             return Ok(());
         }
-        state.waiting += 1;
-        self.metrics.waiting.set(state.waiting as i64);
-        let served = self
-            .wait_for_tokens(&mut state, place, peer)
-            .and_then(|()| self.wait_latency(&mut state));
-        state.waiting -= 1;
-        self.metrics.waiting.set(state.waiting as i64);
+        state.inside += 1;
+        let mut served = Ok(());
+        if state.buckets.of(peer, now).due(place, now) != Due::Now {
+            state.buckets.waits(peer);
+            state.waiting += 1;
+            self.metrics.waiting.set(state.waiting as i64);
+            served = self.wait_for_tokens(&mut state, place, peer);
+            state.buckets.waits_no_more(peer);
+            state.waiting -= 1;
+            self.metrics.waiting.set(state.waiting as i64);
+        }
+        let served = served.and_then(|()| self.wait_latency(&mut state));
+        state.inside -= 1;
         served
     }
 

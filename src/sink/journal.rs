@@ -42,13 +42,17 @@ impl Journal {
     /// When it cannot be opened or read, or a whole line is no request.
     pub fn open(path: &Path) -> Result<(Ledger, Self), Failure> {
         let failed = |why: String| Failure::Failed(format!("--journal {}: {why}", path.display()));
-        let (lines, text) = Lines::open(path).map_err(|e| failed(e.to_string()))?;
-        let mut ledger = Ledger::default();
-        for (n, line) in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()).enumerate() {
-            let Line { at_us, events, corrupt } = serde_json::from_slice(line)
-                .map_err(|e| failed(format!("line {} is no request: {e}", n + 1)))?;
-            ledger.record(events.into_iter(), corrupt, at_us);
-        }
+        let (mut ledger, mut n) = (Ledger::default(), 0);
+        let lines = Lines::read(path, |line| {
+            n += 1;
+            if !line.is_empty() {
+                let Line { at_us, events, corrupt } = serde_json::from_slice(line)
+                    .map_err(|e| io::Error::other(format!("line {n} is no request: {e}")))?;
+                ledger.record(events.into_iter(), corrupt, at_us);
+            }
+            Ok(())
+        });
+        let lines = lines.map_err(|e| failed(e.to_string()))?;
         Ok((ledger, Self { lines }))
     }
 

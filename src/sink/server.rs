@@ -224,7 +224,10 @@ impl Sink {
         let corrupt = served.iter().filter(|event| !transform.fits(event.payload, event.trailer));
         let corrupt = corrupt.count() as u64;
         match self.gate.pass(served.len(), peer) {
-            Ok(()) if failing == Some(Failing::Cut) => self.deliver(served, corrupt).cut(),
+            // The wait for tokens may have outlived the fault.
+            Ok(()) if failing == Some(Failing::Cut) && self.gate.failing() == failing => {
+                self.deliver(served, corrupt).cut()
+            }
             Ok(()) => self.deliver(served, corrupt),
             Err(refusal) => refused(refusal),
         }
@@ -343,7 +346,7 @@ fn decode<'a>(request: &'a Request<'_>) -> Result<(Vec<View<'a>>, Transform), Re
 fn refused(refusal: Refusal) -> Response {
     let (status, why, after) = match refusal {
         Refusal::Limit(after) => (429, "the rate limit is reached", after),
-        Refusal::Busy(after) => (503, "too many requests wait for their tokens", after),
+        Refusal::Busy(after) => (503, "too many requests are here", after),
         Refusal::Stopping => (503, "the sink stops; nothing of this was delivered", RESTART_TIME),
     };
     // RFC 9110 knows whole seconds only, so the exact time has a header of its own. Both round up:

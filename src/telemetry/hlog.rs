@@ -35,9 +35,8 @@ impl Writer {
     }
 
     fn open(path: &Path) -> io::Result<Self> {
-        let (lines, text) = Lines::open(path)?;
-        let mut writer = Self { lines, serializer: V2DeflateSerializer::new() };
-        if text.is_empty() {
+        let mut writer = Self { lines: Lines::open(path)?, serializer: V2DeflateSerializer::new() };
+        if writer.lines.is_empty() {
             let mut header = Vec::new();
             IntervalLogWriterBuilder::new()
                 .add_comment("[Latency by stage (the tag), in microseconds]")

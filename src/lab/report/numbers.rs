@@ -15,8 +15,10 @@ fn overload(run: &Run, arm: &Arm) -> Phase {
     run.plan.setup.load_of(arm.spec.name).overload().settled(SETTLE_S)
 }
 
-fn overload_rate(run: &Run, arm: &Arm, source: &str, key: &str) -> Option<f64> {
-    arm.rate_in(source, key, overload(run, arm))
+/// The gain of a counter of all processors together, a second of the overload.
+fn members_rate(run: &Run, arm: &Arm, key: &str) -> Option<f64> {
+    let Phase { from, to, .. } = overload(run, arm);
+    stats::overall_rate(&stats::between(&arm.counted_by_members(key), from, to))
 }
 
 fn quantile(run: &Run, arm: &Arm, q: f64, baseline: bool) -> Option<f64> {
@@ -29,33 +31,30 @@ fn median_in(run: &Run, arm: &Arm, stage: Stage) -> Option<f64> {
     arm.latency_in(stage, 0.5, overload(run, arm))
 }
 
-/// The table arm × numbers, the same for every experiment.
+/// The table arm × numbers, the same for every experiment. Where a group has several processors all that lived are counted
+/// together, and its memory is that of the largest.
 pub const NUMBERS: &[Number] = &[
-    ("λ as produced in the overload, events/s", |r, a| {
-        overload_rate(r, a, "producer", "producer_events_sent_total")
-    }),
-    ("λ as polled, events/s", |r, a| {
-        overload_rate(r, a, "processor", "processor_events_fetched_total")
-    }),
-    ("fetch requests/s", |r, a| overload_rate(r, a, "processor", "processor_polls_total")),
+    ("λ as produced in the overload, events/s", |r, a| a.sent_in(overload(r, a))),
+    ("λ as polled, events/s", |r, a| members_rate(r, a, "processor_events_fetched_total")),
+    ("fetch requests/s", |r, a| members_rate(r, a, "processor_polls_total")),
     ("μ as delivered, events/s", |r, a| a.delivered_in(overload(r, a))),
     ("RSS slope from λ and μ as measured, queue without limit, MB/s", |r, a| {
         // A queue with a limit is full: what it cannot take is in the log, or shed.
         let arm = r.plan.setup.arm(a.spec.name);
         arm.is_none_or(|arm| arm.queue_cap.is_none()).then_some(())?;
-        let polled = overload_rate(r, a, "processor", "processor_events_fetched_total")?;
+        let polled = members_rate(r, a, "processor_events_fetched_total")?;
         let acked = a.delivered_in(overload(r, a))?;
         Some(r.plan.setup.resident_bytes * (polled - acked) / 1e6)
     }),
     ("RSS of the processor at the end of the baseline, MB", |r, a| {
         let to = r.plan.setup.load_of(a.spec.name).baseline().to;
-        stats::between(&a.rss_bytes("processor"), 0.0, to).last().map(|p| p.1 / 1e6)
+        stats::between(&a.largest_rss_bytes(), 0.0, to).last().map(|p| p.1 / 1e6)
     }),
     ("largest RSS of the processor, MB", |_, a| {
-        stats::max(&a.rss_bytes("processor")).map(|b| b / 1e6)
+        stats::max(&a.largest_rss_bytes()).map(|b| b / 1e6)
     }),
     ("largest queue depth, events", |_, a| {
-        stats::max(&a.metric("processor", "processor_queue_depth"))
+        stats::max(&a.of_members("processor_queue_depth", |a, b| a + b))
     }),
     ("largest lag, events", |_, a| stats::max(&a.lag())),
     ("end-to-end p50 in the baseline, s", |r, a| quantile(r, a, 0.5, true)),
@@ -66,9 +65,9 @@ pub const NUMBERS: &[Number] = &[
     ("of that p50, waited in the log, s", |r, a| median_in(r, a, Stage::Log)),
     ("of that p50, waited in the queue, s", |r, a| median_in(r, a, Stage::Queue)),
     ("largest gap between two polls of the group member, s", |_, a| {
-        stats::max(&a.metric("processor", "processor_poll_gap_seconds"))
+        stats::max(&a.of_members("processor_poll_gap_seconds", f64::max))
     }),
-    ("evictions", |_, a| stats::max(&a.metric("processor", "processor_evictions_total"))),
+    ("evictions", |_, a| a.evictions(1)),
     ("CPU of other processes in the overload, % of the machine", |r, a| {
         a.host_in(r.plan.setup.load_of(a.spec.name).overload()).map(|host| host.others * 100.0)
     }),

@@ -1,5 +1,7 @@
 //! The quantities of an arm: what its samples and latency logs say, over time or in a phase.
 
+use std::cell::RefCell;
+
 use hdrhistogram::Histogram;
 
 use super::Arm;
@@ -167,6 +169,34 @@ impl Arm {
         all.into_iter().filter(|name| name.starts_with("processor"))
     }
 
+    /// A gauge of its processors that live, put together by `put`.
+    pub fn of_members(&self, key: &str, put: fn(f64, f64) -> f64) -> Series {
+        let members: Vec<&String> = self.members().collect();
+        self.series(|s| members.iter().filter_map(|name| s.metric(name, key)).reduce(put))
+    }
+
+    /// A counter of its processors together: one that has ended keeps its last value.
+    pub fn counted_by_members(&self, key: &str) -> Series {
+        let members: Vec<&String> = self.members().collect();
+        let last = RefCell::new(vec![0.0; members.len()]);
+        self.series(|s| {
+            let mut last = last.borrow_mut();
+            let mut any = false;
+            for (name, last) in members.iter().zip(last.iter_mut()) {
+                if let Some(now) = s.metric(name, key) {
+                    (*last, any) = (now, true);
+                }
+            }
+            any.then(|| last.iter().sum())
+        })
+    }
+
+    /// Resident bytes of its largest processor over time.
+    pub fn largest_rss_bytes(&self) -> Series {
+        let members: Vec<&String> = self.members().collect();
+        self.series(|s| members.iter().filter_map(|name| s.rss_bytes(name)).reduce(f64::max))
+    }
+
     /// Evictions of all its processors together, which are `members` at least; `None` when one does not tell.
     pub fn evictions(&self, members: usize) -> Option<f64> {
         if self.members().count() < members.max(1) {
@@ -228,4 +258,38 @@ fn longest_gap(times: impl Iterator<Item = f64>, to: f64) -> f64 {
     let inside = times.filter(|t| (0.0..to).contains(t)).chain([to]);
     let gaps = inside.scan(0.0, |last, t| Some(t - std::mem::replace(last, t)));
     gaps.fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::lab::experiments::{self, Form};
+    use crate::lab::plan::Plan;
+    use crate::lab::run_folder::Run;
+
+    /// Prevents: a sum that falls, or is not there, because a member of the group came or went.
+    #[test]
+    fn a_member_that_has_ended_keeps_its_count() {
+        let experiment = experiments::named("exp2").expect("declared");
+        let plan = Plan::of(experiment, Form::Quick).expect("its flags");
+        let spec = experiment.arm("pull").expect("an arm");
+        let mut run = Run::under_way(plan, spec, Path::new("nowhere"));
+        let arm = run.arms.first_mut().expect("an arm");
+        let looks = [[Some(10.0), None], [Some(20.0), Some(5.0)], [None, Some(9.0)], [None, None]];
+        for (second, values) in (1..).zip(looks) {
+            let pages = ["processor-1", "processor-2"].into_iter().zip(values);
+            let pages = pages
+                .filter_map(|(name, value)| Some((name.into(), [("n".into(), value?)].into())));
+            arm.push(Sample {
+                due_us: second * 1_000_000,
+                metrics: pages.collect(),
+                ..Sample::default()
+            });
+        }
+        let values = |series: Series| series.into_iter().map(|look| look.1).collect::<Vec<_>>();
+        assert_eq!(values(arm.counted_by_members("n")), [10.0, 25.0, 29.0]);
+        assert_eq!(values(arm.of_members("n", f64::max)), [10.0, 20.0, 9.0]);
+    }
 }

@@ -24,7 +24,7 @@ impl ShedIds {
     /// # Errors
     /// When it cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let (lines, _earlier) = Lines::open(path)
+        let lines = Lines::open(path)
             .map_err(|e| Failure::Failed(format!("--shed-ids {}: {e}", path.display())))?;
         Ok(Self { lines: Mutex::new(lines) })
     }

@@ -41,7 +41,11 @@ impl SinkMetrics {
                 "sink_corrupt_total",
                 "Events delivered whose payload does not match their digest",
             )?,
-            rejected: m.counters("sink_rejected_total", "Requests refused", &["status"])?,
+            rejected: m.counters(
+                "sink_rejected_total",
+                "Requests that the sink refused; its server turns others away",
+                &["status"],
+            )?,
             rate_limit: m.gauge("sink_rate_limit", "The limit in force, tokens/s")?,
             waiting: m.int_gauge("sink_waiting_requests", "Requests waiting for tokens")?,
         })
