@@ -16,7 +16,7 @@ install_line() {
       echo "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" ;;
     cargo-fmt) echo "rustup component add rustfmt" ;;
     cargo-clippy) echo "rustup component add clippy" ;;
-    java | keytool) echo "$apt openjdk-17-jre-headless   # or any later release" ;;
+    java | keytool) echo "$apt default-jre-headless   # 17 or any later release" ;;
     mvn) echo "$apt maven" ;;
     cc) echo "$apt gcc libc6-dev" ;;
     c++) echo "$apt g++" ;;
@@ -25,7 +25,7 @@ install_line() {
     setsid | flock | setpriv | nsenter | unshare) echo "$apt util-linux" ;;
     pgrep) echo "$apt procps" ;;
     chromium) echo "$apt chromium   # Ubuntu: snap install chromium" ;;
-    go) echo "$apt golang-go" ;;
+    go) echo "Go 1.26 or later: https://go.dev/dl" ;;
     pkg-config) echo "$apt pkg-config libssl-dev" ;;
     *) echo "$apt $1" ;;
   esac
@@ -38,6 +38,13 @@ java_release() {
   if [[ $text =~ version\ \"(1\.)?([0-9]+) ]]; then echo "${BASH_REMATCH[2]}"; else echo 0; fi
 }
 
+# Minor release of the Go 1 on the PATH, 0 if it does not say.
+go_release() {
+  local text
+  text=$(go env GOVERSION 2>/dev/null) || true
+  if [[ $text =~ ^go1\.([0-9]+) ]]; then echo "${BASH_REMATCH[1]}"; else echo 0; fi
+}
+
 # Whether brokers would be containers: no Java for them, and an engine that answers.
 in_containers() {
   (($(java_release) < 17)) && timeout 10 docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
@@ -46,7 +53,10 @@ in_containers() {
 # Whether program $1 works: rustup installs stand-ins that only name the missing component.
 usable() {
   command -v "$1" >/dev/null || return 1
-  case $1 in cargo | cargo-fmt | cargo-clippy) "$1" --version >/dev/null 2>&1 ;; esac
+  case $1 in
+    cargo | cargo-fmt | cargo-clippy) "$1" --version >/dev/null 2>&1 ;;
+    go) (($(go_release) >= 26)) ;;
+  esac
 }
 
 require() {

@@ -97,8 +97,8 @@ supply_chain() {
 # The program that run/bench.sh races against, and the one that makes Grafana's board, if Go is
 # installed.
 in_go() {
-  if ! command -v go >/dev/null; then
-    log warn go_not_checked "why='no go' get='apt-get install golang-go'"
+  if ! usable go; then
+    log warn go_not_checked "why='no Go 1.26' get='$(install_line go)'"
     return
   fi
   check 'the peer of the race' bash -c 'cd benches/peers/franz-go && go vet ./... && go test ./...'

@@ -24,7 +24,7 @@ impl Security {
     pub fn read(file: &Path) -> Result<Self, Failure> {
         Err(Failure::Usage(format!(
             "--command-config {}: this build has no TLS and no SASL; build one that has them: \
-             cargo build --release --features tls",
+             cargo build --release --locked --features tls",
             file.display()
         )))
     }

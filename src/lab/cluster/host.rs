@@ -33,8 +33,8 @@ pub fn require(programs: &[&str]) -> Result<(), Failure> {
             program => !is_there(program),
         })
         .map(|program| match *program {
-            "java" => format!("java >= {JAVA_MIN} (apt-get install -y openjdk-17-jre-headless)"),
-            "keytool" => "keytool (apt-get install -y openjdk-17-jre-headless)".into(),
+            "java" => format!("java >= {JAVA_MIN} (apt-get install -y default-jre-headless)"),
+            "keytool" => "keytool (apt-get install -y default-jre-headless)".into(),
             "mvn" => "mvn (apt-get install -y maven)".into(),
             "docker" => "docker (apt-get install -y docker.io docker-compose-v2)".into(),
             other => format!("{other} (apt-get install -y util-linux)"),

@@ -154,7 +154,7 @@ impl ProcessorMetrics {
             )?,
             poll_gap: m.gauge(
                 "processor_poll_gap_seconds",
-                "Largest time between two polls of the group member",
+                "Largest time between two polls of the group member so far",
             )?,
             poll_interval: m.gauge(
                 "processor_max_poll_interval_seconds",
