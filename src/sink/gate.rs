@@ -132,12 +132,13 @@ impl Gate {
                 Err(due) => return Err(Refusal::Limit(state.wait_for(due, now))),
             },
         };
-        if self.terms.latency.is_zero() && state.buckets.of(peer, now).due(place, now) == Due::Now {
+        let is_paid = state.buckets.of(peer, now).due(place, now) == Due::Now;
+        if is_paid && self.terms.latency.is_zero() {
             return Ok(());
         }
         state.inside += 1;
         let mut served = Ok(());
-        if state.buckets.of(peer, now).due(place, now) != Due::Now {
+        if !is_paid {
             state.buckets.waits(peer);
             state.waiting += 1;
             self.metrics.waiting.set(state.waiting as i64);

@@ -211,9 +211,7 @@ impl Members {
             self.settings.stop_within.as_secs()
         )))
     }
-}
 
-impl Members {
     fn kill(&mut self) {
         for copy in &self.all {
             send(&copy.child, Signal::KILL);
@@ -239,6 +237,8 @@ impl Drop for Members {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Pid, test_kill_process_group};
+
     use super::*;
 
     fn members(script: &str, dir: &std::path::Path) -> Members {
@@ -267,6 +267,11 @@ mod tests {
 
     fn printed(dir: &std::path::Path, start: usize) -> String {
         std::fs::read_to_string(dir.join(format!("m-{start}.json"))).unwrap_or_default()
+    }
+
+    fn only_group(members: &Members) -> Pid {
+        let [copy] = &members.all[..] else { panic!("{} copies", members.all.len()) };
+        Pid::from_raw(i32::try_from(copy.child.id()).expect("a pid")).expect("a pid")
     }
 
     /// Prevents: two copies with one number, which is a port or a group.instance.id.
@@ -324,10 +329,9 @@ mod tests {
         let mut members = members(deaf, dir.path());
         members.want(1).expect("started");
         until("it is up", || printed(dir.path(), 1) == "up\n");
-        let pid = i32::try_from(members.all[0].child.id()).expect("a pid");
-        let group = rustix::process::Pid::from_raw(pid).expect("a pid");
+        let group = only_group(&members);
         assert!(members.end().expect_err("killed").to_string().contains("members 1"));
-        until("its group is gone", || rustix::process::test_kill_process_group(group).is_err());
+        until("its group is gone", || test_kill_process_group(group).is_err());
     }
 
     /// Prevents: a copy that outlives the command, whatever signals it ignores and whatever it started.
@@ -338,10 +342,9 @@ mod tests {
         let mut members = members(deaf, dir.path());
         members.want(1).expect("started");
         until("it is up", || printed(dir.path(), 1) == "up\n");
-        let pid = i32::try_from(members.all[0].child.id()).expect("a pid");
-        let group = rustix::process::Pid::from_raw(pid).expect("a pid");
+        let group = only_group(&members);
         let why = members.end().expect_err("killed").to_string();
         assert!(why.contains("members 1 did not stop"), "{why}");
-        until("its group is gone", || rustix::process::test_kill_process_group(group).is_err());
+        until("its group is gone", || test_kill_process_group(group).is_err());
     }
 }

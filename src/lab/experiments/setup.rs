@@ -238,10 +238,11 @@ impl Setup {
         self.load().offered()
     }
 
-    /// Tokens/s that an arm's workers ask for at most, by a call's own time; infinite without any.
-    pub fn tokens_in_time(&self, arm: &ArmSetup) -> f64 {
+    /// Tokens/s that an arm gets of a sink with the limit `rate`: no more than its workers ask for, by a call's own time.
+    pub fn tokens(&self, arm: &ArmSetup, rate: f64) -> f64 {
         let workers = f64::from(arm.workers) * arm.poll_intervals_s.len() as f64;
-        workers / self.call.latency_s * (self.call.cost + self.call.event_cost * arm.batch)
+        let call = self.call.cost + self.call.event_cost * arm.batch;
+        (rate * arm.limits()).min(workers / self.call.latency_s * call)
     }
 
     /// μ(t), tokens/s.
@@ -256,8 +257,8 @@ impl Setup {
     /// Events/s that the sink serves an arm over time: of its tokens, and of as many calls as the arm's workers can make at a
     /// time, in full batches.
     pub fn served(&self, arm: &ArmSetup) -> Rates {
-        let events = |tokens: f64| {
-            let tokens = (tokens * arm.limits()).min(self.tokens_in_time(arm));
+        let events = |rate: f64| {
+            let tokens = self.tokens(arm, rate);
             model::ceiling(tokens, self.call.cost, self.call.event_cost, arm.batch)
         };
         let steady = Rates::constant(events(self.ceiling));

@@ -37,10 +37,10 @@ impl Words {
         };
         let steps: Vec<String> =
             arm.schedule.iter().map(|(rate, s)| format!("{rate}:{}", time(*s))).collect();
-        let tokens = setup.tokens_in_time(arm);
+        let limit = setup.tokens(arm, setup.ceiling);
         let mut words = Self::default()
             .with("schedule", steps.join(","))
-            .with("rate-limit", (setup.ceiling * arm.limits()).min(tokens))
+            .with("rate-limit", limit)
             .with("call-cost", setup.call.cost)
             .with("event-cost", setup.call.event_cost)
             .with("batch-size", arm.batch)
@@ -70,9 +70,8 @@ impl Words {
         if let (Some(limit), None) = (setup.memory_limit, arm.queue_cap) {
             words = words.with("memory-limit", format!("{limit}B"));
         }
-        let limit = (setup.ceiling * arm.limits()).min(tokens);
         // One that slows nothing down, or comes after the load, is none.
-        let stall = setup.stall.map(|stall| (stall, (stall.rate * arm.limits()).min(tokens)));
+        let stall = setup.stall.map(|stall| (stall, setup.tokens(arm, stall.rate)));
         let stall = stall.filter(|(stall, rate)| *rate < limit && stall.from < arm.load().end_s());
         Some(match stall {
             Some((stall, rate)) => {

@@ -1,7 +1,5 @@
 //! The quantities of an arm: what its samples and latency logs say, over time or in a phase.
 
-use std::cell::RefCell;
-
 use hdrhistogram::Histogram;
 
 use super::Arm;
@@ -33,7 +31,7 @@ pub struct HostShares {
 
 impl Arm {
     /// A quantity over time; samples that do not have it are left out.
-    pub fn series(&self, of: impl Fn(&Sample) -> Option<f64>) -> Series {
+    pub fn series(&self, mut of: impl FnMut(&Sample) -> Option<f64>) -> Series {
         let late = |s: &Sample| self.at(s.due_us) + s.late_s;
         self.samples.iter().filter_map(|s| Some((late(s), of(s)?))).collect()
     }
@@ -178,9 +176,8 @@ impl Arm {
     /// A counter of its processors together: one that has ended keeps its last value.
     pub fn counted_by_members(&self, key: &str) -> Series {
         let members: Vec<&String> = self.members().collect();
-        let last = RefCell::new(vec![0.0; members.len()]);
+        let mut last = vec![0.0; members.len()];
         self.series(|s| {
-            let mut last = last.borrow_mut();
             let mut any = false;
             for (name, last) in members.iter().zip(last.iter_mut()) {
                 if let Some(now) = s.metric(name, key) {

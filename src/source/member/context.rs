@@ -18,7 +18,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::starts::{Newly, Start, anew, newly};
+use super::starts::{Newly, Start, newly};
 use crate::brokers::group::commit_metadata;
 use crate::brokers::{Brokers, View, librdkafka};
 use crate::source::{Assigned, Assignment};
@@ -79,13 +79,15 @@ impl Context {
         for assigned in self.assignment.all() {
             let (reason, start) = match (assigned.topic_id == id, assigned.cut()) {
                 (false, _) => ("topic_deleted", Start::OfLog),
-                (true, Some(Some(end))) => ("truncated", Start::At(end)),
+                (true, Some(Some(end))) => {
+                    ("truncated", Start::Cut { end, before: Arc::clone(&assigned) })
+                }
                 (true, Some(None)) => ("truncated", Start::OfLog),
                 (true, None) => continue,
             };
             self.log_is_gone(&assigned, reason);
             self.assignment.remove(assigned.partition);
-            anew(self, assigned.partition, start, assigned);
+            newly(self, [(assigned.partition, start)]);
         }
     }
 

@@ -33,14 +33,14 @@ pub enum Reset {
 }
 
 /// Where a partition that is new to this member starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Start {
     /// Where the group left off, or where the settings say.
     Committed,
     /// At the log start offset: the group's commit belongs to another log.
     OfLog,
-    /// At this offset: the log was cut there.
-    At(i64),
+    /// Where its log was cut, after what it was before: events of that are in the queue still.
+    Cut { end: i64, before: Arc<Assigned> },
 }
 
 /// A partition that waits for its start. `nth` distinguishes two assignments of one partition.
@@ -48,14 +48,12 @@ pub(super) enum Start {
 pub(super) struct Newly {
     pub start: Start,
     pub nth: u64,
-    /// What it was before its log was cut.
-    pub before: Option<Arc<Assigned>>,
 }
 
 impl Newly {
     /// It as it would have started, if its log was cut and it waits for that: what it still has in the queue is of it.
     pub(super) fn cut(self) -> Option<Assigned> {
-        let (Start::At(end), Some(before)) = (self.start, self.before) else { return None };
+        let Start::Cut { end, before } = self.start else { return None };
         Some(Assigned::new(before.topic_id, before.partition, end).after(before))
     }
 }
@@ -191,7 +189,7 @@ fn start_all(
             }
             None => &Committed { offset: None, metadata: String::new() },
         };
-        match first(context, *partition, new, known, reset(*partition), &mut ids) {
+        match first(context, *partition, &new.start, known, reset(*partition), &mut ids) {
             Ok(assigned) => start(context, assigned, new),
             Err(why) => failed.entry(why).or_default().push(*partition),
         }
@@ -206,7 +204,7 @@ fn start_all(
 fn first(
     context: &Context,
     partition: i32,
-    new: &Newly,
+    start: &Start,
     committed: &Committed,
     reset: Reset,
     ids: &mut BTreeMap<String, Result<u128, String>>,
@@ -226,10 +224,11 @@ fn first(
         let offset = wire::offset(&context.brokers, leader, topic, partition, mark);
         offset.map(at).map_err(|e| format!("{leader}: {e}"))
     };
-    let is_another = |before: &Arc<Assigned>| before.topic_id != view.id;
-    match new.start {
-        Start::At(offset) if !new.before.as_ref().is_some_and(is_another) => Ok(at(offset)),
-        Start::At(_) | Start::OfLog => of_log(Mark::LogStart),
+    match start {
+        Start::Cut { end, before } if before.topic_id == view.id => {
+            Ok(at(*end).after(Arc::clone(before)))
+        }
+        Start::Cut { .. } | Start::OfLog => of_log(Mark::LogStart),
         Start::Committed => match (committed.offset, committed.offset_in(view.id)) {
             (_, Some(offset)) => {
                 context.committed.lock().insert(partition, offset);
@@ -255,27 +254,15 @@ fn start(context: &Context, assigned: Assigned, new: &Newly) {
     if newly.get(&partition).is_some_and(|waits| waits.nth == new.nth) {
         newly.remove(&partition);
         log::info!(partition = partition, from = assigned.position(); "partition starts");
-        let before = new.before.as_ref().filter(|before| before.topic_id == assigned.topic_id);
-        context.assignment.add(match before {
-            Some(before) => assigned.after(Arc::clone(before)),
-            None => assigned,
-        });
+        context.assignment.add(assigned);
     }
 }
 
 /// Notes partitions to start.
 pub(super) fn newly(context: &Context, partitions: impl IntoIterator<Item = (i32, Start)>) {
-    partitions.into_iter().for_each(|(partition, start)| wait(context, partition, start, None));
-}
-
-/// Notes that a partition starts anew, `before` whose log was cut.
-pub(super) fn anew(context: &Context, partition: i32, start: Start, before: Arc<Assigned>) {
-    // Where the log is read from its start, all comes again.
-    let before = matches!(start, Start::At(_)).then_some(before);
-    wait(context, partition, start, before);
-}
-
-fn wait(context: &Context, partition: i32, start: Start, before: Option<Arc<Assigned>>) {
-    let nth = context.assignments.fetch_add(1, Ordering::Relaxed);
-    context.newly.lock().insert(partition, Newly { start, nth, before });
+    let mut newly = context.newly.lock();
+    for (partition, start) in partitions {
+        let nth = context.assignments.fetch_add(1, Ordering::Relaxed);
+        newly.insert(partition, Newly { start, nth });
+    }
 }
