@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::{Produced, Taken};
+use super::summaries::{Produced, Taken};
 
 /// Events lost.
 pub(super) fn count(produced: &[Produced], taken: &[Option<Taken>]) -> u64 {
