@@ -160,7 +160,15 @@ mod tests {
         let kind = format!("stall\n\u{1b}[2Jerror: forged {}", "x".repeat(1 << 20));
         let fault = FaultStatus { id: 1, kind, rate: 0.0, for_seconds: 1e300, left_seconds: -1.0 };
         let (costs, fault) = (Costs::default(), Some(fault));
-        let status = Status { base_rate: 2e3, rate: 0.0, costs, fault, waiting: 0 };
+        let status = Status {
+            base_rate: 2e3,
+            rate: 0.0,
+            costs,
+            fault,
+            waiting: 0,
+            rejects: false,
+            per_connection: false,
+        };
         let line = describe(&status);
         assert!(!line.contains(char::is_control), "{line:?}");
         assert!(line.contains(r"stall\n\u{1b}[2Jerror: forged"), "{line}");

@@ -168,6 +168,17 @@ pub fn check_topic(topic: &str) -> Result<(), Failure> {
     check_name("--topic", topic, !is_dots)
 }
 
+/// Checks `--group`: Kafka takes any name but none.
+///
+/// # Errors
+/// Usage: names the flag, its value and what it may be.
+pub fn check_group(group: &str) -> Result<(), Failure> {
+    if group.is_empty() {
+        return Err(Failure::flag("--group", "''", "expected a name"));
+    }
+    Ok(())
+}
+
 /// Checks `--instance-id` by Kafka's own rule for it.
 ///
 /// # Errors

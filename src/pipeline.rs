@@ -187,6 +187,7 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
 
     while !ends.stop.wait(Duration::from_secs(3600)) {}
     log::info!(queued = metrics.queue_depth.get(); "stopping: no more fetches, draining the queue");
+    let stopping = Instant::now();
     ends.drain.start(settings.drain_timeout);
     ends.gate.close();
     // A worker may be inside a call that the sink does not answer; the stop does not wait for it.
@@ -198,7 +199,9 @@ pub fn run(settings: Settings) -> Result<Summary, Failure> {
     let in_time = member.join_within(LEAVE_TIMEOUT) && is_quiet && in_time;
     ends.measured.set();
     instruments.join();
-    drop(server);
+    // One limit for all of it: a page that takes long does not come on top.
+    let most = settings.drain_timeout + WORKERS_GRACE + DISK_GRACE + LEAVE_TIMEOUT;
+    server.stop_within(most.saturating_sub(stopping.elapsed()));
     if !in_time {
         log::warn!(
             "workers or the group membership did not end in time; events not acked are in the log"
@@ -288,6 +291,8 @@ fn start_workers(
                 stop.clone(),
             ),
             refusals: Arc::clone(&refusals),
+            // One worker, or one for each key, keeps an order.
+            sets_aside: settings.sharding == Sharding::Shared && settings.workers.get() > 1,
             shedder: Arc::clone(&admission.shedder),
             settled: settled.clone(),
             metrics: metrics.clone(),

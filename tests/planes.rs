@@ -15,7 +15,9 @@ use common::lab::{Served, figure, ledger, processor, produce, sink};
 use common::{PATIENCE, Topic, brokers};
 use kafka_protocol::messages::ApiKey;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{Offset, TopicPartitionList};
 
 const AMPLE: &[&str] = &["--rate-limit", "1000000"];
 
@@ -117,6 +119,94 @@ fn each_codec_is_read_or_ends_the_run_by_name() {
             clean(processor);
         }
     }
+}
+
+/// Prevents: plain batches that stand before a compressed one in the same answer being dropped (as crate `kafka` does).
+#[test]
+fn batches_of_several_codecs_in_one_log_are_delivered_whole() {
+    for plane in planes() {
+        let (topic, sink) = (Topic::create("several", 1), sink(AMPLE));
+        let codecs = ["none", "gzip", "none", "none", "snappy", "gzip", "none", "snappy", "none"];
+        for (first, codec) in (0..).step_by(7).zip(codecs) {
+            send(&producer(&[("compression.codec", codec)]), &topic, first..first + 7, 200);
+        }
+        let processor = start(&topic, &sink, plane, &["--worker-assignment", "key"]);
+        delivered(&sink, 63);
+        assert_eq!(figure(&ledger(&sink), "order_violations"), 0, "{plane}");
+        clean(processor);
+    }
+}
+
+/// Prevents: a gap that compaction left inside a batch ending the run as a corrupt batch, or the rest
+/// of the batch passed over with it.
+#[test]
+fn gaps_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("segment.ms", "1000"),
+    ];
+    let topics: Vec<_> = planes()
+        .into_iter()
+        .map(|plane| (plane, Topic::create_with("compacted", 1, &settings)))
+        .collect();
+    let each = |codec: &str, first: u64, keys: &[u64], payload: usize| {
+        let producer = producer(&[("compression.codec", codec)]);
+        for (_, topic) in &topics {
+            for (id, key) in (first..).zip(keys) {
+                let (key, value) = (key.to_string(), bytes(id, payload));
+                let record = BaseRecord::to(&topic.name).partition(0).key(&key).payload(&value);
+                producer.send(record).map_err(|(e, _)| e).expect("queued");
+            }
+        }
+        producer.flush(PATIENCE).expect("flushed");
+    };
+    let ten = |first: u64| (first..first + 10).collect::<Vec<u64>>();
+    each("none", 0, &ten(0), 200);
+    each("gzip", 10, &ten(40), 200);
+    // The first, the last and three in the middle of each.
+    each("none", 20, &[0, 2, 3, 4, 9, 40, 42, 43, 44, 49], 200);
+    // A whole batch.
+    each("none", 30, &[60, 61], 200);
+    each("none", 32, &[60, 61], 200);
+    // The cleaner leaves the last segment alone, so a record that comes a second later begins a new
+    // one; and the cleaner runs every 15 s.
+    for id in 34..37 {
+        std::thread::sleep(Duration::from_millis(1200));
+        each("none", id, &[id + 100], 3000);
+    }
+    for (plane, topic) in &topics {
+        let end = Instant::now() + PATIENCE;
+        while records_in(topic) > 25 {
+            assert!(Instant::now() < end, "{}: not compacted", records_in(topic));
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let sink = sink(AMPLE);
+        let processor = start(topic, &sink, plane, &[]);
+        processor.until("the high watermark is committable", |p| {
+            p.metric("processor_committable_offset", "partition=\"0\"") == 37.0
+        });
+        let ledger = ledger(&sink);
+        assert_eq!((figure(&ledger, "distinct"), figure(&ledger, "duplicates")), (25, 0));
+        let lost = processor.metric("processor_events_lost_total", "reason=\"gap\"");
+        assert_eq!(lost, 12.0, "{plane}");
+        processor.stop();
+    }
+}
+
+/// How many records another client finds in partition 0.
+fn records_in(topic: &Topic) -> usize {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers())
+        .set("group.id", "counts-records")
+        .set("enable.partition.eof", "true")
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic.name, 0, Offset::Beginning).expect("valid");
+    consumer.assign(&list).expect("assigned");
+    let records = std::iter::from_fn(|| consumer.poll(PATIENCE));
+    records.take_while(Result::is_ok).count()
 }
 
 /// Unreadable records are skipped on request: counted, kept, committed, and no more.
@@ -264,20 +354,23 @@ fn partitions_that_are_added_are_read() {
 /// not take it for a lost leader.
 #[test]
 fn a_throttled_fetch_is_waited_out() {
-    let (topic, sink) = (Topic::create("quota", 3), sink(AMPLE));
     let producer = producer(&[]);
-    for (id, partition) in (0..900).zip([0, 1, 2].into_iter().cycle()) {
-        let value = bytes(id, 1000);
-        let record = BaseRecord::<[u8], [u8]>::to(&topic.name).partition(partition).payload(&value);
-        producer.send(record).map_err(|(e, _)| e).expect("queued");
-    }
-    producer.flush(PATIENCE).expect("flushed");
     let _quota = Quota::set(100_000);
-    let processor = start(&topic, &sink, "wire", &["--answer-bytes", "64KiB"]);
-    delivered(&sink, 900);
-    assert_eq!(processor.metric("processor_fetch_retries_total", ""), 0.0);
-    assert!(!processor.process.log().contains("leader"), "{}", processor.process.log());
-    clean(processor);
+    for plane in planes() {
+        let (topic, sink) = (Topic::create("quota", 3), sink(AMPLE));
+        for (id, partition) in (0..900).zip([0, 1, 2].into_iter().cycle()) {
+            let value = bytes(id, 1000);
+            let record =
+                BaseRecord::<[u8], [u8]>::to(&topic.name).partition(partition).payload(&value);
+            producer.send(record).map_err(|(e, _)| e).expect("queued");
+        }
+        producer.flush(PATIENCE).expect("flushed");
+        let processor = start(&topic, &sink, plane, &["--answer-bytes", "64KiB"]);
+        delivered(&sink, 900);
+        assert_eq!(processor.metric("processor_fetch_retries_total", ""), 0.0, "{plane}");
+        assert!(!processor.process.log().contains("leader"), "{}", processor.process.log());
+        clean(processor);
+    }
 }
 
 /// A quota of bytes/s for consumers of the lab's client id, while it lives.
@@ -345,6 +438,23 @@ fn plain_records_of_a_topic_switched_to_zstd_are_read_or_named() {
         let processor = start(&topic, &sink, plane, &[]);
         is_read_or_named(plane, processor, &sink, 20, "--client wire");
     }
+}
+
+/// Prevents: an old Fetch that is refused over and over in silence, as no batch tells why.
+#[test]
+fn an_empty_topic_of_zstd_is_named_to_an_old_client() {
+    if !takes_old_fetches() {
+        return;
+    }
+    let (topic, sink) = (Topic::create("zstd-empty", 1), sink(AMPLE));
+    topic.alter("compression.type", "zstd");
+    std::thread::sleep(Duration::from_secs(3));
+    let processor = start(&topic, &sink, "kafka", &[]);
+    processor.until("it says why", |it| it.process.log().contains("use --client wire"));
+    std::thread::sleep(Duration::from_secs(5));
+    // From 50 ms on, each wait twice as long.
+    assert!(processor.metric("processor_fetch_retries_total", "") < 15.0);
+    clean(processor);
 }
 
 /// A corrupt batch ends the run with its offset; nothing after it is skipped silently. (A client

@@ -37,6 +37,8 @@ const GROUP_ID_NOT_FOUND: i16 = 69;
 pub struct Committed {
     /// The offset; `None` when nothing is committed.
     pub offset: Option<i64>,
+    /// The epoch of the batch before it (KIP-320); -1 unknown.
+    pub epoch: i32,
     /// Metadata that the client committed with it.
     pub metadata: String,
 }
@@ -183,6 +185,7 @@ fn commits(
             let committed = match p.error_code {
                 0 => Ok(Committed {
                     offset: (p.committed_offset >= 0).then_some(p.committed_offset),
+                    epoch: p.committed_leader_epoch,
                     metadata: p.metadata.as_ref().map(ToString::to_string).unwrap_or_default(),
                 }),
                 code => Err(format!("committed offset: {}", in_words(code))),
@@ -225,7 +228,7 @@ mod tests {
     fn only_a_well_formed_id_of_another_topic_is_of_another() {
         let id = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
         let offset_in = |metadata: &str| {
-            Committed { offset: Some(7), metadata: metadata.to_owned() }.offset_in(id)
+            Committed { offset: Some(7), epoch: 0, metadata: metadata.to_owned() }.offset_in(id)
         };
         let ours = commit_metadata(id);
         let upper = ours.to_uppercase().replace("TOPIC-ID", "topic-id");

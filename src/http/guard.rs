@@ -42,6 +42,8 @@ pub struct Running {
     listener: TcpListener,
     shared: Arc<Shared>,
     accept: Option<JoinHandle<Vec<JoinHandle<()>>>>,
+    /// How long stopping waits for requests that are being handled.
+    pub(super) grace: Duration,
 }
 
 struct Shared {
@@ -91,7 +93,7 @@ pub fn start(listen: SocketAddr, limits: Limits, handler: Handler) -> Result<Run
         let shared = shared.clone();
         threads::spawn("http-accept", move || accept_loop(&accepting, &shared))?
     };
-    Ok(Running { addr, listener, shared, accept: Some(accept) })
+    Ok(Running { addr, listener, shared, accept: Some(accept), grace: STOP_GRACE })
 }
 
 fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
@@ -248,9 +250,9 @@ impl Drop for Ticket<'_> {
 }
 
 impl Drop for Running {
-    /// Stops accepting, waits at most [`STOP_GRACE`] for requests that are being handled, joins.
+    /// Stops accepting, waits at most its grace for requests that are being handled, joins.
     fn drop(&mut self) {
-        let deadline = Instant::now() + STOP_GRACE;
+        let deadline = Instant::now() + self.grace;
         {
             let mut connections = self.shared.connections.lock();
             connections.stopping = true;
@@ -280,7 +282,7 @@ impl Drop for Running {
             }
         }
         if !all_free {
-            let grace = crate::units::show(STOP_GRACE);
+            let grace = crate::units::show(self.grace);
             log::error!(grace = grace.as_str(); "a request is still being handled; leaving it");
         }
     }

@@ -194,6 +194,11 @@ impl Server {
         guard::start(listen, limits, handler).map(|running| Self { running })
     }
 
+    /// Stops, and waits for requests that are being handled no longer than `most`.
+    pub fn stop_within(mut self, most: Duration) {
+        self.running.grace = self.running.grace.min(most);
+    }
+
     /// The address that is listened on, with the port that was picked.
     pub fn addr(&self) -> SocketAddr {
         self.running.addr()

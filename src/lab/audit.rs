@@ -81,7 +81,7 @@ pub struct Settings {
     /// the ids that a processor shed, its --shed-ids, once for each
     #[argh(option)]
     pub shed_ids: Vec<PathBuf>,
-    /// what a processor gave up, its --dead-letter, once for each
+    /// what a processor gave up, its --dead-letter, once for each; of a topic, its records as lines of a file
     #[argh(option)]
     pub dead_letter: Vec<PathBuf>,
     /// where a processor's queue spilled, its --spill-dir, once for each
@@ -99,6 +99,7 @@ pub struct Settings {
 /// sink cannot be read to the end: a partial audit does not count.
 pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     cli::check_topic(&settings.topic)?;
+    cli::check_group(&settings.group)?;
     let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
     if settings.producer.is_empty() {
         return Err(Failure::Usage("--producer: what the producer printed at its end".to_owned()));
@@ -118,6 +119,13 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
         found.shed |= shed_ids::read(path)?;
     }
     for path in &settings.dead_letter {
+        if path.to_string_lossy().starts_with("topic:") {
+            return Err(Failure::Usage(format!(
+                "--dead-letter {}: the audit reads a file: write the topic's records into one, a line each, with any \
+                 consumer",
+                path.display()
+            )));
+        }
         found.invalid |= dead_letters::ids(path)?;
     }
     for path in &settings.spill_dir {

@@ -75,6 +75,16 @@ impl Rates {
         Self { steps, end_s: self.end_s }
     }
 
+    /// This rate until `at` s, and `after` from then on.
+    #[must_use]
+    pub fn until(&self, at: f64, after: &Self) -> Self {
+        let mut steps = self.steps.clone();
+        steps.retain(|(start, _)| *start < at);
+        steps.push((at, after.at(at)));
+        steps.extend(after.steps.iter().filter(|(start, _)| *start > at));
+        Self { steps, end_s: after.end_s }
+    }
+
     /// When the rate changes, s; from 0 on, ascending.
     pub fn edges(&self) -> impl Iterator<Item = f64> + '_ {
         self.steps.iter().map(|step| step.0)

@@ -81,10 +81,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 /// As [`run`].
 pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let run = Run::read(experiment, dir)?;
-    let checks = checks(experiment, &run);
-    let disturbances: Vec<Disturbance> =
-        run.arms.iter().flat_map(|arm| disturbances(&run.plan.setup, arm)).collect();
-    let arms: Vec<String> = run.arms.iter().map(|arm| arm.spec.name.into()).collect();
+    let Judged { checks, disturbances, outcome, .. } = Judged::of(experiment, &run);
     let charts = (experiment.charts)(&run);
     for chart in &charts {
         chart.write(dir)?;
@@ -97,7 +94,7 @@ pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     let verdict = Verdict {
         experiment: experiment.name.into(),
         form: run.plan.setup.form,
-        outcome: Outcome::of(&checks, &disturbances, &arms),
+        outcome,
         disturbances: disturbances.into_iter().map(|found| found.why).collect(),
         checks,
         charts: charts.iter().map(picture).collect(),
@@ -123,6 +120,39 @@ pub fn experiment(experiment: &Experiment, dir: &Path) -> Result<(), Failure> {
     std::fs::write(&path, text.0)
         .map_err(|e| Failure::Failed(format!("{}: cannot be written: {e}", path.display())))?;
     conclude(&verdict, &path)
+}
+
+/// What the judge says of a run.
+struct Judged {
+    arms: Vec<String>,
+    checks: Vec<Check>,
+    disturbances: Vec<Disturbance>,
+    outcome: Outcome,
+}
+
+impl Judged {
+    fn of(experiment: &Experiment, run: &Run) -> Self {
+        let (setup, arms) = (&run.plan.setup, run.arms.iter());
+        let checks = checks(experiment, run);
+        let disturbances: Vec<_> = arms.flat_map(|arm| disturbances(setup, arm)).collect();
+        let arms: Vec<String> = run.arms.iter().map(|arm| arm.spec.name.into()).collect();
+        let outcome = Outcome::of(&checks, &disturbances, &arms);
+        Self { arms, checks, disturbances, outcome }
+    }
+}
+
+/// Where the host makes a run void: what it took from the arms whose checks fell short by it. Empty of any other run.
+///
+/// # Errors
+/// When the run's folder cannot be read.
+pub fn excused(experiment: &Experiment, dir: &Path) -> Result<Vec<Disturbance>, Failure> {
+    let Judged { arms, checks, mut disturbances, outcome } =
+        Judged::of(experiment, &Run::read(experiment, dir)?);
+    let is_why = |found: &Disturbance| {
+        checks.iter().any(|check| !check.pass && found.explains(check, &arms))
+    };
+    disturbances.retain(|found| outcome == Outcome::Void && is_why(found));
+    Ok(disturbances)
 }
 
 pub(super) fn conclude(verdict: &Verdict, path: &Path) -> Result<(), Failure> {
@@ -213,7 +243,7 @@ fn common_checks(setup: &Setup, arm: &Arm) -> Vec<Check> {
 /// The CPU time that the host took from an arm, phase by phase, where that is more than any machine
 /// shows: the time of other processes while less than that was left over, and the time that the
 /// hypervisor took.
-pub fn disturbances(setup: &Setup, arm: &Arm) -> Vec<Disturbance> {
+fn disturbances(setup: &Setup, arm: &Arm) -> Vec<Disturbance> {
     let mut found = Vec::new();
     for phase in setup.load_of(arm.spec.name).phases() {
         let Some(host) = arm.host_in(phase) else { continue };

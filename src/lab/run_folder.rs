@@ -240,7 +240,9 @@ impl Arm {
     }
 }
 
-fn read_json_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+pub(super) fn read_json_if_there<T: serde::de::DeserializeOwned>(
+    path: &Path,
+) -> Result<Option<T>, Failure> {
     path.exists().then(|| read_json(path)).transpose()
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::failure::Failure;
-use crate::lab::experiments::{Check, Form, Margin};
+use crate::lab::experiments::Form;
 use crate::lab::text::aligned;
 use crate::lab::verdict::{self, Outcome, Verdict, measured, wanted};
 
@@ -139,7 +139,8 @@ fn row(target: &Target, results: &[(String, Verdict)]) -> Row {
             let fitting = verdict.checks.iter().filter(|check| fits(target.check, &check.name));
             fitting.map(move |check| (folder, verdict, check))
         });
-    let worst = found.max_by(|a, b| badness(a.2).total_cmp(&badness(b.2)));
+    let worst =
+        found.max_by(|a, b| verdict::margin_used(a.2).total_cmp(&verdict::margin_used(b.2)));
     let Some((folder, verdict, check)) = worst else {
         return Row {
             target: target.says,
@@ -167,21 +168,6 @@ fn row(target: &Target, results: &[(String, Verdict)]) -> Row {
     }
 }
 
-/// How much of its margin a check used, above 1 when it falls short; for the worst of several.
-fn badness(check: &Check) -> f64 {
-    let Some(measured) = check.measured else { return f64::INFINITY };
-    let (wanted, off) = (check.predicted, (measured - check.predicted).abs());
-    let used = match check.margin {
-        Margin::Share(share) => off / (share * wanted.abs()),
-        Margin::Absolute(by) => off / by,
-        Margin::AtMost => measured / wanted,
-        Margin::AtLeast => wanted / measured,
-    };
-    // 0 of at most 0 is not a number; a check that falls short is worse than any that holds.
-    let used = if used.is_nan() { 0.0 } else { used };
-    if check.pass { used.clamp(0.0, 1.0) } else { used.max(2.0) }
-}
-
 fn fits(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| rest.ends_with(tail)),
@@ -192,6 +178,7 @@ fn fits(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::experiments::{Check, Margin};
 
     fn check(name: &str, measured: f64) -> Check {
         Check::new(name, "?", (10.0, Margin::AtMost, "w"), Some(measured), "s")

@@ -74,7 +74,7 @@ impl Disturbance {
     /// Whether it may be why `check` fell short: it took a larger share than the check's margin
     /// bears. It never explains a broken promise, because a slow machine may lose no event either.
     /// A check that belongs to no arm of `arms` belongs to all.
-    fn explains(&self, check: &Check, arms: &[String]) -> bool {
+    pub fn explains(&self, check: &Check, arms: &[String]) -> bool {
         let is_of = |arm: &String| check.name.strip_prefix(arm).is_some_and(|s| s.starts_with('_'));
         let concerned = is_of(&self.arm) || !arms.iter().any(is_of);
         let bears = match check.margin {
@@ -160,6 +160,21 @@ pub fn wanted(check: &Check) -> String {
         Margin::AtMost => format!("at most {value}"),
         Margin::AtLeast => format!("at least {value}"),
     }
+}
+
+/// How much of its margin a check used, 2 and more when it falls short; for the worst of several.
+pub fn margin_used(check: &Check) -> f64 {
+    let Some(measured) = check.measured else { return f64::INFINITY };
+    let (wanted, off) = (check.predicted, (measured - check.predicted).abs());
+    let used = match check.margin {
+        Margin::Share(share) => off / (share * wanted.abs()),
+        Margin::Absolute(by) => off / by,
+        Margin::AtMost => measured / wanted,
+        Margin::AtLeast => wanted / measured,
+    };
+    // 0 of at most 0 is not a number; a check that falls short is worse than any that holds.
+    let used = if used.is_nan() { 0.0 } else { used };
+    if check.pass { used.clamp(0.0, 1.0) } else { used.max(2.0) }
 }
 
 #[cfg(test)]

@@ -165,6 +165,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 /// that cannot be *read* is no error: the samples report it.
 pub fn until(settings: &Settings, stop: &Stop) -> Result<(), Failure> {
     cli::check_topic(&settings.topic)?;
+    cli::check_group(&settings.group)?;
     let brokers = Brokers::of_flags(settings.brokers.clone(), settings.command_config.clone())?;
     brokers.let_us_in(&settings.topic)?;
     let processes = processes(&settings.process)?;

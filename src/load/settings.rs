@@ -128,8 +128,8 @@ pub struct Flags {
     #[argh(option, default = "Codec::None", from_str_fn(Codec::parse))]
     pub compression: Codec,
 
-    /// how long to go on sending the backlog after the schedule's end or SIGTERM (30s)
-    #[argh(option, default = "Duration::from_secs(30)", from_str_fn(units::duration))]
+    /// how long to go on sending the backlog after the schedule's end or SIGTERM (25s: of the 30 that Kubernetes gives)
+    #[argh(option, default = "Duration::from_secs(25)", from_str_fn(units::duration))]
     pub drain_timeout: Duration,
 
     /// address of /metrics, /healthz, /readyz, /debug/pprof, /rate and /credit (127.0.0.1:9901; port 0 picks one)
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(settings.linger, Duration::from_millis(20));
         assert_eq!(settings.topic, "events");
         assert_eq!(settings.listen.to_string(), "127.0.0.1:9901");
-        assert_eq!(settings.drain_timeout, Duration::from_secs(30));
+        assert_eq!(settings.drain_timeout, Duration::from_secs(25));
         assert_eq!(settings.schedule, Schedule::constant(8000.0));
     }
 

@@ -15,6 +15,7 @@ use crate::policy::shed::Who;
 use crate::policy::shed::class::Classes;
 use crate::queue::{Kind, spill};
 use crate::sink::client::ask_rate;
+use crate::sink::control::Status;
 use crate::sink::pace::Pace;
 use crate::sink::workers::Mode;
 use crate::source::member::MemberSettings;
@@ -104,20 +105,29 @@ impl Settings {
     /// call: they would be sent again for ever. A fault that slows the sink for a while is not the
     /// flags' mistake. A sink that does not report its rate is not asked twice.
     pub(super) fn can_be_served_in_time(&self) -> Result<(), Failure> {
-        let Some(sink) = ask_rate(&self.sink).filter(|sink| sink.base_rate > 0.0) else {
+        // A call that is refused takes no time.
+        let waits = |sink: &Status| sink.base_rate > 0.0 && !sink.rejects;
+        let Some(sink) = ask_rate(&self.sink).filter(waits) else {
             return Ok(());
         };
-        let (workers, batch) = (self.workers.get() as f64, self.mode.events_max() as f64);
+        let batch = self.mode.events_max() as f64;
+        let workers = if sink.per_connection { 1.0 } else { self.workers.get() as f64 };
         let call = sink.costs.of(self.mode.events_max());
         let seconds = workers * call / sink.base_rate;
         let timeout = self.sink_timeout.as_secs_f64();
         if seconds <= timeout {
             return Ok(());
         }
+        let (what, lower) = if sink.per_connection {
+            (format!("a batch of {batch} costs"), "--batch-size")
+        } else {
+            let what = format!("--sink-workers {workers} with batches of {batch} cost");
+            (what, "--sink-workers or --batch-size")
+        };
         Err(Failure::Usage(format!(
-            "--sink-workers {workers} with batches of {batch} cost {:.0} tokens at once, which the sink \
+            "{what} {:.0} tokens at once, which the sink \
              serves in {seconds:.1} s at its {} tokens/s; a call has {timeout:.1} s (--sink-timeout): \
-             lower --sink-workers or --batch-size, or raise --sink-timeout",
+             lower {lower}, or raise --sink-timeout",
             workers * call,
             sink.base_rate
         )))

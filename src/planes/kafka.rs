@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use kafka::client::fetch::{Data, Response};
 use kafka::client::{FetchPartition, KafkaClient, ProduceMessage, RequiredAcks};
@@ -27,6 +28,9 @@ use crate::brokers::{BrokerError, Brokers};
 use crate::records::BatchHeader;
 use kafka_protocol::messages::ApiKey;
 
+/// The wait of a client above its quota: Fetch v0 does not say how long it is muted.
+const THROTTLED: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub struct Fetcher {
     brokers: Brokers,
@@ -36,6 +40,8 @@ pub struct Fetcher {
     client: Option<KafkaClient>,
     /// Partitions whose last plain fetch was suspect.
     stepping: BTreeSet<i32>,
+    /// Those of them that the broker refused with a code that the crate does not know.
+    unknown: BTreeSet<i32>,
     /// The answers, for [`Fetches::read`].
     kept: Vec<Kept>,
 }
@@ -64,6 +70,7 @@ impl Fetcher {
             settings,
             client: None,
             stepping: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             kept: Vec::new(),
         }
     }
@@ -86,7 +93,7 @@ impl Fetcher {
     }
 
     /// One fetch of all of `asks` together.
-    fn plain(&mut self, asks: &[Ask], parts: &mut Vec<Part>) -> Result<(), Lost> {
+    fn plain(&mut self, asks: &[Ask], fetched: &mut Fetched) -> Result<(), Lost> {
         let responses = match self.request(asks, self.settings.bytes) {
             Ok(responses) => responses,
             // The crate fails the whole call and does not say for which partition.
@@ -100,7 +107,11 @@ impl Fetcher {
                 return Err(Lost::Connection(e.to_string()));
             }
         };
-        let at = self.kept.len();
+        if is_throttled(&responses) {
+            fetched.throttled = THROTTLED;
+            return Ok(());
+        }
+        let (at, parts) = (self.kept.len(), &mut fetched.parts);
         for ask in asks {
             let partition = ask.partition;
             let answer = match data(&responses, partition) {
@@ -108,6 +119,7 @@ impl Fetcher {
                 // Codes that the crate does not know: the batch's header tells.
                 Some(Err(e)) if matches!(*e, Error::Kafka(KafkaCode::Unknown)) => {
                     self.stepping.insert(partition);
+                    self.unknown.insert(partition);
                     continue;
                 }
                 Some(Err(e)) => Err(refusal(&self.topic, &e)),
@@ -123,7 +135,7 @@ impl Fetcher {
     }
 
     /// The entry at one partition's offset, by its batch's header.
-    fn step(&mut self, ask: &Ask, parts: &mut Vec<Part>) {
+    fn step(&mut self, ask: &Ask, fetched: &mut Fetched) {
         let stepper =
             Stepper { brokers: &self.brokers, address: &self.address, topic: &self.topic };
         let (partition, from) = (ask.partition, ask.offset);
@@ -131,7 +143,16 @@ impl Fetcher {
         let kept = match stepper.next(partition, from, self.settings.bytes_max) {
             Step::End => {
                 self.stepping.remove(&partition);
-                Ok(Kept::End)
+                // There is no record yet whose batch would tell.
+                if self.unknown.remove(&partition) {
+                    Err(Refusal::NotNow(
+                        "the broker refuses Fetch v0 with an error that crate `kafka` does not know, as it does where the \
+                         topic's compression.type is zstd: use --client wire then"
+                            .into(),
+                    ))
+                } else {
+                    Ok(Kept::End)
+                }
             }
             Step::OutOfRange => Err(Refusal::OutOfRange),
             Step::Gap { to } => Ok(Kept::Passed { to, what: Passed::Gap }),
@@ -153,10 +174,15 @@ impl Fetcher {
             Step::Batch { bytes, header } => {
                 let to = header.last_offset + 1;
                 match self.request(std::slice::from_ref(ask), bytes) {
+                    Ok(responses) if is_throttled(&responses) => {
+                        fetched.throttled = THROTTLED;
+                        return;
+                    }
                     Ok(responses) => match data(&responses, partition) {
                         Some(Ok(data)) => {
                             high_watermark = data.highwatermark_offset();
                             self.stepping.remove(&partition);
+                            self.unknown.remove(&partition);
                             Ok(Kept::Batch(responses, header))
                         }
                         // Its header could be read, by a newer Fetch.
@@ -195,7 +221,7 @@ impl Fetcher {
             }
             Err(refusal) => Err(refusal),
         };
-        parts.push(Part { partition, answer, at });
+        fetched.parts.push(Part { partition, answer, at });
     }
 }
 
@@ -206,10 +232,10 @@ impl Fetches for Fetcher {
         let (stepping, plain): (Vec<_>, Vec<_>) =
             asks.iter().copied().partition(|ask| self.stepping.contains(&ask.partition));
         for ask in &stepping {
-            self.step(ask, &mut fetched.parts);
+            self.step(ask, &mut fetched);
         }
         if !plain.is_empty() {
-            self.plain(&plain, &mut fetched.parts)?;
+            self.plain(&plain, &mut fetched)?;
         }
         Ok(fetched)
     }
@@ -277,6 +303,11 @@ fn records(
         }
     }
     ControlFlow::Continue(next)
+}
+
+/// Whether the answers name no topic, as they do for a client above its quota (KIP-219).
+fn is_throttled(responses: &[Response]) -> bool {
+    !responses.is_empty() && responses.iter().all(|response| response.topics().is_empty())
 }
 
 /// One partition's part of the answers.
@@ -404,7 +435,7 @@ impl Produces for Sender {
         if verdicts.iter().any(|(_, verdict)| matches!(verdict, Err(Unsent::Moved { .. }))) {
             self.client = None; // its metadata of the leaders is old
         }
-        Ok(Produced { verdicts, throttled: std::time::Duration::ZERO })
+        Ok(Produced { verdicts, throttled: Duration::ZERO })
     }
 }
 

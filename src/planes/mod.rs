@@ -335,7 +335,7 @@ pub struct ProduceSettings {
 pub struct Outgoing<'a> {
     /// Its create time: when it was due, ms since the epoch.
     pub timestamp_ms: i64,
-    /// The record's key.
+    /// The record's key; empty for none.
     pub key: &'a [u8],
     /// The record's value.
     pub value: &'a [u8],

@@ -124,11 +124,16 @@ impl DeadLetters {
         Ok(Self { keeper: to.map(open).transpose()?.map(Mutex::new), metrics })
     }
 
+    /// Whether letters are kept, not only counted.
+    pub fn are_kept(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     /// Keeps and counts what is given up, however long that takes. False when the run stopped before it
     /// could be kept: it is not done then.
     pub fn keep(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool {
         let mut backoff = Backoff::standard();
-        while !self.try_keep(rejected) {
+        while !self.try_keep(rejected, stop) {
             if stop.wait(backoff.wait()) {
                 return false;
             }
@@ -136,20 +141,27 @@ impl DeadLetters {
         true
     }
 
-    /// As [`DeadLetters::keep`], once: false when it could not be kept now.
-    pub fn try_keep(&self, rejected: &Rejected<'_>) -> bool {
+    /// As [`DeadLetters::keep`], once: false when it could not be kept now. Where it never will be, it ends the run.
+    pub fn try_keep(&self, rejected: &Rejected<'_>, stop: &Stop) -> bool {
         if let Some(keeper) = &self.keeper {
             // Somebody else's letter waits for the same file or topic: so does this one.
             let kept = match keeper.try_lock_for(LOCK_WAIT) {
                 Some(mut keeper) => keeper.append(rejected),
                 None => return false,
             };
-            if let Err(why) = kept {
-                log::error!(
-                    partition = rejected.partition, offset = rejected.offset, why = why.as_str();
-                    "--dead-letter takes nothing, trying again"
-                );
-                return false;
+            match kept {
+                Ok(()) => {}
+                Err(Refused::Never(why)) => {
+                    stop.fail(format!("--dead-letter takes no letter, and never will: {why}"));
+                    return false;
+                }
+                Err(Refused::Now(why) | Refused::TooLarge(why)) => {
+                    log::error!(
+                        partition = rejected.partition, offset = rejected.offset, why = why.as_str();
+                        "--dead-letter takes nothing, trying again"
+                    );
+                    return false;
+                }
             }
         }
         self.metrics.invalid.with_label_values(&[rejected.reason]).inc_by(rejected.offsets());
@@ -173,20 +185,22 @@ fn line(rejected: &Rejected<'_>, with_value: bool) -> Vec<u8> {
 }
 
 impl Keeper {
-    fn append(&mut self, rejected: &Rejected<'_>) -> Result<(), String> {
+    fn append(&mut self, rejected: &Rejected<'_>) -> Result<(), Refused> {
         match self {
             Self::File(lines) => {
                 let mut line = line(rejected, true);
                 line.push(b'\n');
-                lines.append(&line).map_err(|e| format!("{e}; free some disk"))
+                lines.append(&line).map_err(|e| Refused::Now(format!("{e}; free some disk")))
             }
             Self::Topic(topic) => match topic.append(&line(rejected, true)) {
-                Err(Refused::TooLarge) => topic.append(&line(rejected, false)),
+                Err(Refused::TooLarge(_)) => topic.append(&line(rejected, false)),
                 sent => sent,
             }
             .map_err(|refused| match refused {
-                Refused::TooLarge => "a letter without its value is too large for it".into(),
-                Refused::Now(why) => why,
+                Refused::TooLarge(why) => {
+                    Refused::Never(format!("a letter without its value is too large for it: {why}"))
+                }
+                other => other,
             }),
         }
     }

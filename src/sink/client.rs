@@ -38,7 +38,7 @@ impl Answered {
         let (ended, after) = match &self.posted {
             Posted::Acked(_) => (Ended::Acked, None),
             Posted::Refused { .. } => (Ended::Rejected, None),
-            Posted::NotNow(NotNow { trouble: Trouble::Limit, after, .. }) => {
+            Posted::NotNow(NotNow { trouble: Trouble::Limit | Trouble::Closed, after, .. }) => {
                 (Ended::Limited, *after)
             }
             Posted::NotNow(NotNow { after, .. }) => (Ended::Failed, *after),

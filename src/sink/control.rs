@@ -141,6 +141,12 @@ pub struct Status {
     pub fault: Option<FaultStatus>,
     /// Requests that wait for their tokens.
     pub waiting: usize,
+    /// Whether a request without tokens is refused at once, and whether each connection has a rate of its own.
+    #[serde(default)]
+    pub rejects: bool,
+    /// See there.
+    #[serde(default)]
+    pub per_connection: bool,
 }
 
 /// A fault as seen from outside.
@@ -294,7 +300,15 @@ impl Control {
             for_seconds: (fault.until - fault.since).as_secs_f64(),
             left_seconds: fault.until.saturating_duration_since(now).as_secs_f64(),
         });
-        Status { base_rate: self.base_rate, rate: self.rate(), costs, fault, waiting }
+        Status {
+            base_rate: self.base_rate,
+            rate: self.rate(),
+            costs,
+            fault,
+            waiting,
+            rejects: false,
+            per_connection: false,
+        }
     }
 
     fn begin(

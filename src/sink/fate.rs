@@ -6,7 +6,8 @@
 //! | 2xx without a body | all are delivered |
 //! | 2xx with anything else, 3xx, 4xx but those below, 501, 505 | refused: halved until one stands alone, which is given up |
 //! | 425, 429, 5xx, a connection that broke before the answer's end | not now: they are sent again |
-//! | no answer in time, 408, 504 | not now, and fewer at a time |
+//! | 503 with `Retry-After` | not now, as 429: nginx's `limit_req` says its limit so |
+//! | no answer in time, 408, 504, 413 with `Retry-After` (RFC 9110 15.5.14: temporary) | not now, and fewer at a time |
 //!
 //! It knows no events and retries nothing: the worker decides whether and when to try again.
 
@@ -49,6 +50,8 @@ pub struct NotNow {
 pub enum Trouble {
     /// A rate limit (429).
     Limit,
+    /// A limit, or a pause, that says when it ends (503 with `Retry-After`).
+    Closed,
     /// No answer within the time of a call; or, by a server between here and there, of its own.
     Slow,
     /// The connection broke before an answer.
@@ -80,6 +83,8 @@ pub(crate) fn understood(
             Err(e) => Posted::Refused { status, why: format!("no count of acks: {e}") },
         },
         408 | 504 => not_now(Trouble::Slow),
+        TOO_LARGE if after.is_some() => not_now(Trouble::Slow),
+        503 if after.is_some() => not_now(Trouble::Closed),
         425 => not_now(Trouble::Other),
         429 => not_now(Trouble::Limit),
         300..=499 | 501 | 505 => Posted::Refused { status, why: said(text) },
@@ -162,6 +167,26 @@ mod tests {
         // A page of another server is no answer of a sink.
         for none in ["{}", r#"{"acked":-1}"#, r#"{"acked":1}x"#, "<html>", "ok"] {
             assert!(matches!(fate(200, none), Posted::Refused { .. }), "{none}");
+        }
+    }
+
+    /// Prevents: a limit that says 503 and starves the worker that lost; a temporary 413 that costs an event.
+    #[test]
+    fn a_status_that_says_when_to_come_back_is_temporary() {
+        let said = |status, after| understood("u", status, after, b"words", 3);
+        let trouble = |posted| match posted {
+            Posted::NotNow(not_now) => Some(not_now.trouble),
+            _ => None,
+        };
+        let after = Some(Duration::from_secs(5));
+        for (status, without, with) in [
+            (503, Some(Trouble::Other), Some(Trouble::Closed)),
+            (413, None, Some(Trouble::Slow)),
+            (500, Some(Trouble::Other), Some(Trouble::Other)),
+            (422, None, None),
+        ] {
+            assert_eq!(trouble(said(status, None)), without, "{status}");
+            assert_eq!(trouble(said(status, after)), with, "{status}");
         }
     }
 

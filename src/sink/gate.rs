@@ -194,7 +194,7 @@ impl Gate {
         let (mut state, now) = self.lock();
         let change = state.control.apply(command, now)?;
         self.enact(&mut state, change);
-        Ok(state.control.status(now, self.terms.costs, state.waiting))
+        Ok(self.status_of(&state, now))
     }
 
     /// The limit and what is left of it, for a sink that refuses; one that waits enforces it by itself.
@@ -215,7 +215,15 @@ impl Gate {
     /// The current status.
     pub fn status(&self) -> Status {
         let (state, now) = self.lock();
-        state.control.status(now, self.terms.costs, state.waiting)
+        self.status_of(&state, now)
+    }
+
+    fn status_of(&self, state: &State, now: Instant) -> Status {
+        Status {
+            rejects: self.terms.on_limit == OnLimit::Reject,
+            per_connection: self.terms.per == Per::Connection,
+            ..state.control.status(now, self.terms.costs, state.waiting)
+        }
     }
 
     /// Applies scheduled changes when they are due, until the gate is closed.

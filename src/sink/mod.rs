@@ -15,12 +15,14 @@
 //! - `client`   one worker's client of the sink: one attempt
 //! - `fate`     the meaning of an answer for the posted events
 //! - `window`   the events in flight of a worker: dequeued, and not acked by the sink
+//! - `aside`    what a worker posts, and events that the sink fails for: they hold up no others
 //! - `refusals` events that the sink refuses for good, and when the sink is at fault for that
 //! - `sizing`   how many events a call may carry
 //! - `timely`   how many, so that a call is answered in time
 //! - `pace`     when the next call begins, before a sink that refuses by its rate limit
 //! - `workers`  the threads that dequeue runs, batch, post until acked or released
 
+mod aside;
 pub mod bucket;
 pub mod buckets;
 pub mod client;

@@ -1,15 +1,16 @@
 //! Events that the sink refuses for good, and when the sink is at fault rather than the events.
 //!
 //! Invariant: a refused event, which [`CONNECTIONS`] connections in a row refused, is given up, and its
-//! offset done, only once the sink took another event after it; or after [`HELD_MAX`], if the status
-//! is about the event, at most [`BY_TIME_MAX`] in a row. If it is not, as that of an expired token,
-//! the run stops then. When [`SHARE`] of the last [`LAST`] events were refused, the run stops instead,
+//! offset done, only once the sink took another event of a call that began after the refusal; or after [`HELD_MAX`],
+//! if the status is about the event, at most [`BY_TIME_MAX`] in a row, and if the run took any event or keeps
+//! dead letters: a supervisor that starts it again and again must not use up a quiet topic either. If the status is
+//! not about the event, as that of an expired token, the run stops then. When [`SHARE`] of the last [`LAST`] events were refused, the run stops instead,
 //! and the refused events that are still held stay in the log. So a sink that refuses everything, a
 //! wrong address, a proxy, or one bad server behind a balancer cannot use up the topic.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -37,34 +38,54 @@ const BY_TIME_MAX: usize = 3;
 /// what another would take.
 pub(super) const CONNECTIONS: u32 = 5;
 
+/// A worker takes no new events while it holds so many: their letters cannot be kept, or nothing is taken.
+const HELD_EVENTS_MAX: usize = 1_000;
+
 /// The sink's refusals, shared by all workers.
 #[derive(Default)]
 pub struct Refusals {
-    /// Whether each of the last events was refused.
-    last: Mutex<VecDeque<bool>>,
-    /// Events that the sink took.
-    taken: AtomicU64,
+    lately: Mutex<Lately>,
     /// Events that were given up by their time since.
     by_time: AtomicUsize,
     /// Too many were refused: no further call is made.
     too_many: AtomicBool,
 }
 
+#[derive(Default)]
+struct Lately {
+    /// Whether each of the last events was refused.
+    refused: VecDeque<bool>,
+    /// When the last of the calls began of which the sink took events.
+    taken: Option<Instant>,
+}
+
+impl Lately {
+    fn note(&mut self, refused: bool) {
+        if self.refused.len() == LAST {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(refused);
+    }
+}
+
 impl Refusals {
-    /// Notes that the sink took events.
-    pub fn taken(&self, events: usize) {
+    /// Notes that the sink took events of a call that began at `posted`.
+    pub fn taken(&self, events: usize, posted: Instant) {
         if events == 0 {
             return;
         }
         self.by_time.store(0, Ordering::Relaxed);
-        self.taken.fetch_add(events as u64, Ordering::Relaxed);
-        let mut last = self.last.lock();
+        let mut lately = self.lately.lock();
+        lately.taken = lately.taken.max(Some(posted));
         // Nearly always there is no refusal to forget.
-        if last.contains(&true) {
-            for _ in 0..events.min(LAST) {
-                note(&mut last, false);
-            }
+        if lately.refused.contains(&true) {
+            (0..events.min(LAST)).for_each(|_| lately.note(false));
         }
+    }
+
+    /// When the last of the calls began of which the sink took events.
+    pub fn last_taken(&self) -> Option<Instant> {
+        self.lately.lock().taken
     }
 
     /// Whether the sink refused too many: the remaining events go back to the log.
@@ -74,17 +95,10 @@ impl Refusals {
 
     /// Notes that the sink refused an event posted alone; true when that is one too many.
     fn refused(&self) -> bool {
-        let mut last = self.last.lock();
-        note(&mut last, true);
-        last.iter().filter(|refused| **refused).count() >= SHARE
+        let mut lately = self.lately.lock();
+        lately.note(true);
+        lately.refused.iter().filter(|refused| **refused).count() >= SHARE
     }
-}
-
-fn note(last: &mut VecDeque<bool>, refused: bool) {
-    if last.len() == LAST {
-        last.pop_front();
-    }
-    last.push_back(refused);
 }
 
 /// A refused event that is held.
@@ -93,8 +107,6 @@ struct Held {
     status: u16,
     why: String,
     since: Instant,
-    /// The number of events taken by then.
-    taken: u64,
     /// Whether it is to be given up, once its letter is written.
     is_known: bool,
 }
@@ -168,9 +180,12 @@ impl Suspects {
                  the last one with status {status}: {why}"
             ));
         }
-        let taken = self.shared.taken.load(Ordering::Relaxed);
-        let since = Instant::now();
-        self.held.push(Held { single, status, why, since, taken, is_known: false });
+        self.held.push(Held { single, status, why, since: Instant::now(), is_known: false });
+    }
+
+    /// Whether no new events may be taken while these wait.
+    pub fn are_many(&self) -> bool {
+        self.held.len() >= HELD_EVENTS_MAX
     }
 
     /// Gives up the events that the sink refuses for their own sake.
@@ -178,8 +193,10 @@ impl Suspects {
         if self.held.is_empty() || self.shared.are_too_many() {
             return;
         }
-        let taken = self.shared.taken.load(Ordering::Relaxed);
-        let is_over = |held: &Held| taken == held.taken && held.since.elapsed() >= HELD_MAX;
+        // A call that was on its way when it was refused proves nothing: the sink may have changed since.
+        let taken = self.shared.last_taken();
+        let is_proven = |held: &Held| taken >= Some(held.since);
+        let is_over = |held: &Held| !is_proven(held) && held.since.elapsed() >= HELD_MAX;
         let is_foreign =
             |held: &&Held| !held.is_known && is_over(held) && !is_about_the_event(held.status);
         if let Some(Held { status, why, .. }) = self.held.iter().find(is_foreign) {
@@ -191,25 +208,31 @@ impl Suspects {
             return;
         }
         let by_time = &self.shared.by_time;
+        let may_by_time = taken.is_some() || self.dead_letters.are_kept();
         let mut one_too_many = None;
         let is_known = |held: &mut Held| {
             if !held.is_known && is_over(held) {
-                if by_time.load(Ordering::Relaxed) >= BY_TIME_MAX {
+                if !may_by_time || by_time.load(Ordering::Relaxed) >= BY_TIME_MAX {
                     one_too_many = Some((held.status, held.why.clone()));
                     return false;
                 }
                 by_time.fetch_add(1, Ordering::Relaxed);
                 held.is_known = true;
             }
-            held.is_known = held.is_known || taken > held.taken;
+            held.is_known = held.is_known || is_proven(held);
             held.is_known
         };
         let known: Vec<Held> = self.held.extract_if(.., is_known).collect();
         if let Some((status, why)) = one_too_many {
-            self.give_up_the_sink(&format!(
-                "the sink took nothing and refused {} events, the last one with status {status}: {why}",
-                BY_TIME_MAX + 1
-            ));
+            self.give_up_the_sink(&if may_by_time {
+                let events = BY_TIME_MAX + 1;
+                format!("the sink took nothing and refused {events} events, the last one with status {status}: {why}")
+            } else {
+                format!(
+                    "the sink has taken nothing since the start, and refuses an event with status {status}: {why}; \
+                     --dead-letter would keep a few such events"
+                )
+            });
         }
         let mut later = self.letters_wait_until.is_some_and(|time| Instant::now() < time);
         for held in known {
@@ -234,7 +257,7 @@ impl Suspects {
                 why,
                 value: Some(value),
             };
-            let kept = self.dead_letters.try_keep(&rejected);
+            let kept = self.dead_letters.try_keep(&rejected, &self.stop);
             if kept {
                 let mut book = self.settled.lock();
                 assigned.done([offset]);
@@ -281,6 +304,11 @@ mod tests {
         (suspects, assigned, stop)
     }
 
+    /// Before whatever is refused is made older.
+    fn before() -> Instant {
+        Instant::now() - 2 * HELD_MAX
+    }
+
     fn refuse(suspects: &mut Suspects, assigned: &Arc<Assigned>, offset: i64) {
         refuse_with(400, suspects, assigned, offset);
     }
@@ -304,7 +332,7 @@ mod tests {
         }
         let why = stop.outcome().expect_err("it stopped").to_string();
         assert!(why.contains("50 of the last 100") && why.contains("status 400: no"), "{why}");
-        suspects.shared.taken(1);
+        suspects.shared.taken(1, Instant::now());
         suspects.resolve();
         assert_eq!((assigned.committable(), sum(&suspects.metrics.invalid)), (0, 0));
         suspects.release();
@@ -318,7 +346,7 @@ mod tests {
         for offset in 0..200 {
             refuse(&mut suspects, &assigned, offset);
             assert_eq!(assigned.committable(), offset, "nothing was taken after it");
-            suspects.shared.taken(9);
+            suspects.shared.taken(9, Instant::now());
             suspects.resolve();
             assert_eq!(assigned.committable(), offset + 1);
         }
@@ -326,11 +354,40 @@ mod tests {
         assert_eq!(sum(&suspects.metrics.invalid), 200);
     }
 
+    /// Prevents: events given up at a cut-over, by acks of calls that began before it.
+    #[test]
+    fn a_call_that_began_before_the_refusal_proves_nothing() {
+        let (mut suspects, assigned, _) = suspects();
+        let posted = Instant::now();
+        refuse(&mut suspects, &assigned, 0);
+        suspects.shared.taken(9, posted);
+        suspects.resolve();
+        assert_eq!(assigned.committable(), 0);
+        suspects.shared.taken(9, Instant::now());
+        suspects.shared.taken(9, posted);
+        suspects.resolve();
+        assert_eq!(assigned.committable(), 1);
+    }
+
+    /// Prevents: a quiet topic used up by starts, a few events each.
+    #[test]
+    fn before_the_sink_took_any_the_first_refusal_ends_the_run() {
+        let (mut suspects, assigned, stop) = suspects();
+        refuse(&mut suspects, &assigned, 0);
+        assert!(!stop.is_set());
+        suspects.held.iter_mut().for_each(|held| held.since -= HELD_MAX);
+        suspects.resolve();
+        let why = stop.outcome().expect_err("it stopped").to_string();
+        assert!(why.contains("since the start") && why.contains("--dead-letter"), "{why}");
+        assert_eq!(assigned.committable(), 0);
+    }
+
     /// Prevents: a quiet topic that a sink without an end of its refusals uses up, an event in ten seconds; and a letter
     /// that cannot be written at once and counts as several.
     #[test]
     fn after_a_while_a_few_are_given_up_in_a_row_and_no_more() {
         let (mut suspects, assigned, stop) = suspects();
+        suspects.shared.taken(1, before());
         let later = |suspects: &mut Suspects| {
             suspects.held.iter_mut().for_each(|held| held.since -= HELD_MAX);
             suspects.resolve();
@@ -341,7 +398,7 @@ mod tests {
             later(&mut suspects);
             assert_eq!(assigned.committable(), offset + 1);
         }
-        suspects.shared.taken(1);
+        suspects.shared.taken(1, before());
         suspects.letters_wait_until = Some(Instant::now() + HELD_MAX);
         refuse(&mut suspects, &assigned, most);
         (0..5).for_each(|_| later(&mut suspects));
@@ -365,6 +422,7 @@ mod tests {
     fn after_a_while_only_a_status_about_the_event_gives_it_up() {
         for (status, given_up) in [(400, 1), (422, 1), (401, 0), (404, 0), (307, 0), (200, 0)] {
             let (mut suspects, assigned, stop) = suspects();
+            suspects.shared.taken(1, before());
             refuse_with(status, &mut suspects, &assigned, 0);
             assert_eq!(assigned.committable(), 0, "{status}: too early");
             for held in &mut suspects.held {

@@ -164,6 +164,16 @@ impl Window {
         Some(single)
     }
 
+    /// Takes the first event out as a run of its own, still open and no longer in flight; with it, when it was pushed.
+    pub fn take_first_run(&mut self) -> Option<(Box<Run>, Instant)> {
+        let first = self.runs.front_mut()?;
+        let taken = (first.run.alone(first.next)?, first.at);
+        first.next += 1;
+        self.events -= 1;
+        self.release_first_if_settled();
+        Some(taken)
+    }
+
     fn release_first_if_settled(&mut self) {
         if let Some(first) = self.runs.pop_front_if(|first| first.left().is_empty()) {
             first.run.assigned.release();

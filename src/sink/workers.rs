@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::local::LocalHistogram;
 
+use super::aside::{ALONE, Aside, Posting};
 use super::client::Client;
 use super::fate::{NotNow, Posted, TOO_LARGE, Trouble};
 use super::pace::Place;
@@ -17,7 +18,6 @@ use super::refusals::{CONNECTIONS, Refusals, Suspects};
 use super::sizing::{Sizer, Sizing};
 use super::timely::Timely;
 use super::window::Window;
-use crate::backoff::Backoff;
 use crate::clock;
 use crate::logging::Limiter;
 use crate::policy::credit::Settled;
@@ -144,6 +144,8 @@ pub struct Parts {
     pub suspects: Suspects,
     /// The sink's refusals, shared by all workers.
     pub refusals: Arc<Refusals>,
+    /// Whether an event that the sink fails for may be overtaken.
+    pub sets_aside: bool,
     /// Which events come too late, and of which class they are.
     pub shedder: Arc<Shedder>,
     /// Where acked events are counted for the producer's credit.
@@ -157,20 +159,12 @@ pub struct Parts {
 /// One worker.
 pub struct Worker {
     parts: Parts,
-    window: Window,
-    backoff: Backoff,
+    posting: Posting,
+    aside: Aside,
     /// Events with which the batch in the making is full, and the most that are posted of it.
     full: usize,
     posted_max: usize,
-    /// Most events of a call while one of them is refused: halved until that one is alone.
-    refused_max: usize,
     timely: Timely,
-    /// Calls in a row that were cut off, and that the sink did not take for another reason than its limit.
-    cut: u32,
-    not_taken: u32,
-    /// Connections that refused the first event alone, and that ended in a row with an answer that names no end.
-    connections: u32,
-    endless: u32,
     end_to_end: LocalHistogram,
     complaints: Limiter,
 }
@@ -180,16 +174,11 @@ impl Worker {
     pub fn new(parts: Parts) -> Self {
         let end_to_end = parts.metrics.end_to_end.local();
         Self {
-            window: Window::default(),
-            backoff: Backoff::standard(),
+            posting: Posting::default(),
+            aside: Aside::new(parts.metrics.clone()),
             full: 1,
             posted_max: 1,
-            refused_max: usize::MAX,
             timely: Timely::default(),
-            cut: 0,
-            not_taken: 0,
-            connections: 0,
-            endless: 0,
             end_to_end,
             complaints: Limiter::per_second(1),
             parts,
@@ -200,8 +189,10 @@ impl Worker {
     pub fn run(mut self) {
         while self.fill() {
             self.post();
+            self.try_aside();
             self.parts.suspects.resolve();
         }
+        self.aside.release();
         self.parts.suspects.release();
         self.parts.pulse.end();
     }
@@ -218,20 +209,31 @@ impl Worker {
             if self.is_over() {
                 self.returned(Window::release_all);
             }
-            let held = self.window.events();
-            let hurries = self.parts.drain.takes_no_more() || self.window.is_revoked();
+            let held = self.posting.window.events();
+            let hurries = self.parts.drain.takes_no_more() || self.posting.window.is_revoked();
             if held >= self.full || (held > 0 && hurries) {
                 return true;
             }
+            if self.parts.suspects.are_many() && !hurries && !self.is_over() {
+                if held > 0 {
+                    return true;
+                }
+                self.wait(IDLE);
+                continue;
+            }
             let left = self
+                .posting
                 .window
                 .oldest()
                 .map(|at| (at + linger).saturating_duration_since(Instant::now()));
             match self.parts.outlet.dequeue(left.unwrap_or(IDLE).min(IDLE)) {
                 Dequeued::Run(run) => self.take(run),
                 Dequeued::Nothing if left.is_some_and(|left| left <= IDLE) => return true,
-                Dequeued::Nothing => self.parts.suspects.resolve(),
-                Dequeued::Closed => return self.window.events() > 0,
+                Dequeued::Nothing => {
+                    self.try_aside();
+                    self.parts.suspects.resolve();
+                }
+                Dequeued::Closed => return self.posting.window.events() > 0,
             }
         }
     }
@@ -252,22 +254,23 @@ impl Worker {
             return;
         }
         run.transform();
-        self.window.push(run, Instant::now());
+        self.posting.window.push(run, Instant::now());
     }
 
     fn returned(&mut self, release: impl FnOnce(&mut Window) -> usize) -> usize {
-        let events = release(&mut self.window);
+        let events = release(&mut self.posting.window);
         self.parts.metrics.returned.inc_by(events as u64);
         events
     }
 
     /// Makes one call of the sink, and handles its answer.
     fn post(&mut self) {
+        self.parts.pulse.beat();
         if self.returned(Window::release_revoked) > 0 {
-            self.connections = 0;
+            (self.posting.connections, self.posting.alone) = (0, 0);
         }
-        let most = self.posted_max.min(self.refused_max).min(self.timely.most());
-        let events = self.window.fits_a_body(most.max(1));
+        let most = self.posted_max.min(self.posting.refused_max).min(self.timely.most());
+        let events = self.posting.window.fits_a_body(most.max(1));
         if events == 0 {
             self.parts.place.leave();
             return;
@@ -276,26 +279,61 @@ impl Worker {
             return;
         }
         let begun = Instant::now();
-        self.parts.sizer.posted(events);
+        let is_aside = self.posting.is_aside();
+        if !is_aside {
+            self.parts.sizer.posted(events);
+        }
         let answer = match self.parts.mode {
-            Mode::Single => self.parts.client.write(self.window.value()),
-            Mode::Batch { .. } => self.parts.client.batch(self.window.frames(events), events),
+            Mode::Single => self.parts.client.write(self.posting.window.value()),
+            Mode::Batch { .. } => {
+                self.parts.client.batch(self.posting.window.frames(events), events)
+            }
         };
         let told = self.parts.place.ended(&answer.outcome());
         let posted = answer.posted;
         let is_up = match &posted {
             Posted::Acked(acked) => *acked > 0,
             Posted::Refused { .. } => true,
-            Posted::NotNow(why) => why.trouble == Trouble::Limit,
+            Posted::NotNow(why) => matches!(why.trouble, Trouble::Limit | Trouble::Closed),
         };
         self.parts.metrics.sink_up.set(i64::from(is_up));
         let acked = if let Posted::Acked(acked) = &posted { *acked } else { 0 };
-        self.parts.sizer.answered(events, acked, begun);
+        if !is_aside {
+            self.parts.sizer.answered(events, acked, begun);
+        }
         match posted {
             Posted::Acked(acked) => self.acked(acked, events, begun),
             Posted::Refused { status, why } => self.refused(events, status, why),
-            Posted::NotNow(not_now) => self.not_now(&not_now, events, told),
+            Posted::NotNow(not_now) => self.not_now(&not_now, events, begun, told),
         }
+    }
+
+    /// Tries an event that was set aside, if it is time.
+    fn try_aside(&mut self) {
+        if self.is_over() || self.parts.drain.takes_no_more() {
+            return;
+        }
+        let Some(aside) = self.aside.due() else { return };
+        let own = std::mem::replace(&mut self.posting, aside);
+        self.post();
+        let tried = std::mem::replace(&mut self.posting, own);
+        if self.aside.back(tried) {
+            self.parts.place.leave();
+        }
+    }
+
+    /// The sink failed for one event alone. True when it is set aside.
+    fn failed_alone(&mut self) -> bool {
+        self.posting.alone += 1;
+        let taken = self.parts.refusals.last_taken();
+        let sets = self.parts.sets_aside && self.posting.alone >= ALONE;
+        let sets = sets && !self.posting.is_aside() && self.aside.takes_another(taken);
+        if sets {
+            self.aside.set(&mut self.posting);
+            // The next batch is another.
+            self.parts.place.leave();
+        }
+        sets
     }
 
     fn acked(&mut self, acked: usize, events: usize, posted: Instant) {
@@ -304,7 +342,7 @@ impl Worker {
         let (latency, end_to_end) = (&self.parts.latency, &self.end_to_end);
         let (metrics, classes) = (&self.parts.metrics, self.parts.shedder.classes);
         let mut book = self.parts.settled.lock();
-        self.window.ack(acked, |run, some, taken| {
+        self.posting.window.ack(acked, |run, some, taken| {
             if let Some(book) = &mut book {
                 let heads = some.clone().map(|n| run.head(n));
                 heads.for_each(|head| book.settle(head.id, head.ts_us));
@@ -331,25 +369,30 @@ impl Worker {
         let result = if acked >= events { "ok" } else { "partial" };
         self.parts.metrics.sink_calls.with_label_values(&[result]).inc();
         self.parts.shedder.acked(acked);
-        self.parts.refusals.taken(acked);
-        self.cut = 0;
+        self.parts.refusals.taken(acked, posted);
+        self.posting.cut = 0;
         let is_fast = now.duration_since(posted) < self.parts.timeout / 4;
-        self.timely.went_through(events, is_fast, self.parts.mode.events_max(), now);
+        if !self.posting.is_aside() {
+            self.timely.went_through(events, is_fast, self.parts.mode.events_max(), now);
+        }
         if acked > 0 {
-            (self.refused_max, self.not_taken) = (usize::MAX, 0);
-            (self.connections, self.endless) = (0, 0);
+            (self.posting.refused_max, self.posting.not_taken) = (usize::MAX, 0);
+            (self.posting.connections, self.posting.endless, self.posting.alone) = (0, 0, 0);
             // A partial ack is progress: the rest is sent at once.
-            self.backoff.reset();
+            self.posting.backoff.reset();
         } else {
             self.not_taken(events);
-            let wait = self.backoff.wait();
+            if events == 1 && self.failed_alone() {
+                return;
+            }
+            let wait = self.posting.wait(posted, self.parts.refusals.last_taken());
             if let Some(suppressed) = self.complaints.allow() {
                 log::warn!(
                     events = events, wait = crate::units::show(wait).as_str(), lines_suppressed = suppressed;
                     "the sink acks nothing of a call, trying again"
                 );
             }
-            self.wait(wait);
+            self.pause(wait);
         }
     }
 
@@ -357,7 +400,7 @@ impl Worker {
         self.parts.metrics.sink_calls.with_label_values(&["rejected"]).inc();
         if events > 1 {
             // One bad event must not delay the rest: halve until it is alone.
-            self.refused_max = events / 2;
+            self.posting.refused_max = events / 2;
             if status == TOO_LARGE {
                 // The next batch would be as well.
                 self.timely.failed(events, Instant::now());
@@ -370,54 +413,77 @@ impl Worker {
             }
             return;
         }
-        if self.connections + 1 < CONNECTIONS {
+        if self.posting.connections + 1 < CONNECTIONS {
             // Perhaps it is this connection's server alone.
-            (self.refused_max, self.connections) = (1, self.connections + 1);
+            (self.posting.refused_max, self.posting.connections) =
+                (1, self.posting.connections + 1);
             self.parts.client.reconnect();
             return;
         }
-        (self.refused_max, self.connections) = (usize::MAX, 0);
-        if let Some(single) = self.window.take_first() {
+        (self.posting.refused_max, self.posting.connections) = (usize::MAX, 0);
+        self.posting.alone = 0;
+        if let Some(single) = self.posting.window.take_first() {
             self.parts.suspects.refused(single, status, why);
         }
     }
 
     /// A sink that fails over and over for one event of a batch must not fail for those before it: halve until it is alone.
     fn not_taken(&mut self, events: usize) {
-        self.not_taken += 1;
-        if self.not_taken >= NOT_TAKEN_MAX {
-            self.refused_max = (events / 2).max(1);
+        self.posting.not_taken += 1;
+        if self.posting.not_taken >= NOT_TAKEN_MAX {
+            self.posting.refused_max = (events / 2).max(1);
         }
     }
 
     /// The events are sent again, `told` when; else when the sink says, or after the worker's own backoff.
-    fn not_now(&mut self, not_now: &NotNow, events: usize, told: Option<Duration>) {
+    fn not_now(
+        &mut self,
+        not_now: &NotNow,
+        events: usize,
+        posted: Instant,
+        told: Option<Duration>,
+    ) {
         let NotNow { trouble, after, why } = not_now;
         self.parts.metrics.sink_calls.with_label_values(&["retried"]).inc();
-        self.cut = if *trouble == Trouble::Cut { self.cut + 1 } else { 0 };
+        self.posting.cut = if *trouble == Trouble::Cut { self.posting.cut + 1 } else { 0 };
         // A batch that outlasts its time is not sent again whole; nor is one that is cut off twice:
         // some balancers silently drop what is too large.
-        if *trouble == Trouble::Slow || self.cut > 1 {
+        let is_aside = self.posting.is_aside();
+        if !is_aside && (*trouble == Trouble::Slow || self.posting.cut > 1) {
             self.timely.failed(events, Instant::now());
         }
         if *trouble == Trouble::Other {
             self.not_taken(events);
         }
-        self.endless = if *trouble == Trouble::Endless { self.endless + 1 } else { 0 };
-        if self.endless >= CONNECTIONS {
+        self.posting.endless =
+            if *trouble == Trouble::Endless { self.posting.endless + 1 } else { 0 };
+        if self.posting.endless >= CONNECTIONS {
             // However often it is asked: this is how it answers.
             self.parts.suspects.give_up_the_sink(why);
             return;
         }
+        let is_perhaps_its_own =
+            matches!(trouble, Trouble::Other | Trouble::Slow | Trouble::Cut) && events == 1;
+        let said = told.or(*after);
+        if is_perhaps_its_own && self.failed_alone() {
+            self.wait(said.unwrap_or_default());
+            return;
+        }
         // A limit's own time is obeyed exactly: a worker that waits longer loses its turn.
-        let wait = told.or(*after).unwrap_or_else(|| self.backoff.wait());
+        let taken = self.parts.refusals.last_taken();
+        let wait = said.unwrap_or_else(|| self.posting.wait(posted, taken));
         if let Some(suppressed) = self.complaints.allow() {
             log::warn!(
                 why = why.as_str(), events = events, wait = crate::units::show(wait).as_str(),
                 lines_suppressed = suppressed; "sink does not take events, trying again"
             );
         }
-        self.wait(wait);
+        self.pause(wait);
+    }
+
+    /// Lets `time` pass before the next try. Nobody waits for an event that was set aside.
+    fn pause(&mut self, time: Duration) {
+        if self.posting.is_aside() { self.posting.again_after(time) } else { self.wait(time) }
     }
 
     /// Waits before the next try, and ends early when there is nothing to try.
@@ -425,7 +491,7 @@ impl Worker {
         let until = Instant::now() + time;
         while Instant::now() < until {
             self.parts.pulse.beat();
-            if self.is_over() || self.window.is_revoked() {
+            if self.is_over() || self.posting.window.is_revoked() {
                 return;
             }
             self.parts.suspects.resolve();

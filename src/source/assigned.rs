@@ -61,9 +61,13 @@ pub struct Assigned {
     cut_to: AtomicI64,
     /// Runs that workers are sending now.
     in_flight: AtomicUsize,
+    /// Open events that the sink fails for: nobody waits for their acks.
+    aside: AtomicUsize,
     enqueuing: Mutex<()>,
     /// The end of the last whole batch that was read, whichever broker led then.
     read_to: Mutex<Option<ReadTo>>,
+    /// From where on batches are of its epoch, as far as is known.
+    epoch_since: AtomicI64,
     /// Before the log was cut: its events below the cut are still in the log, and perhaps not acked.
     before: Option<Arc<Assigned>>,
     /// Where it begins.
@@ -86,8 +90,10 @@ impl Assigned {
             left: AtomicBool::new(false),
             cut_to: AtomicI64::new(NOT_CUT),
             in_flight: AtomicUsize::new(0),
+            aside: AtomicUsize::new(0),
             enqueuing: Mutex::new(()),
             read_to: Mutex::new(None),
+            epoch_since: AtomicI64::new(start),
             before: None,
             start,
             is_let_go: false,
@@ -129,7 +135,19 @@ impl Assigned {
 
     /// Notes how far batches were read to their end.
     pub fn was_read(&self, to: ReadTo) {
-        *self.read_to.lock() = Some(to);
+        let mut read_to = self.read_to.lock();
+        if let Some(before) = read_to.filter(|before| before.epoch != to.epoch) {
+            self.epoch_since.store(before.offset, Ordering::SeqCst);
+        }
+        *read_to = Some(to);
+    }
+
+    /// The epoch of the batch before `offset`, for a commit of it; -1 unknown. (Of several batches of one read it may be
+    /// the last one's: a later epoch, which the log has as well.)
+    pub fn epoch_before(&self, offset: i64) -> i32 {
+        let read_to = *self.read_to.lock();
+        let known = self.epoch_since.load(Ordering::SeqCst) + 1;
+        read_to.filter(|read| (known..=read.offset).contains(&offset)).map_or(-1, |read| read.epoch)
     }
 
     /// Highest offset below which everything is done: what may be committed.
@@ -210,9 +228,25 @@ impl Assigned {
     pub fn done(&self, offsets: impl IntoIterator<Item = i64>) {
         let mut tracker = self.tracker.lock();
         tracker.done(offsets);
-        if tracker.open_count() == 0 {
+        if self.is_settled(&tracker) {
             self.quiet.notify_all();
         }
+    }
+
+    fn is_settled(&self, tracker: &Tracker) -> bool {
+        tracker.open_count() <= self.aside.load(Ordering::SeqCst)
+    }
+
+    /// One of its open events is not waited for: the sink fails for it.
+    pub fn set_aside(&self) {
+        self.aside.fetch_add(1, Ordering::SeqCst);
+        drop(self.tracker.lock());
+        self.quiet.notify_all();
+    }
+
+    /// One that was set aside is tried again, or goes back to the log.
+    pub fn take_back(&self) {
+        self.aside.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether the partition was revoked.
@@ -269,17 +303,17 @@ impl Assigned {
         true
     }
 
-    /// Waits at most `time` until every open offset is done; true when it is, or when the partition
-    /// was revoked.
+    /// Waits at most `time` until every open offset is done, but for those set aside; true when it is, or when the
+    /// partition was revoked.
     pub fn await_all_done(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut tracker = self.tracker.lock();
-        while tracker.open_count() > 0 && !self.is_revoked() {
+        while !self.is_settled(&tracker) && !self.is_revoked() {
             if self.quiet.wait_until(&mut tracker, deadline).timed_out() {
                 break;
             }
         }
-        tracker.open_count() == 0 || self.is_revoked()
+        self.is_settled(&tracker) || self.is_revoked()
     }
 }
 

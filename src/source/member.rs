@@ -101,8 +101,8 @@ pub struct Member {
     /// When librdkafka's main thread was last woken.
     woken: Option<Instant>,
     next_commit: Instant,
-    /// Since when the group refuses the member.
-    refused_since: Option<Instant>,
+    /// Since when the group refuses the member, and when it did last.
+    refused: Option<(Instant, Instant)>,
     /// Ends `starts`.
     left: Stop,
     starts: ThreadGroup,
@@ -157,7 +157,7 @@ impl Member {
             polls,
             woken: None,
             next_commit,
-            refused_since: None,
+            refused: None,
             left,
             starts,
         })
@@ -265,10 +265,14 @@ impl Member {
             return;
         }
         if !self.consumer.context().assignment.all().is_empty() {
-            self.refused_since = None;
+            self.refused = None;
             return;
         }
-        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        // A refusal of another day is not the beginning of today's: the member was taken in between.
+        let in_a_row = self.refused.filter(|(_, last)| last.elapsed() < REFUSED_MAX);
+        let since = in_a_row.map_or(now, |(since, _)| since);
+        self.refused = Some((since, now));
         if since.elapsed() >= REFUSED_MAX {
             self.stop.fail(format!(
                 "group {group} does not take this member of {topic}: {error}; {advice}"

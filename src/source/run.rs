@@ -95,6 +95,16 @@ impl Run {
             .unwrap_or_default()
     }
 
+    /// Event `n` as a run of its own.
+    pub fn alone(&self, n: usize) -> Option<Box<Self>> {
+        let mark = *self.marks.get(n)?;
+        let body = self.frames(n..n + 1).to_vec();
+        let marks = vec![Mark { end: body.len() as u32, ..mark }];
+        let assigned = Arc::clone(&self.assigned);
+        let Self { fetched_us, transform, first_offset, .. } = *self;
+        Some(Box::new(Self { assigned, fetched_us, transform, first_offset, marks, body }))
+    }
+
     /// Id, key and due time of event `n`.
     pub fn head(&self, n: usize) -> Head {
         // It was checked when it was pushed.

@@ -3,16 +3,12 @@
 //! counted by reason and skipped, or ends the run by name; nothing loops, nothing is skipped
 //! silently.
 
-use std::time::Duration;
-
 use crate::common::lab::{Served, commit_with, figure, ledger, processor, produce, sink};
 use crate::common::{PATIENCE, Topic, brokers};
 use backpressure_lab::event::Event;
 use backpressure_lab::http::client;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use rdkafka::{Offset, TopicPartitionList};
 
 const AMPLE: &[&str] = &["--rate-limit", "1000000"];
 
@@ -45,13 +41,6 @@ impl<'a> Foreign<'a> {
         let flags = [&flags[..], &["--first-id", &first, "--msg-size", &size]].concat();
         produce(self.topic, &[&flags[..], &["--compression", codec]].concat());
         self.next_id += events.parse::<u64>().expect("a number");
-    }
-
-    /// As [`Foreign::batch`], an event for each of `keys`.
-    fn keyed(&mut self, codec: &str, keys: &[u64], payload: usize) {
-        let event = |key: &u64| (Some(key.to_string()), Some(self.event(payload)));
-        let records = keys.iter().map(event).collect();
-        self.records(codec, records);
     }
 
     fn event(&mut self, payload: usize) -> Vec<u8> {
@@ -147,59 +136,6 @@ fn tombstones_and_short_records_are_counted_by_reason() {
     let expected = [(3, "tombstone"), (4, "too_short"), (5, "too_short"), (6, "tombstone")];
     let expected = expected.map(|(offset, reason)| (offset, reason.to_owned()));
     assert_eq!(text.lines().map(line).collect::<Vec<_>>(), expected);
-}
-
-/// Prevents: a gap that compaction left inside a batch ending the run as a corrupt batch, or the rest
-/// of the batch passed over with it.
-#[test]
-fn gaps_that_compaction_left_are_counted_and_what_is_there_is_delivered() {
-    let settings = [
-        ("cleanup.policy", "compact"),
-        ("min.cleanable.dirty.ratio", "0.01"),
-        ("segment.ms", "1000"),
-    ];
-    let (topic, sink) = (Topic::create_with("compacted", 1, &settings), sink(AMPLE));
-    let mut foreign = Foreign::new(&topic);
-    let ten = |first: u64| (first..first + 10).collect::<Vec<u64>>();
-    foreign.keyed("none", &ten(0), 200);
-    foreign.keyed("gzip", &ten(40), 200);
-    // The first, the last and three in the middle of each.
-    foreign.keyed("none", &[0, 2, 3, 4, 9, 40, 42, 43, 44, 49], 200);
-    // A whole batch.
-    foreign.keyed("none", &[60, 61], 200);
-    foreign.keyed("none", &[60, 61], 200);
-    // The cleaner leaves the last segment alone, so a record that comes a second later begins a new
-    // one; and the cleaner runs every 15 s.
-    for key in 70..73 {
-        std::thread::sleep(Duration::from_millis(1200));
-        foreign.keyed("none", &[key], 3000);
-    }
-    let end = std::time::Instant::now() + PATIENCE;
-    while records_in(&topic) > 25 {
-        assert!(std::time::Instant::now() < end, "{} records: not compacted", records_in(&topic));
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    let processor = processor(&topic, &sink, &[]);
-    all_is_passed(&processor, 37);
-    let ledger = ledger(&sink);
-    assert_eq!((figure(&ledger, "distinct"), figure(&ledger, "duplicates")), (25, 0));
-    assert_eq!(processor.metric("processor_events_lost_total", "reason=\"gap\""), 12.0);
-    processor.stop();
-}
-
-/// How many records another client finds in partition 0.
-fn records_in(topic: &Topic) -> usize {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers())
-        .set("group.id", "counts-records")
-        .set("enable.partition.eof", "true")
-        .create()
-        .expect("a consumer");
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topic.name, 0, Offset::Beginning).expect("valid");
-    consumer.assign(&list).expect("assigned");
-    let records = std::iter::from_fn(|| consumer.poll(PATIENCE));
-    records.take_while(Result::is_ok).count()
 }
 
 /// Prevents: crate `kafka`'s silent stall on a batch larger than the fetch size.

@@ -6,6 +6,7 @@ use crate::common::lab::{
     Served, delivered, figure, ledger, processor, processor_to, produce, producer, sink,
 };
 use crate::common::{PATIENCE, Running, Topic, brokers};
+use backpressure_lab::brokers::{Brokers, group};
 use backpressure_lab::http::client;
 
 const AMPLE: &[&str] = &["--rate-limit", "1000000"];
@@ -35,6 +36,13 @@ fn every_event_is_delivered_once_and_committed_in_every_queue_kind() {
         std::thread::sleep(Duration::from_secs(1));
         assert_eq!(second.metric("processor_events_fetched_total", ""), 0.0, "{kind}");
         second.stop();
+        // With the epoch that a later start asks by.
+        let list = Brokers::parse(&brokers()).expect("a list");
+        let commits = group::committed(&list, &topic.name, &topic.name, 0..12).expect("a group");
+        for (partition, commit) in commits {
+            let commit = commit.expect("a commit");
+            assert!(commit.offset.is_none() || commit.epoch == 0, "{partition}: {commit:?}");
+        }
         let ledger = ledger(&sink);
         assert_eq!((figure(&ledger, "distinct"), figure(&ledger, "duplicates")), (produced, 0));
         assert_eq!(figure(&ledger, "max_id"), produced - 1);
@@ -176,6 +184,13 @@ fn what_the_sink_cannot_serve_in_time_is_refused_at_the_start() {
     assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
     for word in ["--sink-workers 4", "batches of 200", "4.0 s", "200 tokens/s", "3.0 s"] {
         assert!(ended.stderr.contains(word), "no {word:?} in {}", ended.stderr);
+    }
+    // Each worker has a rate of its own here, and there nobody waits.
+    for fine in [["--limit-per", "connection"], ["--on-limit", "reject"]] {
+        let sink = crate::common::lab::sink(&[&["--rate-limit", "200"], &fine[..]].concat());
+        let processor = processor(&topic, &sink, &flags);
+        processor.until("it is ready", |it| it.ask("/readyz").0 == 200);
+        processor.stop();
     }
 }
 

@@ -1,6 +1,6 @@
 //! The processor before a sink that refuses: everything, one event, or what comes by one connection.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -75,6 +75,59 @@ fn a_poison_event_is_given_up_alone_and_kept() {
         assert_eq!(second.metric("processor_events_fetched_total", ""), 0.0);
         second.stop();
     }
+}
+
+/// Prevents: an event for which the sink fails over and over, so that what comes after it waits as long, whoever waits
+/// for its ack; one that is lost for it, or not delivered once the sink takes it.
+#[test]
+fn an_event_that_the_sink_fails_for_holds_up_no_other() {
+    for queue in ["bounded", "pull"] {
+        let (topic, sink) = (Topic::create("failing", 3), sink(AMPLE));
+        produce(&topic, &["--rate", "10000", "--count", "3000"]);
+        let (agent, to) = (client::agent(PATIENCE), sink.url.clone());
+        let is_cured = Arc::new(AtomicBool::new(false));
+        let cured = Arc::clone(&is_cured);
+        let handler = move |request: Request| {
+            let transform = wire::transform_of(&request.query).expect("a transform");
+            let events = wire::unframe(&request.body, transform).expect("a batch");
+            if events.iter().any(|event| event.id == 777) && !cured.load(Ordering::Relaxed) {
+                return Response::text(500, "a bug");
+            }
+            forwarded(&agent, &to, &request)
+        };
+        let server = before(handler);
+        let url = format!("http://{}", server.addr());
+        let processor = processor_to(&topic, &url, &["--queue", queue]);
+        delivered(&sink, 2999);
+        processor.until("it is aside", |p| p.metric("processor_events_aside", "") == 1.0);
+        processor.until("all others are acked", |p| {
+            p.metric("processor_events_acked_total", "") == 2999.0
+        });
+        // Nobody waits for it: more comes through.
+        produce(&topic, &["--rate", "10000", "--count", "500", "--first-id", "3000"]);
+        delivered(&sink, 3499);
+        is_cured.store(true, Ordering::Relaxed);
+        delivered(&sink, 3500);
+        let summary: serde_json::Value =
+            serde_json::from_str(&processor.stop().stdout).expect("a summary");
+        let sums = ["acked", "invalid", "returned"].map(|sum| figure(&summary, sum));
+        assert_eq!(sums, [3500, 0, 0], "{queue}");
+    }
+}
+
+/// Prevents: a place for dead letters that takes none whatever is done, and a partition that waits for it for ever.
+#[test]
+fn a_dead_letter_topic_that_refuses_for_good_ends_the_run() {
+    let (topic, sink) = (Topic::create("undeliverable", 1), sink(AMPLE));
+    // What has no key has no place in it.
+    let dead = Topic::create_with("compacted", 1, &[("cleanup.policy", "compact")]);
+    produce(&topic, &["--rate", "10000", "--count", "1000"]);
+    let server = poisoned(&sink, 777, 422);
+    let url = format!("http://{}", server.addr());
+    let letters = format!("topic:{}", dead.name);
+    let ended = processor_to(&topic, &url, &["--dead-letter", &letters]).process.end(PATIENCE);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("never will"), "{}", ended.stderr);
 }
 
 /// Prevents: events that are given up because one bad server behind a balancer refuses whatever its connection brings,

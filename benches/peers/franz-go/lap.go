@@ -141,7 +141,6 @@ func (c *course) run(ctx context.Context) (Figures, error) {
 			return Figures{}, err
 		}
 	}
-	brokers, sink := cpuOfAll(c.watched), cpuOfAll(c.sinkPids())
 	it, err := c.start()
 	if err != nil {
 		return Figures{}, err
@@ -156,10 +155,19 @@ func (c *course) run(ctx context.Context) (Figures, error) {
 	if err != nil {
 		return Figures{}, fmt.Errorf("%w (its words: %s)", err, c.log)
 	}
-	per := func(spent time.Duration) float64 { return float64(spent.Nanoseconds()) / 1e3 / float64(c.line.Events) }
-	f.BrokersMicros = per(cpuOfAll(c.watched) - brokers)
-	f.SinkMicros = per(cpuOfAll(c.sinkPids()) - sink)
 	return f, nil
+}
+
+// usage is the CPU time of the brokers and of the sink.
+type usage struct{ brokers, sink time.Duration }
+
+func (c *course) usage() usage { return usage{cpuOfAll(c.watched), cpuOfAll(c.sinkPids())} }
+
+// spent notes what they used since `before`: of a consumer without the start and the end of it, which are no work on events.
+func (c *course) spent(f *Figures, before usage) {
+	per := func(spent time.Duration) float64 { return float64(spent.Nanoseconds()) / 1e3 / float64(c.line.Events) }
+	now := c.usage()
+	f.BrokersMicros, f.SinkMicros = per(now.brokers-before.brokers), per(now.sink-before.sink)
 }
 
 func (c *course) sinkPids() []int {
@@ -190,6 +198,7 @@ func (c *course) consumed(ctx context.Context, it *contestant) (Figures, error) 
 	if cpu, err := cpuOf(it.command.Process.Pid); err == nil {
 		f.CPUStartMillis = float64(cpu.Nanoseconds()) / 1e6
 	}
+	before := c.usage()
 	for have := first; have.Distinct < c.line.Events; {
 		if have, err = c.arrived(ctx, it, c.line.Events, c.quiet); err != nil {
 			return f, err
@@ -198,6 +207,7 @@ func (c *course) consumed(ctx context.Context, it *contestant) (Figures, error) 
 	if err := c.took(&f, it); err != nil {
 		return f, err
 	}
+	c.spent(&f, before)
 	if err := it.stop(stopWithin); err != nil {
 		return f, err
 	}
@@ -209,8 +219,11 @@ func (c *course) consumed(ctx context.Context, it *contestant) (Figures, error) 
 		return f, err
 	}
 	f.Seconds = float64(seen.LastNs-seen.FirstNs) / 1e9
-	// The events of the first request had arrived before the clock started.
-	f.PerSecond = float64(seen.Events-seen.FirstEvents) / f.Seconds
+	if f.Seconds <= 0 {
+		return f, fmt.Errorf("%d events came at one moment: too few for a rate", seen.Events)
+	}
+	// The events of the first request had arrived before the clock started; what came twice is no event more.
+	f.PerSecond = float64(seen.Events-seen.FirstEvents-seen.Duplicates) / f.Seconds
 	f.Duplicates, f.Requests = seen.Duplicates, seen.Requests
 	f.BatchEvents = float64(seen.Events) / float64(seen.Requests)
 	return f, c.committed(ctx)
@@ -265,6 +278,7 @@ func (c *course) sound(seen tally) error {
 // produced waits for the command's end.
 func (c *course) produced(ctx context.Context, it *contestant) (Figures, error) {
 	var f Figures
+	before := c.usage()
 	for running := true; running; {
 		f.PeakMB = max(f.PeakMB, float64(peakBytes(it.command.Process.Pid))/1e6)
 		select {
@@ -278,6 +292,7 @@ func (c *course) produced(ctx context.Context, it *contestant) (Figures, error) 
 	if it.err != nil {
 		return f, it.err
 	}
+	c.spent(&f, before)
 	state := it.command.ProcessState
 	f.CPUMicros = float64((state.UserTime() + state.SystemTime()).Microseconds()) / float64(c.line.Events)
 	var summary struct {

@@ -15,6 +15,8 @@ use crate::http::access::{self, Token};
 use crate::planes::Isolation;
 use crate::{cli, units};
 
+/// Looks that a window has at least: with two, and one of them late, there is no line.
+const LOOKS_OF_A_WINDOW: u32 = 3;
 /// Most copies of a command: each is a process.
 const MEMBERS_MAX: usize = 1_000;
 
@@ -149,9 +151,7 @@ impl Flags {
     /// [`Failure::Usage`] that names the flag and what it may be.
     pub fn settings(self) -> Result<Settings, Failure> {
         cli::check_topic(&self.topic)?;
-        if self.group.is_empty() {
-            return Err(Failure::flag("--group", "''", "expected a name"));
-        }
+        cli::check_group(&self.group)?;
         if self.min > self.max {
             return Err(Failure::flag(
                 "--min",
@@ -199,6 +199,14 @@ impl Flags {
         let missing = |flag: &str, such: &str| {
             Failure::Usage(format!("{flag} is missing: the rule needs it, such as {flag} {such}"))
         };
+        let least = LOOKS_OF_A_WINDOW * self.interval;
+        if self.rule == RuleName::Marginal && self.window < least {
+            let allowed = format!(
+                "expected at least {}, {LOOKS_OF_A_WINDOW} times --interval: a rate is a line through its looks",
+                units::show(least)
+            );
+            return Err(Failure::flag("--window", units::show(self.window), &allowed));
+        }
         Ok(match self.rule {
             RuleName::Marginal => Plan::Marginal(marginal::Settings {
                 min_gain: self.min_gain,

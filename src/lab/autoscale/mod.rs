@@ -102,7 +102,7 @@ fn scale(
         let decision = rule.decide(&look);
         say(&look, decision, wanted);
         wanted = decision.wanted;
-        export(exported, &look, decision);
+        export(exported, &look, &rule, wanted);
     }
 }
 
@@ -154,17 +154,13 @@ fn say(look: &Look<'_>, decision: Decision, before: usize) {
     }
 }
 
-fn export(exported: &AutoscaleMetrics, look: &Look<'_>, decision: Decision) {
-    exported.wanted.set(decision.wanted as i64);
+fn export(exported: &AutoscaleMetrics, look: &Look<'_>, rule: &Rule, wanted: usize) {
+    exported.wanted.set(wanted as i64);
     exported.members.set(look.members as i64);
     exported.lag.set(look.lag());
     exported.lagging.set(look.lagging() as i64);
     exported.delivered.set(look.delivered);
-    match decision.said {
-        Said::SinkIsTheLimit { .. } => exported.sink_is_the_limit.set(1),
-        Said::Kept { .. } | Said::Fewer => exported.sink_is_the_limit.set(0),
-        Said::Nothing | Said::Added | Said::PartitionsAreTheLimit => {}
-    }
+    exported.sink_is_the_limit.set(i64::from(rule.found_the_sink_the_limit()));
 }
 
 #[cfg(test)]

@@ -141,6 +141,11 @@ impl Rule {
             Self::Steps(rule) => rule.decide(look),
         }
     }
+
+    /// Whether a member more was tried and brought nothing, for the load of now.
+    pub fn found_the_sink_the_limit(&self) -> bool {
+        matches!(self, Self::Marginal(rule) if rule.found_the_sink_the_limit())
+    }
 }
 
 /// The last looks, as far back as a window.

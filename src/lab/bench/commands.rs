@@ -133,6 +133,12 @@ mod tests {
         let each =
             |of: &str| ["ours wire", "franz-go", "franz-go 2MiB"].map(|who| format!("{of} {who}"));
         assert_eq!(names, ["0 bounded", "1 bounded", "1 pull", "1 unbounded"].map(each).concat());
+        let second = laps_of("race --quick --rounds 2 --client wire").concat();
+        let second: Vec<&str> = second.iter().map(|(name, _)| name.as_str()).collect();
+        let places = ["1 bounded ours wire", "1 bounded franz-go", "2 bounded franz-go"];
+        let place = |name: &&str| second.iter().position(|it| it == name).expect("a lap");
+        assert!(places.iter().map(place).is_sorted(), "{second:?}");
+        assert!(place(&"2 bounded franz-go") < place(&"2 bounded ours wire"), "{second:?}");
         let lap = "target/franz-go/peer lap --kind race --round 0 --events 200000 --value-bytes 536 \
                    --brokers BROKERS --topic T --group G --sink http://SINK --sink-pid PID \
                    --transform digest --who";

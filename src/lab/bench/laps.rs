@@ -1,8 +1,8 @@
 //! The race as data: the contestants, the points, and their laps.
 //!
-//! Invariant: a curve varies one thing at a time around the default point. Round 0 is a warm-up and
-//! gives no figure, because brokers that just started compile themselves on the cores that are
-//! measured.
+//! Invariant: a curve varies one thing at a time around the default point. Contestants change places from round to
+//! round. Round 0 is a warm-up and gives no figure, because brokers that just started compile themselves on the cores that
+//! are measured.
 
 use super::settings::{Kind, Settings};
 use crate::event::HEADER_BYTES;
@@ -138,7 +138,13 @@ pub fn by_topic(settings: &Settings, contestants: &[Contestant]) -> Vec<Vec<Lap>
         for round in u64::from(!topics.is_empty())..=settings.rounds() {
             for &point in points.iter().take(if round == 0 { 1 } else { points.len() }) {
                 let events = point.events(settings.events());
-                laps.extend(contestants.iter().map(|&by| Lap { round, events, point, by }));
+                let lap = |&by: &Contestant| Lap { round, events, point, by };
+                // Nobody always comes first: what a lap leaves behind is the next one's trouble.
+                if round > 0 && round % 2 == 0 {
+                    laps.extend(contestants.iter().rev().map(lap));
+                } else {
+                    laps.extend(contestants.iter().map(lap));
+                }
             }
         }
         match settings.kind {

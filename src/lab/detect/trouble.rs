@@ -15,6 +15,7 @@ use crate::lab::experiments::{ArmSetup, Setup};
 use crate::lab::model::{Course, Rates};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
+use crate::policy::Policy;
 use crate::units;
 
 /// How long a page of metrics still shows what is over, s: its latency quantiles are those of the last 10 s.
@@ -84,7 +85,14 @@ pub fn of_arm(setup: &Setup, arm: &ArmSetup) -> Vec<Trouble> {
     if arm.policy.holds_the_source() {
         return Vec::new();
     }
-    above(&arm.offered(), &setup.served(arm))
+    let (offered, served) = (arm.offered(), setup.served(arm));
+    // What was shed is gone when the load is.
+    let kept = if arm.policy == Policy::Shed {
+        offered.admitted(&served, arm.room())
+    } else {
+        offered.clone()
+    };
+    above(&offered, &kept, &served)
 }
 
 fn of_row(setup: &Setup, row: &Row) -> Vec<Trouble> {
@@ -93,16 +101,18 @@ fn of_row(setup: &Setup, row: &Row) -> Vec<Trouble> {
         Some(phase) => ceiling.but(0.0, phase.from, phase.to),
         None => ceiling,
     };
-    above(&Rates::constant(row.offered), &ceiling)
+    let offered = Rates::constant(row.offered);
+    above(&offered, &offered, &ceiling)
 }
 
-/// Where `offered` is above `ceiling`. A trouble that begins before the last one's backlog is gone is part of it.
-fn above(offered: &Rates, ceiling: &Rates) -> Vec<Trouble> {
+/// Where `offered` is above `ceiling`, until the backlog of what was `kept` is gone. A trouble that begins before that is
+/// part of the last one.
+fn above(offered: &Rates, kept: &Rates, ceiling: &Rates) -> Vec<Trouble> {
     let mut edges: Vec<f64> = offered.edges().chain(ceiling.edges()).collect();
     edges.sort_by(f64::total_cmp);
     edges.dedup();
     let until = edges.last().map_or(0.0, |last| last + DRAIN_MAX_S);
-    let course = Course::of(offered, ceiling, until);
+    let course = Course::of(kept, ceiling, until);
     let ends = edges.iter().skip(1).copied().chain([f64::INFINITY]);
     let mut found: Vec<Trouble> = Vec::new();
     for (from, to) in edges.iter().copied().zip(ends) {

@@ -1,7 +1,7 @@
 //! Checks that several experiments share. Each has one way to measure and one margin, so that the
 //! same word means the same thing in every report.
 
-use super::{Check, Form, Margin, Phase, Wanted};
+use super::{Check, Form, Margin, Phase, Setup, Wanted};
 use crate::event::HEADER_BYTES;
 use crate::lab::run_folder::{Arm, Run};
 use crate::lab::samples::Sample;
@@ -25,8 +25,13 @@ pub const BASE_MB: f64 = 13.0;
 /// Other resident memory, MB: `RssFile`, pages of the program's own file, which the kernel takes
 /// back before it kills a process.
 pub const FILE_MB: f64 = 8.0;
-/// The processor's commit interval of 1 s, and half a second for the answers of a busy cluster.
-const SAW_S: f64 = 1.5;
+/// A commit's answer, from a busy cluster, s.
+const ANSWER_S: f64 = 0.5;
+/// What waits may grow by, as a share of the load: half of what a processor that serves 14 of 15 events falls behind.
+const FALLS_BEHIND: f64 = 1.0 / 30.0;
+/// A phase shows it that lasts so long after the group has joined, s.
+const JOIN_S: f64 = 3.0;
+const SHOWS_S: f64 = 5.0;
 /// Events that four workers with batches of 200 have in flight: the defaults.
 pub const IN_FLIGHT: f64 = 4.0 * 200.0;
 /// The end of a phase: some samples, one a second.
@@ -60,12 +65,13 @@ impl<'a> Asking<'a> {
     }
 
     /// Below the ceiling, all offered events are served and committed. It is judged by the lag at
-    /// the end of the whole phase, so that a processor that is a little too slow is found: one that
-    /// serves 1,400/s of 1,500/s is 1,200 events behind after 12 s. Workers hold `in_flight` events
+    /// the end of the whole phase, and by how what waits grows, so that a processor that is a little too slow is
+    /// found: one that serves 1,400/s of 1,500/s is 1,200 events behind after 12 s. Workers hold `in_flight` events
     /// at most.
     pub fn keeps_up_in(&mut self, phase: Phase, in_flight: f64) {
-        let last = |series: Series| {
-            let end = stats::between(&series, phase.to - LAST_S, phase.to);
+        let setup = &self.run.plan.setup;
+        let last = |series: &Series| {
+            let end = stats::between(series, phase.to - LAST_S, phase.to);
             stats::median(end.iter().map(|point| point.1))
         };
         let unserved = self.arm.series(|s| {
@@ -76,10 +82,20 @@ impl<'a> Asking<'a> {
             "events in flight; one that serves too little falls behind as long as the phase lasts";
         let held = (in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: what was sent and not acked at its end";
-        self.ask("served_baseline", question, held, last(unserved), "events");
-        let why = "events of one commit interval of 1 s and half a second for its answer, and \
-                   events in flight";
-        let saw = (phase.rate * SAW_S + in_flight, Margin::AtMost, why);
+        self.ask("served_baseline", question, held, last(&unserved), "events");
+        let joined = Phase { from: phase.from.max(JOIN_S), ..phase };
+        if joined.length() >= SHOWS_S {
+            let batch = setup.arm(self.arm.spec.name).map_or(0.0, |arm| arm.batch);
+            let most = phase.rate * FALLS_BEHIND + batch / joined.length();
+            let why = "half of what a processor that serves 14 of 15 events falls behind, and a batch that \
+                       begins or ends";
+            let question = "Below the ceiling: by how much what was sent and not acked grows";
+            let slope = line_in(&unserved, joined).map(|line| line.slope);
+            self.ask("grows_baseline", question, (most, Margin::AtMost, why), slope, "events/s");
+        }
+        let why =
+            "events of one commit interval and half a second for its answer, and events in flight";
+        let saw = (phase.rate * saw_s(setup, self.arm) + in_flight, Margin::AtMost, why);
         let question = "Below the ceiling: the lag at its end";
         let end = stats::between(&self.arm.lag(), phase.to - LAST_S, phase.to);
         self.ask("lag_baseline", question, saw, stats::max(&end), "events");
@@ -146,6 +162,11 @@ impl<'a> Asking<'a> {
         let max = rss_max_mb(self.arm);
         self.ask("rss_max", "Does it stay under its limit, start to end?", under, max, "MB");
     }
+}
+
+/// The time between two commits of an arm, and for the answer of one, s.
+pub fn saw_s(setup: &Setup, arm: &Arm) -> f64 {
+    setup.arm(arm.spec.name).map_or(f64::NAN, |arm| arm.commit_interval_s) + ANSWER_S
 }
 
 /// The straight line through `series` in `phase`.

@@ -3,7 +3,7 @@
 
 use super::asking::{
     Asking, BASE_MB, FILE_MB, IN_FLIGHT, MB, RSS_MAX_MB, SETTLE_S, line_in, rss_max_mb,
-    rss_slope_mb, scaled,
+    rss_slope_mb, saw_s, scaled,
 };
 use super::drawing::Drawing;
 use super::{ArmSpec, Check, Experiment, Form, Launch, Margin, Phase, Prediction, Setup, Table};
@@ -12,6 +12,7 @@ use crate::lab::model::{self, Rates};
 use crate::lab::run_folder::{Arm, Killed, Run, WATCHED};
 use crate::lab::stats;
 use crate::lab::text::figure;
+use crate::policy::slow_source;
 
 /// Share of the heap's bytes that the autopsy must find in the queue and the payloads.
 const NAMED_MIN: f64 = 0.80;
@@ -139,6 +140,15 @@ fn checks(run: &Run) -> Vec<Check> {
                 let why = "the controller steers by a backlog that it sees once a second";
                 let slowed = (run.plan.predicted("slow_source_sent"), Margin::Share(0.10), why);
                 asking.ask("sent", "Does the source follow the sink?", slowed, sent, "events/s");
+                let ceiling = run.plan.setup.ceiling;
+                let aims_at = ceiling * slow_source::TARGET.as_secs_f64();
+                let why = "the backlog that it aims at and one step of the controller, events of one commit interval \
+                           and half a second, and events in flight";
+                let most = 1.25 * aims_at + ceiling * saw_s(&run.plan.setup, arm) + IN_FLIGHT;
+                let waits = (most, Margin::AtMost, why);
+                let question = "Does the excess wait nowhere? The largest lag";
+                let lag = stats::max(&stats::between(&arm.lag(), settled.from, settled.to));
+                asking.ask("lag_max", question, waits, lag, "events");
             }
         }
         checks.append(&mut asking.checks);

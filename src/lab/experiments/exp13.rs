@@ -11,6 +11,7 @@ use crate::lab::run_folder::{Arm, Run};
 use crate::lab::stats::{self, Series};
 use crate::lab::text::figure;
 use crate::sink::control::Costs;
+use crate::sink::pace::Pace;
 
 /// The sink's ceiling, events/s, and during its step.
 const CEILING: f64 = 2000.0;
@@ -21,6 +22,11 @@ const BURST: f64 = 100.0;
 const LATENCY: &str = "50ms";
 const WORKERS: u32 = 64;
 const BATCH: u32 = 10;
+/// Whole seconds: calls that are on their way when the first refusal is read are refused too. How many is a ratio of
+/// two times of the machine, a call's way and the time between two calls. This arm measures it, with calls of twice the
+/// size, and the other is predicted by it.
+const REFERENCE: &str = "retry-after-20";
+const REFERENCE_BATCH: u32 = 20;
 /// Seconds that are left out: of the start, in which CUBIC climbs for 8 s by the model, and of the step.
 const SETTLE_S: (f64, f64) = (10.0, 1.5);
 /// The targets: with headers, and without.
@@ -51,13 +57,14 @@ pub const EXPERIMENT: Experiment = Experiment {
     question: "The sink has a rate limit and refuses what is too much. What does a client get that limits its rate, that \
                limits its calls at once, or that waits as it is told?",
     held: "load schedule, seed, payload, sink, its limit, its bucket of 100 tokens and its latency of 50 ms, 64 workers, \
-           batches of 10, machine",
+           batches of 10 (20 where an arm says so), machine",
     varied: "what decides when the next call begins: `--pace`",
     arms: &[
         ArmSpec::new("headers", "headers (ours)", Ink::Green),
         ArmSpec::new("blind", "blind (ours)", Ink::Blue),
         ArmSpec::new("cubic", "CUBIC", Ink::Purple),
         ArmSpec::new("line", "line", Ink::Sky),
+        ArmSpec::new(REFERENCE, "whole seconds, calls of 20", Ink::Sky),
         ArmSpec::new("retry-after", "whole seconds", Ink::Vermilion),
         ArmSpec::new("aimd", "AIMD", Ink::Blue),
         ArmSpec::new("vegas", "Vegas", Ink::Purple),
@@ -84,9 +91,13 @@ fn launches(form: Form) -> Vec<Launch> {
     let sink =
         format!("--rate-limit {CEILING} --on-limit reject --burst {BURST} --latency {LATENCY}");
     let arm = |spec: &ArmSpec| {
+        let (pace, batch) = if spec.name == REFERENCE {
+            ("retry-after", REFERENCE_BATCH)
+        } else {
+            (spec.name, BATCH)
+        };
         let flags = format!(
-            "--queue bounded --queue-cap 2000 --sink-workers {WORKERS} --batch-size {BATCH} --drain-timeout 2s --pace {}",
-            spec.name
+            "--queue bounded --queue-cap 2000 --sink-workers {WORKERS} --batch-size {batch} --drain-timeout 2s --pace {pace}"
         );
         Launch { stall, ..Launch::new(spec.name, &load, &sink, &flags) }
     };
@@ -151,8 +162,11 @@ fn predict(setup: &Setup) -> Vec<Prediction> {
         ));
         let low = mean(&|course| course.goodput(slow.from, slow.to));
         said.push(p(&format!("{name}_slow"), low, "events/s", model.clone()));
-        let refused = mean(&|course| course.refused(whole.from, whole.to));
-        said.push(p(&format!("{name}_refused"), refused, "", model.clone()));
+        // Of whole seconds the reference has the share.
+        if arm.pace != Pace::RetryAfter {
+            let refused = mean(&|course| course.refused(whole.from, whole.to));
+            said.push(p(&format!("{name}_refused"), refused, "", model.clone()));
+        }
         let oldest = mean(&|course| course.oldest(before.from, before.to));
         said.push(p(&format!("{name}_oldest"), oldest, "s", model));
     }
@@ -175,6 +189,28 @@ fn letter(setup: &Setup) -> Prediction {
         figure(100.0 * goodput / ceiling)
     );
     Prediction::new("letter", goodput, "events/s", because)
+}
+
+/// The share of an arm's calls that is refused, by the model, or by the arm that measured what the model cannot know;
+/// `None` of that arm.
+fn refused_said(run: &Run, name: &str) -> Option<f64> {
+    let setup = &run.plan.setup;
+    if setup.arm(name).is_none_or(|arm| arm.pace != Pace::RetryAfter) {
+        return Some(run.plan.predicted(&format!("{name}_refused")));
+    }
+    let measured = run.arm(REFERENCE).filter(|_| name != REFERENCE)?;
+    let share = refused_in(measured, whole(setup))?;
+    let too_many = share / (1.0 - share) * served_a_round(setup, REFERENCE_BATCH);
+    Some(refused_of_a_round(too_many, served_a_round(setup, BATCH)))
+}
+
+/// Calls that a full bucket serves.
+fn served_a_round(setup: &Setup, batch: u32) -> f64 {
+    setup.burst.unwrap_or(f64::NAN) / f64::from(batch)
+}
+
+fn refused_of_a_round(refused: f64, served: f64) -> f64 {
+    refused / (refused + served)
 }
 
 fn checks(run: &Run) -> Vec<Check> {
@@ -225,11 +261,24 @@ fn checks(run: &Run) -> Vec<Check> {
             let margin = (GOODPUT_MARGIN * predicted).max(said(&format!("{name}_spread")));
             let wanted = (predicted, Margin::Absolute(margin), MARGIN_WHY);
             asking.ask("goodput", question, wanted, goodput, "events/s");
-            let question = "Is the share of its calls that is refused as predicted?";
-            let predicted = said(&format!("{name}_refused"));
-            let margin = (REFUSED_MARGIN.0 * predicted).max(REFUSED_MARGIN.1);
-            let wanted = (predicted, Margin::Absolute(margin), REFUSED_WHY);
-            asking.ask("refused", question, wanted, refused, "");
+            if name == REFERENCE {
+                let served = served_a_round(setup, REFERENCE_BATCH);
+                let least = refused_of_a_round(1.0, served);
+                let wanted = (least, Margin::AtLeast, "one call a round, or there is no round");
+                let question =
+                    "The share of its calls that is refused: the reference for the other";
+                asking.ask("refused", question, wanted, refused, "");
+                let most = refused_of_a_round(f64::from(WORKERS) / 2.0, served);
+                let wanted = (most, Margin::AtMost, "half of the workers");
+                let question = "Does the first refusal hold the others back?";
+                asking.ask("held_back", question, wanted, refused, "");
+            } else {
+                let question = "Is the share of its calls that is refused as predicted?";
+                let predicted = refused_said(run, name).unwrap_or(f64::NAN);
+                let margin = (REFUSED_MARGIN.0 * predicted).max(REFUSED_MARGIN.1);
+                let wanted = (predicted, Margin::Absolute(margin), REFUSED_WHY);
+                asking.ask("refused", question, wanted, refused, "");
+            }
         }
         if name == "arc-fixed" {
             let before = run.arm("arc").and_then(|arc| refused_in(arc, whole));
@@ -326,7 +375,7 @@ fn what_came(run: &Run) -> Table {
             "of a tenth of it",
             Box::new(|arm| arm.delivered_in(slow).map(|rate| percent(rate / step(setup).rate))),
         ),
-        ("calls refused, predicted", Box::new(|arm| Some(percent(said(arm, "refused"))))),
+        ("calls refused, predicted", Box::new(|arm| refused_said(run, arm.spec.name).map(percent))),
         ("calls refused", Box::new(|arm| refused_in(arm, whole).map(percent))),
         ("lost when the rate is back, s", Box::new(|arm| lost_s(run, arm).map(figure))),
         ("the oldest batch, predicted, s", Box::new(|arm| Some(figure(said(arm, "oldest"))))),
@@ -340,7 +389,7 @@ fn what_came(run: &Run) -> Table {
     )
 }
 
-/// The arms of one chart: five lines are what a reader can tell apart.
+/// The arms of one chart: five lines are what a reader can tell apart. The reference is in the table only.
 const OURS: [&str; 5] = ["headers", "blind", "cubic", "line", "retry-after"];
 const OTHERS: [&str; 5] = ["aimd", "vegas", "gradient2", "arc", "arc-fixed"];
 

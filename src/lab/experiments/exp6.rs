@@ -189,7 +189,8 @@ fn of_all(arm: &Arm, key: &str) -> Option<f64> {
     MEMBERS.iter().map(|member| largest(arm, member, key)).sum()
 }
 
-/// What happened to the naive member, s from the start of the load.
+/// What happened to the naive member in its longest gap, s from the start of the load. In a shorter one it may poll again before
+/// the group's rebalance is over, and has its partitions back by the same one.
 struct Story {
     last_poll: f64,
     taken_for_dead: f64,
@@ -206,10 +207,19 @@ impl Story {
         let first = |from: f64, what: &str| {
             naive.iter().find(|(t, line)| *t >= from && line.contains(what)).map(|(t, _)| *t)
         };
-        let next_poll = first(f64::NEG_INFINITY, "maximum poll interval")?;
-        // The poll that ends a gap measures it, and the largest gap is the one that evicted.
+        let next_polls = naive
+            .iter()
+            .filter(|(_, line)| line.contains("maximum poll interval"))
+            .map(|(t, _)| *t);
+        // The poll that ends a gap measures it; what is shown is the largest so far.
         let shown = arm.metric(MEMBERS[0], "processor_poll_gap_seconds");
-        let gap = shown.iter().find(|(t, gap)| *t >= next_poll && *gap > INTERVAL_S)?.1;
+        let with_gap = next_polls.filter_map(|next_poll| {
+            let gap = shown.iter().find(|(t, gap)| *t >= next_poll && *gap > INTERVAL_S)?.1;
+            Some((next_poll, gap))
+        });
+        // Of equal ones the first: a later gap that is smaller shows the same.
+        let longest = |a: (f64, f64), b: (f64, f64)| if b.1 > a.1 { b } else { a };
+        let (next_poll, gap) = with_gap.reduce(longest)?;
         let last_poll = next_poll - gap;
         let taken_for_dead = last_poll + INTERVAL_S;
         // A cooperative rebalance may give a member nothing in its first round.

@@ -227,6 +227,9 @@ const CHANGES: &[Change] = &[
     ("every sixth call is refused besides", |arm| {
         calls_refused(arm, |refused, taken| refused + taken * 0.2)
     }),
+    ("each call is refused ten times first", |arm| {
+        calls_refused(arm, |refused, taken| refused + taken * 10.0);
+    }),
     ("no call is refused", |arm| calls_refused(arm, |_, _| 0.0)),
     ("a batch waits for ten seconds", |arm| {
         every_member(arm, "processor_oldest_batch_seconds", 10.0);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Form, Phase};
 use crate::lab::autoscale::rules::{Bounds, Plan};
+use crate::lab::layout;
 use crate::lab::model::{self, Rates};
 use crate::policy::Policy;
 use crate::policy::shed::Who;
@@ -162,6 +163,16 @@ impl ArmSetup {
     /// λ(t).
     pub fn offered(&self) -> Rates {
         self.load().offered()
+    }
+
+    /// Events that an arm that sheds holds at most.
+    pub fn room(&self) -> f64 {
+        let (capacity, in_flight) = (self.queue_cap.unwrap_or(f64::INFINITY), self.in_flight());
+        let standing = self.shed.standing_depth(capacity, in_flight).unwrap_or(capacity);
+        let on_disk = self
+            .spill_max
+            .map_or(0.0, |bytes| bytes / layout::spilled_event_bytes(self.payload_bytes));
+        standing + in_flight + on_disk
     }
 
     /// Time between two heartbeats of a member that the classic protocol is spoken with, s.

@@ -52,7 +52,7 @@ impl Draw<'_> {
     }
 
     fn wait(&self) -> Chart {
-        let wait = |t| self.forecast.wait(self.scenario, t);
+        let wait = |t| self.forecast.wait(t);
         let title = format!("Predicted: an event waits {} s at most", self.most(wait));
         let line = self.line("wait of the event that is served", Ink::Predicted, wait);
         self.chart("predicted-wait", title, "time since the event was due, s", vec![line])

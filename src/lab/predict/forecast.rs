@@ -24,6 +24,9 @@ pub struct Forecast {
     pub figures: Vec<Figure>,
     #[serde(skip)]
     course: Course,
+    /// What comes to the queue or its log, events/s.
+    #[serde(skip)]
+    offered: Rates,
     /// With its stalls and, after a kill, without service.
     #[serde(skip)]
     ceiling: Rates,
@@ -92,28 +95,33 @@ impl Forecast {
         let end_s = scenario.end_s();
         // The queue at which the limit is reached; only a queue that may grow so far reaches it.
         let fatal = scenario.fits().map(|fits| fits * scenario.members);
-        let fatal = fatal.filter(|fatal| *fatal < scenario.capacity);
+        let fatal = fatal.filter(|fatal| *fatal < scenario.standing);
         let alive = Course::of(&scenario.offered, &scenario.ceiling, end_s);
         let killed_s = fatal.and_then(|fatal| alive.rises_to(fatal));
-        let ceiling = match killed_s {
-            Some(at) => scenario.ceiling.clone().but(0.0, at, f64::INFINITY),
-            None => scenario.ceiling.clone(),
+        let (ceiling, offered) = match killed_s {
+            Some(at) => {
+                let ceiling = scenario.ceiling.clone().but(0.0, at, f64::INFINITY);
+                let offered = scenario.offered_to_the_dead(at, &ceiling);
+                (ceiling, offered)
+            }
+            None => (scenario.ceiling.clone(), scenario.offered.clone()),
         };
         let mut forecast = Self {
             given: scenario.given.clone(),
             phases: Vec::new(),
             figures: Vec::new(),
-            course: Course::of(&scenario.offered, &ceiling, drained_s(scenario, &ceiling)),
+            course: Course::of(&offered, &ceiling, drained_s(&offered, &ceiling, end_s)),
+            offered,
             ceiling,
             killed_s,
             longest_wait: (0.0, 0.0),
         };
         let waits = forecast.moments().into_iter();
-        let waits = waits.filter_map(|t| Some((t, forecast.wait(scenario, t)?)));
+        let waits = waits.filter_map(|t| Some((t, forecast.wait(t)?)));
         forecast.longest_wait = waits.fold((0.0, 0.0), |a, b| if b.1 > a.1 { b } else { a });
         let empty_s = forecast.empty_s(end_s);
         if let Some(until) = if scenario.drain { empty_s } else { Some(end_s) } {
-            forecast.course = Course::of(&scenario.offered, &forecast.ceiling, until);
+            forecast.course = Course::of(&forecast.offered, &forecast.ceiling, until);
         }
         forecast.phases = forecast.rows(scenario);
         forecast.figures = forecast.figures(scenario, fatal, empty_s);
@@ -154,9 +162,17 @@ impl Forecast {
         if self.is_dead(t) { 0.0 } else { model::queued(self.lag(t), scenario.standing) }
     }
 
-    /// Of these, on the members' disks.
-    fn spilled(scenario: &Scenario, lag: f64) -> f64 {
-        (lag - scenario.standing - scenario.in_flight).clamp(0.0, scenario.on_disk)
+    /// Of these, on the members' disks, until the processor is killed.
+    fn spilled(&self, scenario: &Scenario, t: f64) -> f64 {
+        let beyond = self.lag(t) - scenario.standing - scenario.in_flight;
+        if self.is_dead(t) { 0.0 } else { beyond.clamp(0.0, scenario.on_disk) }
+    }
+
+    /// How long the last event that is inside the processor at `t` s is in it.
+    fn sojourn(&self, scenario: &Scenario, t: f64) -> Option<f64> {
+        let inside = scenario.standing + scenario.in_flight + scenario.on_disk;
+        let inside = self.lag(t).min(inside);
+        Some(scenario.ceiling.when(scenario.ceiling.total(t) + inside)? - t)
     }
 
     /// A processor's resident memory at `t` s.
@@ -167,7 +183,7 @@ impl Forecast {
     }
 
     /// How long the event that is served at `t` s has waited; nothing where none waits.
-    pub fn wait(&self, scenario: &Scenario, t: f64) -> Option<f64> {
+    pub fn wait(&self, t: f64) -> Option<f64> {
         if self.is_dead(t) {
             return None;
         }
@@ -175,8 +191,8 @@ impl Forecast {
             return Some(0.0);
         }
         // A little less, so that rounding does not ask for an event that is never offered.
-        let served = (scenario.offered.total(t) - self.lag(t)) * (1.0 - 1e-12);
-        scenario.offered.when(served).map(|due| (t - due).max(0.0))
+        let served = (self.offered.total(t) - self.lag(t)) * (1.0 - 1e-12);
+        self.offered.when(served).map(|due| (t - due).max(0.0))
     }
 
     fn is_dead(&self, t: f64) -> bool {
@@ -199,12 +215,16 @@ impl Forecast {
     }
 
     /// What the policy costs.
-    fn say_policy(s: &Scenario, say: &mut impl FnMut(&str, Option<f64>, &'static str, String)) {
+    fn say_policy(
+        &self,
+        s: &Scenario,
+        say: &mut impl FnMut(&str, Option<f64>, &'static str, String),
+    ) {
         let until = s.end_s();
         match s.policy {
             Policy::Buffer => {}
             Policy::Shed => {
-                let (due, taken) = (s.due.total(until), s.offered.total(until));
+                let (due, taken) = (s.due.total(until), self.offered.total(until));
                 let because = format!(
                     "λ − μ while the queue, the batches and the disk, {} + {} + {}, are full: {} due − {} taken",
                     figure(s.standing),
@@ -216,7 +236,7 @@ impl Forecast {
                 say("shed_total", Some((due - taken).max(0.0)), "events", because);
             }
             Policy::SlowSource => {
-                let (due, sent) = (s.due.total(until), s.offered.total(until));
+                let (due, sent) = (s.due.total(until), self.offered.total(until));
                 let aimed = s.steady * slow_source::TARGET.as_secs_f64();
                 let because = format!(
                     "due, and never sent, once the backlog is the {} that the lease aims at: {} due − {} sent",
@@ -227,7 +247,7 @@ impl Forecast {
                 say("held_back_total", Some((due - sent).max(0.0)), "events", because);
             }
             Policy::Credit => {
-                let (due, sent) = (s.due.total(until), s.offered.total(until));
+                let (due, sent) = (s.due.total(until), self.offered.total(until));
                 let because = format!(
                     "due, and never sent, once the {} of the window wait: {} due − {} sent",
                     figure(s.window),
@@ -248,20 +268,21 @@ impl Forecast {
 
     fn rows(&self, scenario: &Scenario) -> Vec<Row> {
         let until = self.until();
-        let edges =
-            scenario.due.edges().chain(scenario.offered.edges()).chain(self.ceiling.edges());
+        let edges = scenario.due.edges().chain(self.offered.edges()).chain(self.ceiling.edges());
         let mut edges: Vec<f64> = edges.filter(|edge| *edge < until).chain([until]).collect();
         edges.sort_by(f64::total_cmp);
         edges.dedup();
         let mut disk_bytes = 0.0;
+        let spills = scenario.on_disk > 0.0;
         let in_log = |t: f64| {
-            let held = self.lag(t);
-            scenario.policy != Policy::Shed && held > model::queued(held, scenario.capacity)
+            // With a disk the batches in flight are read too before the log holds any.
+            let disk = if spills { scenario.in_flight + scenario.on_disk } else { 0.0 };
+            scenario.policy != Policy::Shed && self.lag(t) > scenario.capacity + disk
         };
         let pairs = edges.iter().zip(edges.iter().skip(1));
         let row = |(&from, &to): (&f64, &f64)| {
             let (offered, ceiling) = (scenario.due.at(from), self.ceiling.at(from));
-            let admitted = scenario.offered.at(from);
+            let admitted = self.offered.at(from);
             let lag = self.lag(to);
             let wire = scenario.wire;
             // What is shed was produced; what is held back was not.
@@ -269,7 +290,7 @@ impl Forecast {
             disk_bytes += produced * (to - from) * wire.log_bytes(produced) * wire.replication;
             // If the log holds some, it is read as fast as the sink serves; else events are read as
             // they come.
-            let behind = in_log(from) || in_log(to) || ceiling == 0.0;
+            let behind = in_log(from) || in_log(to) || self.is_dead(to);
             let network = wire.network(produced, if behind { ceiling } else { produced });
             let idle = self.lag(from) <= 0.0 && admitted <= ceiling;
             Row {
@@ -282,7 +303,7 @@ impl Forecast {
                 lag_per_partition: lag / scenario.partitions,
                 queue: self.queue(scenario, to),
                 rss_bytes: self.rss(scenario, to),
-                wait_s: self.wait(scenario, to),
+                wait_s: self.wait(to),
                 disk_bytes,
                 network_in: network.into,
                 network_out: network.out_of,
@@ -390,21 +411,20 @@ impl Forecast {
             figure(wait_s)
         );
         say("wait_peak", Some(wait), "s", fifo);
-        // Where nothing ever waits the batches are not full either.
-        let in_flight = if peak > 0.0 { s.in_flight } else { 0.0 };
-        let spilled = Self::spilled(s, peak);
+        let alive = || self.moments().into_iter().filter(|t| !self.is_dead(*t));
+        let stays = alive().filter_map(|t| Some((t, self.sojourn(s, t)?)));
+        let longest = |a: (f64, f64), b: (f64, f64)| if b.1 > a.1 { b } else { a };
+        let (stays_s, sojourn) = stays.fold((0.0, 0.0), longest);
+        let spilled = alive().map(|t| self.spilled(s, t)).fold(0.0, f64::max);
         let inside = format!(
-            "inside the processor alone, for the last that is queued: (queue + W B in flight) / μ = ({} + {}) / {}",
-            figure(queue + spilled),
-            figure(in_flight),
-            figure(s.steady)
+            "inside the processor alone, for the last that is queued: the lag, at most queue + W B in flight + disk = {} + \
+             {} + {}, by the μ of then, longest from t = {} s on",
+            figure(s.standing),
+            figure(s.in_flight),
+            figure(s.on_disk),
+            figure(stays_s)
         );
-        say(
-            "queue_sojourn",
-            Some(model::sojourn_s(queue + spilled + in_flight, s.steady)),
-            "s",
-            inside,
-        );
+        say("queue_sojourn", Some(sojourn), "s", inside);
         if s.on_disk > 0.0 {
             let because = format!(
                 "lag less the {} in memory and {} in flight, at most --spill-max: {} × {} an event",
@@ -417,9 +437,10 @@ impl Forecast {
             // Rounding must not keep what is shed from reaching it.
             let full = (s.standing + s.in_flight + s.on_disk) * (1.0 - 1e-9);
             let because = format!("the lag is {}: from then on --policy decides", figure(full));
-            say("spill_full_at", self.course.rises_to(full), "s", because);
+            let full_s = self.course.rises_to(full).filter(|at| !self.is_dead(*at));
+            say("spill_full_at", full_s, "s", because);
         }
-        Self::say_policy(s, &mut say);
+        self.say_policy(s, &mut say);
 
         for (n, stall) in (1..).zip(&s.stalls) {
             let (before, after) = (self.lag(stall.from), self.lag(stall.to));
@@ -433,7 +454,7 @@ impl Forecast {
             } else {
                 self.course.falls_to(before, stall.to)
             };
-            let (offered, ceiling) = (s.offered.at(stall.to), self.ceiling.at(stall.to));
+            let (offered, ceiling) = (self.offered.at(stall.to), self.ceiling.at(stall.to));
             let because = format!(
                 "until the lag is what it was before, {}: {} / (μ − λ), at first {} − {}",
                 figure(before),
@@ -487,8 +508,9 @@ impl Forecast {
 
 /// A time at which the backlog is gone, if it ever is: after every change of rate, at the last
 /// ceiling.
-fn drained_s(scenario: &Scenario, ceiling: &Rates) -> f64 {
-    let last = ceiling.edges().chain([scenario.end_s()]).fold(0.0, f64::max);
-    let (left, rate) = (model::backlog(&scenario.offered, ceiling, last), ceiling.at(last));
-    if rate > 0.0 { last + left / rate } else { last }
+fn drained_s(offered: &Rates, ceiling: &Rates, end_s: f64) -> f64 {
+    let last = ceiling.edges().chain([end_s]).fold(0.0, f64::max);
+    let (left, rate) = (model::backlog(offered, ceiling, last), ceiling.at(last));
+    // A little more, so that rounding does not leave a billionth of an event for ever.
+    if rate > 0.0 && left > 0.0 { (last + left / rate) * (1.0 + 1e-9) } else { last }
 }

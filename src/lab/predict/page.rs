@@ -181,7 +181,7 @@ impl Page {
                 lag_model: forecast.lag(t),
                 queue_model: forecast.queue(scenario, t),
                 rss_model: forecast.rss(scenario, t),
-                wait_model: forecast.wait(scenario, t),
+                wait_model: forecast.wait(t),
                 memory_limit: scenario.limit_bytes,
             })
         };

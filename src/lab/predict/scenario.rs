@@ -144,16 +144,15 @@ impl Scenario {
             false => 0.0,
         };
         let due = offered;
-        let offered = match flags.policy {
-            Policy::Shed => due.admitted(&ceiling, standing + in_flight + on_disk),
+        let room = match flags.policy {
+            Policy::Shed => standing + in_flight + on_disk,
             // The source holds back what the lease does not allow, and never sends it.
-            Policy::SlowSource => {
-                due.admitted(&ceiling, steady * slow_source::TARGET.as_secs_f64())
-            }
+            Policy::SlowSource => steady * slow_source::TARGET.as_secs_f64(),
             // A window that the round trip does not starve.
-            Policy::Credit => due.admitted(&ceiling, window),
-            Policy::Buffer => due.clone(),
+            Policy::Credit => window,
+            Policy::Buffer => f64::INFINITY,
         };
+        let offered = due.admitted(&ceiling, room);
         let base_bytes = flags.base_rss as f64;
         let partitions = flags.partitions.get() as f64;
         let fastest = steps.iter().fold(0.0_f64, |most, step| most.max(step.rate));
@@ -218,6 +217,15 @@ impl Scenario {
         }
         scenario.given = scenario.sentence(flags);
         Ok(scenario)
+    }
+
+    /// What is offered if the processor is killed at `at` s, and `ceiling` is what is served: nobody sheds any more, and
+    /// a lease ends; credit stays as it was granted.
+    pub fn offered_to_the_dead(&self, at: f64, ceiling: &Rates) -> Rates {
+        match self.policy {
+            Policy::Credit => self.due.admitted(ceiling, self.window),
+            Policy::Shed | Policy::SlowSource | Policy::Buffer => self.offered.until(at, &self.due),
+        }
     }
 
     /// When the schedule ends, s.

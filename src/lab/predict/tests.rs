@@ -88,6 +88,67 @@ fn only_a_queue_that_may_fill_the_limit_is_killed_and_then_nothing_is_served() {
     }
 }
 
+/// Prevents: a backlog that is gone in the model but for a billionth of an event, and so never.
+#[test]
+fn a_backlog_ends_whatever_the_rates() {
+    for (line, drained_s) in [
+        ("1500:60s,8000:10m --rate-limit 7000", 600_000.0 / 7000.0),
+        ("3k:1h,12k:20m,3k:10m --rate-limit 2200", 15_120_000.0 / 2200.0),
+        ("3k:1h,12k:20m,3k:10m --rate-limit 3300", 10_260_000.0 / 3300.0),
+    ] {
+        about(says(&forecast(&format!("--schedule {line}")).expect("valid"), "drain"), drained_s);
+    }
+    for rate in (700..3000).step_by(100) {
+        let line = format!("--schedule 3k:1h,12k:20m,3k:10m --rate-limit {rate} --drain");
+        assert!(says(&forecast(&line).expect("valid"), "drain").is_some(), "{rate}");
+    }
+}
+
+/// Prevents: a processor that sheds, spills, or acks after it was killed; a kill by a queue that is never so long.
+#[test]
+fn the_dead_do_nothing() {
+    let limit = "--schedule 8000:10m --rate-limit 2000 --queue-cap 1M --memory-limit 256MiB";
+    let shed = forecast(&format!("{limit} --policy shed")).expect("valid");
+    let at = shed.killed_s.expect("killed");
+    assert!(says(&shed, "shed_total").is_some_and(|shed| shed < 1e-3));
+    about(says(&shed, "lag_peak"), 6000.0 * at + 8000.0 * (600.0 - at));
+    let credit = forecast(&format!("{limit} --policy credit --credit-window 1M")).expect("valid");
+    about(says(&credit, "lag_peak"), 1e6);
+    let spill = forecast(&format!("{limit} --queue spill")).expect("valid");
+    let at = spill.killed_s.expect("killed");
+    about(says(&spill, "spill_peak"), 0.0);
+    assert_eq!(says(&spill, "spill_full_at"), None);
+    about(says(&spill, "queue_sojourn"), 6000.0 * at / 2000.0);
+    let shallow = "--schedule 8000:5m --rate-limit 2000 --queue-cap 100k --batch-size 1000 --sink-workers 16 \
+                   --policy shed --shed sojourn --memory-limit 45MiB";
+    assert_eq!(forecast(shallow).expect("valid").killed_s, None);
+}
+
+/// Prevents: what is on disk counted as unread; a stop of the sink taken for the processor's death.
+#[test]
+fn what_is_read_is_what_has_room() {
+    let out = |line: &str| {
+        let forecast = forecast(&format!("--schedule 8000:60s {line}")).expect("valid");
+        forecast.phases[0].network_out
+    };
+    let unbounded = out("--queue unbounded");
+    about(Some(out("--queue spill")), unbounded);
+    let stalled =
+        forecast("--schedule 1500:2m --queue unbounded --stall 0@60s:30s").expect("valid");
+    let rates: Vec<f64> = stalled.phases.iter().map(|row| row.network_out).collect();
+    assert!(rates.iter().all(|rate| (rate - rates[0]).abs() < 1.0), "{rates:?}");
+}
+
+/// Prevents: a time in the processor that leaves out the sink's stall.
+#[test]
+fn the_time_inside_is_by_what_the_sink_gives_then() {
+    let stalled = forecast("--schedule 1500:10m --stall 200@60s:90s").expect("valid");
+    // Full after 10,800 / 1,300 s of it, and the last of them is served at 200/s.
+    about(says(&stalled, "queue_sojourn"), 10_800.0 / 200.0);
+    let idle = forecast("--schedule 2010:10s").expect("valid");
+    about(says(&idle, "queue_sojourn"), 100.0 / 2000.0);
+}
+
 /// 12,000/s for 20 minutes after 3,000/s, to a sink of 5,000/s with 1.2 KB and 1 GiB: when is the
 /// processor killed, when has it caught up, which capacity is needed?
 #[test]

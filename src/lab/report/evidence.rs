@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::checks;
-use crate::lab::experiments::named;
+use super::{checks, spread};
+use crate::lab::experiments::{Check, named};
 use crate::lab::plan::{self, Plan};
 use crate::lab::read_json;
 use crate::lab::run_folder::Run;
@@ -24,19 +24,48 @@ fn folders() -> Vec<PathBuf> {
     folders.filter(|folder| folder.join(plan::FILE).exists()).collect()
 }
 
+/// Its runs, where it was repeated.
+fn runs(folder: &Path) -> Vec<PathBuf> {
+    (1..).map(|n| folder.join(format!("run-{n}"))).take_while(|run| run.exists()).collect()
+}
+
+fn written(folder: &Path) -> Verdict {
+    read_json(&folder.join(verdict::FILE)).expect("a verdict")
+}
+
+/// Name, whether it holds, what was measured, what was wanted and why.
+fn said(checks: &[Check]) -> Vec<[String; 5]> {
+    let each = checks.iter();
+    each.map(|c| {
+        let (wanted, because) = (verdict::wanted(c), c.because.clone());
+        [c.name.clone(), c.pass.to_string(), verdict::measured(c), wanted, because]
+    })
+    .collect()
+}
+
+fn agree(at: &Path, today: &[Check], written: &[Check]) {
+    let (today, written) = (said(today), said(written));
+    let apart = today.iter().zip(&written).find(|(a, b)| a != b);
+    assert!(apart.is_none(), "{}: {apart:?}", at.display());
+    assert_eq!(today.len(), written.len(), "{}", at.display());
+}
+
 /// Prevents: a verdict that was edited, or that differs from that of today's checks.
 #[test]
 fn todays_judge_says_of_the_evidence_what_is_written_there() {
     for folder in folders() {
         let plan: Plan = read_json(&folder.join(plan::FILE)).expect("a plan");
         let experiment = named(&plan.experiment).expect("it");
-        let run = Run::read(experiment, &folder).expect("a run");
-        let written: Verdict = read_json(&folder.join(verdict::FILE)).expect("a verdict");
-        let said = |checks: &[super::Check]| -> Vec<(String, bool, String)> {
-            let each = checks.iter();
-            each.map(|c| (c.name.clone(), c.pass, super::measured(c))).collect()
-        };
-        assert_eq!(said(&checks(experiment, &run)), said(&written.checks), "{}", folder.display());
+        let repeated = runs(&folder);
+        let each = if repeated.is_empty() { vec![folder.clone()] } else { repeated.clone() };
+        for at in each {
+            let run = Run::read(experiment, &at).expect("a run");
+            agree(&at, &checks(experiment, &run), &written(&at).checks);
+        }
+        let verdicts: Vec<_> = repeated.iter().map(|run| (run, written(run))).collect();
+        if let Some((_, joined)) = spread::joined(&verdicts) {
+            agree(&folder, &joined.checks, &written(&folder).checks);
+        }
     }
 }
 

@@ -39,7 +39,7 @@ pub fn report(folders: &[PathBuf], out: &Path) -> Result<(), Failure> {
 }
 
 /// The verdict over all runs, and the folder of the worst; `None` of none.
-fn joined<'a>(runs: &[(&'a PathBuf, Verdict)]) -> Option<(&'a Path, Verdict)> {
+pub(super) fn joined<'a>(runs: &[(&'a PathBuf, Verdict)]) -> Option<(&'a Path, Verdict)> {
     let (folder, worst) = runs.iter().min_by_key(|(_, run)| run.held())?;
     let mut joined = worst.clone();
     joined.checks = worst.checks.iter().map(|check| worst_of(&check.name, runs, check)).collect();
@@ -62,12 +62,10 @@ fn of_all<'a>(name: &'a str, runs: &'a [(&PathBuf, Verdict)]) -> impl Iterator<I
     runs.iter().filter_map(move |(_, run)| run.checks.iter().find(|check| check.name == name))
 }
 
-/// A run in which the check fell short, if there is one; else the run that is furthest from the
-/// prediction.
+/// Of the run that used the most of the check's margin.
 fn worst_of(name: &str, runs: &[(&PathBuf, Verdict)], otherwise: &Check) -> Check {
-    let off = |check: &Check| check.measured.map_or(f64::INFINITY, |m| (m - check.predicted).abs());
-    let worst =
-        of_all(name, runs).max_by(|a, b| (!a.pass).cmp(&!b.pass).then(off(a).total_cmp(&off(b))));
+    let used = verdict::margin_used;
+    let worst = of_all(name, runs).max_by(|a, b| used(a).total_cmp(&used(b)));
     worst.unwrap_or(otherwise).clone()
 }
 
@@ -234,6 +232,17 @@ mod tests {
         let two: Vec<_> =
             folders.iter().zip(apart).map(|(at, run)| (at, named(run, names))).collect();
         assert_eq!(differences(&two, &["push", "push-2"]).rows[0][5], "yes");
+
+        // Of a bound the worst is the one nearest to it, not the one furthest away.
+        let bounded = |measured| {
+            let mut run = run(Outcome::Pass, [None; 2]);
+            let wanted = (512.0, Margin::AtMost, "the target");
+            run.checks = vec![Check::new("rss_max", "q", wanted, Some(measured), "MB")];
+            run
+        };
+        let three = folders.iter().zip([30.0, 480.0, 31.0].map(bounded)).collect::<Vec<_>>();
+        let worst = joined(&three).expect("one").1.checks.remove(0);
+        assert_eq!(worst.measured, Some(480.0));
 
         let void = [run(Outcome::Pass, [Some(1.0); 2]), run(Outcome::Void, [None; 2])];
         let runs: Vec<_> = folders.iter().zip(void).collect();

@@ -218,6 +218,21 @@ fn a_check_that_falls_short_on_a_busy_host_is_void_and_not_a_failure_of_the_code
     assert_eq!(verdict(dir.path()).disturbances.len(), 4, "two arms, two phases");
 }
 
+/// Prevents: a void arm that is not run again; one that is run again though the host explains nothing.
+#[test]
+fn only_an_arm_that_the_host_makes_void_is_run_again() {
+    let arms = |bend| -> Vec<String> {
+        let dir = folder(bend);
+        let excused = excused(&exp2::EXPERIMENT, dir.path()).expect("read");
+        excused.into_iter().map(|found| found.arm).collect()
+    };
+    let short = Bend { growth: 1.2, ..HONEST };
+    assert_eq!(arms(Bend { others: 1.5, ..short }), ["unbounded"; 2], "two phases");
+    for kept in [Bend { others: 1.5, ..HONEST }, short, Bend { missing: 1, others: 1.5, ..short }] {
+        assert!(arms(kept).is_empty());
+    }
+}
+
 #[test]
 fn a_busy_host_is_told_even_where_every_check_holds() {
     let dir = folder(Bend { others: 1.5, ..HONEST });

@@ -13,12 +13,11 @@ use crate::lab::experiments::{Experiment, Form, Launch, WARM_UP};
 use crate::lab::interrupt::Interrupt;
 use crate::lab::plan::{self, Plan};
 use crate::lab::report::{self, spread};
-use crate::lab::run_folder::{self, Arm, REPEATED_FILE};
+use crate::lab::run_folder::{self, REPEATED_FILE, read_json_if_there};
 use crate::lab::{index, read_json, verdict, write_json};
 
-/// How often an arm is run again if the host took so much of it: more than any margin bears.
+/// How often arms are run again if the host took more of them than the margins bear of the checks that fell short.
 const AGAIN_MAX: usize = 2;
-const AGAIN_ABOVE: f64 = 0.25;
 
 /// The common input of the experiments of a sitting.
 pub struct Sitting<'a> {
@@ -100,10 +99,18 @@ impl Sitting<'_> {
         let host = plan::host(cluster.version(), Path::new("."));
         plan.write(&host, out)?;
         let bench = Bench { experiment: experiment.name, cluster, out, interrupt };
-        for launch in launches {
+        let is_chosen = |arm: &String| settings.arm.is_empty() || settings.arm.contains(arm);
+        let run = |launch: &Launch| {
+            bench.run(launch)?;
+            write_json(&out.join(&launch.arm).join(plan::HOST_FILE), &host)?;
+            if plan.setup.form == Form::Full {
+                run_folder::pack(&out.join(&launch.arm))?;
+            }
+            Ok::<(), Failure>(())
+        };
+        for launch in &launches {
             let closed = arm::is_closed(&out.join(&launch.arm));
-            let is_chosen = settings.arm.is_empty() || settings.arm.contains(&launch.arm);
-            if !is_chosen || (settings.resume && closed) {
+            if !is_chosen(&launch.arm) || (settings.resume && closed) {
                 let what = if closed { "kept" } else { "left out" };
                 log::info!(experiment = experiment.name, arm = launch.arm.as_str(); "{what}");
                 continue;
@@ -111,11 +118,7 @@ impl Sitting<'_> {
             if experiment.warm_up && cluster.is_cold() {
                 bench.run(&warm_up())?;
             }
-            undisturbed(&bench, experiment, &plan, &launch)?;
-            write_json(&out.join(&launch.arm).join(plan::HOST_FILE), &host)?;
-            if plan.setup.form == Form::Full {
-                run_folder::pack(&out.join(&launch.arm))?;
-            }
+            run(launch)?;
         }
         let never: Vec<&str> = (experiment.arms.iter().map(|arm| arm.name))
             .filter(|arm| !arm::is_closed(&out.join(arm)))
@@ -127,8 +130,38 @@ impl Sitting<'_> {
             );
             return Ok(());
         }
+        let chosen: Vec<&Launch> =
+            launches.iter().filter(|launch| is_chosen(&launch.arm)).collect();
+        again_where_void(experiment, out, &chosen, run)?;
         report::experiment(experiment, out)
     }
+}
+
+/// While the host makes the run void, runs those of `launches` again whose checks fell short by it.
+fn again_where_void(
+    experiment: &Experiment,
+    out: &Path,
+    launches: &[&Launch],
+    run: impl Fn(&Launch) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for _ in 0..AGAIN_MAX {
+        let excused = report::excused(experiment, out)?;
+        for launch in launches {
+            let why =
+                excused.iter().filter(|found| found.arm == launch.arm).map(|found| &found.why);
+            let why: Vec<String> = why.cloned().collect();
+            if why.is_empty() {
+                continue;
+            }
+            log::warn!(arm = launch.arm.as_str(), why = why.join(", "); "void by the host, run again");
+            let path = out.join(&launch.arm).join(REPEATED_FILE);
+            let mut all: Vec<String> = read_json_if_there(&path)?.unwrap_or_default();
+            all.extend(why);
+            run(launch)?;
+            write_json(&path, &all)?;
+        }
+    }
+    Ok(())
 }
 
 /// The first of the worst kind.
@@ -137,35 +170,6 @@ fn worse(so_far: Result<(), Failure>, next: Failure) -> Result<(), Failure> {
         (Err(Failure::Verdict(_)) | Ok(()), next) => Err(next),
         (worst, _) => worst,
     }
-}
-
-/// Runs an arm, and again if the host disturbed it. The report weighs the disturbance of the last
-/// run.
-fn undisturbed(
-    bench: &Bench<'_>,
-    experiment: &Experiment,
-    plan: &Plan,
-    launch: &Launch,
-) -> Result<(), Failure> {
-    let dir = bench.out.join(&launch.arm);
-    let mut before: Vec<String> = Vec::new();
-    for _ in 0..=AGAIN_MAX {
-        bench.run(launch)?;
-        if !before.is_empty() {
-            write_json(&dir.join(REPEATED_FILE), &before)?;
-        }
-        let Some(spec) = experiment.arms.iter().find(|arm| arm.name == launch.arm) else { break };
-        let mut found = report::disturbances(&plan.setup, &Arm::read(&dir, *spec)?);
-        found.retain(|found| found.share > AGAIN_ABOVE);
-        if found.is_empty() {
-            break;
-        }
-        for found in found {
-            log::warn!(why = found.why.as_str(); "the host disturbed the arm");
-            before.push(found.why);
-        }
-    }
-    Ok(())
 }
 
 /// Brokers that just started spend their first minute or more compiling themselves on the cores

@@ -15,9 +15,7 @@ impl Flags {
     /// What no single flag's range can say.
     pub(super) fn check(&self) -> Result<(), Failure> {
         cli::check_topic(&self.topic)?;
-        if self.group.is_empty() {
-            return Err(Failure::flag("--group", "''", "expected a name"));
-        }
+        cli::check_group(&self.group)?;
         self.instance_id.as_deref().map_or(Ok(()), cli::check_instance_id)?;
         if self.isolation == Isolation::ReadCommitted && self.client == Client::Kafka {
             return Err(Failure::Usage(

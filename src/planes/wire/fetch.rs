@@ -341,6 +341,7 @@ impl Aborted {
 /// Kafka's error codes, as far as a fetch returns them.
 mod code {
     pub const OFFSET_OUT_OF_RANGE: i16 = 1;
+    pub const CORRUPT_MESSAGE: i16 = 2;
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
     pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
@@ -364,6 +365,10 @@ fn verdict(answered: &Answered) -> Result<i64, Refusal> {
         | code::UNKNOWN_TOPIC_ID
         | code::INCONSISTENT_TOPIC_ID => {
             Err(Refusal::Moved { why: why(), leader: answered.leader })
+        }
+        // Asked again, it reads the same bytes of its disk.
+        code::CORRUPT_MESSAGE => {
+            Err(Refusal::Never(format!("{}: its leader's log is damaged there", why())))
         }
         // Only brokers before 2.1 return it: they take no Fetch that may carry zstd.
         code::UNSUPPORTED_COMPRESSION_TYPE => Err(Refusal::Never(why())),

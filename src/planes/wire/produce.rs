@@ -54,7 +54,8 @@ impl Sender {
         for parcel in parcels {
             self.builder.clear();
             for event in &parcel.events {
-                let (key, value) = (Some(event.key), Some(event.value));
+                let (key, value) =
+                    ((!event.key.is_empty()).then_some(event.key), Some(event.value));
                 self.builder.push(event.timestamp_ms, key, value).map_err(io::Error::other)?;
             }
             let batch = self.builder.finish(self.settings.codec, parcel.stamp);

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::brokers::Brokers;
 use crate::clock;
-use crate::planes::{Acks, Client, Outgoing, Parcel, ProduceSettings, Produces, Unsent, produces};
+use crate::planes::{
+    Acks, Client, Lost, Outgoing, Parcel, ProduceSettings, Produces, Unsent, produces,
+};
 use crate::records::{Codec, ProducerStamp};
 
 const SETTINGS: ProduceSettings = ProduceSettings {
@@ -29,9 +31,11 @@ pub struct Topic {
 #[derive(Debug)]
 pub enum Refused {
     /// It is more than the topic takes.
-    TooLarge,
+    TooLarge(String),
     /// Ask again later.
     Now(String),
+    /// It takes none, however often it is asked.
+    Never(String),
 }
 
 impl Topic {
@@ -62,10 +66,14 @@ impl Topic {
         let event = Outgoing { timestamp_ms: clock::now_us() / 1000, key: &[], value: letter };
         let (stamp, events) = (ProducerStamp::NONE, vec![event]);
         let sent = plane.produce(&[Parcel { partition: *partition, stamp, events }]);
-        let sent = sent.map_err(|lost| Refused::Now(format!("{lost:?}")))?;
+        let sent = sent.map_err(|lost| match lost {
+            Lost::Never(why) => Refused::Never(why),
+            Lost::Connection(why) => Refused::Now(why),
+        })?;
         match sent.verdicts.into_iter().next() {
             Some((_, Ok(_))) => Ok(()),
-            Some((_, Err(Unsent::TooLarge(_)))) => Err(Refused::TooLarge),
+            Some((_, Err(Unsent::TooLarge(why)))) => Err(Refused::TooLarge(why)),
+            Some((_, Err(Unsent::Never(why)))) => Err(Refused::Never(why)),
             Some((_, Err(why))) => Err(Refused::Now(format!("{why:?}"))),
             None => Err(Refused::Now("no answer for it".into())),
         }

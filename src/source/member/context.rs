@@ -117,7 +117,7 @@ impl Context {
     /// Offsets of `assigned` that are acked and not yet committed; `None` when there are none.
     pub(super) fn uncommitted(&self, assigned: &[Arc<Assigned>]) -> Option<TopicPartitionList> {
         let committed = self.committed.lock();
-        let mut list = TopicPartitionList::new();
+        let (mut list, mut epochs) = (TopicPartitionList::new(), Vec::new());
         for assigned in assigned {
             let offset = assigned.committable();
             let partition = assigned.partition.to_string();
@@ -132,8 +132,10 @@ impl Context {
                 // The only error is an offset below the logical ones; ours are never negative.
                 let _valid = element.set_offset(Offset::Offset(offset));
                 element.set_metadata(commit_metadata(assigned.topic_id));
+                epochs.push(assigned.epoch_before(offset));
             }
         }
+        set_epochs(&list, &epochs);
         (list.count() > 0).then_some(list)
     }
 
@@ -314,6 +316,19 @@ pub(super) fn commit_in_background<C: ConsumerContext>(
     match RDKafkaErrorCode::from(error) {
         RDKafkaErrorCode::NoError => Ok(()),
         code => Err(KafkaError::ConsumerCommit(code)),
+    }
+}
+
+/// Sets the leader epochs of `list`, in its order (KIP-320); rdkafka has no call for it.
+fn set_epochs(list: &TopicPartitionList, epochs: &[i32]) {
+    use rdkafka::bindings::rd_kafka_topic_partition_set_leader_epoch as set;
+    // SAFETY: the list owns as many elements as it counts, and only this thread has it.
+    unsafe {
+        let native = &*list.ptr();
+        let count = usize::try_from(native.cnt).unwrap_or(0);
+        for (n, epoch) in epochs.iter().take(count).enumerate() {
+            set(native.elems.add(n), *epoch);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::brokers::group::{self, Committed, Kind};
 use crate::brokers::offsets::Mark;
 use crate::brokers::wire;
 use crate::failure::Failure;
+use crate::planes::ReadTo;
 use crate::source::Assigned;
 use crate::threads::Stop;
 
@@ -187,7 +188,7 @@ fn start_all(
                 failed.entry(why.clone()).or_default().push(*partition);
                 continue;
             }
-            None => &Committed { offset: None, metadata: String::new() },
+            None => &Committed { offset: None, epoch: -1, metadata: String::new() },
         };
         match first(context, *partition, &new.start, known, reset(*partition), &mut ids) {
             Ok(assigned) => start(context, assigned, new),
@@ -232,7 +233,10 @@ fn first(
         Start::Committed => match (committed.offset, committed.offset_in(view.id)) {
             (_, Some(offset)) => {
                 context.committed.lock().insert(partition, offset);
-                Ok(at(offset))
+                let assigned = at(offset);
+                // So a log that was cut while nobody read it is noticed.
+                assigned.was_read(ReadTo { offset, epoch: committed.epoch });
+                Ok(assigned)
             }
             (Some(offset), None) => {
                 log::error!(

@@ -105,7 +105,7 @@ impl AutoscaleMetrics {
             )?,
             sink_is_the_limit: m.int_gauge(
                 "lab_autoscale_sink_is_the_limit",
-                "Whether the last member that was tried was taken back",
+                "Whether a member more was tried and taken back, for the load of now",
             )?,
         })
     }

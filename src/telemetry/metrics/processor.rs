@@ -89,6 +89,8 @@ pub struct ProcessorMetrics {
     /// Fetched events given up because their partition was revoked or the run stopped; they are
     /// still in the log and will be fetched again. What the spill let go from the log is not among them.
     pub returned: IntCounter,
+    /// Events that the sink fails for over and over, set aside.
+    pub aside: IntGauge,
     /// Offsets that could not be fetched because they no longer exist, by reason: retention, gap.
     pub lost: IntCounterVec,
     /// Times the group took the partitions away because the member was too slow.
@@ -177,6 +179,10 @@ impl ProcessorMetrics {
             returned: m.counter(
                 "processor_events_returned_total",
                 "Fetched events given up on revoke or stop; still in the log",
+            )?,
+            aside: m.int_gauge(
+                "processor_events_aside",
+                "Events that the sink fails for over and over: tried again by themselves",
             )?,
             lost: m.counters(
                 "processor_events_lost_total",

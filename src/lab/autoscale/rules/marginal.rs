@@ -135,8 +135,12 @@ impl Marginal {
         }
         let rate = self.window.rate();
         let is_busy = self.window.least_lag() > self.settings.lag_s * rate;
-        if is_busy {
-            self.of_a_member = Some(rate / wanted as f64);
+        let each = rate / wanted as f64;
+        // Whatever was delivered, they can deliver; a sink that stood still says nothing of them.
+        match &mut self.of_a_member {
+            Some(of_a_member) if !is_busy => *of_a_member = of_a_member.max(each),
+            of_a_member if is_busy && rate > 0.0 => *of_a_member = Some(each),
+            _ => {}
         }
         let judged =
             self.trying.take().map(|before| self.judged(look, wanted, before, rate, is_busy));
@@ -191,6 +195,11 @@ impl Marginal {
             return Next::Take;
         }
         Next::Stay(Said::Nothing)
+    }
+
+    /// Whether a member that was tried brought nothing, and that still counts.
+    pub fn found_the_sink_the_limit(&self) -> bool {
+        self.limit.is_some()
     }
 
     fn note_idle(&mut self, look: &Look<'_>, rate: f64) {
