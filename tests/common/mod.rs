@@ -213,9 +213,16 @@ impl Topic {
             .create()
             .expect("a consumer");
         for partition in 0..self.partitions {
-            let (low, high) = consumer
-                .fetch_watermarks(&self.name, partition, PATIENCE)
-                .expect("the log's first and last offset");
+            let end = Instant::now() + PATIENCE;
+            // A broker that came back leads again, and the client learns of it by this error.
+            let (low, high) = loop {
+                match consumer.fetch_watermarks(&self.name, partition, PATIENCE) {
+                    Ok(offsets) => break offsets,
+                    Err(e) if Instant::now() < end => eprintln!("asked again: {e}"),
+                    Err(e) => panic!("the log's first and last offset: {e}"),
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            };
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(&self.name, partition, Offset::Offset(low)).expect("valid");
             consumer.assign(&list).expect("an assignment");
