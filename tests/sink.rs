@@ -76,9 +76,9 @@ fn every_status_of_the_contract() {
         let answer = sink.get(path);
         assert_eq!((answer.status, answer.header("allow")), (405, allow), "{path}");
     }
-    for (path, allow) in [("/ledger", "GET"), ("/ledger/ids", "GET"), ("/ledger/missing", "GET")] {
+    for path in ["/ledger", "/ledger/ids", "/ledger/missing"] {
         let answer = caller.post(path, b"");
-        assert_eq!((answer.status, answer.header("allow")), (405, allow), "{path}");
+        assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD"), "{path}");
     }
     let agent = backpressure_lab::http::client::agent(seconds("10s"));
     let typed = |kind: &str| {

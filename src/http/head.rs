@@ -108,7 +108,7 @@ pub fn parse(
     let mut hosts = 0;
     let mut coding = None;
     let mut expects_continue = false;
-    let mut keep_alive = version == 1;
+    let (mut closes, mut keeps) = (false, version == 1);
     for header in request.headers {
         let value = std::str::from_utf8(header.value).unwrap_or_default();
         match header.name {
@@ -126,7 +126,8 @@ pub fn parse(
             }
             name if is(name, "connection") => {
                 let has = |token| value.split(',').any(|t| is(t.trim(), token));
-                keep_alive = !has("close") && (keep_alive || has("keep-alive"));
+                closes |= has("close");
+                keeps |= has("keep-alive");
             }
             name if HOP_BY_HOP.iter().any(|hop| is(name, hop)) => {}
             name => {
@@ -154,7 +155,7 @@ pub fn parse(
         len,
         body_len,
         is_head: method == "HEAD",
-        keep_alive,
+        keep_alive: keeps && !closes,
         http_1_0: version == 0,
         expects_continue,
     }))
@@ -241,6 +242,7 @@ mod tests {
         assert!(!keeps("1.0", ""));
         assert!(keeps("1.0", "Connection: Keep-Alive\r\n"));
         assert!(!keeps("1.1", "Connection: keep-alive, close\r\n"));
+        assert!(!keeps("1.1", "Connection: close\r\nConnection: keep-alive\r\n"));
     }
 
     #[test]

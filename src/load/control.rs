@@ -29,7 +29,7 @@ fn credit(run: &Shared, request: &Request) -> Response {
         );
     }
     let changed = match request.method.as_str() {
-        "GET" => Ok(()),
+        "GET" | "HEAD" => Ok(()),
         "POST" => {
             let grant = serde_json::from_slice::<Grant>(&request.body).map_err(|e| e.to_string());
             grant.and_then(Grant::check).and_then(|grant| {
@@ -82,12 +82,13 @@ pub fn credit_state(run: &Shared) -> CreditState {
 }
 
 fn other_method() -> Response {
-    Response::text(405, "expected GET, POST or DELETE").with_header("Allow", "GET, POST, DELETE")
+    Response::text(405, "expected GET, HEAD, POST or DELETE")
+        .with_header("Allow", "GET, HEAD, POST, DELETE")
 }
 
 fn rate(run: &Shared, request: &Request) -> Response {
     match request.method.as_str() {
-        "GET" => {}
+        "GET" | "HEAD" => {}
         "POST" => {
             let lease = serde_json::from_slice::<RateLease>(&request.body);
             let lease = lease.map_err(|e| e.to_string()).and_then(RateLease::check);

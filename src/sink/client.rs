@@ -10,7 +10,7 @@ use ureq::http::HeaderMap;
 
 use super::control::Status;
 use super::fate::{
-    NotNow, Posted, Trouble, is_beginning, retry_after, retry_after_seconds, understood,
+    NotNow, Posted, Trouble, is_beginning, retry_after, retry_after_seconds, says_when, understood,
 };
 use super::pace::{Ended, Outcome};
 use super::quota::{self, Quota};
@@ -103,6 +103,7 @@ fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Answered {
         true => client::read_parsed(answer.body_mut(), &mut text),
         false => client::read_beginning(answer.body_mut(), &mut text),
     };
+    let when = (says_when(answer.headers()), after);
     let posted = match read {
         // What is missing of the words of a refusal changes nothing of it.
         Err(e) if is_success => {
@@ -118,7 +119,7 @@ fn post(agent: &ureq::Agent, url: &str, body: &[u8], sent: usize) -> Answered {
             );
             Posted::NotNow(NotNow { trouble, after: None, why })
         }
-        _ => understood(url, status, after, &text, sent),
+        _ => understood(url, status, when, &text, sent),
     };
     Answered { posted, quota, after_seconds }
 }

@@ -65,11 +65,12 @@ pub enum Trouble {
 /// Longest wait that a `Retry-After` can ask for.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// The meaning of an answer to `sent` events. The answer may be anything.
+/// The meaning of an answer to `sent` events. The answer may be anything. `says_when`: whether it has a `Retry-After`, if
+/// only of a time that is over.
 pub(crate) fn understood(
     url: &str,
     status: u16,
-    after: Option<Duration>,
+    (says_when, after): (bool, Option<Duration>),
     text: &[u8],
     sent: usize,
 ) -> Posted {
@@ -83,8 +84,8 @@ pub(crate) fn understood(
             Err(e) => Posted::Refused { status, why: format!("no count of acks: {e}") },
         },
         408 | 504 => not_now(Trouble::Slow),
-        TOO_LARGE if after.is_some() => not_now(Trouble::Slow),
-        503 if after.is_some() => not_now(Trouble::Closed),
+        TOO_LARGE if says_when => not_now(Trouble::Slow),
+        503 if says_when => not_now(Trouble::Closed),
         425 => not_now(Trouble::Other),
         429 => not_now(Trouble::Limit),
         300..=499 | 501 | 505 => Posted::Refused { status, why: said(text) },
@@ -125,6 +126,13 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         .or_else(|| retry_after_seconds(headers, now))
 }
 
+/// Whether it has one of these headers, of whatever time.
+pub(crate) fn says_when(headers: &HeaderMap) -> bool {
+    let is_date = |text| httpdate::parse_http_date(text).is_ok();
+    whole(headers, "retry-after-ms").or_else(|| whole(headers, "retry-after")).is_some()
+        || text(headers, "retry-after").is_some_and(is_date)
+}
+
 /// The same by the standard's header alone.
 pub(crate) fn retry_after_seconds(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let date = || {
@@ -154,7 +162,7 @@ mod tests {
     use super::*;
 
     fn fate(status: u16, text: &str) -> Posted {
-        understood("u", status, None, text.as_bytes(), 3)
+        understood("u", status, (false, None), text.as_bytes(), 3)
     }
 
     #[test]
@@ -173,7 +181,7 @@ mod tests {
     /// Prevents: a limit that says 503 and starves the worker that lost; a temporary 413 that costs an event.
     #[test]
     fn a_status_that_says_when_to_come_back_is_temporary() {
-        let said = |status, after| understood("u", status, after, b"words", 3);
+        let said = |status, when| understood("u", status, when, b"words", 3);
         let trouble = |posted| match posted {
             Posted::NotNow(not_now) => Some(not_now.trouble),
             _ => None,
@@ -185,8 +193,9 @@ mod tests {
             (500, Some(Trouble::Other), Some(Trouble::Other)),
             (422, None, None),
         ] {
-            assert_eq!(trouble(said(status, None)), without, "{status}");
-            assert_eq!(trouble(said(status, after)), with, "{status}");
+            assert_eq!(trouble(said(status, (false, None))), without, "{status}");
+            assert_eq!(trouble(said(status, (true, after))), with, "{status}");
+            assert_eq!(trouble(said(status, (true, None))), with, "{status}: its time is over");
         }
     }
 

@@ -132,7 +132,8 @@ struct Item<'a> {
 
 impl<'a> Item<'a> {
     fn parameter(&self, key: &str) -> Option<&'a str> {
-        self.parameters.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
+        // Of a key that comes twice the last counts (RFC 9651 4.2.3.2).
+        self.parameters.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| *value)
     }
 
     /// A number that is finite and not below 0.
@@ -143,11 +144,16 @@ impl<'a> Item<'a> {
     }
 }
 
-fn items(text: &str) -> Option<Vec<Item<'_>>> {
-    let item = |text| {
+fn items<'a>(text: &'a str) -> Option<Vec<Item<'a>>> {
+    let item = |text: &'a str| {
         let mut parts = parts(text, ';')?.into_iter().map(str::trim);
         let name = parts.next().filter(|name| !name.is_empty())?;
-        let parameters = parts.map(|part| part.split_once('=')).collect::<Option<_>>()?;
+        // One without a value is true (RFC 9651 3.1.2).
+        let parameter = |part: &'a str| match part {
+            "" => None,
+            _ => Some(part.split_once('=').unwrap_or((part, "?1"))),
+        };
+        let parameters = parts.map(parameter).collect::<Option<_>>()?;
         Some(Item { name, parameters })
     };
     parts(text, ',')?.into_iter().map(item).collect()
@@ -155,10 +161,11 @@ fn items(text: &str) -> Option<Vec<Item<'_>>> {
 
 /// The parts of `text` between separators outside of quotes; none where a quote is left open.
 fn parts(text: &str, separator: char) -> Option<Vec<&str>> {
-    let mut is_quoted = false;
+    let (mut is_quoted, mut is_escaped) = (false, false);
     let parts = text
         .split(|c| {
-            is_quoted ^= c == '"';
+            is_quoted ^= c == '"' && !is_escaped;
+            is_escaped = is_quoted && c == '\\' && !is_escaped;
             c == separator && !is_quoted
         })
         .collect();
@@ -175,6 +182,25 @@ mod tests {
         headers.insert(POLICY, policy.parse().expect("a header's value"));
         headers.insert(REMAINING, remaining.parse().expect("a header's value"));
         read(&headers)
+    }
+
+    /// Prevents: a limit that is not seen for a parameter that is legal, and of no interest here.
+    #[test]
+    fn legal_parameters_hide_no_limit() {
+        for (policy, rate) in [
+            (r#""a";q=100;w=10;shared"#, 10.0),
+            (r#""a";q=10;w=1,"b";q=5;w=1;x"#, 5.0),
+            (r#""a\"b;,c";q=10;w=1"#, 10.0),
+            (r#""a";q=1;w=1;q=5"#, 5.0),
+        ] {
+            assert_eq!(
+                read_of(policy, "").policy.map(|policy| policy.rate),
+                Some(rate),
+                "{policy}"
+            );
+        }
+        assert_eq!(read_of(r#""a";q=1;w=1"#, r#""a";r=7;t"#).remaining, Some(7.0));
+        assert_eq!(read_of(r#""a;q=1;w=1"#, "").policy, None, "its quote is left open");
     }
 
     proptest! {

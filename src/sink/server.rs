@@ -169,8 +169,8 @@ impl Sink {
     fn answer(&self, request: &Request) -> Response {
         let allowed = match request.path.as_str() {
             wire::WRITE | wire::BATCH => "POST",
-            wire::CONTROL => "GET, POST",
-            wire::LEDGER | wire::LEDGER_IDS | LEDGER_MISSING => "GET",
+            wire::CONTROL => "GET, HEAD, POST",
+            wire::LEDGER | wire::LEDGER_IDS | LEDGER_MISSING => "GET, HEAD",
             path => {
                 return Response::text(
                     404,
@@ -184,11 +184,14 @@ impl Sink {
         let method = request.method.as_str();
         match (request.path.as_str(), method) {
             (wire::WRITE | wire::BATCH, "POST") => self.write(request),
-            (wire::CONTROL, "GET") => Response::json(200, &self.gate.status()),
+            // Of HEAD the server sends no body.
+            (wire::CONTROL, "GET" | "HEAD") => Response::json(200, &self.gate.status()),
             (wire::CONTROL, "POST") => self.control(request),
-            (wire::LEDGER, "GET") => Response::json(200, &self.book.lock().ledger.totals()),
-            (wire::LEDGER_IDS, "GET") => self.ids(),
-            (LEDGER_MISSING, "GET") => self.missing(&request.query),
+            (wire::LEDGER, "GET" | "HEAD") => {
+                Response::json(200, &self.book.lock().ledger.totals())
+            }
+            (wire::LEDGER_IDS, "GET" | "HEAD") => self.ids(),
+            (LEDGER_MISSING, "GET" | "HEAD") => self.missing(&request.query),
             (path, _) => Response::text(405, format_args!("{path} takes {allowed}, not {method}"))
                 .with_header("Allow", allowed),
         }

@@ -25,7 +25,7 @@ use crate::logging::SAID_CHARS_MAX;
 use crate::records::{self, Builder, Codec, ProducerStamp, Scratch, batches, parse_header};
 use crate::sink::bucket::{Bucket, Due};
 use crate::sink::control::{Command, Control, Costs, FAULT_MAX, Status};
-use crate::sink::fate::{NotNow, Posted, RETRY_AFTER_MAX, retry_after, understood};
+use crate::sink::fate::{NotNow, Posted, RETRY_AFTER_MAX, retry_after, says_when, understood};
 use crate::sink::quota;
 use crate::sink::wire::{BadFrame, FRAME_HEADER_BYTES, View, unframe};
 use crate::transform::Transform;
@@ -418,7 +418,8 @@ mod property {
         assert!(rate.is_none_or(|rate| rate.is_finite() && rate >= 0.0), "{rate:?}");
         let after = retry_after(&headers, std::time::SystemTime::UNIX_EPOCH);
         assert!(after.is_none_or(|wait| wait <= RETRY_AFTER_MAX), "{after:?}");
-        match understood("http://sink", status, after, body, SENT) {
+        let says_when = says_when(&headers);
+        match understood("http://sink", status, (says_when, after), body, SENT) {
             Posted::Acked(acked) => {
                 assert!((200..300).contains(&status) && acked <= SENT, "{acked} at {status}");
             }
@@ -427,7 +428,8 @@ mod property {
                 assert!(why.chars().count() < 3 * SAID_CHARS_MAX, "{why}");
             }
             Posted::NotNow(NotNow { after: wait, why, .. }) => {
-                assert!(![400, 401, 404, 413, 422].contains(&status) && wait == after);
+                assert!(![400, 401, 404, 422].contains(&status) && wait == after);
+                assert!(status != 413 || says_when);
                 short(&why);
             }
         }

@@ -27,7 +27,8 @@ const BATCH: u32 = 10;
 /// size, and the other is predicted by it.
 const REFERENCE: &str = "retry-after-20";
 const REFERENCE_BATCH: u32 = 20;
-/// Seconds that are left out: of the start, in which CUBIC climbs for 8 s by the model, and of the step.
+/// Seconds that are left out: of the start, in which CUBIC climbs for 8 s by the model (but see [`before`]), and of the
+/// step.
 const SETTLE_S: (f64, f64) = (10.0, 1.5);
 /// The targets: with headers, and without.
 const HEADERS: (f64, f64) = (0.995, 0.001);
@@ -108,9 +109,17 @@ fn step(setup: &Setup) -> Phase {
     setup.stall.unwrap_or(Phase::NONE)
 }
 
-/// Before the step: all that is at the start is over.
-fn before(setup: &Setup) -> Phase {
-    Phase { rate: setup.ceiling, from: 0.0, to: step(setup).from }.settled(SETTLE_S.0)
+/// Before the step: all that is at the start is over. Whole seconds are over sooner, and serve a bucket at once, so a window
+/// of some seconds has one too many or too few.
+fn before(setup: &Setup, arm: &str) -> Phase {
+    let is_of_seconds = setup.arm(arm).is_some_and(|arm| arm.pace == Pace::RetryAfter);
+    let settle_s = if is_of_seconds { 2.0 } else { SETTLE_S.0 };
+    Phase { rate: setup.ceiling, from: 0.0, to: step(setup).from }.settled(settle_s)
+}
+
+/// After the step, once the old rate must be found.
+fn after(setup: &Setup) -> Phase {
+    Phase { from: step(setup).to + FOUND_S, to: setup.end_s() - 0.5, ..setup.overload() }
 }
 
 fn slow(setup: &Setup) -> Phase {
@@ -142,10 +151,11 @@ fn courses(setup: &Setup, arm: &ArmSetup) -> Vec<Course> {
 }
 
 fn predict(setup: &Setup) -> Vec<Prediction> {
-    let (before, slow, whole) = (before(setup), slow(setup), whole(setup));
+    let (slow, whole) = (slow(setup), whole(setup));
     let p = Prediction::new;
     let mut said = Vec::new();
     for arm in &setup.arms {
+        let before = before(setup, &arm.name);
         let courses = courses(setup, arm);
         let mean = |of: &dyn Fn(&Course) -> f64| courses.iter().map(of).sum::<f64>() / SEEDS as f64;
         let name = &arm.name;
@@ -215,11 +225,12 @@ fn refused_of_a_round(refused: f64, served: f64) -> f64 {
 
 fn checks(run: &Run) -> Vec<Check> {
     let setup = &run.plan.setup;
-    let (before, slow, whole) = (before(setup), slow(setup), whole(setup));
+    let (slow, whole) = (slow(setup), whole(setup));
     let said = |name: &str| run.plan.predicted(name);
     let mut checks = Vec::new();
     for arm in &run.arms {
         let name = arm.spec.name;
+        let before = before(setup, name);
         let mut asking = Asking::of(run, arm);
         asking.offered_in(whole);
         let goodput = arm.delivered_in(before);
@@ -292,6 +303,14 @@ fn checks(run: &Run) -> Vec<Check> {
             let most = (FOUND_S, Margin::AtMost, "the target");
             let question = "The old rate is back: the time of the new one that is not used";
             asking.ask("found", question, most, lost_s(run, arm), "s");
+            let call = f64::from(BATCH) / after(setup).length();
+            let floor = (
+                HEADERS.0 * setup.ceiling - call,
+                Margin::AtLeast,
+                "the target, less a call at the edge of the looks",
+            );
+            let question = "And from then on?";
+            asking.ask("again", question, floor, arm.delivered_in(after(setup)), "events/s");
         }
         if name == "retry-after" {
             let why = "the calls come as fast as workers post, not as the schedule: t1 is between 0 and what the formula has";
@@ -358,7 +377,8 @@ fn lost_s(run: &Run, arm: &Arm) -> Option<f64> {
 /// What came of each, from the same measurements as the checks.
 fn what_came(run: &Run) -> Table {
     let setup = &run.plan.setup;
-    let (before, slow, whole) = (before(setup), slow(setup), whole(setup));
+    let (slow, whole) = (slow(setup), whole(setup));
+    let before = |arm: &Arm| before(setup, arm.spec.name);
     let said = |arm: &Arm, what: &str| run.plan.predicted(&format!("{}_{what}", arm.spec.name));
     let percent = |share: f64| format!("{} %", figure(100.0 * share));
     type Cell<'a> = (&'a str, Box<dyn Fn(&Arm) -> Option<String> + 'a>);
@@ -369,7 +389,7 @@ fn what_came(run: &Run) -> Table {
         ),
         (
             "of the ceiling",
-            Box::new(|arm| arm.delivered_in(before).map(|rate| percent(rate / setup.ceiling))),
+            Box::new(|arm| arm.delivered_in(before(arm)).map(|rate| percent(rate / setup.ceiling))),
         ),
         (
             "of a tenth of it",
@@ -379,7 +399,7 @@ fn what_came(run: &Run) -> Table {
         ("calls refused", Box::new(|arm| refused_in(arm, whole).map(percent))),
         ("lost when the rate is back, s", Box::new(|arm| lost_s(run, arm).map(figure))),
         ("the oldest batch, predicted, s", Box::new(|arm| Some(figure(said(arm, "oldest"))))),
-        ("the oldest batch, s", Box::new(|arm| oldest_in(arm, before).map(figure))),
+        ("the oldest batch, s", Box::new(|arm| oldest_in(arm, before(arm)).map(figure))),
     ];
     Table::by_arm(
         "What a client gets of a sink that refuses",
@@ -422,7 +442,6 @@ fn listed(
 
 fn delivered_chart(run: &Run, drawing: &Drawing<'_>, name: &'static str, names: &[&str]) -> Chart {
     let setup = &run.plan.setup;
-    let before = before(setup);
     let mut lines: Vec<_> = names
         .iter()
         .filter_map(|name| run.arm(name))
@@ -430,7 +449,9 @@ fn delivered_chart(run: &Run, drawing: &Drawing<'_>, name: &'static str, names: 
         .collect();
     let ceilings = setup.ceilings();
     lines.push(drawing.model("the sink's limit", |t| Some(ceilings.at(t))));
-    let shares = listed(run, drawing, names, |arm| Some(arm.delivered_in(before)? / setup.ceiling));
+    let shares = listed(run, drawing, names, |arm| {
+        Some(arm.delivered_in(before(setup, arm.spec.name))? / setup.ceiling)
+    });
     drawing.chart(
         name,
         format!("Of what the sink takes is delivered: {shares}"),

@@ -14,6 +14,8 @@ use crate::lab::stats;
 
 /// The target: seconds until the recommended rule fires.
 const FOUND_MAX_S: f64 = 10.0;
+/// Seconds of quiet in all arms, quick and full: an hour, without which no false alarm in it would mean nothing.
+const QUIET_S: (f64, f64) = (80.0, 3_600.0);
 /// A second each, at most: the stall's command, the commit of what was acked before it, the look that shows it.
 const SEEN_S: f64 = 3.0;
 /// Events/s of the sink while it stands still: one event in a standstill of the quick form.
@@ -122,6 +124,11 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.ask("false_alarms", question, none, fired, "");
         checks.append(&mut asking.checks);
     }
+    let quiet = run.arms.iter().filter_map(|arm| Some(scored(run, arm)?.quiet_s)).sum();
+    let wanted =
+        (run.plan.setup.form.of(QUIET_S.0, QUIET_S.1), Margin::AtLeast, "the target is of an hour");
+    let question = "How long was it quiet, in all arms? No alarm is false in trouble";
+    checks.push(Check::new("quiet", question, wanted, Some(quiet), "s"));
     checks
 }
 

@@ -175,11 +175,20 @@ fn checks(run: &Run) -> Vec<Check> {
                 let question = "Bytes that brokers send for each that is taken";
                 let why = "no more than an answer of each partition can come before the next pause";
                 let most = (said("paused_received"), Margin::AtMost, why);
-                let received = received(arm, setup);
-                asking.ask("received", question, most, received, "×");
+                let received_in = |phase| received(arm, setup, phase);
+                let overload = setup.overload().settled(SETTLE_S);
+                asking.ask("received", question, most, received_in(overload), "×");
+                // A client that is not paused has filled up by then, and fetches what is taken.
                 let twice =
                     (2.0, Margin::AtLeast, "what is thrown away is fetched again, more than once");
-                asking.ask("again", "The same: is it fetched again?", twice, received, "×");
+                let question = "The same at the end of the overload: is it fetched again?";
+                asking.ask("again", question, twice, received_in(full), "×");
+                let why =
+                    "a tenth of its queue: an answer may be there at a look, but not at most looks";
+                let most = (0.1 * setup.queue_cap, Margin::AtMost, why);
+                let question =
+                    "Events that the client holds unasked: does the pause throw them away?";
+                asking.ask("hidden", question, most, events, "events");
             }
             _ => {
                 let why = "its limit, and an answer of each partition";
@@ -193,9 +202,8 @@ fn checks(run: &Run) -> Vec<Check> {
     checks
 }
 
-/// Bytes that brokers sent for each byte of the values taken, under overload.
-fn received(arm: &Arm, setup: &Setup) -> Option<f64> {
-    let phase = setup.overload().settled(SETTLE_S);
+/// Bytes that brokers sent in `phase` for each byte of the values taken.
+fn received(arm: &Arm, setup: &Setup, phase: Phase) -> Option<f64> {
     let sent = arm.rate_in("processor", "processor_client_received_bytes", phase)?;
     Some(sent / (arm.polled_in(phase)? * value_bytes(setup)))
 }
@@ -225,7 +233,7 @@ fn hidden(run: &Run) -> Table {
         ("largest resident memory, MB", Box::new(rss_max_mb)),
         (
             "bytes that brokers send for each that is taken",
-            Box::new(move |arm| received(arm, setup)),
+            Box::new(move |arm| received(arm, setup, setup.overload().settled(SETTLE_S))),
         ),
         (
             "to be fetched again after a kill, events",

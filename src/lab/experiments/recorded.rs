@@ -253,6 +253,7 @@ const CHANGES: &[Change] = &[
             autopsy.payload_share *= 0.5;
         }
     }),
+    ("the watch ends half-way", |arm| arm.samples.truncate(arm.samples.len() / 2)),
     ("an id is lost", |arm| ledger(arm, |ledger| ledger.unexplained += 1)),
     ("an event is taken for none", |arm| ledger(arm, |ledger| ledger.invalid += 1)),
     ("the sink takes less for nothing", |arm| scale(arm, "sink", "sink_duplicates_total", 0.5)),

@@ -249,6 +249,11 @@ impl Log {
         };
         let length = bytes.len() as u64;
         let first = self.written;
+        // What waits to be read is opened again by its name: there may be more segments than a process may have files.
+        let reads = self.read.segment;
+        if let Some(last) = self.segments.back_mut().filter(|last| last.number != reads) {
+            last.file = None;
+        }
         self.segments.push_back(Segment {
             number,
             first,
@@ -262,6 +267,12 @@ impl Log {
             self.read = Position { segment: number, at: length, event: self.read.event };
         }
         Ok(true)
+    }
+
+    /// Files that it holds open.
+    #[cfg(test)]
+    pub fn open_files(&self) -> usize {
+        self.segments.iter().filter(|segment| segment.file.is_some()).count()
     }
 
     /// The file whose sync makes all durable that is written so far, and how much that is; `None` when all is. Tell

@@ -87,12 +87,17 @@ impl Log {
         let mut head = vec![0; HEADER_BYTES_MAX];
         let read = read_all(file.as_ref(), &mut head, 0);
         head.truncate(read.map_err(|why| self.failed(number, "read", why))?);
-        let Found::Record { events: 0, payload } = segment::parse(number, 0, &head) else {
+        let Found::Record { events, payload } = segment::parse(number, 0, &head) else {
             return Ok(None);
         };
         let begins = payload.end as u64;
-        let header = Header::read(head.get(payload).unwrap_or_default());
-        Ok(header.map(|header| (header, begins)))
+        // It is whole, so no crash tore it: it is another program's.
+        let header = Header::read(head.get(payload).unwrap_or_default())
+            .filter(|_| events == 0)
+            .ok_or_else(|| {
+                self.broken(number, 0, "its first record is no header that is known here")
+            })?;
+        Ok(Some((header, begins)))
     }
 
     /// Takes up a segment that is there.

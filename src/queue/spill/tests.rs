@@ -306,6 +306,34 @@ fn log(ram: &Ram, commit: Commit, owner: &str) -> Result<Log, SpillError> {
     Log::open(Box::new(ram.clone()), limits, commit, owner)
 }
 
+/// Prevents: a long absence of the sink that ends the run, because there are more segments than it may have files.
+#[test]
+fn segments_that_wait_to_be_read_are_not_held_open() {
+    for commit in [Commit::Acked, Commit::Spilled] {
+        let mut log = log(&Ram::new(512), commit, OWNER).expect("opens");
+        for n in 1..=400 {
+            assert_eq!(log.append(&[7; 500], 1).expect("appends"), Appended::Yes(n));
+        }
+        assert!(log.open_files() <= 2, "{} files", log.open_files());
+        let read = std::iter::from_fn(|| log.read_next().expect("reads").map(drop)).count();
+        assert_eq!((read, log.unread()), (400, 0));
+        assert!(log.open_files() <= 2, "{} files", log.open_files());
+    }
+}
+
+/// Prevents: a segment of another program, or of a later version, that is deleted as a torn one.
+#[test]
+fn a_segment_with_another_header_is_refused_and_stays() {
+    let ram = Ram::new(512);
+    let name = segment::name(1, "spilled");
+    let mut bytes = Vec::new();
+    segment::record(1, 0, 0, b"another header", &mut bytes);
+    ram.create(&name).expect("made").write_all_at(&bytes, 0).expect("written");
+    let why = log(&ram, Commit::Spilled, OWNER).err().expect("refused").to_string();
+    assert!(why.contains(&name) && why.contains("no header"), "{why}");
+    assert_eq!(ram.names().expect("names"), [name]);
+}
+
 /// Prevents: events of another topic or group that are delivered to this sink; events that were let go and are thrown
 /// away by a flag that changed.
 #[test]

@@ -138,7 +138,12 @@ impl Knob for Headers {
         }
         match (outcome.ended, outcome.after) {
             // The draft: `Retry-After` comes first.
-            (Ended::Limited, after) => Again::InOrder(after.unwrap_or(Duration::ZERO)),
+            (Ended::Limited, Some(after)) => Again::InOrder(after),
+            (Ended::Limited, None) => {
+                // A gateway's refusal, or one that does not say when: there is nothing, whatever the model has.
+                self.level = self.level.min(0.0);
+                Again::InOrder(Duration::ZERO)
+            }
             _ => Again::AsTold,
         }
     }
@@ -188,6 +193,30 @@ mod tests {
         headers.learn(&quota(200.0, 33.0), now);
         let calls = begun(&mut headers, now, second);
         assert!((19..=21).contains(&calls), "{calls}");
+    }
+
+    /// Prevents: a sink asked as fast as it answers, because its refusals do not say when.
+    #[test]
+    fn a_refusal_without_a_time_is_no_leave_to_ask_at_once() {
+        let now = Instant::now();
+        for remaining in [Some(0.0), None] {
+            let policy = Policy {
+                rate: 100.0 / 60.0,
+                burst: None,
+                costs: Costs { call_cost: 1.0, event_cost: 0.0 },
+            };
+            let mut headers = Headers::new(now);
+            headers.begin(&call(now, 1));
+            let said = Quota { policy: Some(policy), remaining: Some(1.0) };
+            let acked = Outcome { quota: said, ..Outcome::bare(Ended::Acked) };
+            headers.ended(&call(now, 1), &acked, now, 0.5);
+            assert_eq!(headers.begin(&call(now, 1)), Verdict::Go);
+            let policy = remaining.and(Some(policy));
+            let quota = Quota { policy, remaining };
+            let refused = Outcome { quota, ..Outcome::bare(Ended::Limited) };
+            headers.ended(&call(now, 1), &refused, now, 0.5);
+            assert_ne!(headers.begin(&call(now, 1)), Verdict::Go, "{remaining:?}");
+        }
     }
 
     /// Prevents: a second client of the same sink, or a lost token, that makes every call too early.
