@@ -59,9 +59,20 @@ fn bytes(id: u64, payload: usize) -> Vec<u8> {
 
 /// Sends events of these ids to partition 0, in one batch.
 fn send(producer: &BaseProducer, topic: &Topic, ids: std::ops::Range<u64>, payload: usize) {
-    for id in ids {
+    send_to(1, producer, topic, ids, payload);
+}
+
+/// Sends events of these ids to the first `partitions` in turn, one batch each.
+fn send_to(
+    partitions: i32,
+    producer: &BaseProducer,
+    topic: &Topic,
+    ids: std::ops::Range<u64>,
+    payload: usize,
+) {
+    for (id, partition) in ids.zip((0..partitions).cycle()) {
         let value = bytes(id, payload);
-        let record = BaseRecord::<[u8], [u8]>::to(&topic.name).partition(0).payload(&value);
+        let record = BaseRecord::<[u8], [u8]>::to(&topic.name).partition(partition).payload(&value);
         producer.send(record).map_err(|(e, _)| e).expect("queued");
     }
     producer.flush(PATIENCE).expect("flushed");
@@ -337,14 +348,7 @@ fn partitions_that_are_added_are_read() {
         processor.until("it has one", |p| p.metric("processor_partitions", "") == 1.0);
         common::list().grow_topic(&topic.name, 3).expect("grown");
         processor.until("it has three", |p| p.metric("processor_partitions", "") == 3.0);
-        let producer = producer(&[]);
-        for (id, partition) in (0..30).zip([0, 1, 2].into_iter().cycle()) {
-            let value = bytes(id, 100);
-            let record =
-                BaseRecord::<[u8], [u8]>::to(&topic.name).partition(partition).payload(&value);
-            producer.send(record).map_err(|(e, _)| e).expect("queued");
-        }
-        producer.flush(PATIENCE).expect("flushed");
+        send_to(3, &producer(&[]), &topic, 0..30, 100);
         delivered(&sink, 30);
         clean(processor);
     }
@@ -358,13 +362,7 @@ fn a_throttled_fetch_is_waited_out() {
     let _quota = Quota::set(100_000);
     for plane in planes() {
         let (topic, sink) = (Topic::create("quota", 3), sink(AMPLE));
-        for (id, partition) in (0..900).zip([0, 1, 2].into_iter().cycle()) {
-            let value = bytes(id, 1000);
-            let record =
-                BaseRecord::<[u8], [u8]>::to(&topic.name).partition(partition).payload(&value);
-            producer.send(record).map_err(|(e, _)| e).expect("queued");
-        }
-        producer.flush(PATIENCE).expect("flushed");
+        send_to(3, &producer, &topic, 0..900, 1000);
         let processor = start(&topic, &sink, plane, &["--answer-bytes", "64KiB"]);
         delivered(&sink, 900);
         assert_eq!(processor.metric("processor_fetch_retries_total", ""), 0.0, "{plane}");

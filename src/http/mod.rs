@@ -35,7 +35,7 @@ use crate::failure::Failure;
 /// A whole request: its head was checked and its body read before the handler sees it.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// `GET`, `POST`, …
+    /// `GET`, `POST`, …; a `HEAD` arrives as `GET`, and of its answer no body is sent.
     pub method: String,
     /// The path without the query: `/metrics`.
     pub path: String,

@@ -259,7 +259,10 @@ fn handed_on<'a>(
 ) -> Request<'a> {
     let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
     Request {
-        method: request.method().as_str().to_owned(),
+        method: match request.method() {
+            tiny_http::Method::Head => "GET".to_owned(),
+            method => method.as_str().to_owned(),
+        },
         path: path.to_owned(),
         query: query.to_owned(),
         headers: (request.headers().iter())

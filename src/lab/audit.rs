@@ -27,7 +27,7 @@ use crate::failure::Failure;
 use crate::http::client;
 use crate::logging::said;
 use crate::planes::Isolation;
-use crate::policy::dead_letters;
+use crate::policy::dead_letters::{self, Destination};
 use crate::policy::shed::ids as shed_ids;
 use crate::sink::wire;
 use crate::source::spilled;
@@ -83,7 +83,7 @@ pub struct Settings {
     pub shed_ids: Vec<PathBuf>,
     /// what a processor gave up, its --dead-letter, once for each; of a topic, its records as lines of a file
     #[argh(option)]
-    pub dead_letter: Vec<PathBuf>,
+    pub dead_letter: Vec<String>,
     /// where a processor's queue spilled, its --spill-dir, once for each
     #[argh(option)]
     pub spill_dir: Vec<PathBuf>,
@@ -118,15 +118,16 @@ pub fn run(settings: &Settings) -> Result<Ledger, Failure> {
     for path in &settings.shed_ids {
         found.shed |= shed_ids::read(path)?;
     }
-    for path in &settings.dead_letter {
-        if path.to_string_lossy().starts_with("topic:") {
-            return Err(Failure::Usage(format!(
-                "--dead-letter {}: the audit reads a file: write the topic's records into one, a line each, with any \
-                 consumer",
-                path.display()
-            )));
+    for to in &settings.dead_letter {
+        match Destination::parse(to)? {
+            Destination::File(path) => found.invalid |= dead_letters::ids(&path)?,
+            Destination::Topic(_) => {
+                return Err(Failure::Usage(format!(
+                    "--dead-letter {to}: the audit reads a file: write the topic's records into one, a line each, with any \
+                     consumer"
+                )));
+            }
         }
-        found.invalid |= dead_letters::ids(path)?;
     }
     for path in &settings.spill_dir {
         found.on_disk |= spilled::ids(path, &settings.topic, &settings.group)?;

@@ -77,3 +77,8 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Failure> 
     let bytes = std::fs::read(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
     serde_json::from_slice(&bytes).map_err(|e| failed(format!("is damaged: {e}")))
 }
+
+/// As [`read_json`]; `None` where there is no such file.
+fn read_json_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+    path.exists().then(|| read_json(path)).transpose()
+}

@@ -13,8 +13,8 @@ use crate::lab::audit::{self, Ledger};
 use crate::lab::autopsy::{self, Autopsy};
 use crate::lab::experiments::{ArmSpec, Experiment, Phase};
 use crate::lab::plan::{self, Host, Plan};
-use crate::lab::read_json;
 use crate::lab::samples::{self, Sample};
+use crate::lab::{read_json, read_json_if_there};
 use crate::packed;
 use crate::telemetry::hlog;
 
@@ -238,12 +238,6 @@ impl Arm {
     pub fn forget_logs(&mut self) {
         self.dir = PathBuf::from("/nowhere");
     }
-}
-
-pub(super) fn read_json_if_there<T: serde::de::DeserializeOwned>(
-    path: &Path,
-) -> Result<Option<T>, Failure> {
-    path.exists().then(|| read_json(path)).transpose()
 }
 
 /// When the schedule started, µs since the epoch: the first sample that saw events due says how many, at which rate.

@@ -29,7 +29,7 @@ fn credit(run: &Shared, request: &Request) -> Response {
         );
     }
     let changed = match request.method.as_str() {
-        "GET" | "HEAD" => Ok(()),
+        "GET" => Ok(()),
         "POST" => {
             let grant = serde_json::from_slice::<Grant>(&request.body).map_err(|e| e.to_string());
             grant.and_then(Grant::check).and_then(|grant| {
@@ -88,7 +88,7 @@ fn other_method() -> Response {
 
 fn rate(run: &Shared, request: &Request) -> Response {
     match request.method.as_str() {
-        "GET" | "HEAD" => {}
+        "GET" => {}
         "POST" => {
             let lease = serde_json::from_slice::<RateLease>(&request.body);
             let lease = lease.map_err(|e| e.to_string()).and_then(RateLease::check);

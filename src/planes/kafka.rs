@@ -10,7 +10,7 @@
 //! - it cannot tell a tombstone from an empty value, and knows no transactions: it delivers their
 //!   records
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -38,10 +38,9 @@ pub struct Fetcher {
     topic: String,
     settings: FetchSettings,
     client: Option<KafkaClient>,
-    /// Partitions whose last plain fetch was suspect.
-    stepping: BTreeSet<i32>,
-    /// Those of them that the broker refused with a code that the crate does not know.
-    unknown: BTreeSet<i32>,
+    /// Partitions whose last plain fetch was suspect, and whether the broker refused it with a code that the crate does
+    /// not know.
+    stepping: BTreeMap<i32, bool>,
     /// The answers, for [`Fetches::read`].
     kept: Vec<Kept>,
 }
@@ -69,8 +68,7 @@ impl Fetcher {
             topic: topic.to_owned(),
             settings,
             client: None,
-            stepping: BTreeSet::new(),
-            unknown: BTreeSet::new(),
+            stepping: BTreeMap::new(),
             kept: Vec::new(),
         }
     }
@@ -99,7 +97,7 @@ impl Fetcher {
             // The crate fails the whole call and does not say for which partition.
             Err(Error::UnsupportedCompression | Error::CodecError | Error::InvalidSnappy(_)) => {
                 self.client = None;
-                self.stepping.extend(asks.iter().map(|ask| ask.partition));
+                self.stepping.extend(asks.iter().map(|ask| (ask.partition, false)));
                 return Ok(());
             }
             Err(e) => {
@@ -118,8 +116,7 @@ impl Fetcher {
                 Some(Ok(data)) => Ok(data.highwatermark_offset()),
                 // Codes that the crate does not know: the batch's header tells.
                 Some(Err(e)) if matches!(*e, Error::Kafka(KafkaCode::Unknown)) => {
-                    self.stepping.insert(partition);
-                    self.unknown.insert(partition);
+                    self.stepping.insert(partition, true);
                     continue;
                 }
                 Some(Err(e)) => Err(refusal(&self.topic, &e)),
@@ -142,9 +139,8 @@ impl Fetcher {
         let mut high_watermark = i64::MAX;
         let kept = match stepper.next(partition, from, self.settings.bytes_max) {
             Step::End => {
-                self.stepping.remove(&partition);
                 // There is no record yet whose batch would tell.
-                if self.unknown.remove(&partition) {
+                if self.stepping.remove(&partition) == Some(true) {
                     Err(Refusal::NotNow(
                         "the broker refuses Fetch v0 with an error that crate `kafka` does not know, as it does where the \
                          topic's compression.type is zstd: use --client wire then"
@@ -182,7 +178,6 @@ impl Fetcher {
                         Some(Ok(data)) => {
                             high_watermark = data.highwatermark_offset();
                             self.stepping.remove(&partition);
-                            self.unknown.remove(&partition);
                             Ok(Kept::Batch(responses, header))
                         }
                         // Its header could be read, by a newer Fetch.
@@ -230,7 +225,7 @@ impl Fetches for Fetcher {
         self.kept.clear();
         let mut fetched = Fetched::default();
         let (stepping, plain): (Vec<_>, Vec<_>) =
-            asks.iter().copied().partition(|ask| self.stepping.contains(&ask.partition));
+            asks.iter().copied().partition(|ask| self.stepping.contains_key(&ask.partition));
         for ask in &stepping {
             self.step(ask, &mut fetched);
         }
@@ -258,7 +253,7 @@ impl Fetches for Fetcher {
                 // one that is larger than the fetch. Go on from there one batch at a time.
                 let last = data.messages().last().map_or(-1, |m| m.offset);
                 if last >= next || (next == from && data.highwatermark_offset() > from) {
-                    self.stepping.insert(part.partition);
+                    self.stepping.insert(part.partition, false);
                 }
                 ControlFlow::Continue(())
             }

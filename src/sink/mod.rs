@@ -16,6 +16,7 @@
 //! - `fate`     the meaning of an answer for the posted events
 //! - `window`   the events in flight of a worker: dequeued, and not acked by the sink
 //! - `aside`    what a worker posts, and events that the sink fails for: they hold up no others
+//! - `drain`    the end of a run: until when workers dequeue, and when they let go
 //! - `refusals` events that the sink refuses for good, and when the sink is at fault for that
 //! - `sizing`   how many events a call may carry
 //! - `timely`   how many, so that a call is answered in time
@@ -27,6 +28,7 @@ pub mod bucket;
 pub mod buckets;
 pub mod client;
 pub mod control;
+pub mod drain;
 pub mod fate;
 pub mod gate;
 pub mod journal;

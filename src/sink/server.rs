@@ -184,14 +184,11 @@ impl Sink {
         let method = request.method.as_str();
         match (request.path.as_str(), method) {
             (wire::WRITE | wire::BATCH, "POST") => self.write(request),
-            // Of HEAD the server sends no body.
-            (wire::CONTROL, "GET" | "HEAD") => Response::json(200, &self.gate.status()),
+            (wire::CONTROL, "GET") => Response::json(200, &self.gate.status()),
             (wire::CONTROL, "POST") => self.control(request),
-            (wire::LEDGER, "GET" | "HEAD") => {
-                Response::json(200, &self.book.lock().ledger.totals())
-            }
-            (wire::LEDGER_IDS, "GET" | "HEAD") => self.ids(),
-            (LEDGER_MISSING, "GET" | "HEAD") => self.missing(&request.query),
+            (wire::LEDGER, "GET") => Response::json(200, &self.book.lock().ledger.totals()),
+            (wire::LEDGER_IDS, "GET") => self.ids(),
+            (LEDGER_MISSING, "GET") => self.missing(&request.query),
             (path, _) => Response::text(405, format_args!("{path} takes {allowed}, not {method}"))
                 .with_header("Allow", allowed),
         }

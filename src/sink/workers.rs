@@ -5,13 +5,13 @@
 //! touch the group's poll clock: that is the member's thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus::local::LocalHistogram;
 
 use super::aside::{ALONE, Aside, Posting};
 use super::client::Client;
+use super::drain::Drain;
 use super::fate::{NotNow, Posted, TOO_LARGE, Trouble};
 use super::pace::Place;
 use super::refusals::{CONNECTIONS, Refusals, Suspects};
@@ -69,56 +69,6 @@ const IDLE: Duration = Duration::from_millis(100);
 
 /// So many times in a row a batch is sent again whole, though the sink fails.
 const NOT_TAKEN_MAX: u32 = 3;
-
-/// Longest time that is left for events in flight after the last dequeue.
-const HELD: Duration = Duration::from_secs(2);
-
-/// The end of a run: until when workers dequeue, and when they release their events in flight.
-///
-/// The first comes before the second, because events that one worker releases may precede, in the
-/// log, events that another has delivered: those are not committed, and come again. (By key each
-/// worker has a queue of its own, and events left in one may have the same effect.)
-#[derive(Clone)]
-pub struct Drain {
-    /// µs since the epoch.
-    last_take_us: Arc<AtomicI64>,
-    deadline_us: Arc<AtomicI64>,
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        let never = || Arc::new(AtomicI64::new(i64::MAX));
-        Self { last_take_us: never(), deadline_us: never() }
-    }
-}
-
-impl Drain {
-    /// The run stops: queued events may be delivered for `time` more; the last third of it, and at
-    /// most [`HELD`], is for events in flight by then.
-    pub fn start(&self, time: Duration) {
-        let in_us = |time: Duration| {
-            clock::now_us().saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
-        };
-        self.last_take_us.store(in_us(time - (time / 3).min(HELD)), Ordering::SeqCst);
-        self.deadline_us.store(in_us(time), Ordering::SeqCst);
-    }
-
-    /// Whether events that are still queued stay in the log.
-    fn takes_no_more(&self) -> bool {
-        is_past(&self.last_take_us)
-    }
-
-    fn is_over(&self) -> bool {
-        is_past(&self.deadline_us)
-    }
-}
-
-fn is_past(us: &AtomicI64) -> bool {
-    match us.load(Ordering::SeqCst) {
-        i64::MAX => false,
-        time => clock::now_us() >= time,
-    }
-}
 
 /// The parts of a worker.
 pub struct Parts {
@@ -325,9 +275,10 @@ impl Worker {
     /// The sink failed for one event alone. True when it is set aside.
     fn failed_alone(&mut self) -> bool {
         self.posting.alone += 1;
-        let taken = self.parts.refusals.last_taken();
-        let sets = self.parts.sets_aside && self.posting.alone >= ALONE;
-        let sets = sets && !self.posting.is_aside() && self.aside.takes_another(taken);
+        let sets = self.parts.sets_aside
+            && self.posting.alone >= ALONE
+            && !self.posting.is_aside()
+            && self.aside.takes_another(self.parts.refusals.last_taken());
         if sets {
             self.aside.set(&mut self.posting);
             // The next batch is another.

@@ -48,7 +48,7 @@ pub fn endpoint(
         if !profiles && !matches!(path, "/metrics" | "/healthz" | "/readyz") {
             return None;
         }
-        if path != NAMES && !matches!(request.method.as_str(), "GET" | "HEAD") {
+        if path != NAMES && request.method != "GET" {
             return Some(
                 Response::text(405, "only GET and HEAD").with_header("Allow", "GET, HEAD"),
             );

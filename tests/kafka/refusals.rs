@@ -84,18 +84,8 @@ fn an_event_that_the_sink_fails_for_holds_up_no_other() {
     for queue in ["bounded", "pull"] {
         let (topic, sink) = (Topic::create("failing", 3), sink(AMPLE));
         produce(&topic, &["--rate", "10000", "--count", "3000"]);
-        let (agent, to) = (client::agent(PATIENCE), sink.url.clone());
         let is_cured = Arc::new(AtomicBool::new(false));
-        let cured = Arc::clone(&is_cured);
-        let handler = move |request: Request| {
-            let transform = wire::transform_of(&request.query).expect("a transform");
-            let events = wire::unframe(&request.body, transform).expect("a batch");
-            if events.iter().any(|event| event.id == 777) && !cured.load(Ordering::Relaxed) {
-                return Response::text(500, "a bug");
-            }
-            forwarded(&agent, &to, &request)
-        };
-        let server = before(handler);
+        let server = poisoned_until(Arc::clone(&is_cured), &sink, 777, 500);
         let url = format!("http://{}", server.addr());
         let processor = processor_to(&topic, &url, &["--queue", queue]);
         delivered(&sink, 2999);
@@ -186,11 +176,16 @@ fn letters_go_to_a_topic_without_their_value_where_that_is_too_large() {
 
 /// A sink in front of `sink` that answers `status` to every request that holds event `id`.
 fn poisoned(sink: &Served, id: u64, status: u16) -> Server {
+    poisoned_until(Arc::default(), sink, id, status)
+}
+
+/// The same until `is_cured`.
+fn poisoned_until(is_cured: Arc<AtomicBool>, sink: &Served, id: u64, status: u16) -> Server {
     let (agent, to) = (client::agent(PATIENCE), sink.url.clone());
     let handler = move |request: Request| {
         let transform = wire::transform_of(&request.query).expect("a transform");
         let events = wire::unframe(&request.body, transform).expect("a batch");
-        if events.iter().any(|event| event.id == id) {
+        if events.iter().any(|event| event.id == id) && !is_cured.load(Ordering::Relaxed) {
             return Response::text(status, "not this one");
         }
         forwarded(&agent, &to, &request)

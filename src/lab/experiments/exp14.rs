@@ -100,7 +100,7 @@ fn within_of(arm: &str) -> String {
 }
 
 fn checks(run: &Run) -> Vec<Check> {
-    let mut checks = Vec::new();
+    let (mut checks, mut quiet_s) = (Vec::new(), 0.0);
     for arm in &run.arms {
         let setup = run.plan.setup.arm(arm.spec.name);
         let mut asking = Asking::of(run, arm);
@@ -110,6 +110,7 @@ fn checks(run: &Run) -> Vec<Check> {
         let all = (planned, Margin::Share(0.05), why);
         asking.ask("offered", "Was the load really offered?", all, sent, "events");
         let scored = scored(run, arm);
+        quiet_s += scored.as_ref().map_or(0.0, |scored| scored.quiet_s);
         let score = scored.as_ref().and_then(Scored::recommended);
         let after = score.and_then(found_after);
         let target = (FOUND_MAX_S, Margin::AtMost, "the target");
@@ -124,11 +125,10 @@ fn checks(run: &Run) -> Vec<Check> {
         asking.ask("false_alarms", question, none, fired, "");
         checks.append(&mut asking.checks);
     }
-    let quiet = run.arms.iter().filter_map(|arm| Some(scored(run, arm)?.quiet_s)).sum();
     let wanted =
         (run.plan.setup.form.of(QUIET_S.0, QUIET_S.1), Margin::AtLeast, "the target is of an hour");
     let question = "How long was it quiet, in all arms? No alarm is false in trouble";
-    checks.push(Check::new("quiet", question, wanted, Some(quiet), "s"));
+    checks.push(Check::new("quiet", question, wanted, Some(quiet_s), "s"));
     checks
 }
 

@@ -1,5 +1,6 @@
 //! A sitting: one experiment or all of them, arm after arm, on a cluster that is up.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,8 +14,8 @@ use crate::lab::experiments::{Experiment, Form, Launch, WARM_UP};
 use crate::lab::interrupt::Interrupt;
 use crate::lab::plan::{self, Plan};
 use crate::lab::report::{self, spread};
-use crate::lab::run_folder::{self, REPEATED_FILE, read_json_if_there};
-use crate::lab::{index, read_json, verdict, write_json};
+use crate::lab::run_folder::{self, REPEATED_FILE};
+use crate::lab::{index, read_json, read_json_if_there, verdict, write_json};
 
 /// How often arms are run again if the host took more of them than the margins bear of the checks that fell short.
 const AGAIN_MAX: usize = 2;
@@ -132,27 +133,32 @@ impl Sitting<'_> {
         }
         let chosen: Vec<&Launch> =
             launches.iter().filter(|launch| is_chosen(&launch.arm)).collect();
-        again_where_void(experiment, out, &chosen, run)?;
-        report::experiment(experiment, out)
+        reported(experiment, out, &chosen, run)
     }
 }
 
-/// While the host makes the run void, runs those of `launches` again whose checks fell short by it.
-fn again_where_void(
+/// The report; while the host makes the run void, those of `launches` are run again whose checks fell short by it.
+fn reported(
     experiment: &Experiment,
     out: &Path,
     launches: &[&Launch],
     run: impl Fn(&Launch) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     for _ in 0..AGAIN_MAX {
-        let excused = report::excused(experiment, out)?;
-        for launch in launches {
-            let why =
-                excused.iter().filter(|found| found.arm == launch.arm).map(|found| &found.why);
-            let why: Vec<String> = why.cloned().collect();
-            if why.is_empty() {
-                continue;
-            }
+        let ended = report::experiment(experiment, out);
+        let Err(Failure::Failed(_)) = ended else { return ended };
+        let mut excused: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for found in report::excused(experiment, out)? {
+            excused.entry(found.arm).or_default().push(found.why);
+        }
+        let again: Vec<_> = launches
+            .iter()
+            .filter_map(|launch| Some((launch, excused.remove(&launch.arm)?)))
+            .collect();
+        if again.is_empty() {
+            return ended;
+        }
+        for (launch, why) in again {
             log::warn!(arm = launch.arm.as_str(), why = why.join(", "); "void by the host, run again");
             let path = out.join(&launch.arm).join(REPEATED_FILE);
             let mut all: Vec<String> = read_json_if_there(&path)?.unwrap_or_default();
@@ -161,7 +167,7 @@ fn again_where_void(
             write_json(&path, &all)?;
         }
     }
-    Ok(())
+    report::experiment(experiment, out)
 }
 
 /// The first of the worst kind.

@@ -61,7 +61,7 @@ pub const READ: &str = "GET, HEAD";
 
 /// Whether it only reads.
 pub fn reads(request: &Request) -> bool {
-    matches!(request.method.as_str(), "GET" | "HEAD")
+    request.method == "GET"
 }
 
 /// An answer that other pages cannot use in the browser.
