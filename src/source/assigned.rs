@@ -228,12 +228,12 @@ impl Assigned {
     pub fn done(&self, offsets: impl IntoIterator<Item = i64>) {
         let mut tracker = self.tracker.lock();
         tracker.done(offsets);
-        if self.is_settled(&tracker) {
+        if self.is_quiet(&tracker) {
             self.quiet.notify_all();
         }
     }
 
-    fn is_settled(&self, tracker: &Tracker) -> bool {
+    fn is_quiet(&self, tracker: &Tracker) -> bool {
         tracker.open_count() <= self.aside.load(Ordering::SeqCst)
     }
 
@@ -308,12 +308,12 @@ impl Assigned {
     pub fn await_all_done(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut tracker = self.tracker.lock();
-        while !self.is_settled(&tracker) && !self.is_revoked() {
+        while !self.is_quiet(&tracker) && !self.is_revoked() {
             if self.quiet.wait_until(&mut tracker, deadline).timed_out() {
                 break;
             }
         }
-        self.is_settled(&tracker) || self.is_revoked()
+        self.is_quiet(&tracker) || self.is_revoked()
     }
 }
 
